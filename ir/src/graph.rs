@@ -1,0 +1,208 @@
+//! The graph: ops and what they depend on.
+//!
+//! Invariants, kept by construction: an input exists before its user, so ids are a topological
+//! order and no cycle can be written; two equal definitions are one vertex; nothing is removed.
+
+use std::collections::HashMap;
+
+use crate::digest::OpDigest;
+use crate::fields::{FieldVisitor, KeyHasher, Value};
+use crate::meta::VertexMeta;
+use crate::op::Op;
+use crate::platform::Platform;
+
+/// A vertex of one graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct VertexId(pub u32);
+
+impl VertexId {
+    /// As an index.
+    pub fn at(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// One output of a vertex, as the input of another. Output 0 is the main result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Edge {
+    /// Who makes it.
+    pub vertex: VertexId,
+    /// Which of its outputs.
+    pub output: u32,
+}
+
+impl Edge {
+    /// The main result of `vertex`.
+    pub fn main(vertex: VertexId) -> Self {
+        Self { vertex, output: 0 }
+    }
+}
+
+/// An op with its inputs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vertex {
+    /// What to do.
+    pub op: Op,
+    /// On what; ops name these by position.
+    pub inputs: Vec<Edge>,
+    /// For which platform; `None` where the result is the same on all (files, folders, URLs).
+    pub platform: Option<Platform>,
+    /// For people.
+    pub meta: VertexMeta,
+    digest: OpDigest,
+}
+
+impl Vertex {
+    /// Names op, platform and inputs; equal only for equal definitions. Valid within one run.
+    pub fn op_digest(&self) -> OpDigest {
+        self.digest
+    }
+}
+
+/// A finished graph.
+#[derive(Debug, Clone, Default)]
+pub struct Graph {
+    vertices: Vec<Vertex>,
+}
+
+impl Graph {
+    /// The vertex of an id this graph gave.
+    pub fn vertex(&self, id: VertexId) -> &Vertex {
+        &self.vertices[id.at()]
+    }
+
+    /// All vertices in topological order, inputs first.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = (VertexId, &Vertex)> {
+        self.vertices.iter().enumerate().map(|(i, v)| (VertexId(i as u32), v))
+    }
+
+    /// How many vertices.
+    pub fn len(&self) -> usize {
+        self.vertices.len()
+    }
+
+    /// True without vertices.
+    pub fn is_empty(&self) -> bool {
+        self.vertices.is_empty()
+    }
+
+    /// For every vertex, who uses it (each user once), by position.
+    pub fn users(&self) -> Vec<Vec<VertexId>> {
+        let mut users: Vec<Vec<VertexId>> = vec![Vec::new(); self.vertices.len()];
+        for (id, v) in self.iter() {
+            for e in &v.inputs {
+                let list = &mut users[e.vertex.at()];
+                if list.last() != Some(&id) {
+                    list.push(id);
+                }
+            }
+        }
+        users
+    }
+}
+
+/// Builds a graph from the bottom up.
+#[derive(Debug, Default)]
+pub struct GraphBuilder {
+    graph: Graph,
+    known: HashMap<OpDigest, VertexId>,
+}
+
+impl GraphBuilder {
+    /// An empty builder.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a vertex, or gives the one with an equal definition. A merged vertex keeps the first
+    /// one's name; it ignores the cache when any of them does.
+    ///
+    /// # Panics
+    /// When an input was not made by this builder: a defect of the caller.
+    pub fn add(
+        &mut self,
+        op: Op,
+        inputs: Vec<Edge>,
+        platform: Option<Platform>,
+        meta: VertexMeta,
+    ) -> VertexId {
+        let digest = self.digest(&op, &inputs, platform.as_ref());
+        if let Some(&id) = self.known.get(&digest) {
+            let old = &mut self.graph.vertices[id.at()].meta;
+            old.ignore_cache |= meta.ignore_cache;
+            for s in meta.spans {
+                if !old.spans.contains(&s) {
+                    old.spans.push(s);
+                }
+            }
+            return id;
+        }
+        let id = VertexId(self.graph.vertices.len() as u32);
+        self.graph.vertices.push(Vertex { op, inputs, platform, meta, digest });
+        self.known.insert(digest, id);
+        id
+    }
+
+    fn digest(&self, op: &Op, inputs: &[Edge], platform: Option<&Platform>) -> OpDigest {
+        let mut h = KeyHasher::new("op");
+        let v: &mut dyn FieldVisitor = &mut h;
+        v.one("op", op);
+        if let Op::Exec(e) = op {
+            // Definitions that differ only in what keys leave out are still two vertices.
+            v.str("unkeyed", &format!("{:?} {:?}", e.proxy_env, e.cgroup_parent));
+        }
+        v.open("inputs", inputs.len());
+        for e in inputs {
+            v.value("", Value::Digest(self.graph.vertices[e.vertex.at()].digest.as_bytes()));
+            v.int("output", e.output);
+        }
+        v.close();
+        match platform {
+            Some(p) => v.one("platform", p),
+            None => v.value("platform", Value::None),
+        }
+        OpDigest::from_bytes(h.finish())
+    }
+
+    /// The vertex of an id this builder gave.
+    pub fn vertex(&self, id: VertexId) -> &Vertex {
+        self.graph.vertex(id)
+    }
+
+    /// The finished graph.
+    pub fn finish(self) -> Graph {
+        self.graph
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::op::{ImageSource, ResolveMode, SourceOp};
+
+    fn image(name: &str) -> Op {
+        let reference = name.to_owned();
+        Op::Source(SourceOp::Image(ImageSource { reference, resolve: ResolveMode::Default }))
+    }
+
+    #[test]
+    fn equal_definitions_are_one_vertex() {
+        let mut g = GraphBuilder::new();
+        let meta = VertexMeta::default;
+        let a = g.add(image("a"), vec![], None, meta());
+        let a2 = g.add(image("a"), vec![], None, VertexMeta { ignore_cache: true, ..meta() });
+        let b = g.add(image("b"), vec![], None, meta());
+        let p = g.add(image("a"), vec![], Some(Platform::linux_amd64()), meta());
+        assert_eq!(a, a2);
+        assert!(g.vertex(a).meta.ignore_cache);
+        assert_ne!(a, b);
+        assert_ne!(a, p);
+        let m = Op::Merge(crate::op::MergeOp {});
+        let ab = g.add(m.clone(), vec![Edge::main(a), Edge::main(b)], None, meta());
+        let ba = g.add(m, vec![Edge::main(b), Edge::main(a)], None, meta());
+        assert_ne!(ab, ba);
+        let g = g.finish();
+        assert_eq!(g.users()[a.at()], [ab, ba]);
+        assert!(g.iter().all(|(id, v)| v.inputs.iter().all(|e| e.vertex < id)));
+    }
+}

@@ -1,0 +1,39 @@
+//! Every limit on what comes from outside, in one place. Each has a test at the limit and one past.
+
+/// Most layers an image may have, base included: overlayfs stacks and Docker's own limit of 125
+/// read-only layers plus two make more unusable.
+pub const MAX_LAYERS: usize = 127;
+/// From here on a warning: the Docker engine refuses to run more (`max depth exceeded`).
+pub const WARN_LAYERS: usize = 125;
+
+/// Largest Dockerfile, bytes.
+pub const MAX_DOCKERFILE: usize = 16 << 20;
+/// Longest logical line, bytes (BuildKit's scanner stops at 64 KiB for one physical line).
+pub const MAX_LINE: usize = 64 * 1024 - 1;
+/// Most stages in one file.
+pub const MAX_STAGES: usize = 20_000;
+/// Largest result of one expansion, bytes.
+pub const MAX_EXPANSION: usize = 1 << 20;
+/// Deepest nesting of `${...}` and of JSON.
+pub const MAX_NESTING: usize = 64;
+/// Most patterns in one ignore file.
+pub const MAX_PATTERNS: usize = 10_000;
+/// Largest ignore file, bytes.
+pub const MAX_IGNORE_FILE: usize = 1 << 20;
+
+/// Largest manifest or index, bytes.
+pub const MAX_MANIFEST: u64 = 4 << 20;
+/// Largest image config, bytes.
+pub const MAX_CONFIG: u64 = 8 << 20;
+/// Largest answer of a token service, bytes.
+pub const MAX_TOKEN_ANSWER: u64 = 1 << 20;
+/// How much of an error body is read, bytes.
+pub const MAX_ERROR_BODY: u64 = 64 << 10;
+/// Largest single PAX header block, bytes.
+pub const MAX_PAX_HEADER: u64 = 1 << 20;
+/// Most members in one archive.
+pub const MAX_TAR_MEMBERS: u64 = 10_000_000;
+/// Longest path in an archive, bytes.
+pub const MAX_TAR_PATH: usize = 4096;
+/// Largest secret, bytes (BuildKit's limit).
+pub const MAX_SECRET: u64 = 500 * 1024;

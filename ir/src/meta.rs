@@ -1,0 +1,42 @@
+//! What a vertex carries for people and for the scheduler, and what must never enter a key. If
+//! something here could change a result it belongs in the op.
+
+use crate::span::Span;
+
+/// See the module.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct VertexMeta {
+    /// The progress line without its number: `[build 2/4] RUN make`.
+    pub name: String,
+    /// The Dockerfile instruction's text, for LLB's `com.docker.dockerfile.v1.command`.
+    pub command: Option<String>,
+    /// Where it comes from in the Dockerfile; empty for what no line says.
+    pub spans: Vec<Span>,
+    /// The stage it belongs to.
+    pub stage: Option<String>,
+    /// The cache is not asked (`--no-cache`, `--no-cache-filter`).
+    pub ignore_cache: bool,
+    /// Shown inside another vertex's line.
+    pub progress_group: Option<String>,
+    /// Kernel limits asked for on the command line.
+    pub resources: Option<LinuxResources>,
+}
+
+/// Limits of the control group a step runs in.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LinuxResources {
+    /// Bytes of memory; 0: unlimited.
+    pub memory: i64,
+    /// Bytes of memory and swap; 0: unlimited.
+    pub memory_swap: i64,
+    /// Relative weight.
+    pub cpu_shares: i64,
+    /// Microseconds.
+    pub cpu_period: i64,
+    /// Microseconds in each period.
+    pub cpu_quota: i64,
+    /// CPUs, kernel list form.
+    pub cpuset_cpus: String,
+    /// Memory nodes, kernel list form.
+    pub cpuset_mems: String,
+}

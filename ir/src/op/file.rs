@@ -1,0 +1,342 @@
+//! `COPY`, `ADD`, `WORKDIR`, heredoc files.
+
+use std::sync::Arc;
+
+use crate::fields::{FieldVisitor, KeyFields, Value};
+use crate::op::{InputIndex, Keying, SelectedPath, Selector};
+
+/// A chain of file actions; the result is that of the last one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileOp {
+    /// In order; at least one.
+    pub actions: Vec<FileAction>,
+}
+
+/// The tree an action starts from or reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ActionRef {
+    /// Nothing.
+    Scratch,
+    /// An input of the vertex.
+    Input(InputIndex),
+    /// The result of an earlier action of this op.
+    Action(u32),
+}
+
+/// One action on a tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileAction {
+    /// The tree it changes.
+    pub base: ActionRef,
+    /// The change.
+    pub kind: FileActionKind,
+}
+
+/// What an action does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FileActionKind {
+    /// Copies from another tree.
+    Copy(Box<CopyAction>),
+    /// Writes a file.
+    Mkfile(MkfileAction),
+    /// Makes a folder.
+    Mkdir(MkdirAction),
+    /// Removes.
+    Rm(RmAction),
+    /// Makes a symbolic link.
+    Symlink(SymlinkAction),
+}
+
+/// Copies `src` of `from` to `dest`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CopyAction {
+    /// The tree that is read.
+    pub from: ActionRef,
+    /// Cleaned, absolute; may hold wildcards when `allow_wildcard`.
+    pub src: String,
+    /// Absolute; a final `/` or `/.` says "into this folder".
+    pub dest: String,
+    /// New owner; `None`: root for context and stages alike, as `docker build` does.
+    pub owner: Option<Owner>,
+    /// New permissions; `None`: kept.
+    pub mode: Option<FileMode>,
+    /// A link at `src` is followed.
+    pub follow_symlink: bool,
+    /// Of a folder, the content is copied, not the folder.
+    pub dir_copy_contents: bool,
+    /// A local archive is unpacked (`ADD`).
+    pub attempt_unpack: bool,
+    /// Missing parents of `dest` are made.
+    pub create_dest_path: bool,
+    /// `src` may hold wildcards.
+    pub allow_wildcard: bool,
+    /// A wildcard may match nothing.
+    pub allow_empty_wildcard: bool,
+    /// File times in ns since 1970; `None`: kept.
+    pub timestamp: Option<i64>,
+    /// Only these (`--parents`).
+    pub include_patterns: Vec<String>,
+    /// Not these (`--exclude`).
+    pub exclude_patterns: Vec<String>,
+    /// Must exist (`--parents`).
+    pub required_paths: Vec<String>,
+}
+
+/// Permission bits to set.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum FileMode {
+    /// Octal, up to 07777.
+    Bits(u32),
+    /// `u=rwX,go=rX`.
+    Symbolic(String),
+}
+
+/// Who a file belongs to. Names are looked up in the tree copied onto.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Owner {
+    /// User; `None`: 0.
+    pub user: Option<OwnerId>,
+    /// Group; `None`: the user's primary group when the user is a name that is found, else the
+    /// user's id.
+    pub group: Option<OwnerId>,
+    /// Where names are looked up.
+    pub lookup: ActionRef,
+}
+
+/// A user or group.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum OwnerId {
+    /// By number.
+    Id(u32),
+    /// By name in `/etc/passwd` or `/etc/group`.
+    Name(String),
+}
+
+/// Writes a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MkfileAction {
+    /// Absolute.
+    pub path: String,
+    /// Permission bits.
+    pub mode: u32,
+    /// Content.
+    pub data: Arc<[u8]>,
+    /// Owner; `None`: root.
+    pub owner: Option<Owner>,
+    /// Time in ns since 1970; `None`: now.
+    pub timestamp: Option<i64>,
+}
+
+/// Makes a folder; one that exists stays as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MkdirAction {
+    /// Absolute.
+    pub path: String,
+    /// Permission bits.
+    pub mode: u32,
+    /// Missing parents are made.
+    pub make_parents: bool,
+    /// Owner; `None`: root.
+    pub owner: Option<Owner>,
+    /// Time in ns since 1970; `None`: now.
+    pub timestamp: Option<i64>,
+}
+
+/// Removes a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RmAction {
+    /// Absolute; may hold wildcards when `allow_wildcard`.
+    pub path: String,
+    /// Nothing there is no error.
+    pub allow_not_found: bool,
+    /// `path` may hold wildcards.
+    pub allow_wildcard: bool,
+}
+
+/// Makes a symbolic link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SymlinkAction {
+    /// What it says.
+    pub target: String,
+    /// Where it stands.
+    pub path: String,
+    /// Owner; `None`: root.
+    pub owner: Option<Owner>,
+    /// Time in ns since 1970; `None`: now.
+    pub timestamp: Option<i64>,
+}
+
+impl FileOp {
+    /// How input `at` counts: a tree that is changed by its key, a tree that is only read by the
+    /// content of what is read.
+    pub fn keying(&self, at: InputIndex) -> Keying {
+        let me = ActionRef::Input(at);
+        let mut selector: Option<Selector> = None;
+        for a in &self.actions {
+            if a.base == me || a.kind.owner().is_some_and(|o| o.lookup == me) {
+                return Keying::Chain;
+            }
+            let FileActionKind::Copy(c) = &a.kind else { continue };
+            if c.from != me {
+                continue;
+            }
+            let path = SelectedPath {
+                path: c.src.clone(),
+                wildcard: c.allow_wildcard && has_wildcard(&c.src),
+                follow: c.follow_symlink,
+                name: c.dest.ends_with('/') || c.dest.ends_with("/.") || !c.dir_copy_contents,
+                include: c.include_patterns.clone(),
+                exclude: c.exclude_patterns.clone(),
+            };
+            let sel = selector.get_or_insert_with(|| Selector {
+                paths: Vec::new(),
+                owner: false,
+                mode: false,
+            });
+            sel.paths.push(path);
+            // A copy gives every file a new owner (root by default), and `--chmod` new bits, so
+            // the source's own do not count. An unpacked archive is bytes like any other.
+            sel.mode |= c.mode.is_none() || matches!(c.mode, Some(FileMode::Symbolic(_)));
+        }
+        selector.map_or(Keying::Ignored, Keying::Content)
+    }
+}
+
+/// True when `path` holds a wildcard of Go's `filepath.Match`.
+pub fn has_wildcard(path: &str) -> bool {
+    path.contains(['*', '?', '['])
+}
+
+impl FileActionKind {
+    /// The owner it sets.
+    pub fn owner(&self) -> Option<&Owner> {
+        match self {
+            Self::Copy(c) => c.owner.as_ref(),
+            Self::Mkfile(a) => a.owner.as_ref(),
+            Self::Mkdir(a) => a.owner.as_ref(),
+            Self::Symlink(a) => a.owner.as_ref(),
+            Self::Rm(_) => None,
+        }
+    }
+}
+
+fn action_ref(v: &mut (dyn FieldVisitor + '_), name: &str, r: ActionRef) {
+    v.open(name, 0);
+    match r {
+        ActionRef::Scratch => v.value("scratch", Value::None),
+        ActionRef::Input(i) => v.int("input", i.0),
+        ActionRef::Action(i) => v.int("action", i),
+    }
+    v.close();
+}
+
+fn owner(v: &mut (dyn FieldVisitor + '_), o: Option<&Owner>) {
+    let Some(Owner { user, group, lookup }) = o else {
+        return v.value("owner", Value::None);
+    };
+    v.open("owner", 0);
+    for (name, id) in [("user", user), ("group", group)] {
+        match id {
+            None => v.value(name, Value::None),
+            Some(OwnerId::Id(n)) => v.int(name, *n),
+            Some(OwnerId::Name(n)) => v.str(name, n),
+        }
+    }
+    action_ref(v, "lookup", *lookup);
+    v.close();
+}
+
+impl KeyFields for FileOp {
+    fn visit(&self, v: &mut dyn FieldVisitor) {
+        let Self { actions } = self;
+        v.list("actions", actions);
+    }
+}
+
+impl KeyFields for FileAction {
+    fn visit(&self, v: &mut dyn FieldVisitor) {
+        let Self { base, kind } = self;
+        action_ref(v, "base", *base);
+        match kind {
+            FileActionKind::Copy(c) => {
+                let CopyAction {
+                    from,
+                    src,
+                    dest,
+                    owner: o,
+                    mode,
+                    follow_symlink,
+                    dir_copy_contents,
+                    attempt_unpack,
+                    create_dest_path,
+                    allow_wildcard,
+                    allow_empty_wildcard,
+                    timestamp,
+                    include_patterns,
+                    exclude_patterns,
+                    required_paths,
+                } = &**c;
+                v.open("copy", 0);
+                action_ref(v, "from", *from);
+                v.str("src", src);
+                v.str("dest", dest);
+                owner(v, o.as_ref());
+                match mode {
+                    None => v.value("mode", Value::None),
+                    Some(FileMode::Bits(b)) => v.int("mode", *b),
+                    Some(FileMode::Symbolic(s)) => v.str("mode", s),
+                }
+                v.bool("follow_symlink", *follow_symlink);
+                v.bool("dir_copy_contents", *dir_copy_contents);
+                v.bool("attempt_unpack", *attempt_unpack);
+                v.bool("create_dest_path", *create_dest_path);
+                v.bool("allow_wildcard", *allow_wildcard);
+                v.bool("allow_empty_wildcard", *allow_empty_wildcard);
+                v.opt_int("timestamp", *timestamp);
+                v.strs("include", include_patterns);
+                v.strs("exclude", exclude_patterns);
+                v.strs("required", required_paths);
+                v.close();
+            }
+            FileActionKind::Mkfile(MkfileAction { path, mode, data, owner: o, timestamp }) => {
+                v.open("mkfile", 0);
+                v.str("path", path);
+                v.int("mode", *mode);
+                v.value("data", Value::Bytes(data));
+                owner(v, o.as_ref());
+                v.opt_int("timestamp", *timestamp);
+                v.close();
+            }
+            FileActionKind::Mkdir(MkdirAction {
+                path,
+                mode,
+                make_parents,
+                owner: o,
+                timestamp,
+            }) => {
+                v.open("mkdir", 0);
+                v.str("path", path);
+                v.int("mode", *mode);
+                v.bool("make_parents", *make_parents);
+                owner(v, o.as_ref());
+                v.opt_int("timestamp", *timestamp);
+                v.close();
+            }
+            FileActionKind::Rm(RmAction { path, allow_not_found, allow_wildcard }) => {
+                v.open("rm", 0);
+                v.str("path", path);
+                v.bool("allow_not_found", *allow_not_found);
+                v.bool("allow_wildcard", *allow_wildcard);
+                v.close();
+            }
+            FileActionKind::Symlink(SymlinkAction { target, path, owner: o, timestamp }) => {
+                v.open("symlink", 0);
+                v.str("target", target);
+                v.str("path", path);
+                owner(v, o.as_ref());
+                v.opt_int("timestamp", *timestamp);
+                v.close();
+            }
+        }
+    }
+}

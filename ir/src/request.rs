@@ -1,0 +1,208 @@
+//! What a backend is asked to do: a plan and where its parts come from and go to. Strings of the
+//! command line end before this.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::plan::BuildPlan;
+use crate::platform::Platform;
+
+/// One build.
+#[derive(Debug, Clone)]
+pub struct BuildRequest {
+    /// What to make.
+    pub plan: Arc<BuildPlan>,
+    /// Folders by the name their [`crate::op::LocalSource`] gives.
+    pub contexts: BTreeMap<String, LocalContext>,
+    /// Where results go; empty: the local image store.
+    pub outputs: Vec<OutputSpec>,
+    /// Names for the result, normalised with tag.
+    pub tags: Vec<String>,
+    /// Caches to read.
+    pub cache_from: Vec<CacheSpec>,
+    /// Caches to write.
+    pub cache_to: Vec<CacheSpec>,
+    /// Secrets by id.
+    pub secrets: BTreeMap<String, Secret>,
+    /// Agent sockets by id.
+    pub ssh: BTreeMap<String, SshSource>,
+    /// What the caller grants beyond a plain step.
+    pub allow: Entitlements,
+    /// Steps at once; `None`: chosen by the machine.
+    pub jobs: Option<usize>,
+    /// Seconds since 1970 that replace "now" in the image.
+    pub source_date_epoch: Option<i64>,
+    /// Size of `/dev/shm` in bytes.
+    pub shm_size: Option<u64>,
+    /// Platform of this machine.
+    pub host_platform: Platform,
+}
+
+/// A folder of the caller.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalContext {
+    /// Where it lies.
+    pub path: PathBuf,
+}
+
+/// Where a result goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OutputSpec {
+    /// An OCI layout, as one tar or as a folder.
+    Oci(ArchiveOutput),
+    /// A Docker archive.
+    Docker(ArchiveOutput),
+    /// The files, into a folder.
+    Local {
+        /// The folder.
+        dest: PathBuf,
+    },
+    /// The files, as one tar.
+    Tar {
+        /// The file.
+        dest: Dest,
+    },
+    /// The local image store.
+    Image(ImageOutput),
+    /// A registry.
+    Registry(ImageOutput),
+    /// Nowhere: only the cache is filled.
+    CacheOnly,
+}
+
+/// An archive to write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ArchiveOutput {
+    /// The file.
+    pub dest: Dest,
+    /// False: a folder instead of one tar (OCI only).
+    pub tar: bool,
+    /// Names written into it; empty: the build's tags.
+    pub names: Vec<String>,
+    /// How new layers are packed.
+    pub layers: LayerOptions,
+    /// `annotation.K=V`.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// An image to keep or push.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageOutput {
+    /// Names; empty: the build's tags.
+    pub names: Vec<String>,
+    /// Push it.
+    pub push: bool,
+    /// How new layers are packed.
+    pub layers: LayerOptions,
+    /// Plain HTTP or an unknown certificate is taken.
+    pub insecure: bool,
+}
+
+/// How new layers are packed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayerOptions {
+    /// How.
+    pub compression: Compression,
+    /// `None`: the method's default.
+    pub level: Option<i32>,
+    /// Layers that exist in another form are packed again.
+    pub force: bool,
+    /// OCI media types; false: Docker's.
+    pub oci_media_types: bool,
+    /// File times later than `SOURCE_DATE_EPOCH` become it.
+    pub rewrite_timestamp: bool,
+}
+
+/// A layer's compression.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Compression {
+    /// A plain tar.
+    Uncompressed,
+    /// gzip.
+    #[default]
+    Gzip,
+    /// zstd.
+    Zstd,
+}
+
+impl Default for LayerOptions {
+    fn default() -> Self {
+        Self {
+            compression: Compression::default(),
+            level: None,
+            force: false,
+            oci_media_types: true,
+            rewrite_timestamp: false,
+        }
+    }
+}
+
+/// A file to write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Dest {
+    /// By path; appears whole or not at all.
+    Path(PathBuf),
+    /// Standard output.
+    Stdout,
+}
+
+/// A cache to read or write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CacheSpec {
+    /// A folder.
+    Local {
+        /// The folder.
+        dir: PathBuf,
+        /// Blobs of every step, not only of the result.
+        max: bool,
+    },
+}
+
+/// A secret's bytes: printed as `***`, zeroed when dropped.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Vec<u8>);
+
+impl Secret {
+    /// Takes the bytes.
+    pub fn new(bytes: Vec<u8>) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes, for the step that mounts it.
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl Drop for Secret {
+    fn drop(&mut self) {
+        self.0.fill(0);
+        std::hint::black_box(&self.0);
+    }
+}
+
+/// Where an agent listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SshSource {
+    /// Its socket.
+    pub socket: PathBuf,
+}
+
+/// What the caller grants beyond a plain step. Only the command line and the user's or system's
+/// config grant.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Entitlements {
+    /// `network.host`.
+    pub network_host: bool,
+    /// `security.insecure`.
+    pub security_insecure: bool,
+    /// `device`, with names; `Some(vec![])`: all.
+    pub devices: Option<Vec<String>>,
+}

@@ -1,0 +1,109 @@
+//! The progress stream: one enum, many readers. Nothing a user must know travels another way.
+
+use rgraph_ir::VertexId;
+
+use crate::ports::Origin;
+
+/// Nanoseconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Timestamp(pub u64);
+
+/// What an event is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Step {
+    /// A vertex of the plan.
+    Vertex(VertexId),
+    /// Work that is no vertex (loading the Dockerfile, exporting), numbered by who announces it.
+    Other(u32),
+}
+
+/// Which stream of a step a log chunk is from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// One line of the progress stream.
+#[derive(Debug, Clone)]
+pub struct Event {
+    /// When.
+    pub at: Timestamp,
+    /// About what.
+    pub step: Step,
+    /// What.
+    pub kind: EventKind,
+}
+
+/// What happened.
+#[derive(Debug, Clone)]
+pub enum EventKind {
+    /// First event of every step: its progress line.
+    Announced {
+        /// `[build 2/4] RUN make`.
+        name: String,
+    },
+    /// Work began.
+    Started,
+    /// A mutable source was looked up.
+    Pinned {
+        /// What it means now.
+        what: String,
+    },
+    /// Answered by a cache; nothing runs.
+    Cached {
+        /// Which cache.
+        origin: Origin,
+    },
+    /// Every cache was asked and none had it: one line per reason.
+    Missed {
+        /// `src/a.c changed`, `not built here before`.
+        reasons: Vec<String>,
+    },
+    /// Output of the step.
+    Log {
+        /// Which stream.
+        stream: Stream,
+        /// Raw bytes; renderers make them harmless.
+        data: Vec<u8>,
+    },
+    /// Progress of long work within the step.
+    Progress {
+        /// What is worked on: a digest, a file.
+        id: String,
+        /// `downloading`, `unpacking`, `exporting`.
+        action: &'static str,
+        /// Done so far (bytes or items).
+        current: u64,
+        /// In all; 0: unknown.
+        total: u64,
+    },
+    /// Something the user should know; the build goes on.
+    Warning {
+        /// The text.
+        text: String,
+    },
+    /// Done.
+    Finished,
+    /// Failed; details are in the build's error.
+    Failed {
+        /// One sentence.
+        message: String,
+    },
+    /// Stopped because something else failed or the user said so.
+    Cancelled,
+}
+
+/// Takes events from any thread. State events are never dropped; a sink may make the sender of log
+/// chunks wait, so that a slow reader slows the step and does not fill memory.
+pub trait EventSink: Send + Sync {
+    /// Takes one event.
+    fn emit(&self, event: Event);
+}
+
+/// Drops everything.
+impl EventSink for () {
+    fn emit(&self, _: Event) {}
+}

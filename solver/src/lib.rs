@@ -1,0 +1,17 @@
+//! What to run, in which order, and why: a pure state machine over the graph, and the ports it
+//! reaches the world through. No file, socket or clock is touched here; the only threads are those
+//! of [`drive`].
+
+pub mod cancel;
+pub mod event;
+pub mod key;
+pub mod outcome;
+pub mod ports;
+
+pub use cancel::CancelToken;
+pub use event::{Event, EventKind, EventSink, Step, Stream, Timestamp};
+pub use outcome::{Solution, SolveError};
+pub use ports::{
+    CacheError, Clock, Hit, Lane, Origin, Pin, Ports, Query, Record, ResultCache, Task, TaskCx,
+    TaskError, Tree, Worker,
+};
