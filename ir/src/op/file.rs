@@ -56,7 +56,7 @@ pub struct CopyAction {
     pub src: String,
     /// Absolute; a final `/` or `/.` says "into this folder".
     pub dest: String,
-    /// New owner; `None`: root for context and stages alike, as `docker build` does.
+    /// New owner; `None`: kept. Files of a caller's folder count as root's.
     pub owner: Option<Owner>,
     /// New permissions; `None`: kept.
     pub mode: Option<FileMode>,
@@ -90,6 +90,82 @@ pub enum FileMode {
     /// `u=rwX,go=rX`.
     Symbolic(String),
 }
+
+impl FileMode {
+    /// The permission bits (07777) that this makes of `old`. `dir` decides about `X`.
+    ///
+    /// Symbolic forms are `chmod`'s with a umask of 0 (POSIX chmod, "EXTENDED DESCRIPTION").
+    pub fn apply(&self, old: u32, dir: bool) -> Result<u32, FileModeError> {
+        let text = match self {
+            Self::Bits(b) => return Ok(b & 0o7777),
+            Self::Symbolic(s) => s,
+        };
+        let err = || FileModeError(text.chars().take(64).collect());
+        let mut mode = old & 0o7777;
+        for clause in text.split(',') {
+            let at = clause.find(['+', '-', '=']).ok_or_else(err)?;
+            let (who, mut rest) = clause.split_at(at);
+            let mut who_mask = 0;
+            for c in who.chars() {
+                who_mask |= match c {
+                    'u' => 0o4700,
+                    'g' => 0o2070,
+                    'o' => 0o1007,
+                    'a' => 0o7777,
+                    _ => return Err(err()),
+                };
+            }
+            if who_mask == 0 {
+                who_mask = 0o7777;
+            }
+            while !rest.is_empty() {
+                let (op, tail) = rest.split_at(1);
+                let end = tail.find(['+', '-', '=']).unwrap_or(tail.len());
+                let (perms, next) = tail.split_at(end);
+                rest = next;
+                let mut bits = 0;
+                for c in perms.chars() {
+                    bits |= match c {
+                        'r' => 0o444,
+                        'w' => 0o222,
+                        'x' => 0o111,
+                        'X' if dir || mode & 0o111 != 0 => 0o111,
+                        'X' => 0,
+                        's' => 0o6000,
+                        't' => 0o1000,
+                        // Copies from another class: the bits of that class, in every place.
+                        'u' => (mode >> 6 & 7) * 0o111,
+                        'g' => (mode >> 3 & 7) * 0o111,
+                        'o' => (mode & 7) * 0o111,
+                        _ => return Err(err()),
+                    };
+                }
+                // `s` without u or g means nothing, `t` belongs to everybody.
+                let sticky = bits & 0o1000;
+                let bits =
+                    (bits & who_mask & !0o1000) | if who_mask & 0o1000 != 0 { sticky } else { 0 };
+                match op {
+                    "+" => mode |= bits,
+                    "-" => mode &= !bits,
+                    _ => mode = (mode & !(who_mask & 0o777)) | bits,
+                }
+            }
+        }
+        Ok(mode)
+    }
+}
+
+/// A symbolic mode that is none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileModeError(pub String);
+
+impl std::fmt::Display for FileModeError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "`{}` is not a mode: octal up to 7777, or the form u=rwX,go=rX", self.0)
+    }
+}
+
+impl std::error::Error for FileModeError {}
 
 /// Who a file belongs to. Names are looked up in the tree copied onto.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -194,8 +270,9 @@ impl FileOp {
                 mode: false,
             });
             sel.paths.push(path);
-            // A copy gives every file a new owner (root by default), and `--chmod` new bits, so
-            // the source's own do not count. An unpacked archive is bytes like any other.
+            // What the copy replaces does not count. (A live folder's owners never count: its files
+            // are root's by definition.)
+            sel.owner |= c.owner.is_none();
             sel.mode |= c.mode.is_none() || matches!(c.mode, Some(FileMode::Symbolic(_)));
         }
         selector.map_or(Keying::Ignored, Keying::Content)
@@ -337,6 +414,36 @@ impl KeyFields for FileAction {
                 v.opt_int("timestamp", *timestamp);
                 v.close();
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn symbolic_modes() {
+        for (text, old, dir, want) in [
+            ("u=rwX,go=rX", 0o600, false, 0o644),
+            ("u=rwX,go=rX", 0o700, false, 0o755),
+            ("u=rwX,go=rX", 0o600, true, 0o755),
+            ("+x", 0o644, false, 0o755),
+            ("a-w", 0o666, false, 0o444),
+            ("u+s,g+s", 0o755, false, 0o6755),
+            ("+t", 0o755, true, 0o1755),
+            ("g=u", 0o640, false, 0o660),
+            ("o=", 0o777, false, 0o770),
+            ("u-x+w", 0o500, false, 0o600),
+        ] {
+            assert_eq!(
+                FileMode::Symbolic(text.into()).apply(old, dir),
+                Ok(want),
+                "{text} on {old:o}"
+            );
+        }
+        for bad in ["", "x", "u", "u=q", "z+x", "u=rw,,"] {
+            assert!(FileMode::Symbolic(bad.into()).apply(0o644, false).is_err(), "{bad}");
         }
     }
 }

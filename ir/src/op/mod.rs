@@ -10,8 +10,8 @@ pub use exec::{
     SecretEnv, SecretMount, SecurityMode, SshMount, Ulimit,
 };
 pub use file::{
-    ActionRef, CopyAction, FileAction, FileActionKind, FileMode, FileOp, MkdirAction, MkfileAction,
-    Owner, OwnerId, RmAction, SymlinkAction,
+    ActionRef, CopyAction, FileAction, FileActionKind, FileMode, FileModeError, FileOp,
+    MkdirAction, MkfileAction, Owner, OwnerId, RmAction, SymlinkAction, has_wildcard,
 };
 pub use source::{
     GitSource, HttpSource, ImageSource, LocalSource, OciLayoutSource, ResolveMode, SourceOp,
