@@ -2,6 +2,7 @@
 //! reaches the world through. No file, socket or clock is touched here; the only threads are those
 //! of [`drive`].
 
+pub mod backend;
 pub mod cancel;
 pub mod event;
 pub mod key;
