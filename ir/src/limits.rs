@@ -37,3 +37,8 @@ pub const MAX_TAR_MEMBERS: u64 = 10_000_000;
 pub const MAX_TAR_PATH: usize = 4096;
 /// Largest secret, bytes (BuildKit's limit).
 pub const MAX_SECRET: u64 = 500 * 1024;
+
+/// Largest serialised LLB definition that is read, bytes.
+pub const MAX_LLB: usize = 32 << 20;
+/// Most protobuf fields in one.
+pub const MAX_LLB_FIELDS: usize = 2_000_000;
