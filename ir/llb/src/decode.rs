@@ -124,11 +124,7 @@ fn read_op(index: usize, bytes: &[u8]) -> Result<pb::Op, DecodeError> {
     pb::Op::decode(bytes).map_err(|source| DecodeError::Op { index, source })
 }
 
-fn check_inputs(
-    index: usize,
-    op: &pb::Op,
-    known: &HashSet<LlbDigest>,
-) -> Result<(), DecodeError> {
+fn check_inputs(index: usize, op: &pb::Op, known: &HashSet<LlbDigest>) -> Result<(), DecodeError> {
     for i in &op.inputs {
         if !LlbDigest::parse(&i.digest).is_some_and(|d| known.contains(&d)) {
             let digest = i.digest.chars().take(80).collect();

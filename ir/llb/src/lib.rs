@@ -23,3 +23,6 @@ mod name;
 pub use decode::{DecodeError, Decoded, DecodedOp, decode};
 pub use encode::{Definition, encode};
 pub use name::LlbDigest;
+
+#[cfg(test)]
+mod tests;

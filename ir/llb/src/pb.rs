@@ -2,6 +2,9 @@
 //! `PassthroughOp` and source maps are left out: the Dockerfile frontend emits none of the first
 //! two, and source maps are not needed to run a definition.
 //!
+//! The length of this file is that of the schema: one declaration per message, no code but
+//! [`Op::to_bytes`].
+//!
 //! Numbers that stand for "none": [`NO_INPUT`], [`NO_OUTPUT`], [`KEEP`].
 
 use std::collections::BTreeMap;
@@ -108,9 +111,8 @@ impl Op {
     /// fields, prost by number; the digest of the op depends on it.
     pub fn to_bytes(mut self) -> Vec<u8> {
         let kind = self.kind.take();
-        let mut out = Vec::with_capacity(
-            self.encoded_len() + kind.as_ref().map_or(0, |k| k.encoded_len()),
-        );
+        let mut out =
+            Vec::with_capacity(self.encoded_len() + kind.as_ref().map_or(0, |k| k.encoded_len()));
         self.encode_raw(&mut out);
         if let Some(kind) = kind {
             kind.encode(&mut out);

@@ -32,6 +32,7 @@ impl InputIndex {
 
 /// What to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "most vertices of a big graph are execs")]
 pub enum Op {
     /// Brings a tree from outside.
     Source(SourceOp),
