@@ -1,0 +1,272 @@
+//! `build` and `graph`.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use super::image::RegistryArgs;
+
+/// When a base image is asked for again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PullArg {
+    /// At every build.
+    #[value(alias = "true")]
+    Always,
+    /// When the store has no such tag.
+    #[value(alias = "false")]
+    Missing,
+    /// When the registry's is newer.
+    Newer,
+    /// Never.
+    Never,
+}
+
+/// The flags of a build.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Input")]
+pub struct BuildArgs {
+    /// Folder, `-` for a tar or Dockerfile on stdin, or URL
+    #[arg(value_name = "CONTEXT")]
+    pub context: OsString,
+    /// Dockerfile [default: CONTEXT/Dockerfile]
+    #[arg(short, long, value_name = "PATH")]
+    pub file: Option<PathBuf>,
+    /// Stage to build
+    #[arg(long, value_name = "STAGE")]
+    pub target: Option<String>,
+    /// Value of an ARG; a name alone takes it from the environment
+    #[arg(long, value_name = "NAME[=VALUE]", allow_hyphen_values = true)]
+    pub build_arg: Vec<String>,
+    /// Another context: folder, docker-image://, oci-layout://, URL, target:
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub build_context: Vec<String>,
+    /// Label of the image
+    #[arg(long, value_name = "NAME=VALUE", allow_hyphen_values = true)]
+    pub label: Vec<String>,
+    /// Platform, or several with commas
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    pub platform: Vec<String>,
+    /// Secret for RUN --mount=type=secret: id=NAME[,src=FILE|,env=VAR]
+    #[arg(long, value_name = "SPEC")]
+    pub secret: Vec<String>,
+    /// Agent for RUN --mount=type=ssh: default, or ID=SOCKET
+    #[arg(long, value_name = "SPEC")]
+    pub ssh: Vec<String>,
+    /// Ask the registry for base images: always, missing, newer, never
+    #[arg(
+        long,
+        value_name = "WHEN",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "always"
+    )]
+    pub pull: Option<PullArg>,
+    /// Use no network for sources
+    #[arg(long)]
+    pub offline: bool,
+
+    /// Name of the image
+    #[arg(short, long, value_name = "REF", help_heading = "Output")]
+    pub tag: Vec<String>,
+    /// Where the result goes: type=oci|docker|tar|local|image|registry|cacheonly,dest=...
+    #[arg(short, long, value_name = "SPEC", help_heading = "Output")]
+    pub output: Vec<String>,
+    /// Same as -o type=registry
+    #[arg(long, help_heading = "Output")]
+    pub push: bool,
+    /// Same as -o type=image: into the local store, beside any other output
+    #[arg(long, help_heading = "Output")]
+    pub load: bool,
+    /// File to write facts about the result to
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub metadata_file: Option<PathBuf>,
+    /// File to write the image id to
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub iidfile: Option<PathBuf>,
+    /// Annotation of the image
+    #[arg(long, value_name = "NAME=VALUE", help_heading = "Output")]
+    pub annotation: Vec<String>,
+
+    /// Ask no cache
+    #[arg(long, help_heading = "Cache")]
+    pub no_cache: bool,
+    /// Ask no cache for these stages
+    #[arg(long, value_name = "STAGE", help_heading = "Cache")]
+    pub no_cache_filter: Vec<String>,
+    /// Cache to read: type=local,src=DIR
+    #[arg(long, value_name = "SPEC", help_heading = "Cache")]
+    pub cache_from: Vec<String>,
+    /// Cache to write: type=local,dest=DIR[,mode=min|max]
+    #[arg(long, value_name = "SPEC", help_heading = "Cache")]
+    pub cache_to: Vec<String>,
+
+    /// Network of RUN: default, none, host
+    #[arg(long, value_name = "MODE", help_heading = "Steps")]
+    pub network: Option<String>,
+    /// Grant: network.host, security.insecure, device[=NAME]
+    #[arg(long, value_name = "NAME", help_heading = "Steps")]
+    pub allow: Vec<String>,
+    /// Line of /etc/hosts
+    #[arg(long, value_name = "HOST:IP", help_heading = "Steps")]
+    pub add_host: Vec<String>,
+    /// Resource limit
+    #[arg(long, value_name = "TYPE=SOFT[:HARD]", help_heading = "Steps")]
+    pub ulimit: Vec<String>,
+    /// Size of /dev/shm
+    #[arg(long, value_name = "BYTES", help_heading = "Steps")]
+    pub shm_size: Option<String>,
+    /// Parent control group
+    #[arg(long, value_name = "PATH", help_heading = "Steps")]
+    pub cgroup_parent: Option<String>,
+    /// Memory of a step
+    #[arg(short, long, value_name = "BYTES", help_heading = "Steps")]
+    pub memory: Option<String>,
+    /// Steps at once [default: by the machine]
+    #[arg(long, value_name = "N", help_heading = "Steps")]
+    pub jobs: Option<String>,
+    /// Runs of a failing step
+    #[arg(long, value_name = "N", help_heading = "Steps")]
+    pub retry: Option<String>,
+    /// Longest time of a step
+    #[arg(long, value_name = "TIME", help_heading = "Steps")]
+    pub timeout: Option<String>,
+    /// Shell in the failed step
+    #[arg(long, help_heading = "Steps")]
+    pub debug_on_error: bool,
+
+    /// auto, tty, plain, rawjson, quiet, legacy
+    #[arg(long, value_name = "MODE", help_heading = "Screen")]
+    pub progress: Option<String>,
+    /// Print the image id only
+    #[arg(short, long, help_heading = "Screen")]
+    pub quiet: bool,
+    /// Check the Dockerfile; runs nothing
+    #[arg(long, help_heading = "Screen")]
+    pub check: bool,
+    /// check, outline, targets; with ,format=json
+    #[arg(long, value_name = "METHOD", help_heading = "Screen")]
+    pub call: Option<String>,
+
+    /// How many layers the image has: auto or a number
+    #[arg(long, value_name = "auto|N", help_heading = "Layers")]
+    pub layers: Option<String>,
+    /// Own layers into one
+    #[arg(
+        long,
+        value_name = "WHAT",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        help_heading = "Layers"
+    )]
+    pub squash: Option<String>,
+    /// Only sources of the lock file
+    #[arg(
+        long,
+        value_name = "FILE",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "rgraph.lock",
+        help_heading = "Layers"
+    )]
+    pub locked: Option<String>,
+
+    /// Registries.
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+    /// Flags that mean nothing here.
+    #[command(flatten)]
+    pub legacy: LegacyArgs,
+    /// Flags of Docker that are refused by name until they are built.
+    #[command(flatten)]
+    pub refused: RefusedArgs,
+}
+
+/// Flags that Docker's older builders needed: taken, with one warning.
+#[derive(Debug, Args)]
+pub struct LegacyArgs {
+    /// `--rm`.
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub rm: Option<String>,
+    /// `--force-rm`.
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub force_rm: Option<String>,
+    /// `--compress`.
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub compress: Option<String>,
+    /// `--disable-content-trust`.
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub disable_content_trust: Option<String>,
+    /// `--isolation`.
+    #[arg(long, hide = true)]
+    pub isolation: Option<String>,
+    /// `--builder`.
+    #[arg(long, hide = true)]
+    pub builder: Option<String>,
+}
+
+/// Flags that would change the result.
+#[derive(Debug, Args)]
+pub struct RefusedArgs {
+    /// `--attest`.
+    #[arg(long, hide = true)]
+    pub attest: Vec<String>,
+    /// `--sbom`; `false` is what happens anyway.
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub sbom: Option<String>,
+    /// `--provenance`; `false` is what happens anyway.
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub provenance: Option<String>,
+    /// `--security-opt`.
+    #[arg(long, hide = true)]
+    pub security_opt: Vec<String>,
+    /// `--memory-swap`.
+    #[arg(long, hide = true)]
+    pub memory_swap: Option<String>,
+    /// `--cpu-shares`.
+    #[arg(short = 'c', long, hide = true)]
+    pub cpu_shares: Option<String>,
+    /// `--cpu-period`.
+    #[arg(long, hide = true)]
+    pub cpu_period: Option<String>,
+    /// `--cpu-quota`.
+    #[arg(long, hide = true)]
+    pub cpu_quota: Option<String>,
+    /// `--cpuset-cpus`.
+    #[arg(long, hide = true)]
+    pub cpuset_cpus: Option<String>,
+    /// `--cpuset-mems`.
+    #[arg(long, hide = true)]
+    pub cpuset_mems: Option<String>,
+}
+
+/// How a graph is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum GraphFormat {
+    /// Graphviz.
+    #[default]
+    Dot,
+    /// The stable JSON.
+    Json,
+    /// One serialised `pb.Definition`.
+    Llb,
+    /// Mermaid.
+    Mermaid,
+    /// A drawing.
+    Svg,
+}
+
+/// The flags of `graph`.
+#[derive(Debug, Args)]
+pub struct GraphArgs {
+    /// dot, json, llb, mermaid, svg
+    #[arg(long, value_enum, default_value_t, hide_possible_values = true, value_name = "FORMAT")]
+    pub format: GraphFormat,
+    /// Mark what the cache holds
+    #[arg(long)]
+    pub cached: bool,
+    /// Any flag of a build.
+    #[command(flatten)]
+    pub build: BuildArgs,
+}

@@ -1,0 +1,73 @@
+//! Commands of the contract that nobody wrote yet: known names, so that they are refused as such
+//! and not as typos.
+
+use std::ffi::OsString;
+
+use clap::{Args, Subcommand};
+
+/// Whatever follows the name.
+#[derive(Debug, Args)]
+pub struct Rest {
+    /// Words that are not looked at.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    pub words: Vec<OsString>,
+}
+
+macro_rules! later {
+    ($($(#[$attr:meta])* $variant:ident = $name:literal),* $(,)?) => {
+        /// A command that is not built yet.
+        #[derive(Debug, Subcommand)]
+        pub enum Later {
+            $(
+                #[doc = concat!("`", $name, "`: not supported yet")]
+                #[command(name = $name, hide = true, disable_help_flag = true)]
+                $variant(Rest),
+            )*
+        }
+
+        impl Later {
+            /// The name as typed.
+            pub fn name(&self) -> &'static str {
+                match self { $(Self::$variant(_) => $name,)* }
+            }
+        }
+    };
+}
+
+later! {
+    Analyze = "analyze",
+    Attach = "attach",
+    Bake = "bake",
+    Builds = "builds",
+    Commit = "commit",
+    Config = "config",
+    Container = "container",
+    Context = "context",
+    Cp = "cp",
+    Diff = "diff",
+    Exec = "exec",
+    Explain = "explain",
+    Export = "export",
+    Fetch = "fetch",
+    Kill = "kill",
+    Lock = "lock",
+    Login = "login",
+    Logout = "logout",
+    Logs = "logs",
+    Network = "network",
+    Port = "port",
+    Ps = "ps",
+    Rename = "rename",
+    Report = "report",
+    Restart = "restart",
+    Rm = "rm",
+    Run = "run",
+    Search = "search",
+    Start = "start",
+    Stats = "stats",
+    Stop = "stop",
+    TopProcesses = "top",
+    Volume = "volume",
+    Wait = "wait",
+    Watch = "watch",
+}

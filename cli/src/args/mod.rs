@@ -1,0 +1,271 @@
+//! What was typed, raw: clap structs, and the environment. [`crate::options`] is the only reader
+//! of the fields; nothing after it sees a raw flag.
+//!
+//! Docker's spellings hold everywhere: `-t=v`, `-tv`, `--flag=true`, `--flag=false`, flags and
+//! operands mixed, the last of a repeated single flag wins, and a flag with an optional value takes
+//! it only with `=`.
+
+mod build;
+mod environment;
+mod image;
+mod later;
+mod store;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::builder::ValueParser;
+use clap::error::ErrorKind;
+use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+pub use build::{BuildArgs, GraphArgs, GraphFormat, PullArg};
+pub use environment::Environment;
+pub use image::{
+    HistoryArgs, ImagesArgs, ImportArgs, InspectArgs, InspectKind, LoadArgs, PullArgs, PushArgs,
+    RegistryArgs, RmiArgs, SaveArgs, TagArgs,
+};
+pub use later::{Later, Rest};
+pub use store::{CheckArgs, DfArgs, DoctorArgs, PruneArgs, VersionArgs};
+
+/// The whole command line.
+#[derive(Debug)]
+pub struct Cli {
+    /// `--root DIR`.
+    pub root: Option<PathBuf>,
+    /// `-D`: warnings and error chains in full.
+    pub debug: bool,
+    /// What to do, under its plain name (`image build` is `build`).
+    pub command: Command,
+}
+
+/// What clap fills in.
+#[derive(Debug, Parser)]
+#[command(
+    name = "rgraph",
+    bin_name = "rgraph",
+    version,
+    about = "Compile Dockerfiles to a graph, and run it",
+    disable_version_flag = true,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    args_override_self = true,
+    max_term_width = 100
+)]
+struct Raw {
+    /// Folder for all state [default: /var/lib/rgraph, or below the user's home]
+    #[arg(long, global = true, value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// Show warnings and error causes in full
+    #[arg(short = 'D', long, global = true)]
+    debug: bool,
+    /// Print the version
+    #[arg(short = 'v', long, action = ArgAction::Version)]
+    version: Option<bool>,
+    #[command(subcommand)]
+    command: Top,
+}
+
+#[derive(Debug, Subcommand)]
+enum Top {
+    #[command(flatten)]
+    Plain(Command),
+    /// Images of the local store
+    #[command(subcommand)]
+    Image(ImageGroup),
+    /// Docker's other name for `build` and `prune`
+    #[command(subcommand, hide = true)]
+    Builder(BuilderGroup),
+    /// Docker's other name for `build`, `du` and `prune`
+    #[command(subcommand, hide = true)]
+    Buildx(BuilderGroup),
+    /// Disk usage
+    #[command(subcommand, hide = true)]
+    System(SystemGroup),
+    /// The store's own tools
+    #[command(subcommand)]
+    Store(StoreGroup),
+    #[command(flatten)]
+    Later(Later),
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Build an image from a Dockerfile
+    #[command(visible_alias = "b")]
+    Build(Box<BuildArgs>),
+    /// Print the build graph; runs nothing
+    Graph(Box<GraphArgs>),
+    /// List images
+    Images(ImagesArgs),
+    /// Make an image from a file system archive
+    Import(ImportArgs),
+    /// Give an image another name
+    Tag(TagArgs),
+    /// Remove images
+    Rmi(RmiArgs),
+    /// Show the history of an image
+    History(HistoryArgs),
+    /// Show everything about images as JSON
+    Inspect(InspectArgs),
+    /// Write images to an archive
+    Save(SaveArgs),
+    /// Read images from an archive
+    Load(LoadArgs),
+    /// Get an image from a registry
+    Pull(PullArgs),
+    /// Send an image to a registry
+    Push(PushArgs),
+    /// Remove what nothing needs
+    Prune(PruneArgs),
+    /// Show disk usage
+    Du(DfArgs),
+    /// Show what this host allows
+    Doctor(DoctorArgs),
+    /// Check the store (`store check`)
+    #[command(skip)]
+    StoreCheck(CheckArgs),
+    /// Show the version
+    Version(VersionArgs),
+    /// A name of the contract that nobody wrote yet
+    #[command(skip)]
+    Later(Later),
+}
+
+#[derive(Debug, Subcommand)]
+enum ImageGroup {
+    /// Build an image from a Dockerfile
+    Build(Box<BuildArgs>),
+    /// List images
+    #[command(visible_alias = "list")]
+    Ls(ImagesArgs),
+    /// Make an image from a file system archive
+    Import(ImportArgs),
+    /// Give an image another name
+    Tag(TagArgs),
+    /// Remove images
+    #[command(visible_alias = "remove")]
+    Rm(RmiArgs),
+    /// Show the history of an image
+    History(HistoryArgs),
+    /// Show everything about images as JSON
+    Inspect(InspectArgs),
+    /// Write images to an archive
+    Save(SaveArgs),
+    /// Read images from an archive
+    Load(LoadArgs),
+    /// Get an image from a registry
+    Pull(PullArgs),
+    /// Send an image to a registry
+    Push(PushArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum BuilderGroup {
+    /// Build an image from a Dockerfile
+    #[command(alias = "b")]
+    Build(Box<BuildArgs>),
+    /// Remove what nothing needs
+    Prune(PruneArgs),
+    /// Show disk usage
+    Du(DfArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum SystemGroup {
+    /// Show disk usage
+    Df(DfArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum StoreGroup {
+    /// Name every damaged, missing or unreferenced object
+    Check(CheckArgs),
+}
+
+impl From<Top> for Command {
+    fn from(top: Top) -> Self {
+        match top {
+            Top::Plain(c) => c,
+            Top::Image(g) => match g {
+                ImageGroup::Build(a) => Self::Build(a),
+                ImageGroup::Ls(a) => Self::Images(a),
+                ImageGroup::Import(a) => Self::Import(a),
+                ImageGroup::Tag(a) => Self::Tag(a),
+                ImageGroup::Rm(a) => Self::Rmi(a),
+                ImageGroup::History(a) => Self::History(a),
+                ImageGroup::Inspect(mut a) => {
+                    a.kind = Some(InspectKind::Image);
+                    Self::Inspect(a)
+                }
+                ImageGroup::Save(a) => Self::Save(a),
+                ImageGroup::Load(a) => Self::Load(a),
+                ImageGroup::Pull(a) => Self::Pull(a),
+                ImageGroup::Push(a) => Self::Push(a),
+            },
+            Top::Builder(g) | Top::Buildx(g) => match g {
+                BuilderGroup::Build(a) => Self::Build(a),
+                BuilderGroup::Prune(a) => Self::Prune(a),
+                BuilderGroup::Du(a) => Self::Du(a),
+            },
+            Top::System(SystemGroup::Df(a)) => Self::Du(a),
+            Top::Store(StoreGroup::Check(a)) => Self::StoreCheck(a),
+            Top::Later(l) => Self::Later(l),
+        }
+    }
+}
+
+/// Reads a command line; the first word is the program's name.
+///
+/// An `Err` also stands for `--help` and `--version`: [`clap::Error::use_stderr`] tells them apart,
+/// and [`clap::Error::exit_code`] is 2 for wrong use, 0 for the two.
+pub fn parse<I>(words: I) -> Result<Cli, clap::Error>
+where
+    I: IntoIterator<Item = OsString>,
+{
+    let words: Vec<OsString> = words.into_iter().collect();
+    let matches = match Raw::command().try_get_matches_from(&words) {
+        // `--rm=false`: only then are on-off flags given an optional value, so that the help stays
+        // readable.
+        Err(e) if e.kind() == ErrorKind::TooManyValues => {
+            lenient(Raw::command()).try_get_matches_from(&words)?
+        }
+        other => other?,
+    };
+    let raw = Raw::from_arg_matches(&matches)?;
+    Ok(Cli { root: raw.root, debug: raw.debug, command: raw.command.into() })
+}
+
+/// The grammar, for completions, man pages and tests.
+pub fn grammar() -> clap::Command {
+    Raw::command()
+}
+
+/// Every on-off flag also as `--flag=true` and `--flag=false`.
+fn lenient(command: clap::Command) -> clap::Command {
+    command
+        .mut_args(|arg| {
+            if !matches!(arg.get_action(), ArgAction::SetTrue) {
+                return arg;
+            }
+            arg.action(ArgAction::Set)
+                .num_args(0..=1)
+                .require_equals(true)
+                .default_missing_value("true")
+                .default_value("false")
+                .value_parser(ValueParser::from(switch))
+        })
+        .mut_subcommands(lenient)
+}
+
+/// An on-off value as Go's `strconv.ParseBool` takes it.
+fn switch(text: &str) -> Result<bool, String> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err("expected `true` or `false`".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests;
