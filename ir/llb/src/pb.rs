@@ -123,6 +123,7 @@ impl Op {
 
 /// What an op does.
 #[derive(Clone, PartialEq, Oneof)]
+#[expect(clippy::large_enum_variant, reason = "lives for one op at a time, and most are execs")]
 pub enum Kind {
     /// Runs a process.
     #[prost(message, tag = "2")]

@@ -354,7 +354,7 @@ fn hostile_bytes_are_errors() {
         (definition(&[pb::Op::default(), pb::Op::default()]), |e| {
             matches!(e, DecodeError::Kind { index: 0 })
         }),
-        (definition(&[source.clone()]), |e| matches!(e, DecodeError::Terminal)),
+        (definition(std::slice::from_ref(&source)), |e| matches!(e, DecodeError::Terminal)),
         (definition(&[of(&name, 0), source.clone()]), |e| matches!(e, DecodeError::Kind { .. })),
         (definition(&[source.clone(), of("sha256:..", 0)]), |e| {
             matches!(e, DecodeError::Input { index: 1, .. })
