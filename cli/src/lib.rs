@@ -5,7 +5,7 @@
 //! exit codes), [`table`] (columns, sizes, times). `main.rs` is the program.
 
 pub mod args;
-// pub mod options;
+pub mod options;
 // pub mod progress;
 // pub mod report;
 // pub mod table;

@@ -92,7 +92,11 @@ impl Environment {
     pub fn auth_files(&self) -> Vec<PathBuf> {
         let docker =
             self.docker_config.clone().or_else(|| self.home.as_ref().map(|h| h.join(".docker")));
-        docker.map(|d| d.join("config.json")).into_iter().chain(self.registry_auth_file.clone()).collect()
+        docker
+            .map(|d| d.join("config.json"))
+            .into_iter()
+            .chain(self.registry_auth_file.clone())
+            .collect()
     }
 }
 

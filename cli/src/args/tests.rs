@@ -139,15 +139,65 @@ fn commands_of_later_are_known() {
 
 #[test]
 fn what_the_instruments_call() {
-    cli(&["build", "--progress", "plain", "-f", "/c/Dockerfile", "--build-arg", "A", "--build-arg",
-        "B=", "--build-context", "n=docker-image://busybox", "--label", "a=b", "--secret",
-        "id=s,src=/f", "--add-host", "h:1.2.3.4", "--ulimit", "nofile=1:2", "--target", "t",
-        "--platform", "linux/amd64,linux/arm64", "--network", "none", "--shm-size", "1", "--no-cache",
-        "--no-cache-filter", "s", "--allow", "network.host", "--ssh", "default=/s", "--cache-to",
-        "type=local,dest=/d,mode=max", "--cache-from", "type=local,src=/d", "-o",
-        "type=oci,dest=/o", "/c"]).unwrap();
-    cli(&["graph", "--format", "llb", "--offline", "--metadata-file", "/m", "-f", "/d", "--pull",
-        "--cgroup-parent", "/p", "/c"]).unwrap();
+    cli(&[
+        "build",
+        "--progress",
+        "plain",
+        "-f",
+        "/c/Dockerfile",
+        "--build-arg",
+        "A",
+        "--build-arg",
+        "B=",
+        "--build-context",
+        "n=docker-image://busybox",
+        "--label",
+        "a=b",
+        "--secret",
+        "id=s,src=/f",
+        "--add-host",
+        "h:1.2.3.4",
+        "--ulimit",
+        "nofile=1:2",
+        "--target",
+        "t",
+        "--platform",
+        "linux/amd64,linux/arm64",
+        "--network",
+        "none",
+        "--shm-size",
+        "1",
+        "--no-cache",
+        "--no-cache-filter",
+        "s",
+        "--allow",
+        "network.host",
+        "--ssh",
+        "default=/s",
+        "--cache-to",
+        "type=local,dest=/d,mode=max",
+        "--cache-from",
+        "type=local,src=/d",
+        "-o",
+        "type=oci,dest=/o",
+        "/c",
+    ])
+    .unwrap();
+    cli(&[
+        "graph",
+        "--format",
+        "llb",
+        "--offline",
+        "--metadata-file",
+        "/m",
+        "-f",
+        "/d",
+        "--pull",
+        "--cgroup-parent",
+        "/p",
+        "/c",
+    ])
+    .unwrap();
     cli(&["graph", "--offline", "--format", "json", "-f", "/c/D", "/c"]).unwrap();
     cli(&["save", "-o", "/f", "t"]).unwrap();
     cli(&["load", "-i", "/f"]).unwrap();

@@ -1,0 +1,443 @@
+//! The options of `build` and `graph`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use rgraph_ir::Platform;
+use rgraph_ir::op::{HostIp, NetworkMode, Ulimit};
+use rgraph_ir::request::{
+    CacheSpec, Dest, Entitlements, ImageOutput, LayerOptions, OutputSpec, Secret, SshSource,
+};
+
+use super::context::{ContextSpec, FileSpec, NamedContext, named};
+use super::error::OptionsError;
+use super::output::{normal_tag, parse_output};
+use super::{
+    ProgressMode, Pull, Terminals, agents, cache, entitlements, host, insecure_registries, network,
+    parse_size, secrets, ulimit,
+};
+use crate::args::{BuildArgs, Environment, GraphArgs, GraphFormat};
+
+/// What is asked of the Dockerfile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Call {
+    /// Its result.
+    #[default]
+    Build,
+    /// Its warnings.
+    Check {
+        /// As JSON.
+        json: bool,
+    },
+    /// Its arguments and secrets.
+    Outline {
+        /// As JSON.
+        json: bool,
+    },
+    /// Its stages.
+    Targets {
+        /// As JSON.
+        json: bool,
+    },
+}
+
+/// A build as asked for, typed.
+#[derive(Debug, Clone)]
+pub struct BuildOptions {
+    /// Where files come from.
+    pub context: ContextSpec,
+    /// The Dockerfile.
+    pub file: FileSpec,
+    /// The stage; `None`: the last.
+    pub target: Option<String>,
+    /// `ARG` values. A name without a value that the environment does not have is not here.
+    pub build_args: BTreeMap<String, String>,
+    /// Labels; the last of equal names counts.
+    pub labels: BTreeMap<String, String>,
+    /// Further contexts by name.
+    pub build_contexts: BTreeMap<String, NamedContext>,
+    /// Platforms in the order given; empty: this machine's.
+    pub platforms: Vec<Platform>,
+    /// Names of the result, written out with tag.
+    pub tags: Vec<String>,
+    /// Where results go; empty: the local image store.
+    pub outputs: Vec<OutputSpec>,
+    /// Caches to read.
+    pub cache_from: Vec<CacheSpec>,
+    /// Caches to write.
+    pub cache_to: Vec<CacheSpec>,
+    /// Secrets by id, read.
+    pub secrets: BTreeMap<String, Secret>,
+    /// Agents by id.
+    pub ssh: BTreeMap<String, SshSource>,
+    /// No cache is asked.
+    pub no_cache: bool,
+    /// No cache is asked for these stages.
+    pub no_cache_filter: Vec<String>,
+    /// Network of steps that say nothing themselves; `None`: not given.
+    pub network: Option<NetworkMode>,
+    /// What the caller grants. `--network host` grants `network.host`.
+    pub allow: Entitlements,
+    /// Lines of `/etc/hosts`, in order.
+    pub add_hosts: Vec<HostIp>,
+    /// Limits of every step.
+    pub ulimits: Vec<Ulimit>,
+    /// Bytes of `/dev/shm`.
+    pub shm_size: Option<u64>,
+    /// Parent control group.
+    pub cgroup_parent: Option<String>,
+    /// When base images are asked for again.
+    pub pull: Pull,
+    /// No network for sources.
+    pub offline: bool,
+    /// How progress is shown.
+    pub progress: ProgressMode,
+    /// Log lines under a running step of the live view.
+    pub tty_log_lines: usize,
+    /// File for facts about the result.
+    pub metadata_file: Option<PathBuf>,
+    /// File for the image id.
+    pub iidfile: Option<PathBuf>,
+    /// What is asked of the Dockerfile.
+    pub call: Call,
+    /// Steps at once; `None`: by the machine.
+    pub jobs: Option<usize>,
+    /// Seconds since 1970 that replace "now" in the image.
+    pub source_date_epoch: Option<i64>,
+    /// Registries over plain HTTP or with an unknown certificate.
+    pub insecure_registries: Vec<String>,
+    /// Said once, before the build.
+    pub warnings: Vec<String>,
+}
+
+/// A graph as asked for.
+#[derive(Debug, Clone)]
+pub struct GraphOptions {
+    /// The build it is the graph of.
+    pub build: BuildOptions,
+    /// How it is written.
+    pub format: GraphFormat,
+    /// What the cache holds is marked.
+    pub cached: bool,
+}
+
+impl GraphOptions {
+    /// The one conversion for `graph`.
+    pub fn new(
+        raw: GraphArgs,
+        env: &Environment,
+        terminals: Terminals,
+    ) -> Result<Self, OptionsError> {
+        let build = BuildOptions::new(raw.build, env, terminals)?;
+        Ok(Self { build, format: raw.format, cached: raw.cached })
+    }
+}
+
+/// The platform of this machine.
+pub fn host_platform() -> Platform {
+    Platform::new("linux", std::env::consts::ARCH)
+}
+
+impl BuildOptions {
+    /// The one conversion for `build`. Checks words first and reads secrets last, so that wrong use
+    /// reads nothing.
+    pub fn new(
+        raw: BuildArgs,
+        env: &Environment,
+        terminals: Terminals,
+    ) -> Result<Self, OptionsError> {
+        let (build_args, source_date_epoch) = build_args(&raw.build_arg, env)?;
+        let network = raw.network.as_deref().map(network).transpose()?;
+        let mut allow = entitlements(&raw.allow)?;
+        allow.network_host |= network == Some(NetworkMode::Host);
+        let tags = raw.tag.iter().map(|t| normal_tag("--tag", t)).collect::<Result<Vec<_>, _>>()?;
+        let options = Self {
+            context: ContextSpec::parse(&raw.context)?,
+            file: FileSpec::parse(raw.file.clone())?,
+            target: raw.target.clone().filter(|t| !t.is_empty()),
+            build_args,
+            labels: labels(&raw.label)?,
+            build_contexts: raw.build_context.iter().map(|l| named(l)).collect::<Result<_, _>>()?,
+            platforms: platforms(&raw.platform)?,
+            outputs: outputs(&raw, &tags, terminals)?,
+            tags,
+            cache_from: raw.cache_from.iter().map(|l| cache(l, false)).collect::<Result<_, _>>()?,
+            cache_to: raw.cache_to.iter().map(|l| cache(l, true)).collect::<Result<_, _>>()?,
+            secrets: BTreeMap::new(),
+            ssh: BTreeMap::new(),
+            no_cache: raw.no_cache,
+            no_cache_filter: raw
+                .no_cache_filter
+                .iter()
+                .flat_map(|l| l.split(','))
+                .map(|s| s.trim().to_owned())
+                .filter(|s| !s.is_empty())
+                .collect(),
+            network,
+            allow,
+            add_hosts: raw.add_host.iter().map(|h| host(h)).collect::<Result<_, _>>()?,
+            ulimits: raw.ulimit.iter().map(|u| ulimit(u)).collect::<Result<_, _>>()?,
+            shm_size: match raw.shm_size.as_deref() {
+                None => None,
+                Some(text) => {
+                    let bytes = parse_size(text)
+                        .map_err(|why| OptionsError::value("--shm-size", text, why))?;
+                    // 0 is what Docker writes for "the default".
+                    Some(bytes).filter(|b| *b > 0)
+                }
+            },
+            cgroup_parent: raw.cgroup_parent.clone().filter(|p| !p.is_empty()),
+            pull: raw.pull.map(Pull::from).unwrap_or_default(),
+            offline: raw.offline,
+            progress: ProgressMode::choose(
+                raw.quiet,
+                raw.progress.as_deref(),
+                env,
+                terminals.stderr,
+            )?,
+            tty_log_lines: match env.tty_log_lines.as_deref() {
+                None => 6,
+                Some(n) => n.parse().ok().filter(|n| *n <= 100).ok_or_else(|| {
+                    OptionsError::value("BUILDKIT_TTY_LOG_LINES", n, "expected a number up to 100")
+                })?,
+            },
+            metadata_file: raw.metadata_file.clone(),
+            iidfile: raw.iidfile.clone(),
+            call: call(&raw)?,
+            jobs: raw
+                .jobs
+                .as_deref()
+                .map(|n| {
+                    n.parse().ok().filter(|n| (1..=4096).contains(n)).ok_or_else(|| {
+                        OptionsError::value("--jobs", n, "expected a number from 1 to 4096")
+                    })
+                })
+                .transpose()?,
+            source_date_epoch,
+            insecure_registries: insecure_registries(&raw.registry.insecure_registry, env)?,
+            warnings: legacy(&raw),
+        };
+        options.check()?;
+        refuse_later(&raw)?;
+        let secrets = secrets(&raw.secret, env)?;
+        let ssh = agents(&raw.ssh, env)?;
+        Ok(Self { secrets, ssh, ..options })
+    }
+
+    /// What goes wrong only together.
+    fn check(&self) -> Result<(), OptionsError> {
+        let conflict = |text: &str| Err(OptionsError::Conflict(text.to_owned()));
+        if self.context == ContextSpec::Stdin && self.file == FileSpec::Stdin {
+            return conflict("stdin cannot be the context and the Dockerfile (`-f -`) at once");
+        }
+        let to_stdout = |o: &&OutputSpec| match o {
+            OutputSpec::Oci(a) | OutputSpec::Docker(a) => a.dest == Dest::Stdout,
+            OutputSpec::Tar { dest } => *dest == Dest::Stdout,
+            _ => false,
+        };
+        match self.outputs.iter().filter(to_stdout).count() {
+            0 => Ok(()),
+            1 if self.progress == ProgressMode::Quiet => {
+                conflict("stdout cannot take the archive and the image id of `--quiet` at once")
+            }
+            1 => Ok(()),
+            _ => conflict("stdout cannot take two outputs: give one of them a `dest`"),
+        }
+    }
+}
+
+fn build_args(
+    lines: &[String],
+    env: &Environment,
+) -> Result<(BTreeMap<String, String>, Option<i64>), OptionsError> {
+    const EPOCH: &str = "SOURCE_DATE_EPOCH";
+    let mut args = BTreeMap::new();
+    for line in lines {
+        let (name, value) = match line.split_once('=') {
+            Some((name, value)) => (name, Some(value.to_owned())),
+            None => match env.var(line) {
+                None => (line.as_str(), None),
+                Some(v) => {
+                    let text = v.to_str().map(str::to_owned).ok_or_else(|| {
+                        OptionsError::value("--build-arg", line, "the variable is not UTF-8")
+                    })?;
+                    (line.as_str(), Some(text))
+                }
+            },
+        };
+        if name.is_empty() {
+            return Err(OptionsError::value("--build-arg", line, "the name is missing"));
+        }
+        if let Some(value) = value {
+            args.insert(name.to_owned(), value);
+        }
+    }
+    let (from, text) = match (args.get(EPOCH), &env.source_date_epoch) {
+        (Some(arg), _) => ("--build-arg", Some(arg.clone())),
+        (None, Some(e)) => (EPOCH, Some(e.clone())),
+        (None, None) => (EPOCH, None),
+    };
+    let Some(text) = text.filter(|t| !t.is_empty()) else { return Ok((args, None)) };
+    let seconds = text.parse().map_err(|_| {
+        OptionsError::value(from, &text, format!("`{EPOCH}` is a number of seconds since 1970"))
+    })?;
+    args.insert(EPOCH.to_owned(), text);
+    Ok((args, Some(seconds)))
+}
+
+fn labels(lines: &[String]) -> Result<BTreeMap<String, String>, OptionsError> {
+    lines
+        .iter()
+        .map(|l| {
+            let (name, value) = l.split_once('=').unwrap_or((l, ""));
+            if name.is_empty() {
+                return Err(OptionsError::value("--label", l, "the name is missing"));
+            }
+            Ok((name.to_owned(), value.to_owned()))
+        })
+        .collect()
+}
+
+fn platforms(lines: &[String]) -> Result<Vec<Platform>, OptionsError> {
+    let mut out = Vec::new();
+    for word in lines.iter().flat_map(|l| l.split(',')).map(str::trim) {
+        let p = match word {
+            "local" => host_platform(),
+            w => w.parse::<Platform>().map_err(|e| {
+                OptionsError::value("--platform", w, e.why).with_help("such as `linux/amd64`")
+            })?,
+        };
+        if !out.contains(&p) {
+            out.push(p);
+        }
+    }
+    Ok(out)
+}
+
+fn outputs(
+    raw: &BuildArgs,
+    tags: &[String],
+    terminals: Terminals,
+) -> Result<Vec<OutputSpec>, OptionsError> {
+    let read = |l: &String| parse_output(l, terminals.stdout);
+    let mut outputs = raw.output.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+    if let Some(annotation) = raw.annotation.first() {
+        let what = format!("`--annotation {annotation}` (use `annotation.K=V` in `-o`)");
+        return Err(OptionsError::Unsupported(what));
+    }
+    let plain = |push| ImageOutput {
+        names: Vec::new(),
+        push,
+        layers: LayerOptions::default(),
+        insecure: false,
+    };
+    if raw.push {
+        let mut pushed = false;
+        for o in &mut outputs {
+            match o {
+                OutputSpec::Image(i) | OutputSpec::Registry(i) => {
+                    i.push = true;
+                    pushed = true;
+                }
+                _ => {}
+            }
+        }
+        if !pushed {
+            outputs.push(OutputSpec::Registry(plain(true)));
+        }
+    }
+    if raw.load && !outputs.iter().any(|o| matches!(o, OutputSpec::Image(_))) {
+        outputs.push(OutputSpec::Image(plain(false)));
+    }
+    for o in &outputs {
+        if let OutputSpec::Image(i) | OutputSpec::Registry(i) = o
+            && i.push
+            && i.names.is_empty()
+            && tags.is_empty()
+        {
+            return Err(OptionsError::Conflict(
+                "a push needs a name: add `-t REGISTRY/NAME:TAG`".to_owned(),
+            ));
+        }
+    }
+    Ok(outputs)
+}
+
+fn call(raw: &BuildArgs) -> Result<Call, OptionsError> {
+    const FLAG: &str = "--call";
+    let Some(text) = raw.call.as_deref() else {
+        return Ok(if raw.check { Call::Check { json: false } } else { Call::Build });
+    };
+    if raw.check {
+        return Err(OptionsError::Conflict("`--check` and `--call` exclude each other".to_owned()));
+    }
+    let mut words = text.split(',');
+    let method = words.next().unwrap_or_default();
+    let mut json = false;
+    for w in words {
+        match w {
+            "format=json" => json = true,
+            "format=text" | "format=table" => json = false,
+            w => {
+                return Err(OptionsError::word(FLAG, w, "option", &["format=json", "format=text"]));
+            }
+        }
+    }
+    match method.strip_prefix("subrequest:").unwrap_or(method) {
+        "" | "build" => Ok(Call::Build),
+        "check" | "lint" => Ok(Call::Check { json }),
+        "outline" => Ok(Call::Outline { json }),
+        "targets" => Ok(Call::Targets { json }),
+        m => Err(OptionsError::word(FLAG, m, "method", &["build", "check", "outline", "targets"])),
+    }
+}
+
+/// Names every flag that has no meaning here, in one warning.
+fn legacy(raw: &BuildArgs) -> Vec<String> {
+    let l = &raw.legacy;
+    let given = [
+        ("--rm", &l.rm),
+        ("--force-rm", &l.force_rm),
+        ("--compress", &l.compress),
+        ("--disable-content-trust", &l.disable_content_trust),
+        ("--isolation", &l.isolation),
+        ("--builder", &l.builder),
+    ];
+    let names: Vec<_> =
+        given.iter().filter(|(_, v)| v.is_some()).map(|(n, _)| format!("`{n}`")).collect();
+    match names.as_slice() {
+        [] => Vec::new(),
+        [one] => vec![format!("{one} has no meaning here and is ignored")],
+        many => vec![format!("{} have no meaning here and are ignored", many.join(", "))],
+    }
+}
+
+/// Refuses by name what is not built yet and would change the result.
+fn refuse_later(raw: &BuildArgs) -> Result<(), OptionsError> {
+    let r = &raw.refused;
+    // `--sbom=false` and `--provenance=false` ask for what happens anyway.
+    let on = |v: &Option<String>| v.as_deref().is_some_and(|v| v != "false");
+    let given = [
+        ("--squash", on(&raw.squash)),
+        ("--layers", raw.layers.is_some()),
+        ("--locked", raw.locked.is_some()),
+        ("--retry", raw.retry.is_some()),
+        ("--timeout", raw.timeout.is_some()),
+        ("--memory", raw.memory.is_some()),
+        ("--debug-on-error", raw.debug_on_error),
+        ("--attest", !r.attest.is_empty()),
+        ("--sbom", on(&r.sbom)),
+        ("--provenance", on(&r.provenance)),
+        ("--security-opt", !r.security_opt.is_empty()),
+        ("--memory-swap", r.memory_swap.is_some()),
+        ("--cpu-shares", r.cpu_shares.is_some()),
+        ("--cpu-period", r.cpu_period.is_some()),
+        ("--cpu-quota", r.cpu_quota.is_some()),
+        ("--cpuset-cpus", r.cpuset_cpus.is_some()),
+        ("--cpuset-mems", r.cpuset_mems.is_some()),
+    ];
+    match given.iter().find(|(_, given)| *given) {
+        Some((name, _)) => Err(OptionsError::Unsupported(format!("`{name}`"))),
+        None => Ok(()),
+    }
+}

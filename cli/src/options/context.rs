@@ -1,0 +1,204 @@
+//! Where a build's files come from.
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+
+use super::error::OptionsError;
+
+/// The context operand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ContextSpec {
+    /// A folder.
+    Folder(PathBuf),
+    /// `-`: a tar or a Dockerfile.
+    Stdin,
+    /// A git repository, as written.
+    Git(String),
+    /// A file over HTTP: a tar or a Dockerfile.
+    Http(String),
+}
+
+impl ContextSpec {
+    /// Reads the operand. A folder that exists wins over every other reading.
+    pub fn parse(word: &OsStr) -> Result<Self, OptionsError> {
+        if word.is_empty() {
+            return Err(
+                OptionsError::value("CONTEXT", "", "it is empty").with_help("`.` is this folder")
+            );
+        }
+        if word == "-" {
+            return Ok(Self::Stdin);
+        }
+        let Some(text) = word.to_str() else { return Ok(Self::Folder(word.into())) };
+        if is_git(text) && !PathBuf::from(text).is_dir() {
+            Ok(Self::Git(text.to_owned()))
+        } else if is_http(text) {
+            Ok(Self::Http(text.to_owned()))
+        } else {
+            Ok(Self::Folder(text.into()))
+        }
+    }
+}
+
+/// The Dockerfile.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FileSpec {
+    /// `Dockerfile` in the context.
+    Default,
+    /// A file, relative to the working folder.
+    Path(PathBuf),
+    /// `-f -`.
+    Stdin,
+}
+
+impl FileSpec {
+    pub(super) fn parse(path: Option<PathBuf>) -> Result<Self, OptionsError> {
+        match path {
+            None => Ok(Self::Default),
+            Some(p) if p == OsStr::new("-") => Ok(Self::Stdin),
+            Some(p) if p.as_os_str().is_empty() => {
+                Err(OptionsError::value("--file", "", "it is empty"))
+            }
+            Some(p) => Ok(Self::Path(p)),
+        }
+    }
+}
+
+/// One `--build-context`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NamedContext {
+    /// A folder.
+    Folder(PathBuf),
+    /// `docker-image://REF`: the reference as written.
+    Image(String),
+    /// `oci-layout://DIR[:TAG][@DIGEST]`.
+    OciLayout {
+        /// The layout's folder.
+        dir: PathBuf,
+        /// Which image in it.
+        tag: Option<String>,
+        /// Which image in it.
+        digest: Option<String>,
+    },
+    /// A file over HTTP.
+    Http(String),
+    /// A git repository.
+    Git(String),
+    /// `target:STAGE`: a stage of the same file.
+    Target(String),
+}
+
+/// Reads `--build-context NAME=VALUE`.
+pub fn named(line: &str) -> Result<(String, NamedContext), OptionsError> {
+    let bad = |why: &str| {
+        OptionsError::value("--build-context", line, why).with_help("`--build-context NAME=VALUE`")
+    };
+    let (name, value) = line.split_once('=').ok_or_else(|| bad("expected NAME=VALUE"))?;
+    if name.is_empty() || name.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err(bad("the name is missing or has spaces"));
+    }
+    if value.is_empty() {
+        return Err(bad("the value is missing"));
+    }
+    let context = if let Some(r) = value.strip_prefix("docker-image://") {
+        if r.is_empty() {
+            return Err(bad("the image is missing"));
+        }
+        NamedContext::Image(r.to_owned())
+    } else if let Some(rest) = value.strip_prefix("oci-layout://") {
+        let (rest, digest) = match rest.split_once('@') {
+            Some((rest, d)) => (rest, Some(d.to_owned())),
+            None => (rest, None),
+        };
+        let (dir, tag) = match rest.rsplit_once(':') {
+            Some((dir, tag)) if !tag.contains('/') => (dir, Some(tag.to_owned())),
+            _ => (rest, None),
+        };
+        if dir.is_empty() || tag.as_deref() == Some("") || digest.as_deref() == Some("") {
+            return Err(bad("expected oci-layout://FOLDER[:TAG][@DIGEST]"));
+        }
+        NamedContext::OciLayout { dir: dir.into(), tag, digest }
+    } else if let Some(stage) = value.strip_prefix("target:") {
+        if stage.is_empty() {
+            return Err(bad("the stage is missing"));
+        }
+        NamedContext::Target(stage.to_owned())
+    } else if is_git(value) && !PathBuf::from(value).is_dir() {
+        NamedContext::Git(value.to_owned())
+    } else if is_http(value) {
+        NamedContext::Http(value.to_owned())
+    } else if let Some((scheme, _)) = value.split_once("://") {
+        return Err(bad(&format!("unknown form `{scheme}://`")).with_help(
+            super::error::did_you_mean(scheme, &["docker-image", "oci-layout", "https", "git"]),
+        ));
+    } else {
+        NamedContext::Folder(OsString::from(value).into())
+    };
+    Ok((name.to_owned(), context))
+}
+
+fn is_http(text: &str) -> bool {
+    text.starts_with("http://") || text.starts_with("https://")
+}
+
+/// The forms that docker takes for a git repository: a `git` or `ssh` URL, `user@host:path`, a URL
+/// over HTTP whose path ends in `.git`, and `github.com/...`.
+fn is_git(text: &str) -> bool {
+    let path = text.split(['#', '?']).next().unwrap_or(text);
+    text.starts_with("git://")
+        || text.starts_with("ssh://")
+        || text.starts_with("git@")
+        || text.starts_with("github.com/")
+        || is_http(text) && path.ends_with(".git")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operands() {
+        let git = |s: &str| Some(ContextSpec::Git(s.to_owned()));
+        for (word, want) in [
+            (".", Some(ContextSpec::Folder(".".into()))),
+            ("-", Some(ContextSpec::Stdin)),
+            ("", None),
+            ("http://h/x.tar", Some(ContextSpec::Http("http://h/x.tar".into()))),
+            ("https://h/x.git#v1:sub", git("https://h/x.git#v1:sub")),
+            ("git@h:u/x.git", git("git@h:u/x.git")),
+            ("github.com/u/x", git("github.com/u/x")),
+            ("x.git", Some(ContextSpec::Folder("x.git".into()))),
+        ] {
+            assert_eq!(ContextSpec::parse(OsStr::new(word)).ok(), want, "{word}");
+        }
+    }
+
+    #[test]
+    fn names() {
+        let layout = |dir: &str, tag: Option<&str>, digest: Option<&str>| NamedContext::OciLayout {
+            dir: dir.into(),
+            tag: tag.map(str::to_owned),
+            digest: digest.map(str::to_owned),
+        };
+        for (line, want) in [
+            ("a=dir", Some(("a", NamedContext::Folder("dir".into())))),
+            ("a=b=c", Some(("a", NamedContext::Folder("b=c".into())))),
+            ("busybox=docker-image://x:1", Some(("busybox", NamedContext::Image("x:1".into())))),
+            ("a=oci-layout:///d", Some(("a", layout("/d", None, None)))),
+            ("a=oci-layout://d:t@sha256:x", Some(("a", layout("d", Some("t"), Some("sha256:x"))))),
+            ("a=target:s", Some(("a", NamedContext::Target("s".into())))),
+            ("a=https://h/f.tgz", Some(("a", NamedContext::Http("https://h/f.tgz".into())))),
+            ("a=git://h/f", Some(("a", NamedContext::Git("git://h/f".into())))),
+            ("a", None),
+            ("=d", None),
+            ("a=", None),
+            ("a=docker-imag://x", None),
+            ("a=docker-image://", None),
+            ("a=oci-layout://", None),
+            ("a=target:", None),
+        ] {
+            let got = named(line).ok();
+            assert_eq!(got, want.map(|(n, c)| (n.to_owned(), c)), "{line}");
+        }
+    }
+}

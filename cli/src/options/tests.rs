@@ -1,0 +1,192 @@
+//! Whole command lines to typed options.
+
+use std::path::PathBuf;
+
+use rgraph_ir::Platform;
+use rgraph_ir::op::NetworkMode;
+use rgraph_ir::request::{ImageOutput, OutputSpec};
+
+use super::*;
+use crate::args::{Command, parse};
+
+fn convert(words: &[&str], vars: &[(&str, &str)]) -> Result<BuildOptions, OptionsError> {
+    let line = ["rgraph", "build"].iter().chain(words).map(Into::into);
+    let env = Environment::from_vars(vars.iter().map(|(k, v)| (k.into(), v.into())));
+    match parse(line).unwrap_or_else(|e| panic!("{words:?}: {e}")).command {
+        Command::Build(b) => BuildOptions::new(*b, &env, Terminals::default()),
+        other => panic!("{words:?}: {other:?}"),
+    }
+}
+
+fn ok(words: &[&str]) -> BuildOptions {
+    convert(words, &[]).unwrap_or_else(|e| panic!("{words:?}: {e}"))
+}
+
+#[test]
+fn plain_builds() {
+    let o = ok(&["."]);
+    assert_eq!(o.context, ContextSpec::Folder(".".into()));
+    assert_eq!((&o.file, o.pull, o.call), (&FileSpec::Default, Pull::Missing, Call::Build));
+    assert_eq!((o.progress, o.tty_log_lines), (ProgressMode::Plain, 6));
+    assert!(o.outputs.is_empty() && o.tags.is_empty() && o.platforms.is_empty());
+    let o =
+        ok(&["-t", "app", "-t", "localhost:5000/a:1", "-f", "sub/My.Dockerfile", "--pull", "x"]);
+    assert_eq!(o.tags, ["docker.io/library/app:latest", "localhost:5000/a:1"]);
+    assert_eq!(o.file, FileSpec::Path(PathBuf::from("sub/My.Dockerfile")));
+    assert_eq!(o.pull, Pull::Always);
+    let o = ok(&["--platform", "linux/amd64,linux/arm64/v8", "--platform", "amd64", "."]);
+    assert_eq!(o.platforms, [Platform::linux_amd64(), Platform::new("linux", "arm64")]);
+    let o = ok(&["--no-cache-filter", "a,b", "--no-cache-filter=c", "--shm-size", "64m", "."]);
+    assert_eq!((o.no_cache_filter.join(" "), o.shm_size), ("a b c".to_owned(), Some(64 << 20)));
+}
+
+#[test]
+fn build_args_come_from_the_environment_by_name_only() {
+    let o = convert(
+        &["--build-arg", "A=1=2", "--build-arg", "B", "--build-arg", "C", "--build-arg=D=", "."],
+        &[("B", "env"), ("A", "not this")],
+    )
+    .unwrap();
+    let got: Vec<_> = o.build_args.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    assert_eq!(got, ["A=1=2", "B=env", "D="]);
+}
+
+#[test]
+fn the_epoch_of_an_argument_beats_the_environment() {
+    let env = [("SOURCE_DATE_EPOCH", "7")];
+    for (words, want) in [
+        (&["."][..], Some(7)),
+        (&["--build-arg", "SOURCE_DATE_EPOCH=8", "."], Some(8)),
+        (&["--build-arg", "SOURCE_DATE_EPOCH=", "."], None),
+    ] {
+        let o = convert(words, &env).unwrap();
+        assert_eq!(o.source_date_epoch, want, "{words:?}");
+        assert_eq!(
+            o.build_args["SOURCE_DATE_EPOCH"],
+            want.map_or(String::new(), |n| n.to_string())
+        );
+    }
+    assert!(convert(&["."], &[("SOURCE_DATE_EPOCH", "now")]).unwrap_err().is_usage());
+}
+
+#[test]
+fn network_host_on_the_command_line_is_a_grant() {
+    let o = ok(&["--network", "host", "."]);
+    assert_eq!((o.network, o.allow.network_host), (Some(NetworkMode::Host), true));
+    let o = ok(&["--network", "none", "."]);
+    assert_eq!((o.network, o.allow.network_host), (Some(NetworkMode::None), false));
+}
+
+#[test]
+fn push_and_load_are_outputs() {
+    let count = |o: &BuildOptions| {
+        let pushes = |o: &&OutputSpec| {
+            matches!(
+                o,
+                OutputSpec::Registry(ImageOutput { push: true, .. })
+                    | OutputSpec::Image(ImageOutput { push: true, .. })
+            )
+        };
+        let images = o.outputs.iter().filter(|o| matches!(o, OutputSpec::Image(_))).count();
+        (o.outputs.len(), o.outputs.iter().filter(pushes).count(), images)
+    };
+    for (words, want) in [
+        (&["-t", "a", "--push", "."][..], (1, 1, 0)),
+        (&["-t", "a", "--push", "--load", "."], (2, 1, 1)),
+        (&["-t", "a", "-o", "type=image", "--push", "."], (1, 1, 1)),
+        (&["-o", "type=oci,dest=x", "--load", "."], (2, 0, 1)),
+    ] {
+        assert_eq!(count(&ok(words)), want, "{words:?}");
+    }
+    assert!(convert(&["--push", "."], &[]).unwrap_err().is_usage());
+}
+
+#[test]
+fn progress_is_decided_here() {
+    use ProgressMode::{Plain, Quiet, RawJson, Tty};
+    for (quiet, flag, env, terminal, want) in [
+        (false, None, "", true, Tty),
+        (false, None, "", false, Plain),
+        (false, Some("auto"), "plain", true, Tty),
+        (false, Some("tty"), "", false, Plain),
+        (false, None, "plain", true, Plain),
+        (false, None, "rawjson", true, RawJson),
+        (true, Some("plain"), "", true, Quiet),
+        (false, Some("quiet"), "", true, Quiet),
+    ] {
+        let env = Environment::from_vars([("BUILDKIT_PROGRESS".into(), env.into())]);
+        let got = ProgressMode::choose(quiet, flag, &env, terminal).unwrap();
+        assert_eq!(got, want, "{quiet} {flag:?} {terminal}");
+    }
+}
+
+#[test]
+fn calls() {
+    for (words, want) in [
+        (&["--check", "."][..], Call::Check { json: false }),
+        (&["--call", "check", "."], Call::Check { json: false }),
+        (&["--call=outline,format=json", "."], Call::Outline { json: true }),
+        (&["--call=targets", "."], Call::Targets { json: false }),
+        (&["--call=build", "."], Call::Build),
+    ] {
+        assert_eq!(ok(words).call, want, "{words:?}");
+    }
+}
+
+#[test]
+fn legacy_flags_warn_once() {
+    assert_eq!(ok(&["--rm", "."]).warnings, ["`--rm` has no meaning here and is ignored"]);
+    let o = ok(&["--rm=false", "--force-rm", "--isolation", "hyperv", "."]);
+    assert_eq!(
+        o.warnings,
+        ["`--rm`, `--force-rm`, `--isolation` have no meaning here and are ignored"]
+    );
+    assert!(ok(&["--provenance=false", "--sbom=false", "."]).warnings.is_empty());
+}
+
+#[test]
+fn refusals() {
+    // (flags, wrong use (exit code 2) or failure (1), part of the text)
+    for (words, usage, text) in [
+        (&["-t", "UPPER", "."][..], true, "invalid reference format"),
+        (&["--network", "hots", "."], true, "invalid value `hots` for `--network`"),
+        (&["--progress", "plian", "."], true, "unknown mode"),
+        (&["--platform", "linux/amd64,plan10/x/y/z", "."], true, "--platform"),
+        (&["--jobs", "0", "."], true, "--jobs"),
+        (&["--label", "=x", "."], true, "--label"),
+        (&["--build-arg", "=x", "."], true, "--build-arg"),
+        (&["--shm-size", "lots", "."], true, "--shm-size"),
+        (&["-f", "-", "-"], true, "stdin"),
+        (&["-o", "-", "-o", "type=oci", "."], true, "two outputs"),
+        (&["-q", "-o", "-", "."], true, "image id"),
+        (&["--check", "--call", "outline", "."], true, "exclude"),
+        (&["--insecure-registry", "http://x:5", "."], true, "--insecure-registry"),
+        (&["--squash", "."], false, "`--squash` is not supported yet"),
+        (&["--memory", "1g", "."], false, "`--memory` is not supported yet"),
+        (&["--provenance=mode=max", "."], false, "`--provenance` is not supported yet"),
+        (&["--progress", "legacy", "."], false, "is not supported yet"),
+        (&["--secret", "id=x,src=/nonexistent", "."], false, "secret `x`: cannot read"),
+        (&["--ssh", "default", "."], false, "SSH_AUTH_SOCK"),
+    ] {
+        let e = convert(words, &[]).unwrap_err();
+        assert_eq!(e.is_usage(), usage, "{words:?}: {e}");
+        assert!(e.to_string().contains(text), "{words:?}: {e}");
+    }
+}
+
+#[test]
+fn registries_are_hosts() {
+    let env = Environment::from_vars([("RGRAPH_INSECURE_REGISTRIES".into(), "b:1,r.io".into())]);
+    let got = insecure_registries(&["10.0.0.1:5000".into(), "b:1".into(), "reg".into()], &env);
+    assert_eq!(got.unwrap(), ["10.0.0.1:5000", "b:1", "reg", "r.io"]);
+}
+
+#[test]
+fn filters_have_names() {
+    let known = ["dangling", "label"];
+    let got = filters(&["Label=a=b".into()], &known).unwrap();
+    assert_eq!(got, [("label".to_owned(), "a=b".to_owned())]);
+    let e = filters(&["danglin=true".into()], &known).unwrap_err();
+    assert_eq!(e.help(), Some("did you mean `dangling`?"));
+    assert!(filters(&["x".into()], &known).is_err());
+}
