@@ -31,6 +31,9 @@ pub mod analysis;
 pub mod render;
 pub mod verify;
 
+#[cfg(test)]
+mod testkit;
+
 pub use diag::{Diagnostic, Label, Severity};
 pub use digest::{
     BlobDigest, CacheKey, ChainId, ConfigDigest, DiffId, DigestError, ManifestDigest, OpDigest,

@@ -1,1 +1,337 @@
-//! Placeholder.
+//! What must hold of every plan before it is run or printed. A violation is a defect of rgraph,
+//! never the user's.
+//!
+//! Kept by construction ([`crate::graph`]): inputs stand before users, equal definitions are one
+//! vertex.
+//!
+//! Checked here, per vertex:
+//! - V1 an edge names an output that exists (every op has one, number 0);
+//! - V2 an op names only inputs that the vertex has;
+//! - V3 every input is named by the op;
+//! - V4 a source has no inputs, a merge two or more, a diff two;
+//! - V5 a file op has an action, and an action builds on earlier ones only;
+//! - V6 a platform stands on steps and images and nowhere else;
+//! - V7 a step has arguments, an absolute working directory and variables named once, without `=`;
+//! - V8 paths of mounts, selectors and actions are absolute, and no mount covers the root.
+//!
+//! Per target:
+//! - V9 root and layers are vertices of the graph;
+//! - V10 the last layer is the root; every layer stands on the one before it.
+
+use std::collections::HashSet;
+use std::fmt;
+
+use crate::graph::{Edge, Graph, Vertex, VertexId};
+use crate::op::{ActionRef, ExecOp, FileActionKind, FileOp, InputIndex, MountKind, Op, SourceOp};
+use crate::plan::{BuildPlan, Target};
+
+/// Where an invariant does not hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Place {
+    /// At a vertex.
+    Vertex(VertexId),
+    /// At a target, by position.
+    Target(usize),
+}
+
+/// One broken invariant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// Where.
+    pub place: Place,
+    /// Its name in the list at the head of this module: `V1`, ...
+    pub rule: &'static str,
+    /// What was found.
+    pub detail: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.place {
+            Place::Vertex(v) => write!(f, "vertex {}", v.0)?,
+            Place::Target(t) => write!(f, "target {t}")?,
+        }
+        write!(f, " breaks {}: {}", self.rule, self.detail)
+    }
+}
+
+/// Everything that does not hold of `plan`, in order; empty for a sound one.
+pub fn verify(plan: &BuildPlan) -> Vec<Violation> {
+    let mut found = Vec::new();
+    for (id, v) in plan.graph.iter() {
+        let place = Place::Vertex(id);
+        let mut fail = |rule, detail: String| found.push(Violation { place, rule, detail });
+        vertex(v, &mut fail);
+    }
+    for (i, t) in plan.targets.iter().enumerate() {
+        let place = Place::Target(i);
+        let mut fail = |rule, detail: String| found.push(Violation { place, rule, detail });
+        target(&plan.graph, t, &mut fail);
+    }
+    found
+}
+
+type Fail<'f> = dyn FnMut(&'static str, String) + 'f;
+
+fn vertex(v: &Vertex, fail: &mut Fail<'_>) {
+    for e in v.inputs.iter().filter(|e| e.output != 0) {
+        fail("V1", format!("input asks for output {} of vertex {}", e.output, e.vertex.0));
+    }
+    let mut named = Named { seen: vec![false; v.inputs.len()], fail };
+    match &v.op {
+        Op::Source(_) => {}
+        Op::Exec(e) => exec_inputs(e, &mut named),
+        Op::File(f) => file_inputs(f, &mut named),
+        Op::Merge(_) | Op::Diff(_) => named.seen.fill(true),
+    }
+    let (seen, fail) = (named.seen, named.fail);
+    let count = v.inputs.len();
+    match &v.op {
+        Op::Source(_) if count > 0 => fail("V4", format!("a source has {count} inputs")),
+        Op::Merge(_) if count < 2 => fail("V4", format!("a merge has {count} inputs")),
+        Op::Diff(_) if count != 2 => fail("V4", format!("a diff has {count} inputs")),
+        Op::Source(_) => {}
+        _ => {
+            for (i, _) in seen.iter().enumerate().filter(|(_, s)| !**s) {
+                fail("V3", format!("input {i} is not used"));
+            }
+        }
+    }
+    let wants_platform =
+        matches!(v.op, Op::Exec(_) | Op::Source(SourceOp::Image(_) | SourceOp::OciLayout(_)));
+    match (&v.platform, wants_platform) {
+        (None, true) => fail("V6", format!("{} without a platform", v.op.kind())),
+        (Some(p), false) => fail("V6", format!("{} with platform {p}", v.op.kind())),
+        _ => {}
+    }
+    match &v.op {
+        Op::Exec(e) => exec(e, fail),
+        Op::File(f) => file(f, fail),
+        _ => {}
+    }
+}
+
+struct Named<'a, 'f> {
+    seen: Vec<bool>,
+    fail: &'a mut Fail<'f>,
+}
+
+impl Named<'_, '_> {
+    fn input(&mut self, i: InputIndex) {
+        match self.seen.get_mut(i.at()) {
+            Some(seen) => *seen = true,
+            None => (self.fail)("V2", format!("the op names input {}", i.0)),
+        }
+    }
+
+    fn action(&mut self, r: ActionRef, at: usize) {
+        match r {
+            ActionRef::Scratch => {}
+            ActionRef::Input(i) => self.input(i),
+            ActionRef::Action(k) if (k as usize) < at => {}
+            ActionRef::Action(k) => (self.fail)("V5", format!("action {at} builds on action {k}")),
+        }
+    }
+}
+
+fn exec_inputs(e: &ExecOp, named: &mut Named<'_, '_>) {
+    let mounts = e.mounts.iter().filter_map(|m| match &m.kind {
+        MountKind::Bind { from, .. } => *from,
+        MountKind::Cache(c) => c.from,
+        MountKind::Tmpfs { .. } | MountKind::Secret(_) | MountKind::Ssh(_) => None,
+    });
+    e.root.into_iter().chain(mounts).for_each(|i| named.input(i));
+}
+
+fn file_inputs(f: &FileOp, named: &mut Named<'_, '_>) {
+    for (at, a) in f.actions.iter().enumerate() {
+        named.action(a.base, at);
+        if let FileActionKind::Copy(c) = &a.kind {
+            named.action(c.from, at);
+        }
+        if let Some(o) = a.kind.owner() {
+            named.action(o.lookup, at);
+        }
+    }
+}
+
+fn absolute(what: &str, path: &str, fail: &mut Fail<'_>) {
+    if !path.starts_with('/') {
+        fail("V8", format!("{what} `{path}` is not absolute"));
+    }
+}
+
+fn exec(e: &ExecOp, fail: &mut Fail<'_>) {
+    if e.args.is_empty() {
+        fail("V7", "no arguments".to_owned());
+    }
+    if !e.cwd.starts_with('/') {
+        fail("V7", format!("working directory `{}` is not absolute", e.cwd));
+    }
+    let mut keys = HashSet::new();
+    for (k, _) in e.env.iter() {
+        if k.is_empty() || k.contains('=') {
+            fail("V7", format!("variable named `{k}`"));
+        }
+        if !keys.insert(k) {
+            fail("V7", format!("variable `{k}` stands twice"));
+        }
+    }
+    for m in &e.mounts {
+        absolute("mount", &m.dest, fail);
+        if m.dest.bytes().all(|b| b == b'/') {
+            fail("V8", "a mount covers the root".to_owned());
+        }
+        match &m.kind {
+            MountKind::Bind { selector, .. } => absolute("selector", selector, fail),
+            MountKind::Cache(c) => absolute("selector", &c.selector, fail),
+            MountKind::Tmpfs { .. } | MountKind::Secret(_) | MountKind::Ssh(_) => {}
+        }
+    }
+}
+
+fn file(f: &FileOp, fail: &mut Fail<'_>) {
+    if f.actions.is_empty() {
+        fail("V5", "no action".to_owned());
+    }
+    for a in &f.actions {
+        match &a.kind {
+            FileActionKind::Copy(c) => {
+                absolute("source", &c.src, fail);
+                absolute("destination", &c.dest, fail);
+            }
+            FileActionKind::Mkfile(a) => absolute("file", &a.path, fail),
+            FileActionKind::Mkdir(a) => absolute("folder", &a.path, fail),
+            FileActionKind::Rm(a) => absolute("path", &a.path, fail),
+            FileActionKind::Symlink(a) => absolute("link", &a.path, fail),
+        }
+    }
+}
+
+fn target(graph: &Graph, t: &Target, fail: &mut Fail<'_>) {
+    let layers: Vec<Edge> = t.history.iter().filter_map(|h| h.layer).collect();
+    let mut sound = true;
+    for e in t.root.iter().chain(&layers) {
+        if e.vertex.at() >= graph.len() || e.output != 0 {
+            fail("V9", format!("output {} of vertex {} does not exist", e.output, e.vertex.0));
+            sound = false;
+        }
+    }
+    if !sound {
+        return;
+    }
+    if let Some(last) = layers.last()
+        && Some(*last) != t.root
+    {
+        fail("V10", format!("the last layer is of vertex {}, not the root", last.vertex.0));
+    }
+    if !in_order(graph, &layers) {
+        fail("V10", "a layer does not stand on the one before it".to_owned());
+    }
+}
+
+/// True when each layer is below the next. One walk down from the last layer: a vertex counts when
+/// it is met below the layer that is due after it.
+fn in_order(graph: &Graph, layers: &[Edge]) -> bool {
+    layers.windows(2).all(|pair| {
+        let (below, above) = (pair[0].vertex, pair[1].vertex);
+        // Ids are a topological order, so nothing under `below` needs a look.
+        let mut seen = HashSet::new();
+        let mut stack = vec![above];
+        while let Some(id) = stack.pop() {
+            if id == below {
+                return above != below;
+            }
+            let inputs = graph.vertex(id).inputs.iter().map(|e| e.vertex);
+            stack.extend(inputs.filter(|v| *v >= below && seen.insert(*v)));
+        }
+        false
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::Env;
+    use crate::graph::GraphBuilder;
+    use crate::meta::VertexMeta;
+    use crate::op::{DiffOp, MergeOp, Mount};
+    use crate::platform::Platform;
+    use crate::testkit::{Kit, copy, exec, image};
+
+    #[test]
+    fn a_sound_plan_has_nothing_to_say() {
+        assert_eq!(verify(&Kit::two_stages().plan), []);
+        assert_eq!(verify(&BuildPlan::default()), []);
+    }
+
+    fn rules_of(op: Op, inputs: &[u32], platform: bool) -> Vec<&'static str> {
+        let mut g = GraphBuilder::new();
+        let amd = Some(Platform::linux_amd64());
+        for name in ["a", "b"] {
+            g.add(image(name), vec![], amd.clone(), VertexMeta::default());
+        }
+        let inputs = inputs.iter().map(|i| Edge::main(VertexId(*i))).collect();
+        g.add(op, inputs, amd.filter(|_| platform), VertexMeta::default());
+        let plan = BuildPlan { graph: g.finish(), targets: vec![] };
+        verify(&plan).iter().map(|v| v.rule).collect()
+    }
+
+    #[test]
+    fn finds_what_is_wrong_with_a_vertex() {
+        let run = |edit: &dyn Fn(&mut ExecOp)| {
+            let mut op = exec("x", Some(0));
+            edit(&mut op);
+            Op::Exec(op)
+        };
+        let bind = |dest: &str, selector: &str| Mount {
+            dest: dest.to_owned(),
+            kind: MountKind::Bind { from: None, selector: selector.to_owned(), readonly: true },
+        };
+        let base = ActionRef::Input(InputIndex(0));
+        let twice = Env::new().with("A", "1").push_new("A".into(), "2".into());
+        let cases: Vec<(Op, &[u32], bool, &[&str])> = vec![
+            (run(&|_| {}), &[0], true, &[]),
+            (run(&|_| {}), &[], true, &["V2"]),
+            (run(&|_| {}), &[0, 1], true, &["V3"]),
+            (run(&|_| {}), &[0], false, &["V6"]),
+            (image("c"), &[0], true, &["V4"]),
+            (image("c"), &[], false, &["V6"]),
+            (Op::Merge(MergeOp {}), &[0], false, &["V4"]),
+            (Op::Diff(DiffOp {}), &[0], false, &["V4"]),
+            (Op::Diff(DiffOp {}), &[0, 1], false, &[]),
+            (Op::File(FileOp { actions: vec![] }), &[], false, &["V5"]),
+            (copy(ActionRef::Action(0), 0, "/a", "/b"), &[0], false, &["V5"]),
+            (copy(base, 1, "/a", "/b"), &[0, 1], true, &["V6"]),
+            (copy(base, 1, "a", "b"), &[0, 1], false, &["V8", "V8"]),
+            (run(&|e| e.args.clear()), &[0], true, &["V7"]),
+            (run(&|e| e.cwd = "w".to_owned()), &[0], true, &["V7"]),
+            (run(&|e| e.env = e.env.with("A=B", "")), &[0], true, &["V7"]),
+            (run(&|e| e.env = twice.clone()), &[0], true, &["V7"]),
+            (run(&|e| e.mounts = vec![bind("a", "/")]), &[0], true, &["V8"]),
+            (run(&|e| e.mounts = vec![bind("/a", "")]), &[0], true, &["V8"]),
+            (run(&|e| e.mounts = vec![bind("//", "/")]), &[0], true, &["V8"]),
+        ];
+        for (i, (op, inputs, platform, want)) in cases.into_iter().enumerate() {
+            assert_eq!(rules_of(op, inputs, platform), want, "case {i}");
+        }
+    }
+
+    #[test]
+    fn finds_what_is_wrong_with_a_target() {
+        let check = |edit: &dyn Fn(&mut Target)| {
+            let mut plan = Kit::two_stages().plan;
+            edit(&mut plan.targets[0]);
+            verify(&plan).iter().map(|v| (v.place, v.rule)).collect::<Vec<_>>()
+        };
+        let at = |v| Some(Edge::main(VertexId(v)));
+        let out = |v, output| Some(Edge { vertex: VertexId(v), output });
+        let t = Place::Target(0);
+        assert_eq!(check(&|t| t.root = at(99)), [(t, "V9")]);
+        assert_eq!(check(&|t| t.history[0].layer = out(5, 1)), [(t, "V9")]);
+        assert_eq!(check(&|t| t.root = at(5)), [(t, "V10")]);
+        assert_eq!(check(&|t| t.root = None), [(t, "V10")]);
+        assert_eq!(check(&|t| t.history[0].layer = at(4)), [(t, "V10")]);
+        assert_eq!(check(&|t| t.history[0].layer = at(6)), [(t, "V10")]);
+    }
+}
