@@ -1,0 +1,198 @@
+//! What all renderers show: the needed vertices, renumbered without gaps, with their places, layers
+//! and the meaning of their inputs in words.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::analysis;
+use crate::graph::{Edge, Vertex, VertexId};
+use crate::op::{FileActionKind, InputIndex, Keying, MountKind, Op, SourceOp};
+use crate::plan::BuildPlan;
+use crate::span::SourceMap;
+
+/// A plan, ready to be drawn.
+pub(super) struct View<'a> {
+    pub plan: &'a BuildPlan,
+    pub map: &'a SourceMap,
+    /// Needed vertices, inputs first; the position is the number shown.
+    pub order: Vec<VertexId>,
+    number: HashMap<VertexId, usize>,
+    layers: BTreeMap<VertexId, Vec<(usize, usize)>>,
+}
+
+/// How an input is used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Use {
+    /// The input.
+    pub edge: Edge,
+    /// `root`, `content` or `seed`: by key, by content, not at all.
+    pub role: &'static str,
+    /// What of it, and where: `/src`, `/out/app`, `mount /root/.cache`.
+    pub what: String,
+}
+
+/// Most paths named at one edge.
+const MAX_PATHS: usize = 3;
+
+impl<'a> View<'a> {
+    pub fn new(plan: &'a BuildPlan, map: &'a SourceMap) -> Self {
+        let order = analysis::reachable(plan);
+        let number = order.iter().enumerate().map(|(n, id)| (*id, n)).collect();
+        Self { plan, map, order, number, layers: analysis::layers(plan) }
+    }
+
+    pub fn vertex(&self, id: VertexId) -> &'a Vertex {
+        self.plan.graph.vertex(id)
+    }
+
+    /// The number shown for a vertex that is needed.
+    pub fn number(&self, id: VertexId) -> Option<usize> {
+        self.number.get(&id).copied()
+    }
+
+    /// `Dockerfile:7`, for the first line that asked for the vertex.
+    pub fn place(&self, id: VertexId) -> Option<String> {
+        self.vertex(id).meta.spans.first().map(|s| self.map.locate(*s))
+    }
+
+    /// Layers the vertex makes: target's position and number in its image.
+    pub fn layers(&self, id: VertexId) -> &[(usize, usize)] {
+        self.layers.get(&id).map_or(&[], Vec::as_slice)
+    }
+
+    /// Stages in order of their first vertex, each with its vertices; `None` first holds what
+    /// belongs to no stage.
+    pub fn stages(&self) -> Vec<(Option<&'a str>, Vec<VertexId>)> {
+        let mut out: Vec<(Option<&str>, Vec<VertexId>)> = vec![(None, Vec::new())];
+        let mut at: HashMap<&str, usize> = HashMap::new();
+        for id in &self.order {
+            let slot = match self.vertex(*id).meta.stage.as_deref() {
+                None => 0,
+                Some(stage) => *at.entry(stage).or_insert_with(|| {
+                    out.push((Some(stage), Vec::new()));
+                    out.len() - 1
+                }),
+            };
+            out[slot].1.push(*id);
+        }
+        out
+    }
+
+    /// What a box says: the progress line without its number in brackets, else what the op is.
+    pub fn text(&self, id: VertexId) -> String {
+        let v = self.vertex(id);
+        let name = v.meta.name.trim();
+        let name = match name.strip_prefix('[').and_then(|n| n.split_once(']')) {
+            Some((_, rest)) if !rest.trim().is_empty() => rest.trim(),
+            _ => name,
+        };
+        if name.is_empty() { describe(&v.op) } else { name.to_owned() }
+    }
+
+    /// One use per input, in order.
+    pub fn uses(&self, id: VertexId) -> Vec<Use> {
+        let v = self.vertex(id);
+        let each = v.inputs.iter().enumerate();
+        each.map(|(i, edge)| {
+            let at = InputIndex(i as u32);
+            let (role, paths) = match v.op.keying(at) {
+                Keying::Chain => ("root", Vec::new()),
+                Keying::Content(sel) => {
+                    ("content", sel.paths.into_iter().map(|p| p.path).collect())
+                }
+                Keying::Ignored => ("seed", Vec::new()),
+            };
+            let mut parts = short_list(paths);
+            parts.extend(short_list(mounts_of(&v.op, at)));
+            Use { edge: *edge, role, what: parts.join(" ") }
+        })
+        .collect()
+    }
+}
+
+fn short_list(mut list: Vec<String>) -> Vec<String> {
+    list.dedup();
+    if list.len() > MAX_PATHS {
+        let more = list.len() - MAX_PATHS;
+        list.truncate(MAX_PATHS);
+        list.push(format!("+{more}"));
+    }
+    list
+}
+
+fn mounts_of(op: &Op, at: InputIndex) -> Vec<String> {
+    let Op::Exec(e) = op else { return Vec::new() };
+    e.mounts
+        .iter()
+        .filter(|m| match &m.kind {
+            MountKind::Bind { from, .. } => *from == Some(at),
+            MountKind::Cache(c) => c.from == Some(at),
+            MountKind::Tmpfs { .. } | MountKind::Secret(_) | MountKind::Ssh(_) => false,
+        })
+        .map(|m| format!("\u{2192} {}", m.dest))
+        .collect()
+}
+
+/// What an op is, for vertices without a name.
+fn describe(op: &Op) -> String {
+    match op {
+        Op::Source(SourceOp::Image(s)) => format!("FROM {}", s.reference),
+        Op::Source(SourceOp::Local(s)) => format!("local {}", s.name),
+        Op::Source(SourceOp::Http(s)) => s.url.clone(),
+        Op::Source(SourceOp::Git(s)) => s.full_url.clone(),
+        Op::Source(SourceOp::OciLayout(s)) => format!("FROM {}", s.reference),
+        Op::Exec(e) => e.args.join(" "),
+        Op::File(f) => {
+            let words = f.actions.iter().map(|a| match &a.kind {
+                FileActionKind::Copy(c) => format!("copy {} {}", c.src, c.dest),
+                FileActionKind::Mkfile(a) => format!("mkfile {}", a.path),
+                FileActionKind::Mkdir(a) => format!("mkdir {}", a.path),
+                FileActionKind::Rm(a) => format!("rm {}", a.path),
+                FileActionKind::Symlink(a) => format!("symlink {} {}", a.target, a.path),
+            });
+            short_list(words.collect()).join(", ")
+        }
+        Op::Merge(_) => "merge".to_owned(),
+        Op::Diff(_) => "diff".to_owned(),
+    }
+}
+
+/// Cuts to `max` characters and breaks into lines of about `width`; control characters and line
+/// ends become blanks.
+pub(super) fn lines(text: &str, width: usize, max: usize) -> Vec<String> {
+    let mut flat = String::new();
+    let mut count = 0;
+    for c in text.chars() {
+        if count == max {
+            flat.push('\u{2026}');
+            break;
+        }
+        let c = if c.is_control() { ' ' } else { c };
+        if c == ' ' && flat.ends_with(' ') {
+            continue;
+        }
+        flat.push(c);
+        count += 1;
+    }
+    let mut out = vec![String::new()];
+    for word in flat.split(' ') {
+        let mut word: Vec<char> = word.chars().collect();
+        loop {
+            let line = out.last_mut().expect("never empty");
+            let used = line.chars().count();
+            let room = width.saturating_sub(used + usize::from(used > 0));
+            if word.len() <= room {
+                if used > 0 {
+                    line.push(' ');
+                }
+                line.extend(word.iter());
+                break;
+            }
+            if used == 0 {
+                line.extend(word.drain(..width.min(word.len())));
+            }
+            out.push(String::new());
+        }
+    }
+    out.retain(|l| !l.trim().is_empty());
+    out
+}
