@@ -1,2 +1,11 @@
 //! OCI and Docker images: their JSON, their layers as tar, their archives, their registries. Knows
 //! no Dockerfile and no build.
+//!
+//! Reading order: [`tar`] (the byte format, hostile in, deterministic out), [`layer`] (a folder of
+//! overlay's upper form to a layer and back, compression), [`config`] and [`manifest`] (the JSON
+//! documents), [`assemble`] (a target and its layers to an image), [`layout`] and [`archive`]
+//! (images as files).
+
+pub mod tar;
+
+pub mod layer;

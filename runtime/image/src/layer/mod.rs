@@ -1,0 +1,78 @@
+//! Layers: an overlay upper folder as a tar, a tar as an overlay upper folder, and the compressed
+//! forms in between (image-spec, layer.md; kernel, filesystems/overlayfs.rst).
+
+mod fs;
+mod overlay;
+mod put;
+mod resolve;
+
+mod read;
+mod write;
+
+pub use crate::layer::read::{UnpackOptions, UnpackStats, unpack_layer};
+pub use crate::layer::write::{LayerSource, LayerStats, LayerWriteOptions, write_layer};
+
+use std::io;
+
+use crate::tar::{TarError, show};
+
+/// Why a layer or archive could not be written or unpacked.
+#[derive(Debug, thiserror::Error)]
+pub enum LayerError {
+    /// A file operation failed.
+    #[error("cannot {what} `{path}`")]
+    Io {
+        /// The operation.
+        what: &'static str,
+        /// Below the layer's root.
+        path: String,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The layer's bytes could not be written.
+    #[error("cannot write the layer")]
+    Write(#[source] io::Error),
+    /// The archive is damaged, hostile or not supported.
+    #[error("cannot unpack the archive")]
+    Tar(#[from] TarError),
+    /// A member asks for what is not allowed.
+    #[error("member `{path}` is refused: {why}")]
+    Refused {
+        /// Its name.
+        path: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// A file changed while it was read.
+    #[error("`{0}` changed while it was read")]
+    Changed(String),
+    /// The upper holds a form of overlayfs that needs its lowers to be read.
+    #[error("`{path}` has the overlay attribute `{attribute}`, which this store never makes")]
+    Overlay {
+        /// Below the layer's root.
+        path: String,
+        /// The attribute.
+        attribute: &'static str,
+    },
+    /// The layers below must be known to unpack this one, and were not given.
+    #[error("`{0}` can only be unpacked with the layers below it at hand")]
+    NeedsLowers(String),
+}
+
+impl LayerError {
+    pub(crate) fn io(what: &'static str, path: &[u8]) -> impl FnOnce(io::Error) -> Self {
+        let path = show(path);
+        move |source| Self::Io { what, path, source }
+    }
+
+    pub(crate) fn refused(path: &[u8], why: impl Into<String>) -> Self {
+        Self::Refused { path: show(path), why: why.into() }
+    }
+}
+
+/// Marks of an OCI layer (image-spec, layer.md, "Whiteouts").
+pub(crate) const WHITEOUT: &[u8] = b".wh.";
+pub(crate) const OPAQUE: &[u8] = b".wh..wh..opq";
+/// What AUFS kept for itself.
+pub(crate) const AUFS: &[u8] = b".wh..wh.";

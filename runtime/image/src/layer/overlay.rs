@@ -1,0 +1,126 @@
+//! What overlayfs writes into an upper folder, and the merged view of folders below it.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+
+use super::LayerError;
+use super::fs::{self, Meta, Xattrs};
+use crate::tar::Kind;
+
+/// Attributes that belong to overlayfs itself, in either name space. They are never content: one
+/// in a layer would let it redirect a lookup to any file below.
+pub(super) fn is_overlay_xattr(name: &[u8]) -> bool {
+    name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.")
+}
+
+/// The attribute that makes a folder hide what is below it.
+pub(super) fn opaque_name(userxattr: bool) -> &'static str {
+    if userxattr { "user.overlay.opaque" } else { "trusted.overlay.opaque" }
+}
+
+/// True when the folder hides what is below it.
+pub(super) fn is_opaque(dir: impl AsFd, userxattr: bool) -> io::Result<bool> {
+    Ok(fs::xattr(dir, opaque_name(userxattr))?.as_deref() == Some(b"y"))
+}
+
+/// Folders in overlay form, top first, seen merged and read only.
+pub(super) struct Lowers {
+    roots: Vec<OwnedFd>,
+    userxattr: bool,
+}
+
+/// What the merged view has at a path.
+pub(super) enum Found {
+    Nothing,
+    /// Kind and place: the layer's number for [`Lowers::open`].
+    Some(usize, Meta),
+}
+
+impl Lowers {
+    pub fn open(paths: &[PathBuf], userxattr: bool) -> Result<Self, LayerError> {
+        let roots = paths
+            .iter()
+            .map(|p| {
+                fs::open_root(p).map_err(LayerError::io("open", p.as_os_str().as_encoded_bytes()))
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Self { roots, userxattr })
+    }
+
+    /// The numbers of all layers.
+    pub fn all(&self) -> Vec<usize> {
+        (0..self.roots.len()).collect()
+    }
+
+    /// Metadata and attributes of the folder at `path` in one layer.
+    pub fn dir_meta(&self, layer: usize, path: &[u8]) -> io::Result<(Meta, Xattrs)> {
+        let fd = fs::read_beneath(self.roots[layer].as_fd(), path)?;
+        let mut xattrs = fs::xattrs(&fd)?;
+        xattrs.retain(|(n, _)| !is_overlay_xattr(n));
+        Ok((fs::stat(&fd)?, xattrs))
+    }
+
+    /// Opens what is at `path` in one layer for reading.
+    pub fn file(&self, layer: usize, path: &[u8]) -> io::Result<OwnedFd> {
+        fs::read_beneath(self.roots[layer].as_fd(), path)
+    }
+
+    /// The target of the link at `path` in one layer.
+    pub fn link(&self, layer: usize, path: &[u8]) -> io::Result<Vec<u8>> {
+        fs::readlink(fs::handle_beneath(self.roots[layer].as_fd(), path)?, b"")
+    }
+
+    /// Which of `live` (the layers whose folder at the parent of `path` takes part in the merge)
+    /// take part in the merge of the folder at `path`.
+    pub fn merge(&self, live: &[usize], path: &[u8]) -> io::Result<Vec<usize>> {
+        let mut out = Vec::new();
+        for layer in live {
+            match fs::read_beneath(self.roots[*layer].as_fd(), path) {
+                Ok(fd) if fs::stat(&fd)?.is_dir() => {
+                    out.push(*layer);
+                    if is_opaque(&fd, self.userxattr)? {
+                        break;
+                    }
+                }
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                // A whiteout, link or file hides everything below it. Opening a device for
+                // reading fails in its own ways.
+                Ok(_) => break,
+                Err(e) if fs::not_a_dir(&e) => break,
+                Err(e) => match fs::handle_beneath(self.roots[*layer].as_fd(), path) {
+                    Ok(fd) if !fs::stat(&fd)?.is_dir() => break,
+                    _ => return Err(e),
+                },
+            }
+        }
+        Ok(out)
+    }
+
+    /// What the merged view has at `path`, none of whose parents is a link.
+    pub fn find(&self, path: &[u8]) -> io::Result<Found> {
+        let mut live = self.all();
+        for end in (0..path.len()).filter(|i| path[*i] == b'/') {
+            live = self.merge(&live, &path[..end])?;
+        }
+        for layer in live {
+            let m = match fs::handle_beneath(self.roots[layer].as_fd(), path) {
+                Ok(fd) => fs::stat(&fd)?,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                Err(e) => return Err(e),
+            };
+            return Ok(if m.is_whiteout() { Found::Nothing } else { Found::Some(layer, m) });
+        }
+        Ok(Found::Nothing)
+    }
+}
+
+impl Found {
+    /// The kind of what was found.
+    pub fn kind(&self) -> Option<Kind> {
+        match self {
+            Self::Nothing => None,
+            Self::Some(_, m) => m.kind,
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! Makes one member of an archive in a folder held by handle.
+//!
+//! Order for each: content, owner, mode (a change of owner clears setuid), attributes
+//! (`security.capability` is cleared by a change of owner too), times. Folders get theirs at the
+//! very end, as every entry made in them changes their time.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use super::LayerError;
+use super::fs::{self, Meta, Xattrs};
+use super::overlay::is_overlay_xattr;
+use crate::tar::{Kind, Member, Mtime, TarError, TarReader, show};
+
+/// Claims from here on are checked against the free space first.
+const LARGE: u64 = 16 << 20;
+/// Bytes of paths and attributes of folders kept for the end.
+const MAX_FOLDERS: u64 = 256 << 20;
+
+/// What unpacking did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UnpackStats {
+    /// Members read.
+    pub members: u64,
+    /// Bytes of file content, holes included.
+    pub content: u64,
+    /// Whiteouts and opaque marks.
+    pub whiteouts: u64,
+    /// Folders made because a member lies in them and the archive does not list them.
+    pub implied_dirs: u64,
+    /// Devices this user may not make: not there, first 1000 names.
+    pub skipped_devices: Vec<String>,
+    /// Attributes this user or file system cannot keep.
+    pub skipped_xattrs: u64,
+    /// Members whose owner does not exist in this user's map (only with `ignore_owner`).
+    pub skipped_owners: u64,
+}
+
+/// What a folder gets at the end.
+pub(super) struct DirMeta {
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub mtime: Mtime,
+    pub xattrs: Xattrs,
+}
+
+impl DirMeta {
+    pub fn of(m: &Member) -> Self {
+        let (mode, uid, gid, mtime) = (m.mode, m.uid, m.gid, m.mtime);
+        Self { mode, uid, gid, mtime, xattrs: m.xattrs.clone() }
+    }
+
+    /// For folders that nothing describes.
+    pub fn plain() -> Self {
+        Self { mode: 0o755, uid: 0, gid: 0, mtime: Mtime::default(), xattrs: Vec::new() }
+    }
+}
+
+/// The state of unpacking one archive.
+pub(super) struct Put {
+    pub stats: UnpackStats,
+    pub ignore_owner: bool,
+    /// Most bytes of content.
+    pub max_content: u64,
+    dirs: BTreeMap<Vec<u8>, DirMeta>,
+    dirs_size: u64,
+}
+
+impl Put {
+    pub fn new(ignore_owner: bool, max_content: u64) -> Self {
+        Self {
+            stats: UnpackStats::default(),
+            ignore_owner,
+            max_content,
+            dirs: BTreeMap::new(),
+            dirs_size: 0,
+        }
+    }
+
+    /// Remembers what the folder at `path` gets at the end.
+    pub fn later(&mut self, path: &[u8], meta: DirMeta) -> Result<(), LayerError> {
+        let attributes: usize = meta.xattrs.iter().map(|(n, v)| n.len() + v.len()).sum();
+        self.dirs_size += (path.len() + attributes + 128) as u64;
+        if self.dirs_size > MAX_FOLDERS {
+            let (got, limit) = (self.dirs_size, MAX_FOLDERS);
+            return Err(TarError::Limit { what: "size of all folder headers", got, limit }.into());
+        }
+        self.dirs.insert(path.to_vec(), meta);
+        Ok(())
+    }
+
+    /// Forgets the folder at `path` and those below: they were removed.
+    pub fn forget(&mut self, path: &[u8]) {
+        self.dirs.remove(path);
+        let prefix = [path, b"/"].concat();
+        let below: Vec<_> = self
+            .dirs
+            .range(prefix.clone()..)
+            .take_while(|(p, _)| p.starts_with(&prefix))
+            .map(|(p, _)| p.clone())
+            .collect();
+        for p in below {
+            self.dirs.remove(&p);
+        }
+    }
+
+    /// Gives folders what they were to get, the deepest first.
+    pub fn finish(
+        &mut self,
+        open: impl Fn(&[u8]) -> io::Result<std::os::fd::OwnedFd>,
+    ) -> Result<(), LayerError> {
+        let dirs = std::mem::take(&mut self.dirs);
+        for (path, meta) in dirs.iter().rev() {
+            let fd = match open(path) {
+                Ok(fd) => fd,
+                // Something else took its place later in the archive.
+                Err(e) if e.kind() == io::ErrorKind::NotFound || fs::not_a_dir(&e) => continue,
+                Err(e) => return Err(LayerError::io("open", path)(e)),
+            };
+            self.owner(fs::chown_fd(&fd, meta.uid, meta.gid), path)?;
+            fs::chmod_fd(&fd, meta.mode).map_err(LayerError::io("set the mode of", path))?;
+            self.xattrs(path, &meta.xattrs, |n, v| fs::set_xattr(&fd, n, v))?;
+            fs::utime_fd(&fd, meta.mtime).map_err(LayerError::io("set the time of", path))?;
+        }
+        Ok(())
+    }
+
+    fn owner(&mut self, result: io::Result<()>, path: &[u8]) -> Result<(), LayerError> {
+        match result {
+            Err(e) if self.ignore_owner && fs::owner_unsupported(&e) => {
+                self.stats.skipped_owners += 1;
+                Ok(())
+            }
+            other => other.map_err(LayerError::io("set the owner of", path)),
+        }
+    }
+
+    fn xattrs(
+        &mut self,
+        path: &[u8],
+        xattrs: &Xattrs,
+        set: impl Fn(&[u8], &[u8]) -> io::Result<()>,
+    ) -> Result<(), LayerError> {
+        for (name, value) in xattrs {
+            if is_overlay_xattr(name) {
+                self.stats.skipped_xattrs += 1;
+                continue;
+            }
+            match set(name, value) {
+                Ok(()) => {}
+                Err(e) if fs::xattr_unsupported(&e) => self.stats.skipped_xattrs += 1,
+                Err(e) => return Err(LayerError::io("set an attribute of", path)(e)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes `m`, which is no hard link, as `name` in `dir`. What is there goes away, except that a
+    /// folder stays when `m` is one. Returns what was there.
+    pub fn member<R: Read>(
+        &mut self,
+        dir: BorrowedFd<'_>,
+        name: &[u8],
+        m: &Member,
+        tar: &mut TarReader<R>,
+    ) -> Result<Option<Meta>, LayerError> {
+        let old = self.make_room(dir, name, m)?;
+        let err = |what| LayerError::io(what, &m.path);
+        match m.kind {
+            Kind::Dir => {
+                if !old.as_ref().is_some_and(Meta::is_dir) {
+                    fs::mkdir(dir, name).map_err(err("make"))?;
+                }
+            }
+            Kind::File => self.file(dir, name, m, tar)?,
+            Kind::Symlink => {
+                if m.link.is_empty() || m.link.contains(&0) {
+                    return Err(LayerError::refused(&m.path, "its link target is empty"));
+                }
+                fs::symlink(&m.link, dir, name).map_err(err("make"))?;
+                self.owner(fs::chown_at(dir, name, m.uid, m.gid), &m.path)?;
+                self.xattrs(&m.path, &m.xattrs, |n, v| fs::set_xattr_at(dir, name, n, v))?;
+                fs::utime_at(dir, name, m.mtime).map_err(err("set the time of"))?;
+            }
+            Kind::Char | Kind::Block | Kind::Fifo => {
+                if m.kind == Kind::Char && (m.dev_major, m.dev_minor) == (0, 0) {
+                    return Err(LayerError::refused(
+                        &m.path,
+                        "device 0/0 means a deletion to overlayfs",
+                    ));
+                }
+                match fs::mknod(dir, name, m.kind, m.dev_major, m.dev_minor) {
+                    Ok(()) => {}
+                    Err(e)
+                        if m.kind != Kind::Fifo && e.kind() == io::ErrorKind::PermissionDenied =>
+                    {
+                        if self.stats.skipped_devices.len() < 1000 {
+                            self.stats.skipped_devices.push(show(&m.path));
+                        }
+                        return Ok(old);
+                    }
+                    Err(e) => return Err(err("make")(e)),
+                }
+                self.owner(fs::chown_at(dir, name, m.uid, m.gid), &m.path)?;
+                fs::chmod_at(dir, name, m.mode).map_err(err("set the mode of"))?;
+                self.xattrs(&m.path, &m.xattrs, |n, v| fs::set_xattr_at(dir, name, n, v))?;
+                fs::utime_at(dir, name, m.mtime).map_err(err("set the time of"))?;
+            }
+            Kind::Hardlink => {
+                return Err(LayerError::refused(&m.path, "a hard link has no content"));
+            }
+        }
+        Ok(old)
+    }
+
+    /// Removes what is at the place of `m` unless both are folders; returns what was there.
+    pub fn make_room(
+        &mut self,
+        dir: BorrowedFd<'_>,
+        name: &[u8],
+        m: &Member,
+    ) -> Result<Option<Meta>, LayerError> {
+        let old = fs::exists_at(dir, name).map_err(LayerError::io("look at", &m.path))?;
+        if let Some(old) = &old
+            && !(old.is_dir() && m.kind == Kind::Dir)
+        {
+            fs::remove(dir, name).map_err(LayerError::io("replace", &m.path))?;
+        }
+        Ok(old)
+    }
+
+    fn file<R: Read>(
+        &mut self,
+        dir: BorrowedFd<'_>,
+        name: &[u8],
+        m: &Member,
+        tar: &mut TarReader<R>,
+    ) -> Result<(), LayerError> {
+        let err = |what| LayerError::io(what, &m.path);
+        let total = self.stats.content.saturating_add(m.size);
+        if total > self.max_content {
+            let (got, limit) = (total, self.max_content);
+            return Err(TarError::Limit { what: "size of all files", got, limit }.into());
+        }
+        if m.size >= LARGE {
+            let free = fs::available(dir).map_err(err("look at the free space for"))?;
+            if m.size > free {
+                return Err(LayerError::refused(
+                    &m.path,
+                    format!("it claims {} bytes, {free} are free", m.size),
+                ));
+            }
+        }
+        let fd = fs::create_file(dir, name).map_err(err("make"))?;
+        let mut end = 0;
+        while let Some(chunk) = tar.chunk()? {
+            fs::write_at(&fd, chunk.data, chunk.offset).map_err(err("write"))?;
+            end = chunk.offset + chunk.data.len() as u64;
+        }
+        if end < m.size {
+            fs::truncate(&fd, m.size).map_err(err("write"))?;
+        }
+        self.stats.content = total;
+        self.owner(fs::chown_fd(&fd, m.uid, m.gid), &m.path)?;
+        fs::chmod_fd(&fd, m.mode).map_err(err("set the mode of"))?;
+        self.xattrs(&m.path, &m.xattrs, |n, v| fs::set_xattr(fd.as_fd(), n, v))?;
+        fs::utime_fd(&fd, m.mtime).map_err(err("set the time of"))
+    }
+}
+
+/// A member's name as a relative path without empty parts and `.`; empty: the root. A leading
+/// slash is dropped, as tar and Docker do; `..` is refused everywhere.
+pub(super) fn clean(path: &[u8]) -> Result<Vec<u8>, LayerError> {
+    if path.contains(&0) {
+        return Err(LayerError::refused(path, "its name holds a NUL"));
+    }
+    let mut out = Vec::with_capacity(path.len());
+    for part in path.split(|b| *b == b'/') {
+        match part {
+            b"" | b"." => {}
+            b".." => return Err(LayerError::refused(path, "its name holds `..`")),
+            _ => {
+                if !out.is_empty() {
+                    out.push(b'/');
+                }
+                out.extend_from_slice(part);
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// Parent and last part of a clean path that is not the root.
+pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|b| *b == b'/') {
+        Some(i) => (&path[..i], &path[i + 1..]),
+        None => (b"", path),
+    }
+}

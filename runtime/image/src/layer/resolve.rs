@@ -1,0 +1,230 @@
+//! Finds the folder of an overlay upper that a member of a layer goes into, as a process would in
+//! the merged tree, without that tree being mounted: folders the layer does not list are made with
+//! the metadata they have below, links are followed inside the root.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+
+use super::LayerError;
+use super::fs;
+use super::overlay::{Found, Lowers, is_opaque, opaque_name};
+use super::put::{DirMeta, Put, split};
+use crate::tar::Kind;
+
+/// Handles kept of folders found before.
+const CACHE: usize = 128;
+/// Links followed for one name, as the kernel's limit.
+const MAX_LINKS: u32 = 40;
+
+/// A folder of the upper.
+pub(super) struct Place {
+    /// For use as a parent only.
+    pub dir: OwnedFd,
+    /// Its path below the upper's root; no part of it is a link.
+    pub path: Vec<u8>,
+}
+
+/// The upper being filled and what lies below it.
+pub(super) struct Upper {
+    root: OwnedFd,
+    /// `None`: not known.
+    lowers: Option<Lowers>,
+    userxattr: bool,
+    cache: HashMap<Vec<u8>, Rc<Place>>,
+}
+
+/// What the merged tree has at a path.
+enum Seen {
+    Upper(OwnedFd, Kind),
+    /// A whiteout of this layer.
+    Deleted,
+    Lower(usize, Kind),
+    Nothing,
+}
+
+impl Upper {
+    pub fn new(root: OwnedFd, lowers: Option<Lowers>, userxattr: bool) -> Self {
+        Self { root, lowers, userxattr, cache: HashMap::new() }
+    }
+
+    pub fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+
+    pub fn lowers(&self) -> Option<&Lowers> {
+        self.lowers.as_ref()
+    }
+
+    /// To be called when a folder was removed.
+    pub fn forget_places(&mut self) {
+        self.cache.clear();
+    }
+
+    /// Opens the folder at `path` for changing it.
+    pub fn open_dir(&self, path: &[u8]) -> io::Result<OwnedFd> {
+        let fd = fs::read_beneath(self.root(), path)?;
+        if fs::stat(&fd)?.is_dir() { Ok(fd) } else { Err(io::ErrorKind::NotFound.into()) }
+    }
+
+    /// Makes the folder `name` in `dir` hide what is below it.
+    pub fn set_opaque(&self, dir: impl AsFd, path: &[u8]) -> Result<(), LayerError> {
+        fs::set_xattr(dir, opaque_name(self.userxattr).as_bytes(), b"y")
+            .map_err(LayerError::io("mark as opaque", path))
+    }
+
+    /// The folder that the clean path `path` means; missing ones are made.
+    pub fn dir(&mut self, path: &[u8], put: &mut Put) -> Result<Rc<Place>, LayerError> {
+        if let Some(place) = self.cache.get(path) {
+            return Ok(place.clone());
+        }
+        let place = match fs::dir_beneath(self.root(), path) {
+            Ok(dir) => Place { dir, path: path.to_vec() },
+            Err(e) if e.kind() == io::ErrorKind::NotFound || fs::not_a_dir(&e) => {
+                let real = self.resolve(path)?;
+                self.make(&real, put)?
+            }
+            Err(e) => return Err(LayerError::io("open", path)(e)),
+        };
+        if self.cache.len() >= CACHE {
+            self.cache.clear();
+        }
+        let place = Rc::new(place);
+        self.cache.insert(path.to_vec(), place.clone());
+        Ok(place)
+    }
+
+    /// The path without links of the folder that `path` means. It need not exist.
+    fn resolve(&self, path: &[u8]) -> Result<Vec<u8>, LayerError> {
+        let mut todo: VecDeque<Vec<u8>> = parts(path).collect();
+        let mut real: Vec<u8> = Vec::new();
+        let mut links = 0;
+        while let Some(part) = todo.pop_front() {
+            if part == b".." {
+                let parent = split(&real).0.len();
+                real.truncate(parent);
+                continue;
+            }
+            let next = join(&real, &part);
+            let target = match self.look(&next)? {
+                Seen::Upper(_, Kind::Dir)
+                | Seen::Lower(_, Kind::Dir)
+                | Seen::Deleted
+                | Seen::Nothing => {
+                    real = next;
+                    continue;
+                }
+                Seen::Upper(fd, Kind::Symlink) => {
+                    fs::readlink(&fd, b"").map_err(LayerError::io("read", &next))?
+                }
+                Seen::Lower(layer, Kind::Symlink) => self
+                    .lowers
+                    .as_ref()
+                    .map_or_else(|| Ok(Vec::new()), |l| l.link(layer, &next))
+                    .map_err(LayerError::io("read", &next))?,
+                _ => return Err(LayerError::refused(path, "a parent of it is not a folder")),
+            };
+            links += 1;
+            if links > MAX_LINKS {
+                return Err(LayerError::refused(path, "too many links on the way to it"));
+            }
+            if target.starts_with(b"/") {
+                real.clear();
+            }
+            for part in parts(&target).collect::<Vec<_>>().into_iter().rev() {
+                todo.push_front(part);
+            }
+        }
+        Ok(real)
+    }
+
+    /// What the merged tree has at `path`, none of whose parents is a link.
+    fn look(&self, path: &[u8]) -> Result<Seen, LayerError> {
+        let err = || LayerError::io("look at", path);
+        match fs::handle_beneath(self.root(), path) {
+            Ok(fd) => {
+                let meta = fs::stat(&fd).map_err(err())?;
+                return match meta.kind {
+                    _ if meta.is_whiteout() => Ok(Seen::Deleted),
+                    Some(kind) => Ok(Seen::Upper(fd, kind)),
+                    None => Err(LayerError::refused(path, "a parent of it is not a folder")),
+                };
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            // Below a whiteout of this layer there is nothing.
+            Err(e) if fs::not_a_dir(&e) => return Ok(Seen::Nothing),
+            Err(e) => return Err(err()(e)),
+        }
+        if self.hidden(path).map_err(err())? {
+            return Ok(Seen::Nothing);
+        }
+        let Some(lowers) = &self.lowers else {
+            return Err(LayerError::NeedsLowers(crate::tar::show(path)));
+        };
+        Ok(match lowers.find(path).map_err(err())? {
+            Found::Some(layer, m) => m.kind.map_or(Seen::Nothing, |k| Seen::Lower(layer, k)),
+            Found::Nothing => Seen::Nothing,
+        })
+    }
+
+    /// True when this layer's folders on the way to `path` hide what is below.
+    pub fn hidden(&self, path: &[u8]) -> io::Result<bool> {
+        for end in (0..path.len()).filter(|i| path[*i] == b'/') {
+            match fs::read_beneath(self.root(), &path[..end]) {
+                Ok(fd) if is_opaque(&fd, self.userxattr)? => return Ok(true),
+                Ok(_) => {}
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(false)
+    }
+
+    /// Makes the folders of `path` that the upper lacks; none of them is a link.
+    fn make(&self, path: &[u8], put: &mut Put) -> Result<Place, LayerError> {
+        let err = |what| LayerError::io(what, path);
+        let mut done: Vec<u8> = Vec::new();
+        let mut dir = fs::dir_beneath(self.root(), b"").map_err(err("open"))?;
+        for part in parts(path) {
+            let next = join(&done, &part);
+            let old = fs::exists_at(&dir, &part).map_err(err("look at"))?;
+            if !old.as_ref().is_some_and(fs::Meta::is_dir) {
+                let below = match &old {
+                    Some(_) => Seen::Deleted,
+                    None => self.look(&next)?,
+                };
+                if old.is_some() {
+                    fs::remove(&dir, &part).map_err(err("replace"))?;
+                }
+                fs::mkdir(&dir, &part).map_err(err("make"))?;
+                put.stats.implied_dirs += 1;
+                let meta = match (below, &self.lowers) {
+                    (Seen::Lower(layer, Kind::Dir), Some(lowers)) => {
+                        let (m, xattrs) = lowers.dir_meta(layer, &next).map_err(err("read"))?;
+                        let (mode, uid, gid, mtime) = (m.mode, m.uid, m.gid, m.mtime);
+                        DirMeta { mode, uid, gid, mtime, xattrs }
+                    }
+                    _ => DirMeta::plain(),
+                };
+                put.later(&next, meta)?;
+                if old.is_some() {
+                    let fd = fs::open_dir(&dir, &part).map_err(err("open"))?;
+                    self.set_opaque(&fd, &next)?;
+                }
+            }
+            dir = fs::dir_beneath(dir.as_fd(), &part).map_err(err("open"))?;
+            done = next;
+        }
+        Ok(Place { dir, path: done })
+    }
+}
+
+fn parts(path: &[u8]) -> impl Iterator<Item = Vec<u8>> {
+    path.split(|b| *b == b'/').filter(|p| !matches!(*p, b"" | b".")).map(<[u8]>::to_vec)
+}
+
+/// `a/b` of `a` and `b`; `b` at the root.
+pub(super) fn join(parent: &[u8], name: &[u8]) -> Vec<u8> {
+    if parent.is_empty() { name.to_vec() } else { [parent, b"/", name].concat() }
+}

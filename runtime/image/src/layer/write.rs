@@ -1,0 +1,262 @@
+//! An overlay upper folder as a layer tar, in one pass and without the merged mount.
+//!
+//! Members come depth first, sorted by name. A folder that the upper only holds because something
+//! below it changed is written when something below it is, and else when its metadata differs from
+//! the lower's: a copied-up folder that equals its lower adds nothing. The root itself is left out.
+
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use super::fs::{self, Meta, Xattrs};
+use super::overlay::{Lowers, is_overlay_xattr, opaque_name};
+use super::{LayerError, OPAQUE, WHITEOUT};
+use crate::tar::{Kind, Member, Mtime, TarWriter, show};
+
+/// Where a layer's content is.
+#[derive(Debug, Clone, Copy)]
+pub struct LayerSource<'a> {
+    /// The upper folder; nobody writes to it meanwhile.
+    pub upper: &'a Path,
+    /// The folders it was mounted over, top first, for telling which folders changed. Empty: each
+    /// folder counts as new.
+    pub lowers: &'a [PathBuf],
+}
+
+/// How a layer is written.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LayerWriteOptions {
+    /// Times later than this many seconds since 1970 become it.
+    pub clamp_mtime: Option<i64>,
+    /// The upper was written by a mount with `userxattr` (rootless).
+    pub userxattr: bool,
+}
+
+/// What was written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LayerStats {
+    /// Members, whiteouts included. 0: the layer is empty.
+    pub members: u64,
+    /// Whiteouts and opaque marks.
+    pub whiteouts: u64,
+    /// Bytes of file content.
+    pub content: u64,
+    /// Bytes of the tar.
+    pub size: u64,
+}
+
+struct Frame {
+    dir: OwnedFd,
+    names: std::vec::IntoIter<CString>,
+    /// Length of the path of this folder, its slash included.
+    path_len: usize,
+    /// Its header, as long as nothing called for it.
+    pending: Option<Member>,
+    /// The lowers whose folder is merged below this one.
+    live: Vec<usize>,
+}
+
+struct Walk<'a> {
+    tar: TarWriter<&'a mut dyn Write>,
+    opts: &'a LayerWriteOptions,
+    lowers: Lowers,
+    links: HashMap<(u64, u64), Vec<u8>>,
+    stack: Vec<Frame>,
+    stats: LayerStats,
+    buf: Vec<u8>,
+}
+
+/// Writes the uncompressed tar of `src` to `out`.
+pub fn write_layer(
+    src: &LayerSource<'_>,
+    opts: &LayerWriteOptions,
+    out: &mut dyn Write,
+) -> Result<LayerStats, LayerError> {
+    let dir = fs::open_root(src.upper)
+        .map_err(LayerError::io("open", src.upper.as_os_str().as_encoded_bytes()))?;
+    let lowers = Lowers::open(src.lowers, opts.userxattr)?;
+    let names = fs::list(&dir).map_err(LayerError::io("list", b"/"))?.into_iter();
+    let live = lowers.all();
+    let mut walk = Walk {
+        tar: TarWriter::new(out),
+        opts,
+        lowers,
+        links: HashMap::new(),
+        stack: vec![Frame { dir, names, path_len: 0, pending: None, live }],
+        stats: LayerStats::default(),
+        buf: vec![0; 256 << 10],
+    };
+    let mut path = Vec::new();
+    while let Some(top) = walk.stack.last_mut() {
+        path.truncate(top.path_len);
+        let Some(name) = top.names.next() else {
+            walk.stack.pop();
+            continue;
+        };
+        path.extend_from_slice(name.to_bytes());
+        walk.entry(name.to_bytes(), &mut path)?;
+    }
+    let mut stats = walk.stats;
+    stats.size = walk.tar.finish().map_err(LayerError::Write)?;
+    Ok(stats)
+}
+
+impl Walk<'_> {
+    fn top(&self) -> &Frame {
+        self.stack.last().expect("the loop runs while there is a frame")
+    }
+
+    fn entry(&mut self, name: &[u8], path: &mut Vec<u8>) -> Result<(), LayerError> {
+        let meta = fs::stat_at(&self.top().dir, name).map_err(LayerError::io("read", path))?;
+        let Some(kind) = meta.kind else { return Ok(()) };
+        if name.starts_with(WHITEOUT) {
+            return Err(LayerError::refused(
+                path,
+                "a name that starts with `.wh.` means a deletion in a layer",
+            ));
+        }
+        if meta.is_whiteout() {
+            let at = path.len() - name.len();
+            let mark = [&path[..at], WHITEOUT, name].concat();
+            return self.mark(mark);
+        }
+        if kind == Kind::Dir {
+            return self.dir(name, path);
+        }
+        if meta.nlink > 1 {
+            if let Some(first) = self.links.get(&(meta.dev, meta.ino)) {
+                let mut m = self.header(path.clone(), Kind::Hardlink, &meta, Vec::new());
+                m.link.clone_from(first);
+                return self.emit(&m);
+            }
+            self.links.insert((meta.dev, meta.ino), path.clone());
+        }
+        if kind == Kind::File {
+            return self.file(name, path);
+        }
+        let xattrs = fs::xattrs_at(&self.top().dir, name).map_err(LayerError::io("read", path))?;
+        let mut m = self.header(path.clone(), kind, &meta, xattrs);
+        if kind == Kind::Symlink {
+            m.link = fs::readlink(&self.top().dir, name).map_err(LayerError::io("read", path))?;
+        }
+        self.emit(&m)
+    }
+
+    fn dir(&mut self, name: &[u8], path: &mut Vec<u8>) -> Result<(), LayerError> {
+        let dir = fs::open_dir(&self.top().dir, name).map_err(LayerError::io("open", path))?;
+        let meta = fs::stat(&dir).map_err(LayerError::io("read", path))?;
+        let xattrs = fs::xattrs(&dir).map_err(LayerError::io("read", path))?;
+        let has = |name: &str| xattrs.iter().find(|(n, _)| n == name.as_bytes());
+        for attribute in ["trusted.overlay.redirect", "user.overlay.redirect"] {
+            if has(attribute).is_some() {
+                return Err(LayerError::Overlay { path: show(path), attribute });
+            }
+        }
+        let opaque = has(opaque_name(self.opts.userxattr)).is_some_and(|(_, v)| v == b"y");
+        let live = if opaque {
+            Vec::new()
+        } else {
+            self.lowers
+                .merge(&self.top().live, path)
+                .map_err(LayerError::io("read the lower's", path))?
+        };
+        let same = match live.first() {
+            None => false,
+            Some(layer) => {
+                let (lower, lower_xattrs) = self
+                    .lowers
+                    .dir_meta(*layer, path)
+                    .map_err(LayerError::io("read the lower's", path))?;
+                let own = xattrs.iter().filter(|(n, _)| !is_overlay_xattr(n));
+                (lower.mode, lower.uid, lower.gid, lower.mtime)
+                    == (meta.mode, meta.uid, meta.gid, meta.mtime)
+                    && own.eq(&lower_xattrs)
+            }
+        };
+        let names = fs::list(&dir).map_err(LayerError::io("list", path))?.into_iter();
+        path.push(b'/');
+        let header = self.header(path.clone(), Kind::Dir, &meta, xattrs);
+        let mut frame = Frame { dir, names, path_len: path.len(), pending: None, live };
+        if same {
+            frame.pending = Some(header);
+        } else {
+            self.emit(&header)?;
+            if opaque {
+                self.mark([path.as_slice(), OPAQUE].concat())?;
+            }
+        }
+        self.stack.push(frame);
+        Ok(())
+    }
+
+    fn file(&mut self, name: &[u8], path: &[u8]) -> Result<(), LayerError> {
+        let fd = fs::open_file(&self.top().dir, name).map_err(LayerError::io("open", path))?;
+        // What was opened is what counts, not what the name was a moment ago.
+        let meta = fs::stat(&fd).map_err(LayerError::io("read", path))?;
+        if meta.kind != Some(Kind::File) {
+            return Err(LayerError::Changed(show(path)));
+        }
+        let xattrs = fs::xattrs(&fd).map_err(LayerError::io("read", path))?;
+        for attribute in ["trusted.overlay.metacopy", "user.overlay.metacopy"] {
+            if xattrs.iter().any(|(n, _)| n == attribute.as_bytes()) {
+                return Err(LayerError::Overlay { path: show(path), attribute });
+            }
+        }
+        let mut m = self.header(path.to_vec(), Kind::File, &meta, xattrs);
+        m.size = meta.size;
+        self.emit(&m)?;
+        let mut left = meta.size;
+        while left > 0 {
+            let want = self.buf.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            let n = fs::read(&fd, &mut self.buf[..want]).map_err(LayerError::io("read", path))?;
+            if n == 0 {
+                return Err(LayerError::Changed(show(path)));
+            }
+            self.tar.data(&self.buf[..n]).map_err(LayerError::Write)?;
+            left -= n as u64;
+        }
+        self.stats.content += meta.size;
+        Ok(())
+    }
+
+    fn header(&self, path: Vec<u8>, kind: Kind, meta: &Meta, mut xattrs: Xattrs) -> Member {
+        xattrs.retain(|(n, _)| !is_overlay_xattr(n));
+        let mtime = match self.opts.clamp_mtime {
+            Some(epoch) => meta.mtime.min(Mtime { secs: epoch, nanos: 0 }),
+            None => meta.mtime,
+        };
+        let mut m = Member::new(path, kind);
+        m.mode = meta.mode;
+        m.uid = meta.uid;
+        m.gid = meta.gid;
+        m.mtime = mtime;
+        if matches!(kind, Kind::Char | Kind::Block) {
+            m.dev_major = meta.major;
+            m.dev_minor = meta.minor;
+        }
+        m.xattrs = xattrs;
+        m
+    }
+
+    /// An empty file that says something about its name.
+    fn mark(&mut self, path: Vec<u8>) -> Result<(), LayerError> {
+        self.stats.whiteouts += 1;
+        self.emit(&Member::new(path, Kind::File))
+    }
+
+    /// Writes a header, and before it those of parents that waited for a reason.
+    fn emit(&mut self, m: &Member) -> Result<(), LayerError> {
+        let first = self.stack.iter().rposition(|f| f.pending.is_none()).map_or(0, |i| i + 1);
+        for frame in &mut self.stack[first..] {
+            if let Some(parent) = frame.pending.take() {
+                self.tar.begin(&parent).map_err(LayerError::Write)?;
+                self.stats.members += 1;
+            }
+        }
+        self.tar.begin(m).map_err(LayerError::Write)?;
+        self.stats.members += 1;
+        Ok(())
+    }
+}
