@@ -6,6 +6,10 @@
 //! documents), [`assemble`] (a target and its layers to an image), [`layout`] and [`archive`]
 //! (images as files).
 
+mod json;
 pub mod tar;
 
 pub mod layer;
+
+pub mod config;
+pub use json::JsonError;
