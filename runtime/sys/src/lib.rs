@@ -6,4 +6,12 @@
 #![allow(unsafe_code)]
 #![deny(clippy::undocumented_unsafe_blocks)]
 
+pub mod caps;
+pub mod channel;
 pub mod mount;
+pub mod ns;
+pub mod probe;
+pub mod seccomp;
+pub mod spawn;
+pub mod tree;
+pub mod wait;

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
+use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount as rx;
 
 /// The most lower directories the kernel takes in one overlay.
@@ -355,25 +355,6 @@ pub fn pivot_into(root: impl AsFd) -> Result<(), MountError> {
 /// [`MountError`].
 pub fn detach(path: &Path) -> Result<(), MountError> {
     rx::unmount(path, rx::UnmountFlags::DETACH).map_err(|e| MountError::new("unmount", path, e))
-}
-
-/// Makes a device node, mode before umask included.
-///
-/// # Errors
-/// The error of `mknodat(2)`.
-pub fn make_device(
-    dir: impl AsFd,
-    name: &str,
-    major: u32,
-    minor: u32,
-    mode: u32,
-) -> io::Result<()> {
-    let dev = rustix::fs::makedev(major, minor);
-    let mode = Mode::from_raw_mode(mode);
-    rustix::fs::mknodat(&dir, name, FileType::CharacterDevice, mode, dev)?;
-    // The process's umask took bits away.
-    rustix::fs::chmodat(&dir, name, mode, AtFlags::empty())?;
-    Ok(())
 }
 
 /// Opens a directory as a place to mount on or walk from, without reading it.

@@ -1,0 +1,106 @@
+//! What this host lets us do, found out by doing it.
+
+use std::path::Path;
+
+use crate::caps::{self, Cap};
+use crate::mount;
+use crate::seccomp;
+
+/// What the host can do for a sandbox. Differences between root and user, old and new kernels live
+/// in this value and nowhere else.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostCaps {
+    /// This process may mount and make namespaces.
+    pub admin: bool,
+    /// Overlay mounts work on the directory that was tried; otherwise why not.
+    pub overlay: Result<(), String>,
+    /// System calls can be filtered and the filter knows this machine.
+    pub seccomp: bool,
+    /// Which control groups there are.
+    pub cgroups: Cgroups,
+}
+
+/// The control group hierarchies of a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cgroups {
+    /// One unified tree.
+    V2,
+    /// Controllers of version 1 beside a unified tree without them.
+    Hybrid,
+    /// Version 1 only.
+    V1,
+    /// None at `/sys/fs/cgroup`.
+    None,
+}
+
+/// Asks and tries. `scratch` is an existing directory on the file system where layers will be;
+/// two folders are made in it and removed again.
+pub fn probe(scratch: &Path) -> HostCaps {
+    HostCaps {
+        admin: caps::effective().is_ok_and(|set| set.has(Cap::SYS_ADMIN)),
+        overlay: try_overlay(scratch),
+        seccomp: seccomp::Arch::native().is_some() && has_seccomp(),
+        cgroups: cgroups(),
+    }
+}
+
+fn try_overlay(scratch: &Path) -> Result<(), String> {
+    let base = scratch.join(format!("probe-{}", std::process::id()));
+    let dirs = ["l", "u", "w"].map(|d| base.join(d));
+    let tried = dirs
+        .iter()
+        .try_for_each(std::fs::create_dir_all)
+        .map_err(|e| format!("cannot make {}: {e}", base.display()))
+        .and_then(|()| {
+            let [lower, upper, work] = &dirs;
+            mount::overlay(&mount::OverlaySpec {
+                lowers: std::slice::from_ref(lower),
+                upper: Some((upper, work)),
+                volatile: true,
+                userxattr: false,
+            })
+            .map(drop)
+            .map_err(|e| format!("{e}: {}", e.source))
+        });
+    // The mount is gone with its descriptor. What is left after a failed removal is empty.
+    let _ = std::fs::remove_dir_all(&base);
+    tried
+}
+
+fn has_seccomp() -> bool {
+    std::fs::read_to_string("/proc/sys/kernel/seccomp/actions_avail")
+        .is_ok_and(|actions| actions.split_whitespace().any(|a| a == "errno"))
+}
+
+fn cgroups() -> Cgroups {
+    const CGROUP2: u64 = 0x6367_7270;
+    let is_v2 = |path: &str| {
+        rustix::fs::statfs(path).is_ok_and(|s| s.f_type as u64 & 0xffff_ffff == CGROUP2)
+    };
+    if is_v2("/sys/fs/cgroup") {
+        Cgroups::V2
+    } else if is_v2("/sys/fs/cgroup/unified") {
+        Cgroups::Hybrid
+    } else if Path::new("/sys/fs/cgroup/memory").exists()
+        || Path::new("/sys/fs/cgroup/cpu").exists()
+    {
+        Cgroups::V1
+    } else {
+        Cgroups::None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leaves_nothing_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let caps = probe(dir.path());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        if caps.admin {
+            assert_eq!(caps.overlay, Ok(()));
+        }
+    }
+}

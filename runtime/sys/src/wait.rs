@@ -1,0 +1,87 @@
+//! Waiting for several things at once, and being woken.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd};
+
+/// Waits until one of `fds` can be read or its other end is gone, and says for each which.
+/// `None` as timeout waits for ever; all false: the time is over.
+///
+/// # Errors
+/// The error of `poll(2)`.
+pub fn readable(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -> io::Result<Vec<bool>> {
+    let mut polls: Vec<PollFd<'_>> =
+        fds.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
+    let timeout = timeout.map(|t| Timespec {
+        tv_sec: i64::try_from(t.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: t.subsec_nanos().into(),
+    });
+    match rustix::event::poll(&mut polls, timeout.as_ref()) {
+        Ok(_) => Ok(polls.iter().map(|p| !p.revents().is_empty()).collect()),
+        // As if nothing had happened; the caller comes again.
+        Err(rustix::io::Errno::INTR) => Ok(vec![false; fds.len()]),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// True when nobody reads from the pipe any more that `write_end` is an end of.
+///
+/// # Errors
+/// The error of `poll(2)`.
+pub fn reader_is_gone(write_end: impl AsFd) -> io::Result<bool> {
+    let fd = write_end.as_fd();
+    let mut polls = [PollFd::from_borrowed_fd(fd, PollFlags::empty())];
+    rustix::event::poll(&mut polls, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
+    Ok(polls[0].revents().contains(PollFlags::ERR))
+}
+
+/// A flag that can be waited for with [`readable`]; once set it stays.
+#[derive(Debug)]
+pub struct Flag(OwnedFd);
+
+impl Flag {
+    /// A flag that is not set.
+    ///
+    /// # Errors
+    /// The error of `eventfd(2)`.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
+    }
+
+    /// Sets it; setting it again does nothing.
+    pub fn set(&self) {
+        // It can only fail when the counter is full, and then it is set.
+        let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
+    }
+}
+
+impl AsFd for Flag {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tells_which() {
+        let (a, b) = (Flag::new().unwrap(), Flag::new().unwrap());
+        let ask = || readable(&[a.as_fd(), b.as_fd()], Some(Duration::ZERO)).unwrap();
+        assert_eq!(ask(), [false, false]);
+        b.set();
+        assert_eq!(ask(), [false, true]);
+        assert_eq!(ask(), [false, true], "a flag stays set");
+    }
+
+    #[test]
+    fn a_pipe_without_reader() {
+        let (r, w) = crate::channel::pipe().unwrap();
+        assert!(!reader_is_gone(&w).unwrap());
+        drop(r);
+        assert!(reader_is_gone(&w).unwrap());
+    }
+}
