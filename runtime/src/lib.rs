@@ -1,1 +1,3 @@
-//! Placeholder.
+//! The world: containers, snapshots, downloads and exports behind the solver's ports.
+
+pub mod sandbox;

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, statx};
 use rustix::mount as rx;
 
 /// The most lower directories the kernel takes in one overlay.
@@ -334,20 +334,35 @@ pub fn make_all_private() -> Result<(), MountError> {
     rx::mount_change(c"/", change).map_err(|e| MountError::new("make private", "/", e))
 }
 
-/// Makes the directory `root` the root of this process's mount namespace and its working
-/// directory, and drops the old root with all that is mounted in it.
+/// Makes `root` the root of this process's mount namespace and its working directory, and drops
+/// the old root with all that is mounted in it or on it.
 ///
 /// # Errors
 /// [`MountError`]; the namespace is then in an unknown state and must not be used.
 pub fn pivot_into(root: impl AsFd) -> Result<(), MountError> {
+    let root = root.as_fd();
     let fail = |step| move |e| MountError::new(step, "/", e);
+    let id = |stat: rustix::io::Result<rustix::fs::Statx>| stat.map(|s| s.stx_mnt_id);
+    let want = StatxFlags::MNT_ID;
+    let own = id(statx(root, c"", AtFlags::EMPTY_PATH, want)).map_err(fail("look at new root"))?;
     rustix::process::fchdir(root).map_err(fail("enter new root"))?;
-    // The same directory twice puts the old root on top of the new one; unmounting what is on
-    // top of `.` then leaves only the new one, and no directory for the old one is needed.
+    // The same directory twice puts the old root on top of the new one, so that no directory for
+    // it is needed. What was mounted on the old root lies on top of that.
     rustix::process::pivot_root(c".", c".").map_err(fail("pivot to new root"))?;
-    rx::unmount(c".", rx::UnmountFlags::DETACH).map_err(fail("drop old root"))?;
-    rustix::process::chdir(c"/").map_err(fail("change to"))
+    for _ in 0..MAX_STACK {
+        // `/..` is `/` with whatever is mounted on top of it.
+        let top = id(statx(CWD, c"/..", AtFlags::empty(), want)).map_err(fail("look at"))?;
+        if top == own {
+            return rustix::process::chdir(c"/").map_err(fail("change to"));
+        }
+        rx::unmount(c".", rx::UnmountFlags::DETACH).map_err(fail("drop old root"))?;
+    }
+    let left = io::Error::other("the old root is still there");
+    Err(MountError::new("drop old root", "/", left))
 }
+
+/// More mounts than this on top of each other at one place are not taken apart.
+const MAX_STACK: usize = 10_000;
 
 /// Detaches whatever is mounted at `path`.
 ///

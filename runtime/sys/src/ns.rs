@@ -174,3 +174,11 @@ pub fn current_dir() -> io::Result<Vec<u8>> {
         Err(io::Error::other("the working directory is outside the root"))
     }
 }
+
+/// From now on no program that is executed gives more rights than there are.
+///
+/// # Errors
+/// The error of `prctl(2)`.
+pub fn no_new_privileges() -> io::Result<()> {
+    Ok(rustix::thread::set_no_new_privs(true)?)
+}

@@ -346,3 +346,12 @@ pub fn execute(path: &CStr, args: &[CString], env: &[CString]) -> io::Error {
         Err(e) => io::Error::from_raw_os_error(e as i32),
     }
 }
+
+/// Makes `fd` a second standard input instead of what it was, in a copied process that must not
+/// keep the latter open. (Closing it is no choice: its owner would still be there.)
+///
+/// # Errors
+/// The error of `dup2(2)`.
+pub fn disarm(fd: &mut OwnedFd) -> io::Result<()> {
+    Ok(rustix::io::dup2(std::io::stdin(), fd)?)
+}

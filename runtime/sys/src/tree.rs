@@ -281,3 +281,17 @@ pub fn read_small(root: impl AsFd, path: &Path, limit: u64) -> io::Result<Option
     }
     Ok(Some(bytes))
 }
+
+/// True when an open directory of an overlay's upper has attributes that mean something to others
+/// than overlayfs, or says that it hides what is below it.
+///
+/// # Errors
+/// The error of `flistxattr(2)` or `fgetxattr(2)`.
+pub fn has_meaningful_xattr(dir: impl AsFd) -> io::Result<bool> {
+    let mut list = vec![0u8; 64 << 10];
+    let used = rustix::fs::flistxattr(&dir, &mut list[..])?;
+    let own = [&b"trusted.overlay."[..], b"user.overlay."];
+    Ok(list[..used].split(|b| *b == 0).filter(|n| !n.is_empty()).any(|name| {
+        !own.iter().any(|prefix| name.starts_with(prefix)) || name.ends_with(b".opaque")
+    }))
+}

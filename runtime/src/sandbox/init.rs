@@ -1,0 +1,305 @@
+//! What the child of the runner does to itself until it becomes the step.
+//!
+//! A list of small steps in an order that matters: mounts while the host's tree is still there,
+//! the filter while the right to load it is, the user and the capabilities last. A step that fails
+//! ends it all, and its error goes to the runner through a pipe that an exec closes.
+
+use std::ffi::CString;
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rgraph_sys::caps::{self, CapSet};
+use rgraph_sys::seccomp::{self, Program};
+use rgraph_sys::tree::{self, As};
+use rgraph_sys::{channel, mount, ns, spawn, wait};
+use serde::{Deserialize, Serialize};
+
+use super::error::InitError;
+use super::rootfs::{Root, Stub};
+use super::spec::{SandboxSpec, Security};
+use super::user::Identity;
+use super::{mounts, network, user};
+
+/// Where programs are looked for when the step has no `PATH`.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What a child tells the runner, one JSON text per line.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Report {
+    /// Mount points it made in the root.
+    Stubs(Vec<Stub>),
+    /// The step did not begin.
+    Failed(InitError),
+}
+
+/// All a child needs; made by the runner before the child exists.
+pub(super) struct Child<'a> {
+    pub spec: &'a SandboxSpec,
+    /// The detached root.
+    pub root: OwnedFd,
+    /// What the spec's mounts refer to by index.
+    pub fds: Vec<Option<OwnedFd>>,
+    pub stdout: OwnedFd,
+    pub stderr: OwnedFd,
+    /// Where to report.
+    pub report: OwnedFd,
+    /// The compiled filter; `None` where this machine has none.
+    pub filter: Option<&'a Program>,
+}
+
+impl Child<'_> {
+    /// Becomes the step. Returns an exit code when that fails, after the reason was reported.
+    pub(super) fn run(mut self) -> i32 {
+        let Err(error) = self.enter();
+        let code = error.exit_code().unwrap_or(125);
+        // Nobody left to tell: then nobody asks for the code either.
+        let _ = self.report(&Report::Failed(error));
+        code
+    }
+
+    fn report(&self, report: &Report) -> Result<(), InitError> {
+        let mut line = serde_json::to_vec(report).map_err(InitError::at("encode a report"))?;
+        line.push(b'\n');
+        let pipe = self.report.try_clone().map_err(InitError::at("report"))?;
+        std::fs::File::from(pipe).write_all(&line).map_err(InitError::at("report"))
+    }
+
+    fn enter(&mut self) -> Result<std::convert::Infallible, InitError> {
+        let spec = self.spec;
+        let (args, names) = arguments(spec)?;
+        self.guard()?;
+        let root = self.root.try_clone().map_err(InitError::at("keep the root"))?;
+        let who = user::look_up(&root, &spec.user)?;
+        let mut root = Root::new(root).map_err(InitError::at("look at the root"))?;
+        let mounted = mounts::mount_all(spec, &mut root, &mut self.fds);
+        // Also after a failure: what was made until then must go.
+        if !root.stubs.is_empty() {
+            self.report(&Report::Stubs(std::mem::take(&mut root.stubs)))?;
+        }
+        mounted?;
+        self.fds.clear();
+        mount::pivot_into(root.fd()).map_err(InitError::at("change the root"))?;
+        network::configure(spec.network)?;
+        ns::set_hostname(network::hostname(spec)).map_err(InitError::at("set the host name"))?;
+        self.filter_calls()?;
+        enter_dir(spec, &root)?;
+        ns::set_umask(0o022);
+        limits(spec)?;
+        self.stdio(&root, &who)?;
+        identify(spec, &who)?;
+        spawn::seal_fds().map_err(InitError::at("close files"))?;
+        // Changing the user undid it.
+        ns::die_with_parent().map_err(InitError::at("follow the runner"))?;
+        self.check_runner()?;
+        spawn::default_signals().map_err(InitError::at("reset signals"))?;
+        let env = environment(spec, &who)?;
+        Err(execute(&root, spec, &args, &names, &env))
+    }
+
+    /// From here on the death of the runner is this process's own.
+    fn guard(&self) -> Result<(), InitError> {
+        ns::die_with_parent().map_err(InitError::at("follow the runner"))?;
+        self.check_runner()?;
+        ns::new_session().map_err(InitError::at("start a session"))
+    }
+
+    /// The parent's id cannot be asked for: it is in another process namespace. The pipe tells.
+    fn check_runner(&self) -> Result<(), InitError> {
+        let gone = wait::reader_is_gone(&self.report).map_err(InitError::at("see the runner"))?;
+        if gone {
+            spawn::exit_now(125);
+        }
+        Ok(())
+    }
+
+    fn filter_calls(&self) -> Result<(), InitError> {
+        if self.spec.no_new_privileges {
+            ns::no_new_privileges().map_err(InitError::at("set no_new_privs"))?;
+        }
+        match (self.spec.security, self.filter) {
+            (Security::Insecure, _) => Ok(()),
+            (Security::Sandbox, Some(filter)) => {
+                seccomp::load(filter).map_err(InitError::at("load the system call filter"))
+            }
+            (Security::Sandbox, None) => Err(InitError::Setup {
+                step: "load the system call filter".into(),
+                reason: "no profile for this machine".into(),
+            }),
+        }
+    }
+
+    /// The step's own `/dev/null` in, the pipes out.
+    fn stdio(&self, root: &Root, who: &Identity) -> Result<(), InitError> {
+        let null = tree::find(root.fd(), Path::new("/dev/null"), As::File)
+            .map_err(InitError::at("open /dev/null"))?;
+        for (number, fd) in [(0, &null), (1, &self.stdout), (2, &self.stderr)] {
+            spawn::set_stdio(number, fd).map_err(InitError::at("set standard streams"))?;
+        }
+        // A program that is not root opens /dev/stdout anew, and then the owner counts.
+        if who.uid != 0 {
+            for fd in [&self.stdout, &self.stderr] {
+                tree::set_owner(fd, who.uid, who.gid)
+                    .map_err(InitError::at("give away standard streams"))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn text(what: &str, value: &str) -> Result<CString, InitError> {
+    CString::new(value).map_err(|_| InitError::Nul { what: what.to_owned() })
+}
+
+/// Arguments, and the paths to try for the program.
+fn arguments(spec: &SandboxSpec) -> Result<(Vec<CString>, Vec<CString>), InitError> {
+    let args: Vec<CString> =
+        spec.args.iter().map(|a| text("an argument", a)).collect::<Result<_, _>>()?;
+    let program = match spec.args.first() {
+        Some(p) if !p.is_empty() => p,
+        _ => return Err(InitError::NoProgram),
+    };
+    if program.contains('/') {
+        return Ok((args, vec![text("the program", program)?]));
+    }
+    let path = spec.env.iter().rev().find_map(|v| v.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);
+    let names = path.split(':').map(|dir| match dir {
+        "" => text("PATH", &format!("./{program}")),
+        dir => text("PATH", &format!("{dir}/{program}")),
+    });
+    Ok((args, names.collect::<Result<_, _>>()?))
+}
+
+fn environment(spec: &SandboxSpec, who: &Identity) -> Result<Vec<CString>, InitError> {
+    let mut env: Vec<CString> =
+        spec.env.iter().map(|v| text("a variable", v)).collect::<Result<_, _>>()?;
+    if !spec.env.iter().any(|v| v.starts_with("HOME=")) {
+        env.push(text("HOME", &format!("HOME={}", who.home))?);
+    }
+    Ok(env)
+}
+
+/// Changes to the working directory, which is made when it is missing. No link of `/proc` is
+/// followed, and the result is looked at: a directory of the host must not be reached.
+fn enter_dir(spec: &SandboxSpec, root: &Root) -> Result<(), InitError> {
+    let outside = || InitError::CwdOutside { cwd: spec.cwd.clone() };
+    let cwd = match spec.cwd.as_str() {
+        "" => "/".to_owned(),
+        path => format!("/{path}"),
+    };
+    let path = Path::new(&cwd);
+    let found = match tree::find(root.fd(), path, As::Handle) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            if path.components().nth(1).is_some_and(|c| c.as_os_str() == "proc") {
+                return Err(outside());
+            }
+            // The root is entered, so an absolute path is the step's.
+            std::fs::create_dir_all(path)
+                .and_then(|()| tree::find(root.fd(), path, As::Handle))
+                .map_err(InitError::at(format!("make working directory `{}`", spec.cwd)))?
+        }
+        // A link of /proc that leads to an open file, or links in a circle.
+        Err(e) if e.raw_os_error() == Some(ELOOP) => return Err(outside()),
+        found => found.map_err(InitError::at(format!("open working directory `{}`", spec.cwd)))?,
+    };
+    ns::change_dir(&found)
+        .map_err(InitError::at(format!("change to working directory `{}`", spec.cwd)))?;
+    ns::current_dir().map_err(|_| outside()).map(drop)
+}
+
+fn limits(spec: &SandboxSpec) -> Result<(), InitError> {
+    for limit in &spec.ulimits {
+        let which = ns::limit_by_name(&limit.name)
+            .ok_or_else(|| InitError::UnknownLimit { name: limit.name.clone() })?;
+        ns::set_limit(which, limit.soft, limit.hard)
+            .map_err(InitError::at(format!("set limit `{}`", limit.name)))?;
+    }
+    Ok(())
+}
+
+/// Becomes the user and gives up what a step must not have. A user who is not root loses all but
+/// the bounding set by the change itself.
+fn identify(spec: &SandboxSpec, who: &Identity) -> Result<(), InitError> {
+    if spec.security == Security::Sandbox {
+        caps::bound(CapSet::DOCKER).map_err(InitError::at("drop capabilities"))?;
+    }
+    ns::become_user(who.uid, who.gid, &who.groups).map_err(InitError::at("become the user"))?;
+    if spec.security == Security::Sandbox {
+        caps::limit(CapSet::DOCKER).map_err(InitError::at("drop capabilities"))?;
+    }
+    Ok(())
+}
+
+/// Tries the names in turn; returns only why none could be run.
+fn execute(
+    root: &Root,
+    spec: &SandboxSpec,
+    args: &[CString],
+    names: &[CString],
+    env: &[CString],
+) -> InitError {
+    let program = spec.args[0].clone();
+    let mut refused = None;
+    for name in names {
+        let error = spawn::execute(name, args, env);
+        match error.raw_os_error() {
+            Some(ENOENT | ENOTDIR) if exists(root, name) => {
+                let reason = "it exists, but the interpreter or loader it names does not".into();
+                return InitError::NotFound { program, reason };
+            }
+            Some(ENOENT | ENOTDIR) => {}
+            Some(EACCES) => refused = Some("permission denied".to_owned()),
+            Some(ENOEXEC) => {
+                let reason = "exec format error: it is neither a script with `#!` nor a program \
+                              for this machine (or an emulator for its machine is missing)"
+                    .into();
+                return InitError::NotExecutable { program, reason };
+            }
+            _ => return InitError::NotExecutable { program, reason: error.to_string() },
+        }
+    }
+    match refused {
+        Some(reason) => InitError::NotExecutable { program, reason },
+        None if program.contains('/') => {
+            InitError::NotFound { program, reason: "no such file or directory".into() }
+        }
+        None => {
+            InitError::NotFound { program, reason: "executable file not found in $PATH".into() }
+        }
+    }
+}
+
+const ENOENT: i32 = 2;
+const ENOEXEC: i32 = 8;
+const EACCES: i32 = 13;
+const ENOTDIR: i32 = 20;
+const ELOOP: i32 = 40;
+
+fn exists(root: &Root, name: &CString) -> bool {
+    name.to_str().is_ok_and(|n| n.starts_with('/'))
+        && tree::find(root.fd().as_fd(), Path::new(name.to_str().unwrap_or("/")), As::Handle)
+            .is_ok()
+}
+
+/// Splits what a child reported.
+pub(super) fn parse_reports(bytes: &[u8]) -> (Vec<Stub>, Option<InitError>) {
+    let (mut stubs, mut failed) = (Vec::new(), None);
+    for line in bytes.split(|b| *b == b'\n').filter(|l| !l.is_empty()) {
+        match serde_json::from_slice(line) {
+            Ok(Report::Stubs(s)) => stubs.extend(s),
+            Ok(Report::Failed(e)) => failed = Some(e),
+            Err(e) => failed = Some(InitError::at("read the child's report")(e)),
+        }
+    }
+    (stubs, failed)
+}
+
+/// Reads all that is in a report pipe whose writer has ended.
+pub(super) fn read_reports(pipe: &OwnedFd) -> Vec<u8> {
+    let mut all = Vec::new();
+    let mut buf = [0; 4096];
+    while let Ok(n @ 1..) = channel::read(pipe, &mut buf) {
+        all.extend_from_slice(&buf[..n]);
+    }
+    all
+}

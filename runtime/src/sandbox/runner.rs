@@ -1,0 +1,206 @@
+//! The runner process: one thread that makes a child per step and tells how it ended.
+//!
+//! It lives as long as its socket's other end. Each step has a socket of its own, on which it
+//! answers; when that is closed the step is killed.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rgraph_sys::caps::CapSet;
+use rgraph_sys::seccomp::{Arch, Program};
+use rgraph_sys::spawn::{self, Ended, PidFd};
+use rgraph_sys::{channel, mount, ns, wait};
+use serde::{Deserialize, Serialize};
+
+use super::error::InitError;
+use super::spec::{Rootfs, SandboxSpec};
+use super::{init, network, rootfs};
+
+/// The program name by which the own binary knows that it shall be the runner.
+pub(super) const ARGV0: &std::ffi::CStr = c"rgraph-runner";
+/// Longest description of a step, bytes.
+const MAX_SPEC: u64 = 64 << 20;
+
+/// The runner's first word.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Hello {
+    /// Steps can be given.
+    Ready,
+    /// No step can be run, for this reason.
+    Unable(String),
+}
+
+/// The runner's words about one step.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Reply {
+    /// It has a process; the pidfd comes with it.
+    Started,
+    /// There will be no process.
+    Refused(InitError),
+    /// It has ended. Nothing of it is left.
+    Done(Done),
+}
+
+/// How a step ended.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Done {
+    /// Exit code.
+    Exited(i32),
+    /// Signal.
+    Signalled(i32),
+    /// It did not begin.
+    NotStarted(InitError),
+}
+
+/// The message that asks for a step; with it come, in this order: where to answer, the spec, the
+/// step's stdout and stderr, and the files that the spec refers to.
+pub(super) const RUN: &[u8] = b"run";
+
+/// Is the runner when this process was started as one, and then does not return.
+///
+/// To be called first in `main`, before there is a second thread and before anything is opened.
+pub fn runner_main_if_asked() {
+    let asked =
+        std::env::args_os().next().is_some_and(|a| a.as_encoded_bytes() == ARGV0.to_bytes());
+    if asked {
+        let code = spawn::take_inherited().map_or(2, |control| serve(&control));
+        spawn::exit_now(code);
+    }
+}
+
+fn serve(control: &OwnedFd) -> i32 {
+    let prepared = ns::unshare_mounts()
+        .map_err(|e| format!("no mount namespace: {e}"))
+        .and_then(|()| mount::make_all_private().map_err(|e| format!("{e}: {}", e.source)));
+    let unable = prepared.is_err();
+    if !tell(control, &prepared.map_or_else(Hello::Unable, |()| Hello::Ready), &[]) || unable {
+        return 1;
+    }
+    let filter = Arch::native().map(|arch| Program::docker_default(arch, CapSet::DOCKER));
+    let mut steps: Vec<Step> = Vec::new();
+    loop {
+        let mut fds: Vec<BorrowedFd<'_>> = vec![control.as_fd()];
+        for step in &steps {
+            fds.push(step.pid.as_fd());
+            // A socket whose other end is gone would be readable for ever.
+            fds.extend(step.reply.as_ref().map(AsFd::as_fd));
+        }
+        let Ok(ready) = wait::readable(&fds, None) else { break };
+        drop(fds);
+        let mut ready = ready.into_iter();
+        let asked = ready.next().unwrap_or(false);
+        let mut running = Vec::with_capacity(steps.len());
+        for mut step in steps {
+            let ended = ready.next().unwrap_or(false);
+            if step.reply.is_some() && ready.next().unwrap_or(false) {
+                // Nothing is ever said on it by the other side, so this is its end.
+                let _ = step.pid.kill();
+                step.reply = None;
+            }
+            if ended { step.finish() } else { running.push(step) }
+        }
+        steps = running;
+        if asked {
+            match channel::receive(control) {
+                Ok(Some((bytes, fds))) if bytes == RUN => {
+                    steps.extend(Step::begin(fds, filter.as_ref()));
+                }
+                _ => break,
+            }
+        }
+    }
+    for step in &steps {
+        let _ = step.pid.kill();
+    }
+    for step in steps {
+        step.finish();
+    }
+    0
+}
+
+fn tell(socket: &OwnedFd, word: &impl Serialize, fds: &[BorrowedFd<'_>]) -> bool {
+    serde_json::to_vec(word).is_ok_and(|bytes| {
+        let bytes = if bytes.len() <= channel::MAX_MESSAGE { bytes } else { TOO_LONG.to_vec() };
+        channel::send(socket, &bytes, fds).is_ok()
+    })
+}
+
+/// Sent for an error whose text does not fit (a program name of the image's making).
+const TOO_LONG: &[u8] =
+    br#"{"Done":{"NotStarted":{"Setup":{"step":"start the step","reason":"error text too long"}}}}"#;
+
+/// A step with a process.
+struct Step {
+    pid: PidFd,
+    reply: Option<OwnedFd>,
+    report: OwnedFd,
+    root: OwnedFd,
+    rootfs: Rootfs,
+}
+
+impl Step {
+    /// Makes the child. `None`: there is none, and the other side knows or is gone.
+    fn begin(fds: Vec<OwnedFd>, filter: Option<&Program>) -> Option<Self> {
+        let mut fds = fds.into_iter();
+        let reply = fds.next()?;
+        match Self::try_begin(fds, filter) {
+            Ok(mut step) => {
+                tell(&reply, &Reply::Started, &[step.pid.as_fd()]);
+                step.reply = Some(reply);
+                Some(step)
+            }
+            Err(error) => {
+                tell(&reply, &Reply::Refused(error), &[]);
+                None
+            }
+        }
+    }
+
+    fn try_begin(
+        mut fds: std::vec::IntoIter<OwnedFd>,
+        filter: Option<&Program>,
+    ) -> Result<Self, InitError> {
+        let (Some(spec), Some(stdout), Some(stderr)) = (fds.next(), fds.next(), fds.next()) else {
+            let reason = "files are missing in the message".into();
+            return Err(InitError::Setup { step: "start the step".into(), reason });
+        };
+        let spec = channel::unpack(spec, MAX_SPEC).map_err(InitError::at("read the step"))?;
+        let spec: SandboxSpec =
+            serde_json::from_slice(&spec).map_err(InitError::at("read the step"))?;
+        let root = rootfs::assemble(&spec.rootfs).map_err(InitError::at("mount the root"))?;
+        let (mut report, report_end) =
+            channel::pipe().map_err(InitError::at("make a pipe for the child"))?;
+        for end in [&report, &report_end] {
+            // The child must not wait for the runner, which reads only when the child has ended.
+            channel::set_nonblocking(end).map_err(InitError::at("prepare the child's pipe"))?;
+        }
+        let namespaces = network::namespaces(spec.network);
+        let (reading, root_of_child) = (&mut report, &root);
+        let pid = spawn::clone_child(namespaces, None, || {
+            // The copy's own reading end would hide that the runner is gone.
+            if spawn::disarm(reading).is_err() {
+                return 125;
+            }
+            let Ok(root) = root_of_child.try_clone() else { return 125 };
+            let fds = fds.map(Some).collect();
+            init::Child { spec: &spec, root, fds, stdout, stderr, report: report_end, filter }.run()
+        })
+        .map_err(InitError::at("make a process"))?;
+        Ok(Self { pid, reply: None, report, root, rootfs: spec.rootfs })
+    }
+
+    /// The process has ended or is about to: cleans up and tells.
+    fn finish(self) {
+        let ended = self.pid.wait();
+        let (stubs, failed) = init::parse_reports(&init::read_reports(&self.report));
+        rootfs::clean(self.root, &stubs, &self.rootfs);
+        let done = match (failed, ended) {
+            (Some(error), _) => Done::NotStarted(error),
+            (None, Ok(Ended::Exited(code))) => Done::Exited(code),
+            (None, Ok(Ended::Signalled(signal))) => Done::Signalled(signal),
+            (None, Err(e)) => Done::NotStarted(InitError::at("wait for the process")(e)),
+        };
+        if let Some(reply) = &self.reply {
+            tell(reply, &Reply::Done(done), &[]);
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! What to run and in which surroundings, as plain data that travels to the runner.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// One step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxSpec {
+    /// Program and arguments. Without a slash the program is looked for in the step's `PATH`.
+    pub args: Vec<String>,
+    /// The whole environment, `KEY=VALUE`. `HOME` is added when it is missing.
+    pub env: Vec<String>,
+    /// Working directory; made when it is missing.
+    pub cwd: String,
+    /// `""`, `name[:group]` or `uid[:gid]`, looked up in the root's own files.
+    pub user: String,
+    /// Host name; empty: `buildkitsandbox`.
+    pub hostname: String,
+    /// The root file system.
+    pub rootfs: Rootfs,
+    /// What is mounted besides the usual; parents are mounted before what is in them.
+    pub mounts: Vec<SandboxMount>,
+    /// Network.
+    pub network: Network,
+    /// Rights.
+    pub security: Security,
+    /// Lines added to `/etc/hosts`.
+    pub extra_hosts: Vec<ExtraHost>,
+    /// Resource limits.
+    pub ulimits: Vec<Ulimit>,
+    /// Size of `/dev/shm` in bytes; 0: 64 MiB.
+    pub shm_size: u64,
+    /// Name resolution.
+    pub dns: Dns,
+    /// Set `no_new_privs`: setuid programs give no rights.
+    pub no_new_privileges: bool,
+    /// How long the step may take to end by itself when it is cancelled.
+    pub grace: Duration,
+}
+
+impl SandboxSpec {
+    /// The host name of a step that asks for none.
+    pub const HOSTNAME: &str = "buildkitsandbox";
+    /// The usual time between asking to end and killing.
+    pub const GRACE: Duration = Duration::from_secs(10);
+
+    /// `args` as root in `/` of `rootfs`, with nothing else.
+    pub fn new(rootfs: Rootfs, args: Vec<String>) -> Self {
+        Self {
+            args,
+            env: Vec::new(),
+            cwd: "/".into(),
+            user: String::new(),
+            hostname: String::new(),
+            rootfs,
+            mounts: Vec::new(),
+            network: Network::Host,
+            security: Security::Sandbox,
+            extra_hosts: Vec::new(),
+            ulimits: Vec::new(),
+            shm_size: 0,
+            dns: Dns::default(),
+            no_new_privileges: false,
+            grace: Self::GRACE,
+        }
+    }
+}
+
+/// The directories of a root file system.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rootfs {
+    /// Read-only layers, the top one first; empty: from scratch.
+    pub lowers: Vec<PathBuf>,
+    /// Where changes go. Its own mode and owner are those of `/` in the step.
+    pub upper: PathBuf,
+    /// Empty directory on the same file system, for the kernel.
+    pub work: PathBuf,
+    /// Overlay's marks are in `user.*` attributes (in a user namespace).
+    pub userxattr: bool,
+}
+
+/// Something mounted for the step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxMount {
+    /// Absolute path in the step.
+    pub dest: String,
+    /// What.
+    pub kind: SandboxMountKind,
+}
+
+/// What is mounted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SandboxMountKind {
+    /// A directory or file of a tree.
+    Bind {
+        /// The tree.
+        source: MountSource,
+        /// Path in the tree; its links do not lead out of the tree.
+        selector: String,
+        /// No writes.
+        readonly: bool,
+    },
+    /// Memory.
+    Tmpfs {
+        /// Limit in bytes; 0: the kernel's default.
+        size: u64,
+    },
+    /// A read-only file in memory, for secrets.
+    File {
+        /// Index of the open file with the content (see [`super::Runner::launch`]).
+        data: usize,
+        /// Permission bits.
+        mode: u32,
+        /// Owner.
+        uid: u32,
+        /// Group.
+        gid: u32,
+    },
+    /// A socket of the host; owner and mode are its own.
+    Socket {
+        /// Where it is.
+        source: PathBuf,
+    },
+}
+
+/// Where a bound tree is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MountSource {
+    /// A directory of the host.
+    Path(PathBuf),
+    /// Index of a detached mount (see [`super::Runner::launch`]), such as `rgraph_sys::mount`
+    /// makes them; an ordinary open directory does not do.
+    Fd(usize),
+    /// The union of directories.
+    Overlay {
+        /// Read-only layers, the top one first.
+        lowers: Vec<PathBuf>,
+        /// Where changes go, and the kernel's directory beside it; `None`: read-only.
+        upper: Option<(PathBuf, PathBuf)>,
+        /// As in [`Rootfs`].
+        userxattr: bool,
+    },
+}
+
+/// The network of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Network {
+    /// The host's.
+    Host,
+    /// Its own, with loopback only.
+    None,
+}
+
+/// The rights of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Security {
+    /// Docker's default capabilities, system call filter and hidden paths.
+    Sandbox,
+    /// All rights of this process, no filter, nothing hidden.
+    Insecure,
+}
+
+/// One name with its address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExtraHost {
+    /// Name.
+    pub host: String,
+    /// Address.
+    pub ip: String,
+}
+
+/// One resource limit; -1 is unlimited.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ulimit {
+    /// `nofile`, ...
+    pub name: String,
+    /// Soft limit.
+    pub soft: i64,
+    /// Hard limit.
+    pub hard: i64,
+}
+
+/// Name resolution. A part that is empty is taken from the host.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Dns {
+    /// Addresses of name servers.
+    pub nameservers: Vec<String>,
+    /// Search domains.
+    pub search: Vec<String>,
+    /// Options.
+    pub options: Vec<String>,
+}
