@@ -6,6 +6,6 @@
 
 pub mod args;
 pub mod options;
-// pub mod progress;
-// pub mod report;
-// pub mod table;
+pub mod progress;
+pub mod report;
+pub mod table;

@@ -1,0 +1,240 @@
+//! The screen: readers of the event stream.
+//!
+//! Events come from many threads into one [`Progress`]. It keeps the [`Book`] (what every step is
+//! doing, whole log lines with secrets hidden, the last lines for the failure report) and hands
+//! event and lines to one [`View`]. A view only draws. Everything goes to the writer it is given,
+//! which is stderr: stdout is data.
+//!
+//! A writer that fails (a closed pipe) is written to no more; the build goes on.
+
+pub mod sanitize;
+
+mod book;
+mod lines;
+mod plain;
+mod quiet;
+mod rawjson;
+mod redact;
+mod summary;
+mod tty;
+
+use std::io::Write;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rgraph_solver::event::{Event, EventSink, Step, Timestamp};
+
+pub use book::{Book, Counts, LogLine, StepInfo, StepState};
+pub use redact::Redactor;
+pub use summary::{Summary, write_summary};
+
+use crate::options::ProgressMode;
+
+/// Bytes of a step's output that reach the screen.
+pub const CLIP: usize = 2 << 20;
+
+/// How to draw.
+#[derive(Clone)]
+pub struct Settings {
+    /// Which view.
+    pub mode: ProgressMode,
+    /// Colours of steps are passed on, and the live view uses some.
+    pub colours: bool,
+    /// Log lines under a running step of the live view.
+    pub log_lines: usize,
+    /// Bytes of a step's output that reach the screen.
+    pub clip: usize,
+    /// Where all of a clipped output is: `rgraph logs BUILD STEP`.
+    pub log_hint: Option<String>,
+    /// What must not be shown.
+    pub secrets: Redactor,
+    /// Columns and rows of the terminal, asked at every redraw.
+    pub window: fn() -> Option<(u16, u16)>,
+}
+
+impl Settings {
+    /// The defaults of a mode.
+    pub fn new(mode: ProgressMode) -> Self {
+        Self {
+            mode,
+            colours: false,
+            log_lines: 6,
+            clip: CLIP,
+            log_hint: None,
+            secrets: Redactor::default(),
+            window: tty::window,
+        }
+    }
+}
+
+/// Draws what the book says.
+trait View: Send {
+    /// An event has been entered in the book; `lines` became whole by it.
+    fn event(&mut self, book: &Book, event: &Event, lines: &[LogLine], out: &mut String);
+
+    /// Time has passed without an event.
+    fn tick(&mut self, _book: &Book, _now: Timestamp, _out: &mut String) {}
+
+    /// Something to say that is about no step.
+    fn message(&mut self, text: &str, out: &mut String);
+
+    /// No event will follow.
+    fn close(&mut self, book: &Book, now: Timestamp, out: &mut String);
+}
+
+struct State {
+    book: Book,
+    view: Box<dyn View>,
+    out: Option<Box<dyn Write + Send>>,
+    last: (Timestamp, Instant),
+    closed: bool,
+    text: String,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    wake: Condvar,
+}
+
+/// The screen of one build. Cheap to share by reference; dropped, it closes itself.
+pub struct Progress {
+    shared: Arc<Shared>,
+    ticker: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// The live view is redrawn, and held back lines of the plain view are shown, this often.
+const TICK: Duration = Duration::from_millis(100);
+
+impl Progress {
+    /// Opens a screen on `out`.
+    pub fn new(settings: &Settings, out: Box<dyn Write + Send>) -> Self {
+        let (view, tail, ticks): (Box<dyn View>, _, _) = match settings.mode {
+            ProgressMode::Plain => (Box::new(plain::Plain::new(settings)), 20, true),
+            ProgressMode::Tty => (Box::new(tty::Tty::new(settings)), 20, true),
+            ProgressMode::RawJson => (Box::new(rawjson::RawJson::default()), 20, false),
+            // Nothing of the step was on the screen: a failure shows more of it.
+            ProgressMode::Quiet => (Box::new(quiet::Quiet), 1000, false),
+        };
+        let state = State {
+            book: Book::new(settings.secrets.clone(), tail),
+            view,
+            out: Some(out),
+            last: (Timestamp(0), Instant::now()),
+            closed: false,
+            text: String::new(),
+        };
+        let shared = Arc::new(Shared { state: Mutex::new(state), wake: Condvar::new() });
+        let ticker = ticks.then(|| {
+            let shared = shared.clone();
+            std::thread::spawn(move || shared.tick())
+        });
+        Self { shared, ticker: Mutex::new(ticker) }
+    }
+
+    /// Says something that is about no step, such as a warning, between the lines.
+    pub fn message(&self, text: &str) {
+        let mut state = self.shared.lock();
+        let State { view, text: buffer, .. } = &mut *state;
+        view.message(text, buffer);
+        state.flush();
+    }
+
+    /// Shows what is held back and takes the live lines away. Later events are counted, not drawn.
+    pub fn close(&self) {
+        let mut state = self.shared.lock();
+        if !state.closed {
+            state.closed = true;
+            let now = state.now();
+            let State { view, book, text, .. } = &mut *state;
+            view.close(book, now, text);
+            state.flush();
+        }
+        drop(state);
+        self.shared.wake.notify_all();
+        let ticker = self.ticker.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(t) = ticker {
+            // It ends at once; a panic in it was reported by the hook.
+            let _ = t.join();
+        }
+    }
+
+    /// The last lines a step printed, harmless and with secrets hidden, for the failure report.
+    pub fn tail(&self, step: Step) -> Vec<String> {
+        self.shared.lock().book.tail(step)
+    }
+
+    /// The progress line of a step.
+    pub fn name(&self, step: Step) -> Option<String> {
+        self.shared.lock().book.get(step).map(|s| s.name.clone())
+    }
+
+    /// What happened so far.
+    pub fn counts(&self) -> Counts {
+        self.shared.lock().book.counts()
+    }
+}
+
+impl EventSink for Progress {
+    /// Draws under a lock and writes before it returns: a slow terminal makes the step that prints
+    /// wait, memory stays as it is.
+    fn emit(&self, event: Event) {
+        let mut state = self.shared.lock();
+        state.last = (event.at, Instant::now());
+        let State { book, view, text, closed, .. } = &mut *state;
+        let lines = book.enter(&event);
+        if !*closed {
+            view.event(book, &event, &lines, text);
+        }
+        state.flush();
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tick(&self) {
+        let mut state = self.lock();
+        while !state.closed {
+            state = self.wake.wait_timeout(state, TICK).unwrap_or_else(PoisonError::into_inner).0;
+            if !state.closed {
+                let now = state.now();
+                let State { view, book, text, .. } = &mut *state;
+                view.tick(book, now, text);
+                state.flush();
+            }
+        }
+    }
+}
+
+impl State {
+    /// Event time, carried on by this process's clock.
+    fn now(&self) -> Timestamp {
+        let (at, seen) = self.last;
+        if at.0 == 0 { at } else { Timestamp(at.0 + seen.elapsed().as_nanos() as u64) }
+    }
+
+    /// One write per event, so that lines of other processes on the same terminal do not cut ours.
+    fn flush(&mut self) {
+        if self.text.is_empty() {
+            return;
+        }
+        if let Some(out) = &mut self.out
+            && out.write_all(self.text.as_bytes()).and_then(|()| out.flush()).is_err()
+        {
+            self.out = None;
+        }
+        self.text.clear();
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod testing;

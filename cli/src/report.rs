@@ -1,0 +1,450 @@
+//! What went wrong, for people: diagnostics with their source, failed steps, error chains, and the
+//! exit code of each kind of end. The only file that knows miette.
+//!
+//! Everything is written to the writer it is given (stderr). Foreign text is made harmless.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource};
+use rgraph_ir::{Diagnostic, Severity, SourceFile, SourceMap, Span};
+
+use crate::options::OptionsError;
+use crate::progress::sanitize::{blank, harmless};
+
+/// How a command ended, apart from well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// A step, a Dockerfile, a registry, a disk, something not found: 1.
+    Failed,
+    /// Wrong use of the command line: 2. Nothing was read or written.
+    Usage,
+    /// A defect of rgraph: 70.
+    Internal,
+    /// Ended by SIGINT, after clean-up: 130.
+    Interrupted,
+    /// Ended by SIGTERM, after clean-up: 143.
+    Terminated,
+}
+
+impl ErrorKind {
+    /// The documented exit code.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::Failed => 1,
+            Self::Usage => 2,
+            Self::Internal => 70,
+            Self::Interrupted => 130,
+            Self::Terminated => 143,
+        }
+    }
+}
+
+/// The error of a command.
+#[derive(Debug)]
+pub struct CliError {
+    /// Decides the exit code.
+    pub kind: ErrorKind,
+    /// What went wrong: lower case, no full stop. Empty when it has been reported already.
+    pub message: String,
+    /// What to do.
+    pub help: Option<String>,
+    /// Why.
+    pub source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+impl CliError {
+    /// A failure (exit code 1).
+    pub fn failed(message: impl Into<String>) -> Self {
+        Self { kind: ErrorKind::Failed, message: message.into(), help: None, source: None }
+    }
+
+    /// Wrong use (exit code 2).
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self { kind: ErrorKind::Usage, ..Self::failed(message) }
+    }
+
+    /// A broken invariant (exit code 70).
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self { kind: ErrorKind::Internal, ..Self::failed(message) }
+    }
+
+    /// A failure that has been drawn already: only the exit code is left.
+    pub fn reported(kind: ErrorKind) -> Self {
+        Self { kind, ..Self::failed("") }
+    }
+
+    /// A name of the contract that nobody wrote yet (exit code 1).
+    pub fn not_yet(what: impl fmt::Display) -> Self {
+        Self::failed(format!("{what} is not supported yet"))
+    }
+
+    /// Adds what to do.
+    pub fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+
+    /// Adds why.
+    pub fn because(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+}
+
+impl fmt::Display for CliError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl StdError for CliError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_deref().map(|e| e as _)
+    }
+}
+
+impl From<OptionsError> for CliError {
+    fn from(e: OptionsError) -> Self {
+        let kind = if e.is_usage() { ErrorKind::Usage } else { ErrorKind::Failed };
+        let help = e.help().map(str::to_owned);
+        Self { kind, message: e.to_string(), help, source: StdError::source(&e).map(copy) }
+    }
+}
+
+/// An error chain as text, for errors that only lend their source.
+fn copy(e: &(dyn StdError + 'static)) -> Box<dyn StdError + Send + Sync> {
+    chain_text(e).into()
+}
+
+/// What a failed step leaves behind.
+#[derive(Debug, Clone, Default)]
+pub struct FailedStep<'a> {
+    /// Its progress line.
+    pub name: &'a str,
+    /// The instruction.
+    pub span: Option<Span>,
+    /// Its last lines, harmless already.
+    pub tail: &'a [String],
+    /// What to do.
+    pub help: Option<&'a str>,
+}
+
+/// How to draw.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Style {
+    /// Colours may be used.
+    pub colours: bool,
+    /// Warnings and causes in full.
+    pub debug: bool,
+}
+
+/// Draws reports on a writer. Errors of the writer are given back; most callers can only drop them.
+pub struct Reporter<'a> {
+    out: &'a mut dyn Write,
+    style: Style,
+}
+
+impl<'a> Reporter<'a> {
+    /// Draws on `out`.
+    pub fn new(out: &'a mut dyn Write, style: Style) -> Self {
+        Self { out, style }
+    }
+
+    /// Draws findings one after the other, each with `NAME:LINE` in its text.
+    pub fn diagnostics(&mut self, all: &[Diagnostic], map: &SourceMap) -> io::Result<()> {
+        for d in all {
+            self.draw(&Drawing::new(d, map))?;
+        }
+        Ok(())
+    }
+
+    /// Warnings after a build: one line each, or drawn in full with `--debug`.
+    pub fn warnings(&mut self, all: &[Diagnostic], map: &SourceMap) -> io::Result<()> {
+        let count = match all.len() {
+            0 => return Ok(()),
+            1 => "1 warning found".to_owned(),
+            n => format!("{n} warnings found"),
+        };
+        if self.style.debug {
+            writeln!(self.out, "\n{count}:")?;
+            return self.diagnostics(all, map);
+        }
+        writeln!(self.out, "\n{count} (use --debug to expand):")?;
+        for d in all {
+            let at = d.span().map(|s| format!(" ({})", harmless(&map.locate(s))));
+            let message = harmless(&d.message).replace('\n', " ");
+            writeln!(self.out, " - {}: {message}{}", d.code, at.unwrap_or_default())?;
+        }
+        Ok(())
+    }
+
+    /// A step that failed: its last output, the instruction, the cause.
+    pub fn failed_step(
+        &mut self,
+        step: &FailedStep<'_>,
+        cause: &(dyn StdError + 'static),
+        map: &SourceMap,
+    ) -> io::Result<()> {
+        let name = harmless(step.name);
+        if !step.tail.is_empty() {
+            writeln!(self.out, "------\n > {name}:")?;
+            for line in step.tail {
+                writeln!(self.out, "{line}")?;
+            }
+            writeln!(self.out, "------")?;
+        }
+        let mut d = Diagnostic::new(
+            Severity::Error,
+            "step-failed",
+            step.span,
+            format!("{name} failed: {}", chain_text(cause)),
+        );
+        d.help = step.help.map(str::to_owned);
+        self.draw(&Drawing::new(&d, map))
+    }
+
+    /// An error that is about no text: one line, causes joined by colons (one per line with
+    /// `--debug`), then what to do.
+    pub fn error(&mut self, e: &CliError) -> io::Result<()> {
+        if e.message.is_empty() {
+            return Ok(());
+        }
+        let tag = self.paint(
+            "\x1b[31m",
+            if e.kind == ErrorKind::Internal { "internal error" } else { "error" },
+        );
+        if self.style.debug {
+            writeln!(self.out, "{tag}: {}", harmless(&e.message))?;
+            for cause in causes(e) {
+                writeln!(self.out, "  caused by: {}", harmless(&cause))?;
+            }
+        } else {
+            writeln!(self.out, "{tag}: {}", harmless(&chain_text(e)))?;
+        }
+        if let Some(help) = &e.help {
+            let tag = self.paint("\x1b[36m", "help");
+            writeln!(self.out, "{tag}: {}", harmless(help))?;
+        }
+        if e.kind == ErrorKind::Internal {
+            writeln!(self.out, "{PLEASE_REPORT}")?;
+        }
+        Ok(())
+    }
+
+    /// Something the user should know.
+    pub fn warning(&mut self, text: &str) -> io::Result<()> {
+        let tag = self.paint("\x1b[33m", "warning");
+        writeln!(self.out, "{tag}: {}", harmless(text))
+    }
+
+    fn paint(&self, colour: &str, text: &str) -> String {
+        if self.style.colours { format!("{colour}{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    fn draw(&mut self, drawing: &Drawing) -> io::Result<()> {
+        let theme = if self.style.colours {
+            GraphicalTheme::unicode()
+        } else {
+            GraphicalTheme::unicode_nocolor()
+        };
+        let mut text = String::new();
+        GraphicalReportHandler::new_themed(theme)
+            .with_links(false)
+            // A message must stay in one piece: tools look for `NAME:LINE` and for its words.
+            .with_wrap_lines(false)
+            .with_context_lines(1)
+            .with_cause_chain()
+            .render_report(&mut text, drawing)
+            .map_err(|_| io::Error::other("cannot draw a diagnostic"))?;
+        writeln!(self.out, "{}", text.trim_end().trim_start_matches('\n'))
+    }
+}
+
+/// What a defect of rgraph ends with.
+const PLEASE_REPORT: &str =
+    "this is a defect of rgraph: please report it with this line and the command that led here";
+
+/// The causes of an error, outermost first, without those that its text holds already.
+fn causes(e: &(dyn StdError + 'static)) -> Vec<String> {
+    let mut shown = e.to_string();
+    let mut out = Vec::new();
+    let mut next = e.source();
+    while let Some(cause) = next {
+        let text = cause.to_string();
+        if !text.is_empty() && !shown.contains(&text) {
+            out.push(text.clone());
+            shown = text;
+        }
+        next = cause.source();
+    }
+    out
+}
+
+/// An error and its causes in one sentence: `pulling x: connecting: connection refused`.
+pub fn chain_text(e: &(dyn StdError + 'static)) -> String {
+    std::iter::once(e.to_string()).chain(causes(e)).collect::<Vec<_>>().join(": ")
+}
+
+/// A diagnostic with its source, as miette wants it: owned and harmless.
+#[derive(Debug)]
+struct Drawing {
+    message: String,
+    code: &'static str,
+    severity: miette::Severity,
+    help: Option<String>,
+    url: Option<&'static str>,
+    source: Option<NamedSource<String>>,
+    labels: Vec<LabeledSpan>,
+}
+
+impl Drawing {
+    fn new(d: &Diagnostic, map: &SourceMap) -> Self {
+        let place = d.span();
+        let message = harmless(&d.message);
+        let message = match place {
+            Some(span) => format!("{}: {message}", harmless(&map.locate(span))),
+            None => message,
+        };
+        let mut help: Vec<String> = d.help.iter().map(|h| harmless(h)).collect();
+        let mut labels = Vec::new();
+        for label in &d.labels {
+            if Some(label.span.file) != place.map(|p| p.file) {
+                // miette draws one source: places in others are named.
+                help.push(format!(
+                    "see {}: {}",
+                    harmless(&map.locate(label.span)),
+                    harmless(&label.text)
+                ));
+                continue;
+            }
+            let text = Some(harmless(&label.text)).filter(|t| !t.is_empty());
+            let range = visible(map.file(label.span.file), label.span);
+            labels.push(if labels.is_empty() {
+                LabeledSpan::new_primary_with_span(text, range)
+            } else {
+                LabeledSpan::new_with_span(text, range)
+            });
+        }
+        let source = place.map(|p| {
+            let file = map.file(p.file);
+            NamedSource::new(harmless(&file.name), blank(&file.text)).with_language("Dockerfile")
+        });
+        Self {
+            message,
+            code: d.code,
+            severity: match d.severity {
+                Severity::Note => miette::Severity::Advice,
+                Severity::Warning => miette::Severity::Warning,
+                Severity::Error => miette::Severity::Error,
+            },
+            help: (!help.is_empty()).then(|| help.join("\n")),
+            url: d.url,
+            source,
+            labels,
+        }
+    }
+}
+
+/// Start and length of what is underlined: inside the text, on whole characters, and no more than
+/// the first line of an instruction of many.
+fn visible(file: &SourceFile, span: Span) -> (usize, usize) {
+    let text = &file.text;
+    let edge = |mut at: usize| {
+        at = at.min(text.len());
+        while !text.is_char_boundary(at) {
+            at -= 1;
+        }
+        at
+    };
+    let (start, end) = (edge(span.start as usize), edge(span.end as usize));
+    let part = text.get(start..end).unwrap_or_default();
+    let first = part.split('\n').next().unwrap_or_default().trim_end();
+    (start, first.len())
+}
+
+impl fmt::Display for Drawing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl StdError for Drawing {}
+
+impl miette::Diagnostic for Drawing {
+    fn code(&self) -> Option<Box<dyn fmt::Display + '_>> {
+        let word = match self.severity {
+            miette::Severity::Error => "error",
+            miette::Severity::Warning => "warning",
+            miette::Severity::Advice => "note",
+        };
+        Some(Box::new(format!("{word}[{}]", self.code)))
+    }
+
+    fn severity(&self) -> Option<miette::Severity> {
+        Some(self.severity)
+    }
+
+    fn help(&self) -> Option<Box<dyn fmt::Display + '_>> {
+        let text = match (&self.help, self.url) {
+            (Some(h), Some(u)) => format!("{h}\n{u}"),
+            (Some(h), None) => h.clone(),
+            (None, Some(u)) => u.to_owned(),
+            (None, None) => return None,
+        };
+        Some(Box::new(text))
+    }
+
+    fn source_code(&self) -> Option<&dyn miette::SourceCode> {
+        self.source.as_ref().map(|s| s as _)
+    }
+
+    fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
+        Some(Box::new(self.labels.iter().cloned()))
+    }
+}
+
+/// Says whether a thread has panicked since [`install_panic_hook`].
+#[derive(Debug, Clone)]
+pub struct PanicFlag(Arc<AtomicBool>);
+
+impl PanicFlag {
+    /// True when a defect showed: the exit code is 70, whatever else happened.
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// From now on a panic of any thread prints one line that asks for a report, the first one only,
+/// and unwinds as before. `main` catches it and ends with 70.
+pub fn install_panic_hook() -> PanicFlag {
+    let flag = PanicFlag(Arc::default());
+    let seen = flag.clone();
+    std::panic::set_hook(Box::new(move |info| {
+        if !seen.0.swap(true, Ordering::SeqCst) {
+            let line = panic_line(info.payload(), info.location());
+            let _ = io::stderr().write_all(line.as_bytes());
+        }
+    }));
+    flag
+}
+
+fn panic_line(
+    payload: &(dyn std::any::Any + Send),
+    at: Option<&std::panic::Location<'_>>,
+) -> String {
+    let text = payload
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("unknown");
+    let at = at.map(|l| format!(" ({}:{})", l.file(), l.line())).unwrap_or_default();
+    let text = harmless(text).replace('\n', " ");
+    format!("internal error: {text}{at}: {PLEASE_REPORT}\n")
+}
+
+#[cfg(test)]
+mod tests;
