@@ -18,7 +18,7 @@ pub enum SourceOp {
 }
 
 /// When a registry is asked what a tag means now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub enum ResolveMode {
     /// When the store does not know it.
     #[default]

@@ -1,0 +1,564 @@
+//! Variables and quotes in one word: `$v`, `${v}`, `${v:-w}`, `${v#p}`, `${v/p/r}`, `'..'`, `".."`.
+//!
+//! Facts are those of BuildKit's `shell/lex.go`: what a Dockerfile means there it means here. Input is
+//! hostile: nesting and the size of results are limited, patterns never blow up.
+
+mod pattern;
+
+use std::collections::BTreeSet;
+
+use rgraph_ir::limits::{MAX_EXPANSION, MAX_NESTING};
+
+use pattern::Pattern;
+
+/// Where values come from.
+pub trait Lookup {
+    /// The value of `name`; `None`: not set.
+    fn get(&self, name: &str) -> Option<&str>;
+}
+
+/// No variables at all.
+pub struct Nothing;
+
+impl Lookup for Nothing {
+    fn get(&self, _: &str) -> Option<&str> {
+        None
+    }
+}
+
+/// How a word is read.
+#[derive(Debug, Clone, Copy)]
+pub struct Mode {
+    /// The escape character.
+    pub escape: char,
+    /// Quotes stay in the result.
+    pub raw_quotes: bool,
+    /// Escape characters stay in the result.
+    pub raw_escapes: bool,
+    /// Quotes mean nothing (heredoc bodies).
+    pub ignore_quotes: bool,
+    /// Variables that are not set stay as written.
+    pub keep_unset: bool,
+}
+
+impl Mode {
+    /// The plain mode with the file's escape character.
+    pub fn plain(escape: char) -> Self {
+        Self {
+            escape,
+            raw_quotes: false,
+            raw_escapes: false,
+            ignore_quotes: false,
+            keep_unset: false,
+        }
+    }
+
+    /// For heredoc bodies: only variables, always with `\`.
+    pub fn body() -> Self {
+        Self { ignore_quotes: true, ..Self::plain('\\') }
+    }
+
+    /// For texts that are shown: quotes and unknown variables stay.
+    pub fn display(escape: char) -> Self {
+        Self { raw_quotes: true, keep_unset: true, ..Self::plain(escape) }
+    }
+}
+
+/// An expanded word. Another type than [`crate::ast::Word`], so that nothing is expanded twice.
+#[derive(Debug, Clone, Default)]
+pub struct Expanded {
+    /// The result.
+    pub text: String,
+    /// The result split at blanks outside quotes.
+    pub words: Vec<String>,
+    /// Variables that were set.
+    pub matched: BTreeSet<String>,
+    /// Variables that were not.
+    pub unmatched: BTreeSet<String>,
+}
+
+/// Why a word cannot be expanded.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("failed to process `{word}`: {why}")]
+pub struct ExpandError {
+    /// The word, cut.
+    pub word: String,
+    /// What is wrong.
+    pub why: String,
+}
+
+/// Expands `word` with the values of `env`.
+pub fn expand(word: &str, env: &dyn Lookup, mode: Mode) -> Result<Expanded, ExpandError> {
+    let mut lexer = Lexer {
+        rest: word,
+        env,
+        mode,
+        raw_escapes: mode.raw_escapes,
+        depth: 0,
+        spent: 0,
+        matched: BTreeSet::new(),
+        unmatched: BTreeSet::new(),
+    };
+    match lexer.until(None, mode.raw_escapes) {
+        Ok((text, words)) => {
+            Ok(Expanded { text, words, matched: lexer.matched, unmatched: lexer.unmatched })
+        }
+        Err(why) => Err(ExpandError { word: word.chars().take(200).collect(), why }),
+    }
+}
+
+/// True when nothing in `word` can change by expansion.
+pub fn is_plain(word: &str, escape: char) -> bool {
+    !word.contains(['$', '\'', '"', escape])
+}
+
+struct Lexer<'a> {
+    rest: &'a str,
+    env: &'a dyn Lookup,
+    mode: Mode,
+    raw_escapes: bool,
+    depth: usize,
+    spent: usize,
+    matched: BTreeSet<String>,
+    unmatched: BTreeSet<String>,
+}
+
+/// Splits what is added into words.
+#[derive(Default)]
+struct Words {
+    done: Vec<String>,
+    open: String,
+    inside: bool,
+}
+
+impl Words {
+    fn soft(&mut self, c: char) {
+        if !c.is_whitespace() {
+            self.open.push(c);
+            self.inside = true;
+        } else if self.inside && !self.open.is_empty() {
+            self.done.push(std::mem::take(&mut self.open));
+            self.inside = false;
+        }
+    }
+
+    fn hard(&mut self, s: &str) {
+        self.open.push_str(s);
+        self.inside = true;
+    }
+
+    fn finish(mut self) -> Vec<String> {
+        if !self.open.is_empty() {
+            self.done.push(self.open);
+        }
+        self.done
+    }
+}
+
+impl Lexer<'_> {
+    fn peek(&self) -> Option<char> {
+        self.rest.chars().next()
+    }
+
+    fn next(&mut self) -> Option<char> {
+        let c = self.peek()?;
+        self.rest = &self.rest[c.len_utf8()..];
+        Some(c)
+    }
+
+    fn spend(&mut self, n: usize) -> Result<(), String> {
+        self.spent += n;
+        if self.spent > MAX_EXPANSION {
+            return Err(format!("the result is longer than {MAX_EXPANSION} bytes"));
+        }
+        Ok(())
+    }
+
+    fn until(
+        &mut self,
+        stop: Option<char>,
+        raw_escapes: bool,
+    ) -> Result<(String, Vec<String>), String> {
+        self.depth += 1;
+        if self.depth > MAX_NESTING {
+            return Err(format!("substitutions are nested more than {MAX_NESTING} deep"));
+        }
+        let before = std::mem::replace(&mut self.raw_escapes, raw_escapes);
+        let out = self.scan(stop);
+        self.raw_escapes = before;
+        self.depth -= 1;
+        out
+    }
+
+    fn scan(&mut self, stop: Option<char>) -> Result<(String, Vec<String>), String> {
+        let mut out = String::new();
+        let mut words = Words::default();
+        while let Some(c) = self.peek() {
+            if Some(c) == stop {
+                self.next();
+                return Ok((out, words.finish()));
+            }
+            match c {
+                '$' => {
+                    let value = self.dollar()?;
+                    self.spend(value.len())?;
+                    value.chars().for_each(|c| words.soft(c));
+                    out.push_str(&value);
+                }
+                '<' => {
+                    let s = self.angle();
+                    words.hard(&s);
+                    out.push_str(&s);
+                }
+                '\'' if !self.mode.ignore_quotes => {
+                    let s = self.single()?;
+                    words.hard(&s);
+                    out.push_str(&s);
+                }
+                '"' if !self.mode.ignore_quotes => {
+                    let s = self.double()?;
+                    words.hard(&s);
+                    out.push_str(&s);
+                }
+                _ => {
+                    self.next();
+                    if c != self.mode.escape {
+                        words.soft(c);
+                        out.push(c);
+                        continue;
+                    }
+                    if self.raw_escapes {
+                        words.hard(c.encode_utf8(&mut [0; 4]));
+                        out.push(c);
+                    }
+                    // The escape takes the next character as it is; at the very end it is dropped.
+                    let Some(c) = self.next() else { break };
+                    words.hard(c.encode_utf8(&mut [0; 4]));
+                    out.push(c);
+                }
+            }
+        }
+        if let Some(stop) = stop {
+            return Err(format!("unexpected end of statement while looking for matching {stop}"));
+        }
+        Ok((out, words.finish()))
+    }
+
+    fn angle(&mut self) -> String {
+        self.next();
+        if self.peek() != Some('<') {
+            return "<".to_owned();
+        }
+        self.next();
+        let mut s = "<<".to_owned();
+        while let Some(c @ ('\t' | '\r' | ' ')) = self.peek() {
+            s.push(c);
+            self.next();
+        }
+        s
+    }
+
+    fn single(&mut self) -> Result<String, String> {
+        let rest = &self.rest[1..];
+        let Some(end) = rest.find('\'') else {
+            self.rest = "";
+            return Err(
+                "unexpected end of statement while looking for matching single-quote".to_owned()
+            );
+        };
+        let s = if self.mode.raw_quotes { &self.rest[..end + 2] } else { &rest[..end] };
+        self.rest = &rest[end + 1..];
+        Ok(s.to_owned())
+    }
+
+    fn double(&mut self) -> Result<String, String> {
+        let mut out = String::new();
+        self.next();
+        if self.mode.raw_quotes {
+            out.push('"');
+        }
+        loop {
+            match self.peek() {
+                None => {
+                    return Err(
+                        "unexpected end of statement while looking for matching double-quote"
+                            .to_owned(),
+                    );
+                }
+                Some('"') => {
+                    self.next();
+                    if self.mode.raw_quotes {
+                        out.push('"');
+                    }
+                    return Ok(out);
+                }
+                Some('$') => {
+                    let value = self.dollar()?;
+                    self.spend(value.len())?;
+                    out.push_str(&value);
+                }
+                Some(mut c) => {
+                    self.next();
+                    if c == self.mode.escape {
+                        if self.raw_escapes {
+                            out.push(c);
+                        }
+                        match self.peek() {
+                            None => continue,
+                            Some(n) if n == '"' || n == '$' || n == self.mode.escape => {
+                                self.next();
+                                c = n;
+                            }
+                            Some(_) => {}
+                        }
+                    }
+                    out.push(c);
+                }
+            }
+        }
+    }
+
+    fn dollar(&mut self) -> Result<String, String> {
+        self.next();
+        if self.peek() != Some('{') {
+            let name = self.name();
+            if name.is_empty() {
+                return Ok("$".to_owned());
+            }
+            return Ok(match self.get(&name) {
+                Some(v) => v,
+                None if self.mode.keep_unset => format!("${name}"),
+                None => String::new(),
+            });
+        }
+        self.next();
+        match self.peek() {
+            None => return Err("syntax error: missing '}'".to_owned()),
+            Some('{' | '}' | ':') => return Err("syntax error: bad substitution".to_owned()),
+            Some(_) => {}
+        }
+        let name = self.name();
+        let Some(mut op) = self.next() else {
+            return Err("syntax error: missing '}'".to_owned());
+        };
+        let mut shown = op.to_string();
+        let mut empty_is_unset = false;
+        if op == '}' {
+            return Ok(match self.get(&name) {
+                Some(v) => v,
+                None if self.mode.keep_unset => format!("${{{name}}}"),
+                None => String::new(),
+            });
+        }
+        if op == '/' {
+            return self.replace(&name);
+        }
+        if op == ':' {
+            empty_is_unset = true;
+            let Some(c) = self.next() else {
+                return Err("syntax error: missing '}'".to_owned());
+            };
+            op = c;
+            shown.push(c);
+        }
+        let trims = matches!(op, '#' | '%');
+        if !matches!(op, '+' | '-' | '?' | '#' | '%') || (empty_is_unset && trims) {
+            return Err(format!("unsupported modifier ({shown}) in substitution"));
+        }
+        let word = self.inner('}', trims, "}")?;
+        let value = self.get(&name);
+        if self.mode.keep_unset && value.is_none() {
+            return Ok(format!("${{{name}{shown}{word}}}"));
+        }
+        let value = value.filter(|v| !(empty_is_unset && v.is_empty() && !trims)).ok_or(());
+        match (op, value) {
+            ('-', Ok(v)) => Ok(v),
+            ('-', Err(())) => Ok(word),
+            ('+', Ok(_)) => Ok(word),
+            ('+', Err(())) => Ok(String::new()),
+            ('?', Ok(v)) => Ok(v),
+            ('?', Err(())) => {
+                let unset = self.env.get(&name).is_none();
+                let message = match (word.is_empty(), unset) {
+                    (false, _) => word,
+                    (true, true) => "is not allowed to be unset".to_owned(),
+                    (true, false) => "is not allowed to be empty".to_owned(),
+                };
+                Err(format!("{name}: {message}"))
+            }
+            (_, value) => {
+                let value = value.unwrap_or_default();
+                let (longest, text) = match word.strip_prefix(op) {
+                    Some(rest) => (true, rest),
+                    None => (false, word.as_str()),
+                };
+                let p = Pattern::parse(text)?;
+                if op == '#' {
+                    p.trim_start(&value, longest).map(str::to_owned)
+                } else {
+                    p.trim_end(&value, longest)
+                }
+            }
+        }
+    }
+
+    fn inner(&mut self, stop: char, raw_escapes: bool, missing: &str) -> Result<String, String> {
+        match self.until(Some(stop), raw_escapes) {
+            Ok((text, _)) => Ok(text),
+            Err(_) if self.rest.is_empty() && self.depth < MAX_NESTING => {
+                Err(format!("syntax error: missing '{missing}'"))
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    fn replace(&mut self, name: &str) -> Result<String, String> {
+        let all = self.peek() == Some('/');
+        if all {
+            self.next();
+        }
+        let pattern = self
+            .inner('/', true, "/")
+            .map_err(|e| if e.ends_with("'/'") { format!("{e} in ${{}}") } else { e })?;
+        let replacement = self.inner('}', true, "}")?;
+        let value = self.get(name);
+        if self.mode.keep_unset && value.is_none() {
+            return Ok(format!("${{{name}/{pattern}/{replacement}}}"));
+        }
+        Pattern::parse(&pattern)?.replace(&value.unwrap_or_default(), &replacement, all)
+    }
+
+    fn name(&mut self) -> String {
+        let Some(first) = self.peek() else { return String::new() };
+        if first.is_numeric() {
+            return self.take_while(char::is_numeric);
+        }
+        if matches!(first, '@' | '*' | '#' | '?' | '-' | '$' | '!') {
+            self.next();
+            return first.to_string();
+        }
+        self.take_while(|c| c.is_alphanumeric() || c == '_')
+    }
+
+    fn take_while(&mut self, f: impl Fn(char) -> bool) -> String {
+        let end = self.rest.find(|c| !f(c)).unwrap_or(self.rest.len());
+        let (name, rest) = self.rest.split_at(end);
+        self.rest = rest;
+        name.to_owned()
+    }
+
+    fn get(&mut self, name: &str) -> Option<String> {
+        match self.env.get(name) {
+            Some(v) => {
+                self.matched.insert(name.to_owned());
+                Some(v.to_owned())
+            }
+            None => {
+                self.unmatched.insert(name.to_owned());
+                None
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+
+    struct Map(HashMap<&'static str, &'static str>);
+    impl Lookup for Map {
+        fn get(&self, name: &str) -> Option<&str> {
+            self.0.get(name).copied()
+        }
+    }
+
+    fn env() -> Map {
+        Map(HashMap::from([
+            ("A", "one"),
+            ("E", ""),
+            ("P", "/a/b/c.tar.gz"),
+            ("S", "x y"),
+            ("B", "a*b"),
+        ]))
+    }
+
+    #[test]
+    fn results_are_buildkits() {
+        for (word, want) in [
+            ("$A", "one"),
+            ("${A}b", "oneb"),
+            ("$A_", ""),
+            ("a$", "a$"),
+            (r"\$A", "$A"),
+            ("'$A'", "$A"),
+            (r#""$A'""#, "one'"),
+            (r#""\"\x""#, r#""\x"#),
+            ("${N:-w$A}", "wone"),
+            ("${E:-w}", "w"),
+            ("${E-w}", ""),
+            ("${A:+w}", "w"),
+            ("${E:+w}", ""),
+            ("${E+w}", "w"),
+            ("${A?m}", "one"),
+            ("${P#/*/}", "b/c.tar.gz"),
+            ("${P##*/}", "c.tar.gz"),
+            ("${P%.*}", "/a/b/c.tar"),
+            ("${P%%.*}", "/a/b/c"),
+            ("${P%x}", "/a/b/c.tar.gz"),
+            ("${P/a/X}", "/X/b/c.tar.gz"),
+            ("${P//a/X}", "/X/b/c.tXr.gz"),
+            (r"${P//\//-}", "-a-b-c.tar.gz"),
+            (r"${B#a\*}", "b"),
+            ("${N}", ""),
+            ("a\\", "a"),
+            ("$1x", "x"),
+            ("<<A", "<<A"),
+        ] {
+            let got = expand(word, &env(), Mode::plain('\\'));
+            assert_eq!(got.map(|e| e.text), Ok(want.to_owned()), "{word}");
+        }
+    }
+
+    #[test]
+    fn errors_name_the_fault() {
+        for (word, want) in [
+            ("'a", "matching single-quote"),
+            ("\"a", "matching double-quote"),
+            ("${A", "missing '}'"),
+            ("${}", "bad substitution"),
+            ("${A:#x}", "unsupported modifier (:#)"),
+            ("${A!}", "unsupported modifier (!)"),
+            ("${N:?no N}", "N: no N"),
+            ("${E:?}", "E: is not allowed to be empty"),
+            ("${A/x}", "missing '/' in ${}"),
+            (r"${A#\q}", "invalid escape"),
+        ] {
+            let e = expand(word, &env(), Mode::plain('\\')).unwrap_err();
+            assert!(e.to_string().contains(want), "{word}: {e}");
+        }
+    }
+
+    #[test]
+    fn words_split_outside_quotes_only() {
+        let words = |s| expand(s, &env(), Mode::plain('\\')).unwrap().words;
+        assert_eq!(words("$S 'a b' c\\ d"), ["x", "y", "a b", "c d"]);
+        assert_eq!(words("a << EOF b"), ["a", "<< EOF", "b"]);
+        assert_eq!(words("'' x"), ["x"]);
+    }
+
+    #[test]
+    fn hostile_words_end() {
+        let deep = "${A:-".repeat(10_000);
+        assert!(expand(&deep, &Nothing, Mode::plain('\\')).is_err());
+        let long = "x".repeat(MAX_EXPANSION / 2 + 1);
+        struct Long(String);
+        impl Lookup for Long {
+            fn get(&self, _: &str) -> Option<&str> {
+                Some(&self.0)
+            }
+        }
+        assert!(expand("$A", &Long(long.clone()), Mode::plain('\\')).is_ok());
+        assert!(expand("$A$A", &Long(long), Mode::plain('\\')).is_err());
+    }
+}

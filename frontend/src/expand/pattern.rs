@@ -1,0 +1,151 @@
+//! Patterns of `${v#p}` and `${v/p/r}`: `*`, `?`, and `\` before `*`, `?`, `\`, `/`, `}`.
+
+/// Most steps one match may take (pattern length times text length).
+const MAX_WORK: usize = 1 << 26;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Token {
+    Char(char),
+    One,
+    Star,
+}
+
+/// A parsed pattern.
+#[derive(Debug, Clone)]
+pub(super) struct Pattern {
+    tokens: Vec<Token>,
+    text: String,
+}
+
+impl Pattern {
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let mut tokens = Vec::new();
+        let mut chars = text.chars().peekable();
+        while let Some(c) = chars.next() {
+            tokens.push(match c {
+                '*' => Token::Star,
+                '?' => Token::One,
+                '\\' => match chars.next() {
+                    Some(c @ ('*' | '?' | '\\' | '/' | '}')) => Token::Char(c),
+                    other => {
+                        let shown = other.map(String::from).unwrap_or_default();
+                        return Err(format!(
+                            "invalid pattern ({text}) in substitution: invalid escape '\\{shown}'"
+                        ));
+                    }
+                },
+                c => Token::Char(c),
+            });
+        }
+        tokens.dedup_by(|a, b| *a == Token::Star && *b == Token::Star);
+        Ok(Self { tokens, text: text.chars().take(64).collect() })
+    }
+
+    fn afford(&self, chars: usize) -> Result<(), String> {
+        if self.tokens.len().saturating_mul(chars) > MAX_WORK {
+            return Err(format!("pattern ({}) is too long for its value", self.text));
+        }
+        Ok(())
+    }
+
+    /// How many characters of `text`, from its start, `tokens` match.
+    fn prefix(tokens: &[Token], text: &[char], longest: bool) -> Option<usize> {
+        let mut reach = vec![false; text.len() + 1];
+        reach[0] = true;
+        for t in tokens {
+            if *t == Token::Star {
+                for i in 1..=text.len() {
+                    reach[i] |= reach[i - 1] && text[i - 1] != '\n';
+                }
+                continue;
+            }
+            for i in (1..=text.len()).rev() {
+                let fits = match t {
+                    Token::Char(c) => *c == text[i - 1],
+                    _ => text[i - 1] != '\n',
+                };
+                reach[i] = reach[i - 1] && fits;
+            }
+            reach[0] = false;
+        }
+        if longest { reach.iter().rposition(|r| *r) } else { reach.iter().position(|r| *r) }
+    }
+
+    pub(super) fn trim_start<'a>(&self, text: &'a str, longest: bool) -> Result<&'a str, String> {
+        let chars: Vec<char> = text.chars().collect();
+        self.afford(chars.len())?;
+        let n = Self::prefix(&self.tokens, &chars, longest).unwrap_or(0);
+        Ok(text.char_indices().nth(n).map_or("", |(i, _)| &text[i..]))
+    }
+
+    pub(super) fn trim_end(&self, text: &str, longest: bool) -> Result<String, String> {
+        let chars: Vec<char> = text.chars().rev().collect();
+        self.afford(chars.len())?;
+        let tokens: Vec<Token> = self.tokens.iter().rev().copied().collect();
+        let n = Self::prefix(&tokens, &chars, longest).unwrap_or(0);
+        Ok(chars[n..].iter().rev().collect())
+    }
+
+    /// The first match at or after `from`, as long as possible.
+    fn find(&self, text: &[char], from: usize) -> Option<(usize, usize)> {
+        let first = self.tokens.first();
+        (from..=text.len())
+            .filter(|i| match first {
+                Some(Token::Char(c)) => text.get(*i) == Some(c),
+                _ => true,
+            })
+            .find_map(|i| Self::prefix(&self.tokens, &text[i..], true).map(|n| (i, i + n)))
+    }
+
+    pub(super) fn replace(&self, text: &str, with: &str, all: bool) -> Result<String, String> {
+        let chars: Vec<char> = text.chars().collect();
+        // Every position may be tried, each costs the rest of the text.
+        self.afford(chars.len().saturating_mul(chars.len()))?;
+        let mut out = String::new();
+        let (mut copied, mut at) = (0, 0);
+        while at <= chars.len() {
+            let Some((start, end)) = self.find(&chars, at) else { break };
+            out.extend(&chars[copied..start]);
+            // An empty match directly behind a match is none.
+            if end > copied || start == 0 {
+                out.push_str(with);
+                if out.len() > rgraph_ir::limits::MAX_EXPANSION {
+                    return Err(format!("pattern ({}) makes too long a result", self.text));
+                }
+            }
+            copied = end;
+            at = end.max(at + 1);
+            if !all {
+                break;
+            }
+        }
+        out.extend(&chars[copied..]);
+        Ok(out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replaces_as_gos_regexp() {
+        for (p, text, with, all, want) in [
+            ("b*", "abcb", "X", false, "aX"),
+            ("", "ab", "-", true, "-a-b-"),
+            ("*", "ab", "-", true, "-"),
+            ("?", "ab", "-", true, "--"),
+            ("z", "ab", "-", true, "ab"),
+            ("*", "", "-", true, "-"),
+            ("b", "abab", "", true, "aa"),
+        ] {
+            assert_eq!(Pattern::parse(p).unwrap().replace(text, with, all).unwrap(), want, "{p}");
+        }
+    }
+
+    #[test]
+    fn long_patterns_are_refused() {
+        let p = Pattern::parse(&"*a".repeat(5_000)).unwrap();
+        assert!(p.trim_start(&"a".repeat(100_000), true).is_err());
+    }
+}

@@ -1,0 +1,128 @@
+//! Rules that look at the tree alone.
+
+use std::collections::HashSet;
+
+use super::{Lint, rules};
+use crate::ast::{Dockerfile, Instruction, Kind, Stage, Word};
+
+/// Runs them all.
+pub(crate) fn check(ast: &Dockerfile, lint: &mut Lint) {
+    for stage in &ast.stages {
+        from_line(stage, lint);
+    }
+    names(ast, lint);
+    casing(ast, lint);
+    for i in instructions(ast) {
+        match &i.kind {
+            Kind::Maintainer(_) => lint.warn(
+                &rules::MAINTAINER_DEPRECATED,
+                i.span,
+                &i.comments,
+                "Maintainer instruction is deprecated in favor of using label",
+            ),
+            Kind::Arg(args) => {
+                let keys: Vec<&str> = args.iter().map(|a| a.key.text.as_str()).collect();
+                description("ARG", &keys, i.span, &i.comments, lint);
+            }
+            _ => {}
+        }
+    }
+}
+
+fn instructions(ast: &Dockerfile) -> impl Iterator<Item = &Instruction> {
+    ast.global_args.iter().chain(ast.stages.iter().flat_map(|s| &s.instructions))
+}
+
+fn is_lower(s: &str) -> bool {
+    s == s.to_lowercase()
+}
+
+fn is_upper(s: &str) -> bool {
+    s == s.to_uppercase()
+}
+
+fn from_line(stage: &Stage, lint: &mut Lint) {
+    let (span, comments) = (stage.span, stage.comments.as_slice());
+    let Some(name) = &stage.name_written else { return };
+    if !is_lower(&name.text) {
+        let message = format!("Stage name '{}' should be lowercase", name.text);
+        lint.warn(&rules::STAGE_NAME_CASING, span, comments, message);
+    }
+    if let Some(word) = &stage.as_keyword {
+        let from = &stage.keyword.text;
+        let fits = if is_lower(from) {
+            is_lower(&word.text)
+        } else if is_upper(from) {
+            is_upper(&word.text)
+        } else {
+            true
+        };
+        if !fits {
+            let message = format!("'{}' and '{from}' keywords' casing do not match", word.text);
+            lint.warn(&rules::FROM_AS_CASING, span, comments, message);
+        }
+    }
+    if let Some(name) = &stage.name {
+        description("FROM", &[name], span, comments, lint);
+    }
+}
+
+fn names(ast: &Dockerfile, lint: &mut Lint) {
+    let mut seen = HashSet::new();
+    for stage in &ast.stages {
+        let Some(name) = &stage.name else { continue };
+        if matches!(name.as_str(), "scratch" | "context") {
+            let message =
+                format!("Stage name should not use the same name as reserved stage \"{name}\"");
+            lint.warn(&rules::RESERVED_STAGE_NAME, stage.span, &[], message);
+        }
+        if !seen.insert(name) {
+            let message = format!("Duplicate stage name \"{name}\", stage names should be unique");
+            lint.warn(&rules::DUPLICATE_STAGE_NAME, stage.span, &[], message);
+        }
+    }
+}
+
+/// The keyword's case must be that of most.
+fn casing(ast: &Dockerfile, lint: &mut Lint) {
+    let stages = ast.stages.iter();
+    let keywords: Vec<(&Word, rgraph_ir::Span)> = stages
+        .flat_map(|s| {
+            std::iter::once((&s.keyword, s.span))
+                .chain(s.instructions.iter().map(|i| (&i.keyword, i.span)))
+        })
+        .collect();
+    let lower = keywords.iter().filter(|(w, _)| is_lower(&w.text)).count();
+    let upper = keywords.iter().filter(|(w, _)| !is_lower(&w.text) && is_upper(&w.text)).count();
+    for (word, span) in keywords {
+        let (fits, right) = if lower > upper {
+            (is_lower(&word.text), "lowercase")
+        } else {
+            (is_upper(&word.text), "uppercase")
+        };
+        if !fits {
+            let message = format!(
+                "Command '{}' should match the case of the command majority ({right})",
+                word.text
+            );
+            lint.warn(&rules::CONSISTENT_INSTRUCTION_CASING, span, &[], message);
+        }
+    }
+}
+
+fn description(
+    instruction: &str,
+    keys: &[&str],
+    span: rgraph_ir::Span,
+    comments: &[String],
+    lint: &mut Lint,
+) {
+    let (Some(last), Some(first)) = (comments.last(), keys.first()) else { return };
+    if keys.contains(&last.split(' ').next().unwrap_or_default()) {
+        return;
+    }
+    let example = if keys.len() > 1 { "<arg_key>" } else { first };
+    let message =
+        format!("Comment for {instruction} should follow the format: `# {example} <description>`");
+    lint.warn(&rules::INVALID_DEFINITION_DESCRIPTION, span, comments, message);
+}

@@ -1,0 +1,436 @@
+//! What stages stand on: images, folders, nothing.
+
+use std::collections::BTreeSet;
+
+use rgraph_ir::image_config::{BaseImage, ImageConfig};
+use rgraph_ir::near::nearest;
+use rgraph_ir::op::{HttpSource, ImageSource, OciLayoutSource, Op, ResolveMode, SourceOp};
+use rgraph_ir::plan::TargetBase;
+use rgraph_ir::{Diagnostic, Platform, Reference, Span, VertexMeta};
+
+use super::draft::{Local, Ref};
+use super::git;
+use super::names::Counter;
+use super::state::StageState;
+use crate::ast::{Kind, Stage};
+use crate::expand::{Lookup, expand};
+use crate::facts::Query;
+use crate::lint::rules;
+use crate::options::NamedContext;
+
+const SCRATCH: &str = "scratch";
+
+impl<'a> super::Cx<'a> {
+    /// Makes a node of every stage.
+    pub(super) fn declare_stages(&mut self) {
+        let stages = &self.ast.stages;
+        for (at, stage) in stages.iter().enumerate() {
+            let base = self.base_name(stage).unwrap_or_default();
+            let platform =
+                stage.platform.as_ref().and_then(|p| self.stage_platform(stage, &p.text, p.span));
+            let mut node = self.new_node(Some(stage), base, stage.span);
+            node.platform = platform;
+            node.ignore_cache = self.ignores_cache(stage.name.as_deref());
+            let mut link = true;
+            if let Some(name) = &stage.name {
+                let p = node.platform.clone().unwrap_or_else(|| self.platform.clone());
+                if let Some(found) = self.named_context(name, &p) {
+                    node.named = Some(found);
+                    link = false;
+                }
+            }
+            let at = {
+                let label = node.label(at);
+                node.counter = Counter {
+                    stage: label,
+                    total: 0,
+                    at: 0,
+                    show_platform: self.opts.platforms.len() > 1,
+                };
+                self.add_node(node, link)
+            };
+            let node = &mut self.nodes[at];
+            let from_image = node.base_name != SCRATCH && node.base.is_none();
+            let steps = stage.instructions.iter().filter(|i| {
+                matches!(i.kind, Kind::Run(_) | Kind::Copy(_) | Kind::Add(_) | Kind::Workdir(_))
+            });
+            node.counter.total = usize::from(from_image) + steps.count();
+        }
+    }
+
+    fn base_name(&mut self, stage: &'a Stage) -> Option<String> {
+        let word = &stage.base;
+        match expand(&word.text, &self.globals, self.mode()) {
+            Ok(e) => {
+                self.lint_from_args(stage, &e.unmatched);
+                if !e.text.is_empty() {
+                    return Some(e.text);
+                }
+                let mut d = Diagnostic::error(
+                    "blank-base",
+                    word.span,
+                    format!("base name ({}) should not be blank", word.text),
+                );
+                d.help = self.unset_help(&e.unmatched);
+                self.diags.push(d);
+                None
+            }
+            Err(e) => {
+                self.error("expansion", word.span, e.to_string());
+                None
+            }
+        }
+    }
+
+    fn unset_help(&self, unmatched: &BTreeSet<String>) -> Option<String> {
+        let name = unmatched.first()?;
+        Some(match nearest(name, self.globals.names()) {
+            Some(near) => format!("`{name}` is not set; did you mean `{near}`?"),
+            None => format!(
+                "put `ARG {name}=...` above the first `FROM`, or give --build-arg {name}=..."
+            ),
+        })
+    }
+
+    fn stage_platform(&mut self, stage: &'a Stage, text: &str, span: Span) -> Option<Platform> {
+        let e = match expand(text, &self.globals, self.mode()) {
+            Ok(e) => e,
+            Err(e) => {
+                self.error(
+                    "expansion",
+                    span,
+                    format!("failed to process arguments for platform {text}: {e}"),
+                );
+                return None;
+            }
+        };
+        self.lint_from_args(stage, &e.unmatched);
+        self.lint_platform(stage, text, &e);
+        if e.text.is_empty() {
+            let mut d = Diagnostic::error(
+                "platform",
+                span,
+                format!("empty platform value from expression {text}"),
+            );
+            d.help = self.unset_help(&e.unmatched);
+            self.diags.push(d);
+            return None;
+        }
+        match e.text.parse() {
+            Ok(p) => Some(p),
+            Err(err) => {
+                let mut d = Diagnostic::error(
+                    "platform",
+                    span,
+                    format!("failed to parse platform {text}: {err}"),
+                );
+                d.help = self.unset_help(&e.unmatched);
+                self.diags.push(d);
+                None
+            }
+        }
+    }
+
+    /// A `--build-context` that replaces `name`.
+    fn named_context(&self, name: &str, p: &Platform) -> Option<(String, &'a NamedContext)> {
+        if self.opts.build_contexts.is_empty()
+            || name.eq_ignore_ascii_case(SCRATCH)
+            || name.eq_ignore_ascii_case(super::CONTEXT)
+        {
+            return None;
+        }
+        let familiar = name.parse::<Reference>().ok()?.familiar();
+        let name = familiar.strip_suffix(":latest").unwrap_or(&familiar);
+        [format!("{name}::{p}"), name.to_owned()]
+            .into_iter()
+            .find_map(|key| self.opts.build_contexts.get(&key).map(|c| (key, c)))
+    }
+
+    /// Gives every reached node without a base its first state; what facts are missing is noted.
+    pub(super) fn resolve_bases(&mut self, reachable: &[bool]) {
+        for at in 0..self.nodes.len() {
+            let reached = reachable.get(at).copied().unwrap_or(false);
+            let node = &self.nodes[at];
+            if node.base.is_some() || node.dispatched || node.resolved {
+                continue;
+            }
+            if node.base_name == SCRATCH && node.named.is_none() {
+                let mut st = StageState::scratch(&self.platform);
+                st.base.span = Some(node.span);
+                let node = &mut self.nodes[at];
+                node.dispatched = node.stage.is_none();
+                node.resolved = true;
+                node.state = Some(st);
+                continue;
+            }
+            match self.resolve(at, reached) {
+                Ok(Some(st)) => {
+                    let node = &mut self.nodes[at];
+                    node.resolved = true;
+                    node.dispatched = node.stage.is_none() || node.named.is_some();
+                    node.root = st.root;
+                    node.state = Some(st);
+                }
+                Ok(None) => {}
+                Err(d) => self.diags.push(*d),
+            }
+        }
+    }
+
+    fn resolve(&mut self, at: usize, reached: bool) -> Result<Option<StageState>, Box<Diagnostic>> {
+        let node = &self.nodes[at];
+        let (name, span) = (node.base_name.clone(), node.span);
+        let at_base = node.stage.map_or(span, |s| s.base.span);
+        let reference: Reference = name.parse().map_err(|e| {
+            let mut d = Diagnostic::error(
+                "base-name",
+                at_base,
+                format!("failed to parse stage name \"{name}\": {e}"),
+            );
+            if let Some(near) = nearest(&name, self.stage_names()) {
+                d = d.help(format!("did you mean the stage `{near}`?"));
+            }
+            Box::new(d)
+        })?;
+        if !reached {
+            return Ok(None);
+        }
+        let platform = node.platform.clone().unwrap_or_else(|| self.platform.clone());
+        let paths = node.paths;
+        if let Some((key, context)) = node.named.clone() {
+            return self.load_named(&key, context, &platform, paths, span);
+        }
+        let tagged = reference.to_string();
+        if let Some((key, context)) = self.named_context(&tagged, &platform) {
+            let st = self.load_named(&key, context, &platform, paths, span)?;
+            return Ok(st.map(|mut st| {
+                st.platform = platform;
+                st
+            }));
+        }
+        let mode = if self.opts.pull { ResolveMode::ForcePull } else { ResolveMode::Default };
+        let query = Query::ImageConfig { reference: tagged, platform: platform.clone(), mode };
+        let Some(image) = self.fact(query, &name, at_base)? else { return Ok(None) };
+        let line = format!("FROM {}", image.reference);
+        let stage = self.nodes[at].stage;
+        if let Some(stage) = stage {
+            self.lint_base_platform(stage, &name, &platform, &image.config.platform);
+        }
+        let node = &mut self.nodes[at];
+        let display = node.counter.next(&line, false, None, &platform);
+        let meta = VertexMeta {
+            name: display,
+            command: Some(stage.map_or(String::new(), |s| s.text.clone())),
+            spans: vec![span],
+            stage: stage.map(|_| node.label(at)),
+            ..VertexMeta::default()
+        };
+        Ok(Some(self.image_state(&image, mode, &platform, meta, span)))
+    }
+
+    fn fact(
+        &mut self,
+        query: Query,
+        name: &str,
+        span: Span,
+    ) -> Result<Option<std::sync::Arc<BaseImage>>, Box<Diagnostic>> {
+        match self.facts.get(&query) {
+            Some(Ok(image)) => Ok(Some(image)),
+            Some(Err(why)) => {
+                let mut d = Diagnostic::error("base-image", span, format!("{name}: {why}"));
+                if let Some(near) = nearest(name, self.stage_names()) {
+                    d = d.help(format!("did you mean the stage `{near}`?"));
+                }
+                Err(Box::new(d))
+            }
+            None => {
+                self.missing.insert(query);
+                Ok(None)
+            }
+        }
+    }
+
+    fn image_state(
+        &mut self,
+        image: &BaseImage,
+        resolve: ResolveMode,
+        platform: &Platform,
+        meta: VertexMeta,
+        span: Span,
+    ) -> StageState {
+        let source = SourceOp::Image(ImageSource { reference: image.reference.clone(), resolve });
+        self.state_of(image, source, platform, meta, span)
+    }
+
+    /// The state of a stage that stands on `image`. One without layers is nothing at all.
+    fn state_of(
+        &mut self,
+        image: &BaseImage,
+        source: SourceOp,
+        platform: &Platform,
+        meta: VertexMeta,
+        span: Span,
+    ) -> StageState {
+        let empty = image.layers == 0 && image.history.iter().all(|h| h.empty_layer);
+        let root = (!empty)
+            .then(|| self.draft.add(Op::Source(source), Vec::new(), Some(platform.clone()), meta));
+        let mut st = StageState::on(root, image.config.clone(), platform);
+        st.base = TargetBase {
+            reference: Some(image.reference.clone()),
+            layers: image.layers,
+            history: image.history.clone(),
+            span: Some(span),
+        };
+        st
+    }
+
+    fn load_named(
+        &mut self,
+        key: &str,
+        context: &NamedContext,
+        platform: &Platform,
+        paths: usize,
+        span: Span,
+    ) -> Result<Option<StageState>, Box<Diagnostic>> {
+        let err = |m: String| Box::new(Diagnostic::error("build-context", span, m));
+        let meta = |what: &str| VertexMeta {
+            name: format!("[context {key}] {what}"),
+            spans: vec![span],
+            ..VertexMeta::default()
+        };
+        let plain = |root: Option<Ref>| {
+            let mut image = ImageConfig::empty(platform.clone());
+            image.config.working_dir = "/".to_owned();
+            let mut st = StageState::on(root, image, platform);
+            st.default_path();
+            st.base.span = Some(span);
+            Ok(Some(st))
+        };
+        match context {
+            NamedContext::Image { reference } if reference == SCRATCH => plain(None),
+            NamedContext::Image { reference } => {
+                let parsed: Reference =
+                    reference.parse().map_err(|e| err(format!("build context {key}: {e}")))?;
+                let query = Query::ImageConfig {
+                    reference: parsed.to_string(),
+                    platform: platform.clone(),
+                    mode: if self.opts.pull {
+                        ResolveMode::ForcePull
+                    } else {
+                        ResolveMode::Default
+                    },
+                };
+                let Some(image) = self.fact(query, reference, span)? else { return Ok(None) };
+                let meta = meta(reference);
+                Ok(Some(self.image_state(&image, ResolveMode::Default, platform, meta, span)))
+            }
+            NamedContext::OciLayout { reference } => {
+                let query = Query::OciLayoutConfig {
+                    context: key.to_owned(),
+                    reference: reference.clone(),
+                    platform: platform.clone(),
+                };
+                let Some(image) = self.fact(query, reference, span)? else { return Ok(None) };
+                let source = SourceOp::OciLayout(OciLayoutSource {
+                    reference: image.reference.clone(),
+                    store: key.to_owned(),
+                });
+                let meta = meta("OCI load from client");
+                Ok(Some(self.state_of(&image, source, platform, meta, span)))
+            }
+            NamedContext::Local { ignore_patterns } => {
+                let root = self.draft.local(Local {
+                    name: key.to_owned(),
+                    paths,
+                    exclude: ignore_patterns.clone(),
+                    hint: format!("context:{key}-"),
+                    display: format!("[context {key}] load from client"),
+                });
+                plain(Some(root))
+            }
+            NamedContext::Http { url } | NamedContext::Git { url } => {
+                let source = match git::parse(url).map_err(err)? {
+                    Some(g) => {
+                        let keep = g.keep_git_dir == Some(true);
+                        let mut source = g.source(keep, &g.checksum);
+                        source.mtime = g.mtime.clone();
+                        SourceOp::Git(source)
+                    }
+                    None if git::is_http(url) => SourceOp::Http(HttpSource {
+                        url: url.clone(),
+                        filename: "context".to_owned(),
+                        checksum: None,
+                    }),
+                    None => return Err(err(format!("invalid git context {url}"))),
+                };
+                let root = self.draft.add(Op::Source(source), Vec::new(), None, meta(url));
+                plain(Some(root))
+            }
+            NamedContext::Target { name } => {
+                Err(err(format!("a build context from a target is not supported: `target:{name}`")))
+            }
+        }
+    }
+
+    fn lint_from_args(&mut self, stage: &Stage, unmatched: &BTreeSet<String>) {
+        for arg in unmatched {
+            if self.declared.contains(arg.as_str()) || self.globals.get(arg).is_some() {
+                continue;
+            }
+            let names = self.globals.names().chain(self.declared.iter().copied());
+            let near = nearest(arg, names).map(|n| format!(" (did you mean {n}?)"));
+            let message =
+                format!("FROM argument '{arg}' is not declared{}", near.unwrap_or_default());
+            self.lint.warn(&rules::UNDEFINED_ARG_IN_FROM, stage.span, &stage.comments, message);
+        }
+    }
+
+    fn lint_platform(&mut self, stage: &Stage, text: &str, e: &crate::expand::Expanded) {
+        if e.unmatched.is_empty()
+            && e.matched.len() == 1
+            && e.matched.contains("TARGETPLATFORM")
+            && self.globals.get("TARGETPLATFORM") == Some(&e.text)
+        {
+            let message = format!(
+                "Setting platform to predefined {text} in FROM is redundant as this is the default behavior"
+            );
+            self.lint.warn(&rules::REDUNDANT_TARGET_PLATFORM, stage.span, &stage.comments, message);
+        }
+        if !e.matched.is_empty() || !e.unmatched.is_empty() {
+            return;
+        }
+        let Ok(p) = e.text.parse::<Platform>() else { return };
+        let name = stage.name.as_deref().unwrap_or_default();
+        if name.contains(&p.os) || name.contains(&p.architecture) {
+            return;
+        }
+        let message = format!("FROM --platform flag should not use constant value \"{}\"", e.text);
+        let rule = &rules::FROM_PLATFORM_FLAG_CONST_DISALLOWED;
+        self.lint.warn(rule, stage.span, &stage.comments, message);
+    }
+
+    fn lint_base_platform(&mut self, stage: &Stage, name: &str, want: &Platform, got: &Platform) {
+        if want.os != got.os || want.architecture != got.architecture {
+            let message = format!(
+                "Base image {name} was pulled with platform \"{got}\", expected \"{want}\" for current build"
+            );
+            let rule = &rules::INVALID_BASE_IMAGE_PLATFORM;
+            self.lint.warn(rule, stage.span, &stage.comments, message);
+        }
+    }
+
+    /// Whether bases are names when nothing is given on the command line.
+    pub(super) fn lint_default_bases(&mut self, defaults: &super::state::Vars) {
+        for stage in &self.ast.stages {
+            let Ok(e) = expand(&stage.base.text, defaults, self.mode()) else { return };
+            if e.text.parse::<Reference>().is_err() {
+                let message = format!(
+                    "Default value for ARG {} results in empty or invalid base image name",
+                    stage.base.text
+                );
+                let rule = &rules::INVALID_DEFAULT_ARG_IN_FROM;
+                self.lint.warn(rule, stage.span, &[], message);
+            }
+        }
+    }
+}

@@ -1,0 +1,543 @@
+//! Tree to plan. For every platform: global `ARG`s, stages and what they need, bases (facts), then one
+//! stage after the other. Platforms share the final graph, where equal vertices are one.
+//!
+//! Errors are collected: an instruction that cannot be lowered is skipped and the rest is looked at.
+
+mod base;
+mod config;
+mod copy;
+mod draft;
+mod expose;
+mod git;
+mod gofmt;
+mod mounts;
+mod names;
+mod path;
+mod run;
+mod stages;
+mod state;
+mod warn;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use rgraph_ir::graph::GraphBuilder;
+use rgraph_ir::op::ProxyEnv;
+use rgraph_ir::{
+    BuildPlan, Diagnostic, Edge, HistoryEntry, Platform, Severity, Span, Target, VertexMeta,
+};
+
+use crate::ast::{Dockerfile, Instruction, Kind, Word};
+use crate::expand::{Expanded, Lookup, Mode, expand, is_plain};
+use crate::facts::{Facts, Query};
+use crate::lint::{Lint, layers, rules};
+use crate::options::{LowerOptions, NoCache};
+use draft::{Draft, Local, Ref};
+use stages::Node;
+use state::{StageState, Vars};
+
+/// The result of [`lower`].
+#[derive(Debug)]
+pub enum Lowering {
+    /// All done.
+    Done(Lowered),
+    /// These must be found out first; then lower again.
+    Missing(BTreeSet<Query>),
+}
+
+/// A plan and what is unwise about it.
+#[derive(Debug)]
+pub struct Lowered {
+    /// One target per platform.
+    pub plan: BuildPlan,
+    /// In file order.
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// The name of the main context.
+const CONTEXT: &str = "context";
+const HISTORY_COMMENT: &str = "buildkit.dockerfile.v0";
+
+/// Lowers `ast` for every platform asked for. Errors come all at once, in file order.
+pub fn lower(
+    ast: &Dockerfile,
+    opts: &LowerOptions,
+    facts: &Facts,
+) -> Result<Lowering, Vec<Diagnostic>> {
+    if ast.stages.is_empty() {
+        return Err(vec![Diagnostic::new(
+            Severity::Error,
+            "no-stage",
+            None,
+            "dockerfile contains no stages to build",
+        )]);
+    }
+    let implicit = opts.platforms.is_empty();
+    let platforms =
+        if implicit { vec![opts.build_platform.clone()] } else { opts.platforms.clone() };
+    let mut graph = GraphBuilder::new();
+    let mut targets = Vec::new();
+    let (mut errors, mut warnings) = (Vec::new(), Vec::new());
+    let mut missing = BTreeSet::new();
+    for platform in &platforms {
+        let cx = match Cx::new(ast, opts, facts, platform, implicit) {
+            Ok(cx) => cx,
+            Err(d) => return Err(vec![d]),
+        };
+        match cx.run(&mut graph) {
+            Ok(Outcome::Done { target, warnings: w }) => {
+                targets.push(*target);
+                warnings.extend(w);
+            }
+            Ok(Outcome::Missing(m)) => missing.extend(m),
+            Err(e) => errors.extend(e),
+        }
+    }
+    if !errors.is_empty() {
+        return Err(in_order(errors));
+    }
+    if !missing.is_empty() {
+        return Ok(Lowering::Missing(missing));
+    }
+    let plan = BuildPlan { graph: graph.finish(), targets };
+    Ok(Lowering::Done(Lowered { plan, warnings: in_order(warnings) }))
+}
+
+/// Sorted by place, each once.
+fn in_order(mut diags: Vec<Diagnostic>) -> Vec<Diagnostic> {
+    let mut seen = HashSet::new();
+    diags.retain(|d| seen.insert((d.code, d.message.clone(), d.span())));
+    diags.sort_by_key(|d| d.span().map_or(0, |s| s.start));
+    diags
+}
+
+enum Outcome {
+    Done { target: Box<Target>, warnings: Vec<Diagnostic> },
+    Missing(BTreeSet<Query>),
+}
+
+/// All that is known while one platform is lowered.
+struct Cx<'a> {
+    ast: &'a Dockerfile,
+    opts: &'a LowerOptions,
+    facts: &'a Facts,
+    platform: Platform,
+    /// No platform was asked for.
+    implicit: bool,
+    build_args: BTreeMap<String, String>,
+    globals: Vars,
+    /// `ARG`s above the first `FROM`.
+    declared: BTreeSet<&'a str>,
+    draft: Draft,
+    nodes: Vec<Node<'a>>,
+    by_name: HashMap<String, usize>,
+    extra_nodes: bool,
+    context: Ref,
+    context_paths: usize,
+    epoch: Option<i64>,
+    proxy: Option<ProxyEnv>,
+    lint: Lint,
+    diags: Vec<Diagnostic>,
+    missing: BTreeSet<Query>,
+}
+
+impl<'a> Cx<'a> {
+    fn new(
+        ast: &'a Dockerfile,
+        opts: &'a LowerOptions,
+        facts: &'a Facts,
+        platform: &Platform,
+        implicit: bool,
+    ) -> Result<Self, Diagnostic> {
+        let lint = Lint::new(ast.directives.check.as_ref())?;
+        let mut draft = Draft::default();
+        let context_paths = draft.path_set();
+        let context = draft.local(Local {
+            name: CONTEXT.to_owned(),
+            paths: context_paths,
+            exclude: opts.ignore_patterns.clone(),
+            hint: CONTEXT.to_owned(),
+            display: "[internal] load build context".to_owned(),
+        });
+        let mut build_args = opts.build_args.clone();
+        if let Some(epoch) = opts.source_date_epoch {
+            build_args.entry("SOURCE_DATE_EPOCH".to_owned()).or_insert_with(|| epoch.to_string());
+        }
+        Ok(Self {
+            proxy: proxy(&build_args),
+            ast,
+            opts,
+            facts,
+            platform: platform.clone(),
+            implicit,
+            build_args,
+            globals: Vars::default(),
+            declared: BTreeSet::new(),
+            draft,
+            nodes: Vec::new(),
+            by_name: HashMap::new(),
+            extra_nodes: false,
+            context,
+            context_paths,
+            epoch: None,
+            lint,
+            diags: Vec::new(),
+            missing: BTreeSet::new(),
+        })
+    }
+
+    fn run(mut self, graph: &mut GraphBuilder) -> Result<Outcome, Vec<Diagnostic>> {
+        self.lint_file();
+        self.global_args();
+        self.source_date_epoch();
+        self.declare_stages();
+        let target = self.target();
+        self.link_commands();
+        self.check_cycles();
+        let Some(target) = target.filter(|_| self.diags.is_empty()) else {
+            return Err(self.diags);
+        };
+        if self.nodes.len() == 1 && !self.extra_nodes {
+            self.nodes[0].counter.stage.clear();
+        }
+        let mut reachable = self.reachable(target);
+        loop {
+            self.resolve_bases(&reachable);
+            if !self.diags.is_empty() {
+                return Err(self.diags);
+            }
+            if !self.missing.is_empty() {
+                return Ok(Outcome::Missing(self.missing));
+            }
+            let more = self.run_onbuild(&reachable);
+            if !more {
+                break;
+            }
+            reachable = self.reachable(target);
+        }
+        if !self.diags.is_empty() {
+            return Err(self.diags);
+        }
+        self.dispatch_stages(&reachable, target);
+        if let Some(d) = self.lint.verdict() {
+            self.diags.push(d);
+        }
+        if !self.diags.is_empty() {
+            return Err(self.diags);
+        }
+        self.finish(target, graph)
+    }
+
+    fn error(&mut self, code: &'static str, span: Span, message: impl Into<String>) {
+        self.diags.push(Diagnostic::error(code, span, message));
+    }
+
+    fn mode(&self) -> Mode {
+        Mode::plain(self.ast.escape)
+    }
+
+    /// What `build_args` and the global `ARG` lines say, over the automatic ones.
+    fn global_args(&mut self) {
+        let (bp, tp) = (&self.opts.build_platform, &self.platform);
+        let stage = match &self.opts.target {
+            Some(t) => t.clone(),
+            None => self.ast.stages.last().and_then(|s| s.name.clone()).unwrap_or_default(),
+        };
+        let stage = if stage.is_empty() { "default".to_owned() } else { stage };
+        // Without the os version, which only the target's own name shows.
+        let build = Platform { os_version: String::new(), ..bp.clone() }.to_string();
+        let automatic = [
+            ("BUILDPLATFORM", build),
+            ("BUILDOS", bp.os.clone()),
+            ("BUILDOSVERSION", bp.os_version.clone()),
+            ("BUILDARCH", bp.architecture.clone()),
+            ("BUILDVARIANT", bp.variant.clone()),
+            ("TARGETPLATFORM", tp.to_string()),
+            ("TARGETOS", tp.os.clone()),
+            ("TARGETOSVERSION", tp.os_version.clone()),
+            ("TARGETARCH", tp.architecture.clone()),
+            ("TARGETVARIANT", tp.variant.clone()),
+            ("TARGETSTAGE", stage),
+        ];
+        for (key, value) in &automatic {
+            self.globals.set(key, self.build_args.get(*key).unwrap_or(value));
+        }
+        let ast = self.ast;
+        let mut defaults = self.globals.clone();
+        let mut defaults_ok = true;
+        for i in &ast.global_args {
+            let Kind::Arg(args) = &i.kind else { continue };
+            for a in args {
+                self.declared.insert(&a.key.text);
+                let default = a.value.as_ref();
+                if let Some(v) = default {
+                    match expand(&v.text, &defaults, self.mode()) {
+                        Ok(e) => defaults.set(&a.key.text, &e.text),
+                        Err(_) => defaults_ok = false,
+                    }
+                }
+                let value = match (self.build_args.get(&a.key.text), default) {
+                    (Some(v), _) => v.clone(),
+                    (None, None) => continue,
+                    (None, Some(v)) => match expand(&v.text, &self.globals, self.mode()) {
+                        Ok(e) => e.text,
+                        Err(e) => {
+                            self.error("expansion", v.span, e.to_string());
+                            continue;
+                        }
+                    },
+                };
+                self.globals.set(&a.key.text, &value);
+            }
+        }
+        if defaults_ok {
+            self.lint_default_bases(&defaults);
+        }
+    }
+
+    /// `SOURCE_DATE_EPOCH` as a number of seconds.
+    fn source_date_epoch(&mut self) {
+        const KEY: &str = "SOURCE_DATE_EPOCH";
+        let given = self.build_args.get(KEY).cloned();
+        let value = given.or_else(|| self.globals.get(KEY).map(str::to_owned));
+        let Some(value) = value.filter(|v| !v.is_empty()) else {
+            self.build_args.remove(KEY);
+            return;
+        };
+        if let Ok(n) = value.parse() {
+            self.epoch = Some(n);
+            return;
+        }
+        let stage = self
+            .ast
+            .stages
+            .iter()
+            .find(|s| s.name.as_deref().is_some_and(|n| n.eq_ignore_ascii_case(&value)));
+        let span = stage
+            .map(|s| s.span)
+            .or_else(|| self.ast.global_args.iter().find(|i| i.text.contains(KEY)).map(|i| i.span));
+        let message = match stage {
+            Some(_) => {
+                format!("{KEY} from a stage is not supported: `{value}`; give seconds since 1970")
+            }
+            None if value == CONTEXT || self.opts.build_contexts.contains_key(&value) => {
+                format!("{KEY} from a context is not supported: `{value}`; give seconds since 1970")
+            }
+            None => format!("invalid {KEY}: {value}"),
+        };
+        self.diags.push(Diagnostic::new(Severity::Error, "source-date-epoch", span, message));
+    }
+
+    fn dispatch_stages(&mut self, reachable: &[bool], target: usize) {
+        // The last child of a stage takes its state instead of copying it.
+        let mut children = vec![0usize; self.nodes.len()];
+        for (at, node) in self.nodes.iter().enumerate() {
+            if let (true, Some(base)) = (reachable[at], node.base) {
+                children[base] += 1;
+            }
+        }
+        for at in 0..self.nodes.len() {
+            if !reachable[at] || self.nodes[at].dispatched {
+                continue;
+            }
+            let mut st = match self.nodes[at].base {
+                None => match self.nodes[at].state.take() {
+                    Some(st) => st,
+                    None => continue,
+                },
+                Some(base) => {
+                    children[base] -= 1;
+                    let state = &mut self.nodes[base].state;
+                    let taken = if children[base] == 0 && base != target {
+                        state.take()
+                    } else {
+                        state.clone()
+                    };
+                    let Some(st) = taken else { continue };
+                    st
+                }
+            };
+            st.image.config.on_build.clear();
+            self.dispatch_stage(at, &mut st);
+            self.nodes[at].root = st.root;
+            self.nodes[at].state = Some(st);
+            self.nodes[at].dispatched = true;
+        }
+        let paths = self.nodes[target].paths;
+        self.draft.paths[paths].insert("/".to_owned());
+    }
+
+    fn dispatch_stage(&mut self, at: usize, st: &mut StageState) {
+        st.adopt_config();
+        let dir = st.image.config.working_dir.clone();
+        if !dir.is_empty() {
+            match path::normalize(&dir, &dir, st.os(), false) {
+                Ok(dir) => self.enter(st, dir),
+                Err(e) => self.error("workdir", self.nodes[at].span, e),
+            }
+        }
+        if !st.image.config.user.is_empty() {
+            st.user = st.image.config.user.clone();
+        }
+        let commands = std::mem::take(&mut self.nodes[at].commands);
+        let mut once = config::Once::default();
+        for c in &commands {
+            let step = Step { node: at, instruction: &c.instruction, onbuild: c.onbuild };
+            let result = match &c.instruction.kind {
+                Kind::Run(r) => self.run_step(st, &step, r, &c.sources),
+                Kind::Copy(x) => self.copy_step(st, &step, x, false, c.sources.first().copied()),
+                Kind::Add(x) => self.copy_step(st, &step, x, true, None),
+                _ => self.config_step(st, &step, &mut once),
+            };
+            if let Err(d) = result {
+                self.diags.push(*d);
+            }
+        }
+        self.nodes[at].commands = commands;
+    }
+
+    /// Expands a word of an instruction with the stage's variables.
+    fn expand(
+        &mut self,
+        st: &StageState,
+        step: &Step<'_>,
+        word: &Word,
+    ) -> Result<String, Box<Diagnostic>> {
+        self.expand_mode(st, step, &word.text, word.span, self.mode())
+    }
+
+    fn expand_mode(
+        &mut self,
+        st: &StageState,
+        step: &Step<'_>,
+        text: &str,
+        span: Span,
+        mode: Mode,
+    ) -> Result<String, Box<Diagnostic>> {
+        if is_plain(text, mode.escape) {
+            return Ok(text.to_owned());
+        }
+        let Expanded { text, unmatched, .. } = expand(text, &st.vars, mode)
+            .map_err(|e| Box::new(Diagnostic::error("expansion", span, e.to_string())))?;
+        self.lint_unmatched(st, step, span, &unmatched);
+        Ok(text)
+    }
+
+    fn meta(&self, step: &Step<'_>, name: String) -> VertexMeta {
+        let node = &self.nodes[step.node];
+        VertexMeta {
+            name,
+            command: Some(step.instruction.text.clone()),
+            spans: vec![step.instruction.span],
+            stage: Some(node.label(step.node)),
+            ..VertexMeta::default()
+        }
+    }
+
+    fn ignores_cache(&self, name: Option<&str>) -> bool {
+        match &self.opts.no_cache {
+            NoCache::None => false,
+            NoCache::All => true,
+            NoCache::Stages(list) => {
+                list.iter().any(|n| n.eq_ignore_ascii_case(name.unwrap_or_default()))
+            }
+        }
+    }
+
+    fn finish(
+        mut self,
+        target: usize,
+        graph: &mut GraphBuilder,
+    ) -> Result<Outcome, Vec<Diagnostic>> {
+        let Some(mut st) = self.nodes[target].state.take() else {
+            return Err(vec![Diagnostic::new(
+                Severity::Error,
+                "internal",
+                None,
+                "the target stage was not lowered: this is a defect of rgraph",
+            )]);
+        };
+        let stage = self.nodes[target].label(target);
+        st.image.config.labels.extend(self.opts.labels.clone());
+        if !self.implicit {
+            let (image, p) = (&mut st.image.platform, &self.platform);
+            let same = image.os == p.os && image.architecture == p.architecture;
+            image.os = p.os.clone();
+            image.architecture = p.architecture.clone();
+            if !same || !p.variant.is_empty() {
+                image.variant = p.variant.clone();
+            }
+            if !same || !p.os_version.is_empty() {
+                image.os_version = p.os_version.clone();
+            }
+        }
+        st.image.config.env = std::mem::take(&mut st.config_env.list);
+        let mut roots: Vec<Ref> = st.root.into_iter().collect();
+        roots.extend(st.history.iter().filter_map(|h| h.layer));
+        let at = std::mem::take(&mut self.draft).finish(&roots, graph);
+        let edge = |r: Ref| Edge::main(at[&r]);
+        let history = st
+            .history
+            .iter()
+            .map(|h| HistoryEntry {
+                created_by: h.created_by.clone(),
+                comment: HISTORY_COMMENT.to_owned(),
+                author: None,
+                layer: h.layer.map(edge),
+                span: Some(h.span),
+            })
+            .collect();
+        let platform = st.image.platform.clone();
+        let target = Target {
+            stage,
+            platform: if self.implicit { platform } else { self.platform.clone() },
+            root: st.root.map(edge),
+            config: st.image,
+            history,
+            base: st.base,
+        };
+        layers::chained_runs(&target, graph, self.ast, &mut self.lint);
+        if let Some(d) = layers::limit(&target, self.ast, &mut self.lint) {
+            return Err(vec![d]);
+        }
+        Ok(Outcome::Done { target: Box::new(target), warnings: self.lint.warnings })
+    }
+
+    fn lint_file(&mut self) {
+        for span in &self.ast.empty_continuations {
+            self.lint.warn(&rules::NO_EMPTY_CONTINUATION, *span, &[], "Empty continuation line");
+        }
+        crate::lint::rules_of_file(self.ast, &mut self.lint);
+    }
+}
+
+/// One instruction of one stage.
+struct Step<'s> {
+    node: usize,
+    instruction: &'s Instruction,
+    onbuild: bool,
+}
+
+impl Step<'_> {
+    fn error(&self, code: &'static str, message: impl Into<String>) -> Box<Diagnostic> {
+        Box::new(Diagnostic::error(code, self.instruction.span, message))
+    }
+}
+
+/// Of two spellings of a key the later in byte order wins.
+fn proxy(args: &BTreeMap<String, String>) -> Option<ProxyEnv> {
+    let mut env = ProxyEnv::default();
+    let mut any = false;
+    for (key, value) in args {
+        let slot = match key.to_ascii_lowercase().as_str() {
+            "http_proxy" => &mut env.http,
+            "https_proxy" => &mut env.https,
+            "ftp_proxy" => &mut env.ftp,
+            "no_proxy" => &mut env.no,
+            "all_proxy" => &mut env.all,
+            _ => continue,
+        };
+        slot.clone_from(value);
+        any = true;
+    }
+    any.then_some(env)
+}

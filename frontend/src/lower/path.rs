@@ -1,0 +1,164 @@
+//! Paths inside images, as Go's `path` package and BuildKit's `util/system` treat them. They are text:
+//! nothing here looks at a disk.
+
+/// Go's `path.Clean`.
+pub(crate) fn clean(path: &str) -> String {
+    let rooted = path.starts_with('/');
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." if parts.last().is_some_and(|p| *p != "..") => {
+                parts.pop();
+            }
+            ".." if rooted => {}
+            part => parts.push(part),
+        }
+    }
+    let joined = parts.join("/");
+    match (rooted, joined.is_empty()) {
+        (true, _) => format!("/{joined}"),
+        (false, true) => ".".to_owned(),
+        (false, false) => joined,
+    }
+}
+
+/// Go's `path.Join` of two elements.
+pub(crate) fn join(a: &str, b: &str) -> String {
+    match (a.is_empty(), b.is_empty()) {
+        (true, true) => String::new(),
+        (true, false) => clean(b),
+        (false, true) => clean(a),
+        (false, false) => clean(&format!("{a}/{b}")),
+    }
+}
+
+/// Go's `path.Base`.
+pub(crate) fn base(path: &str) -> &str {
+    if path.is_empty() {
+        return ".";
+    }
+    let trimmed = path.trim_end_matches('/');
+    if trimmed.is_empty() {
+        return "/";
+    }
+    trimmed.rsplit('/').next().unwrap_or(trimmed)
+}
+
+fn slashes(path: &str, os: &str) -> String {
+    if os == "windows" { path.replace('\\', "/") } else { path.to_owned() }
+}
+
+/// Without a drive letter; on Windows also cleaned.
+fn without_drive(path: &str, os: &str, keep_slash: bool) -> Result<String, String> {
+    if os != "windows" {
+        return Ok(path.to_owned());
+    }
+    if path.len() == 2 && path.ends_with(':') {
+        return Err(format!("No relative path specified in \"{path}\""));
+    }
+    let path = slashes(path, os);
+    if path.starts_with("//") {
+        return Err("UNC paths are not supported".to_owned());
+    }
+    let rest = match path.split_once(':') {
+        None => path.as_str(),
+        Some((drive, rest)) if drive.eq_ignore_ascii_case("c") => rest,
+        Some(_) => return Err("The specified path is not on the system drive (C:)".to_owned()),
+    };
+    let cleaned = clean(rest);
+    Ok(if keep_slash && cleaned.len() > 1 && rest.ends_with('/') { cleaned + "/" } else { cleaned })
+}
+
+/// True when `path` is absolute on `os`.
+pub(crate) fn is_abs(path: &str, os: &str) -> bool {
+    without_drive(path, os, false).is_ok_and(|p| p.starts_with('/'))
+}
+
+/// `path` seen from `parent`, absolute. An absolute path is not cleaned on Linux.
+pub(crate) fn normalize(
+    parent: &str,
+    path: &str,
+    os: &str,
+    keep_slash: bool,
+) -> Result<String, String> {
+    let original = slashes(path, os);
+    let parent = if parent.is_empty() { "/".to_owned() } else { slashes(parent, os) };
+    let mut parent = without_drive(&parent, os, keep_slash)?;
+    if !parent.starts_with('/') {
+        parent = join("/", &parent);
+    }
+    let mut new = if original.is_empty() { parent.clone() } else { original.clone() };
+    new = without_drive(&new, os, keep_slash)?;
+    if !new.starts_with('/') {
+        new = join(&parent, &new);
+    }
+    Ok(if keep_slash { keep_end(&original, new) } else { new })
+}
+
+/// The cleaned form that keeps a final `/` or `/.`.
+pub(crate) fn clean_keep_end(path: &str) -> String {
+    keep_end(path, clean(path))
+}
+
+fn keep_end(original: &str, mut new: String) -> String {
+    if original.ends_with('/') && !new.ends_with('/') {
+        new.push('/');
+    } else if original.ends_with("/.") && !new.ends_with("/.") {
+        if new != "/" {
+            new.push('/');
+        }
+        new.push('.');
+    }
+    new
+}
+
+/// The destination of a copy seen from the working directory.
+pub(crate) fn destination(dir: &str, path: &str, os: &str) -> Result<String, String> {
+    let path = without_drive(path, os, true)?;
+    let raw = if is_abs(&path, os) {
+        normalize("/", &path, os, true)?
+    } else if path == "." || path.is_empty() {
+        normalize(dir, "./", os, true)?
+    } else {
+        normalize(dir, &path, os, true)?
+    };
+    Ok(clean_keep_end(&raw))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_go() {
+        for (p, want) in
+            [("", "."), ("/..", "/"), ("a/../..", ".."), ("/a//b/./c/", "/a/b/c"), ("./", ".")]
+        {
+            assert_eq!(clean(p), want, "{p}");
+        }
+        for (p, want) in [("", "."), ("/", "/"), ("a/b/", "b"), ("x", "x")] {
+            assert_eq!(base(p), want, "{p}");
+        }
+    }
+
+    #[test]
+    fn destinations() {
+        for (dir, p, want) in [
+            ("/w", ".", "/w/"),
+            ("/w", "", "/w/"),
+            ("/w", "a", "/w/a"),
+            ("/w", "a/", "/w/a/"),
+            ("/w", "a/.", "/w/a/."),
+            ("/w", "/x/../y/", "/y/"),
+            ("/", "./", "/"),
+            ("/", "/.", "/."),
+            ("/", "..", "/"),
+        ] {
+            assert_eq!(destination(dir, p, "linux").unwrap(), want, "{dir} {p}");
+        }
+        assert_eq!(destination("/w", r"C:\a\b\", "windows").unwrap(), "/a/b/");
+        assert!(destination("/w", r"D:\a", "windows").is_err());
+        assert_eq!(normalize("/a", "/q/../r/", "linux", false).unwrap(), "/q/../r/");
+    }
+}

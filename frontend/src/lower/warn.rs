@@ -1,0 +1,75 @@
+//! Warnings that need what only lowering knows.
+
+use std::collections::BTreeSet;
+
+use rgraph_ir::Span;
+use rgraph_ir::near::nearest;
+
+use super::expose::Port;
+use super::state::StageState;
+use super::{Cx, Step};
+use crate::lint::rules::{self, Rule};
+
+impl Cx<'_> {
+    pub(super) fn warn(&mut self, step: &Step<'_>, rule: &'static Rule, message: String) {
+        self.lint.warn(rule, step.instruction.span, &step.instruction.comments, message);
+    }
+
+    pub(super) fn lint_unmatched(
+        &mut self,
+        st: &StageState,
+        step: &Step<'_>,
+        span: Span,
+        unmatched: &BTreeSet<String>,
+    ) {
+        for name in unmatched {
+            if name.starts_with("BUILDKIT_SBOM_SCAN_")
+                || st.build_args.iter().any(|(k, _)| k == name)
+            {
+                continue;
+            }
+            let near = nearest(name, st.vars.names()).map(|n| format!(" (did you mean ${n}?)"));
+            let message =
+                format!("Usage of undefined variable '${name}'{}", near.unwrap_or_default());
+            self.lint.warn(&rules::UNDEFINED_VAR, span, &step.instruction.comments, message);
+        }
+    }
+
+    pub(super) fn lint_secret(&mut self, step: &Step<'_>, instruction: &str, key: &str) {
+        const SECRET: [&str; 10] = [
+            "apikey",
+            "auth",
+            "credential",
+            "credentials",
+            "key",
+            "password",
+            "pword",
+            "passwd",
+            "secret",
+            "token",
+        ];
+        const HARMLESS: [&str; 3] = ["public", "file", "version"];
+        let lower = key.to_lowercase();
+        let has = |list: &[&str]| lower.split('_').any(|part| list.contains(&part));
+        if has(&SECRET) && !has(&HARMLESS) {
+            let message = format!(
+                "Do not use ARG or ENV instructions for sensitive data ({instruction} \"{key}\")"
+            );
+            self.warn(step, &rules::SECRETS_USED_IN_ARG_OR_ENV, message);
+        }
+    }
+
+    pub(super) fn lint_port(&mut self, step: &Step<'_>, text: &str, port: &Port) {
+        if port.proto != port.proto.to_lowercase() {
+            let message =
+                format!("Defined protocol '{text}' in EXPOSE instruction should be lowercase");
+            self.warn(step, &rules::EXPOSE_PROTO_CASING, message);
+        }
+        if port.mapped {
+            let message = format!(
+                "EXPOSE instruction should not define an IP address or host-port mapping, found '{text}'"
+            );
+            self.warn(step, &rules::EXPOSE_INVALID_FORMAT, message);
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! What the caller asks of lowering. The command line's strings end before this.
+
+use std::collections::BTreeMap;
+
+use rgraph_ir::Platform;
+use rgraph_ir::op::{HostIp, NetworkMode, Ulimit};
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub struct LowerOptions {
+    /// `--target`; `None`: the last stage.
+    pub target: Option<String>,
+    /// `--platform`; empty: the build platform.
+    pub platforms: Vec<Platform>,
+    /// What steps can run on without emulation.
+    pub build_platform: Platform,
+    /// `--build-arg`.
+    pub build_args: BTreeMap<String, String>,
+    /// `--label`.
+    pub labels: BTreeMap<String, String>,
+    /// `--no-cache`, `--no-cache-filter`.
+    pub no_cache: NoCache,
+    /// `--network`, for every step that does not say otherwise.
+    pub network: NetworkMode,
+    /// `--add-host`.
+    pub add_hosts: Vec<HostIp>,
+    /// `--ulimit`.
+    pub ulimits: Vec<Ulimit>,
+    /// `--shm-size`, bytes.
+    pub shm_size: Option<u64>,
+    /// `--cgroup-parent`.
+    pub cgroup_parent: Option<String>,
+    /// Host name of the steps; the build arg `BUILDKIT_SANDBOX_HOSTNAME` gives it too.
+    pub hostname: Option<String>,
+    /// `--build-context` by name (or `name::platform`).
+    pub build_contexts: BTreeMap<String, NamedContext>,
+    /// The main context's ignore file, in file order.
+    pub ignore_patterns: Vec<String>,
+    /// `--pull`.
+    pub pull: bool,
+    /// Seconds since 1970 that replace "now".
+    pub source_date_epoch: Option<i64>,
+    /// `RUN --device` and the like are taken.
+    pub allow_labs: bool,
+    /// Every stage is lowered, not only what the target needs (`--check`).
+    pub all_stages: bool,
+}
+
+/// Which steps do not look into the cache.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum NoCache {
+    /// All look.
+    #[default]
+    None,
+    /// None looks.
+    All,
+    /// Those of these stages do not.
+    Stages(Vec<String>),
+}
+
+/// What a `--build-context` is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NamedContext {
+    /// A folder; the caller knows where it lies by the context's name.
+    Local {
+        /// Its own ignore file, in file order.
+        ignore_patterns: Vec<String>,
+    },
+    /// `docker-image://`.
+    Image {
+        /// What follows.
+        reference: String,
+    },
+    /// `oci-layout://`.
+    OciLayout {
+        /// What follows: path or name, with `:tag` or `@digest`.
+        reference: String,
+    },
+    /// A file by URL.
+    Http {
+        /// The URL.
+        url: String,
+    },
+    /// A repository.
+    Git {
+        /// The URL with its fragment.
+        url: String,
+    },
+    /// Another target of a bake file.
+    Target {
+        /// Its name.
+        name: String,
+    },
+}
+
+impl Default for LowerOptions {
+    fn default() -> Self {
+        Self {
+            target: None,
+            platforms: Vec::new(),
+            build_platform: Platform::linux_amd64(),
+            build_args: BTreeMap::new(),
+            labels: BTreeMap::new(),
+            no_cache: NoCache::None,
+            network: NetworkMode::Default,
+            add_hosts: Vec::new(),
+            ulimits: Vec::new(),
+            shm_size: None,
+            cgroup_parent: None,
+            hostname: None,
+            build_contexts: BTreeMap::new(),
+            ignore_patterns: Vec::new(),
+            pull: false,
+            source_date_epoch: None,
+            allow_labs: true,
+            all_stages: false,
+        }
+    }
+}

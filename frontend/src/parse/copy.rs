@@ -1,0 +1,86 @@
+//! `COPY` and `ADD`.
+
+use rgraph_ir::Diagnostic;
+
+use super::flags::Takes;
+use super::{Head, heredoc, json};
+use crate::ast::{Copy, Heredoc, Kind, Word};
+
+pub(super) fn parse(
+    head: &Head<'_>,
+    bodies: Vec<Heredoc>,
+    diags: &mut Vec<Diagnostic>,
+) -> Option<Kind> {
+    let name = head.upper.as_str();
+    if head.json == json::List::Mixed {
+        diags.push(super::config::mixed(head));
+        return None;
+    }
+    let add = name == "ADD";
+    let mut table = vec![
+        ("chown", Takes::One),
+        ("chmod", Takes::One),
+        ("link", Takes::Bool),
+        ("exclude", Takes::Many),
+    ];
+    if add {
+        table.extend([
+            ("keep-git-dir", Takes::Bool),
+            ("checksum", Takes::One),
+            ("unpack", Takes::Bool),
+        ]);
+    } else {
+        table.extend([("from", Takes::One), ("parents", Takes::Bool)]);
+    }
+    let flags = head.flags(&table, diags);
+    let mut args = head.list();
+    if args.len() < 2 {
+        diags.push(head.error(
+            "missing-argument",
+            format!(
+                "{name} requires at least two arguments, but only one was provided. Destination could not be determined"
+            ),
+        ));
+        return None;
+    }
+    let dest = args.pop()?;
+    if heredoc::opening(&dest.text).is_some() {
+        diags.push(Diagnostic::error(
+            "heredoc-destination",
+            dest.span,
+            format!("{name} cannot accept a heredoc as a destination"),
+        ));
+        return None;
+    }
+    let mut sources: Vec<Word> = Vec::new();
+    let mut files = Vec::new();
+    for word in args {
+        let Some(o) = heredoc::opening(&word.text) else {
+            sources.push(word);
+            continue;
+        };
+        // The last body of a name counts, as when names are looked up after reading.
+        let body = bodies.iter().rev().find(|b| b.name == o.name);
+        files.push(Heredoc {
+            body: body.map(|b| b.body.clone()).unwrap_or_default(),
+            name: o.name,
+            chomp: o.chomp,
+            expand: o.expand,
+        });
+    }
+    let copy = Box::new(Copy {
+        sources,
+        files,
+        dest,
+        from: flags.filled("from"),
+        chown: flags.filled("chown"),
+        chmod: flags.filled("chmod"),
+        link: flags.switch("link").unwrap_or(false),
+        parents: flags.switch("parents").unwrap_or(false),
+        exclude: flags.all("exclude").map(|w| w.text.clone()).collect(),
+        checksum: flags.filled("checksum"),
+        keep_git_dir: flags.switch("keep-git-dir"),
+        unpack: flags.switch("unpack"),
+    });
+    Some(if add { Kind::Add(copy) } else { Kind::Copy(copy) })
+}
