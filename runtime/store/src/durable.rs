@@ -1,0 +1,119 @@
+//! The commit point: the only syncs of the store (`robustness.md`, rule 3).
+
+use std::fs::File;
+
+use rgraph_ir::{BlobDigest, SnapshotId};
+
+use crate::error::{Result, StoreError};
+use crate::index::{OptionalExtension as _, checkpoint, int, params, sql};
+use crate::store::{Session, Store};
+
+/// From this length of the log on, a commit point moves it into the file, bytes.
+const LONG_LOG: u64 = 8 << 20;
+
+impl Store {
+    /// Makes bytes survive a power loss: one `fdatasync` per blob that is not durable yet and one
+    /// `fsync` of their folder, or one `syncfs` for everything when snapshot folders are among them
+    /// (give every snapshot of the chain). Then their rows say so. Those rows reach the disk with
+    /// the next [`Store::tag`]; lost, they cost a check. Costs nothing when all is durable.
+    ///
+    /// # Errors
+    /// [`StoreError::NoBlob`], [`StoreError::NoSnapshot`]: it is not in the store. A failed sync is
+    /// final: the object is not durable and its row does not say so.
+    pub fn make_durable(&self, blobs: &[BlobDigest], snapshots: &[SnapshotId]) -> Result<()> {
+        self.need_write()?;
+        let (new_blobs, new_snapshots) = self.not_durable(blobs, snapshots)?;
+        if new_blobs.is_empty() && new_snapshots.is_empty() {
+            return Ok(());
+        }
+        let root = self.root();
+        if new_snapshots.is_empty() {
+            for d in &new_blobs {
+                let Some((file, _)) = self.open_blob(d)? else {
+                    return Err(StoreError::NoBlob { digest: *d });
+                };
+                let path = self.layout().blob(d);
+                file.sync_data().map_err(|e| self.layout().err("sync", &path, e))?;
+            }
+            let dir = self.layout().blobs();
+            File::open(&dir)
+                .and_then(|f| f.sync_all())
+                .map_err(|e| self.layout().err("sync", &dir, e))?;
+        } else {
+            // Looked at first: what another boot left half is not to be called durable.
+            for d in &new_blobs {
+                if !self.has_blob(d)? {
+                    return Err(StoreError::NoBlob { digest: *d });
+                }
+            }
+            for id in &new_snapshots {
+                if self.snapshot(*id)?.is_none() {
+                    return Err(StoreError::NoSnapshot { id: *id });
+                }
+            }
+            let f = File::open(root).map_err(|e| self.layout().err("open", root, e))?;
+            rustix::fs::syncfs(&f).map_err(|e| self.layout().err("sync", root, e.into()))?;
+        }
+        self.write("mark as durable", |t| {
+            let mut b = t.prepare_cached("UPDATE blobs SET durable = 1 WHERE digest = ?1")?;
+            for d in &new_blobs {
+                b.execute(params![d.as_bytes()])?;
+            }
+            // Lazy ones are not on disk: nothing of them can be lost.
+            let mut s = t.prepare_cached(
+                "UPDATE snapshots SET durable = 1 WHERE id = ?1 AND on_disk AND boot = ?2",
+            )?;
+            for id in &new_snapshots {
+                s.execute(params![int(id.0), self.boot_id()])?;
+            }
+            Ok(())
+        })?;
+        for id in &new_snapshots {
+            self.mark_durable_file(*id)?;
+        }
+        Ok(())
+    }
+
+    fn not_durable(
+        &self,
+        blobs: &[BlobDigest],
+        snapshots: &[SnapshotId],
+    ) -> Result<(Vec<BlobDigest>, Vec<SnapshotId>)> {
+        let session = self.session()?;
+        let mut out = (Vec::new(), Vec::new());
+        for d in blobs {
+            let durable = session.read("look up a blob", |c| {
+                c.prepare_cached("SELECT durable FROM blobs WHERE digest = ?1")?
+                    .query_row(params![d.as_bytes()], |r| r.get::<_, bool>(0))
+                    .optional()
+            })?;
+            match durable {
+                None => return Err(StoreError::NoBlob { digest: *d }),
+                Some(true) => {}
+                Some(false) => out.0.push(*d),
+            }
+        }
+        for id in snapshots {
+            let durable = session.read("look up a snapshot", |c| {
+                c.prepare_cached("SELECT durable OR NOT on_disk FROM snapshots WHERE id = ?1")?
+                    .query_row(params![int(id.0)], |r| r.get::<_, bool>(0))
+                    .optional()
+            })?;
+            match durable {
+                None => return Err(StoreError::NoSnapshot { id: *id }),
+                Some(true) => {}
+                Some(false) => out.1.push(*id),
+            }
+        }
+        Ok(out)
+    }
+
+    /// Keeps the log from growing without end; only where a sync was paid anyway.
+    pub(crate) fn checkpoint_if_long(&self, session: &mut Session<'_>) -> Result<()> {
+        let wal = self.root().join("index.db-wal");
+        if std::fs::metadata(&wal).is_ok_and(|m| m.len() > LONG_LOG) {
+            checkpoint(session.conn()).map_err(sql(self.layout(), "move the log"))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,245 @@
+//! A live build's hold on objects.
+//!
+//! A lease is a file in `locks/leases/` whose lock its process holds: it dies with the process. Its
+//! first line says which objects existed when it began (everything newer is held without a word);
+//! each further line names an older object the build looked up. Lines are appended under the
+//! shared gc lock and read by gc under the exclusive one. Taking a lease writes no row.
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rgraph_ir::{BlobDigest, SnapshotId};
+
+use crate::error::Result;
+use crate::lock::{self, Mode};
+use crate::store::Store;
+use crate::tree;
+
+/// Holds what a build makes and looks up until dropped. Anything prepared under it holds it too.
+#[derive(Debug, Clone)]
+pub struct Lease(pub(crate) Arc<LeaseInner>);
+
+impl Lease {
+    /// A name for messages and folders.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct LeaseInner {
+    pub(crate) name: String,
+    pub(crate) work: PathBuf,
+    path: PathBuf,
+    file: Mutex<Held>,
+    /// Keys of results that were used and whose time of use is old.
+    pub(crate) touched: Mutex<Vec<[u8; 32]>>,
+}
+
+#[derive(Debug)]
+struct Held {
+    file: File,
+    snapshots: HashSet<u64>,
+    /// Those that were looked at with everything below them.
+    usable: HashSet<u64>,
+    blobs: HashSet<BlobDigest>,
+}
+
+impl LeaseInner {
+    fn held(&self) -> std::sync::MutexGuard<'_, Held> {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn is_usable(&self, id: SnapshotId) -> bool {
+        self.held().usable.contains(&id.0)
+    }
+
+    pub(crate) fn set_usable(&self, ids: &[SnapshotId]) {
+        self.held().usable.extend(ids.iter().map(|i| i.0));
+    }
+
+    pub(crate) fn hold_snapshot(&self, id: SnapshotId) -> io::Result<()> {
+        let mut h = self.held();
+        if h.snapshots.contains(&id.0) {
+            return Ok(());
+        }
+        h.file.write_all(format!("S{id}\n").as_bytes())?;
+        h.snapshots.insert(id.0);
+        Ok(())
+    }
+
+    pub(crate) fn hold_blob(&self, d: &BlobDigest) -> io::Result<()> {
+        let mut h = self.held();
+        if h.blobs.contains(d) {
+            return Ok(());
+        }
+        h.file.write_all(format!("B{}\n", d.hex()).as_bytes())?;
+        h.blobs.insert(*d);
+        Ok(())
+    }
+
+    /// A snapshot is gone: what lies on it must be looked at again.
+    pub(crate) fn forget_usable(&self) {
+        self.held().usable.clear();
+    }
+}
+
+impl Drop for LeaseInner {
+    fn drop(&mut self) {
+        // What fails here is left for the next lease to clean.
+        let _ = fs::remove_dir(&self.work);
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// What the lease of another process holds.
+#[derive(Debug, Default)]
+pub(crate) struct Holds {
+    pub(crate) after_snapshot: u64,
+    pub(crate) after_blob: u64,
+    pub(crate) snapshots: Vec<SnapshotId>,
+    pub(crate) blobs: Vec<BlobDigest>,
+}
+
+fn parse_holds(text: &str) -> Holds {
+    let mut lines = text.lines();
+    let mut h = Holds::default();
+    if let Some((s, b)) = lines.next().and_then(|l| l.split_once(' ')) {
+        // A malformed number stays 0: then everything counts as newer, and is held.
+        h.after_snapshot = s.parse().unwrap_or(0);
+        h.after_blob = b.parse().unwrap_or(0);
+    }
+    for line in lines {
+        match line.split_at_checked(1) {
+            Some(("S", n)) => h.snapshots.extend(n.parse().ok().map(SnapshotId)),
+            Some(("B", hex)) => h.blobs.extend(BlobDigest::from_hex(hex).ok()),
+            _ => {}
+        }
+    }
+    h
+}
+
+impl Store {
+    /// Takes a lease, and removes what dead ones left.
+    pub fn lease(&self) -> Result<Lease> {
+        self.need_write()?;
+        let session = self.session()?;
+        let (s, b): (i64, i64) = session.read("take a lease", |c| {
+            c.prepare_cached(
+                "SELECT (SELECT ifnull(max(id),0) FROM snapshots),
+                        (SELECT ifnull(max(seq),0) FROM blobs)",
+            )?
+            .query_row([], |r| Ok((r.get(0)?, r.get(1)?)))
+        })?;
+        let (mut file, path) = self.create_locked(&self.layout().leases())?;
+        file.write_all(format!("{s} {b}\n").as_bytes())
+            .map_err(|e| self.layout().err("write", &path, e))?;
+        drop(session);
+        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default().to_owned();
+        let inner = Arc::new(LeaseInner {
+            work: self.layout().work().join(&name),
+            name,
+            path,
+            file: Mutex::new(Held {
+                file,
+                snapshots: HashSet::new(),
+                usable: HashSet::new(),
+                blobs: HashSet::new(),
+            }),
+            touched: Mutex::new(Vec::new()),
+        });
+        self.leases.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&inner));
+        self.clean_leftovers()?;
+        Ok(Lease(inner))
+    }
+
+    /// Holds of all live leases of all processes. Needs the exclusive gc lock.
+    pub(crate) fn all_holds(&self) -> Result<Vec<Holds>> {
+        let dir = self.layout().leases();
+        let mut out = Vec::new();
+        for path in entries(&dir).map_err(|e| self.layout().err("read", &dir, e))? {
+            let file = match crate::layout::open_nofollow(&path) {
+                Ok(f) => f,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                Err(e) => return Err(self.layout().err("read", &path, e)),
+            };
+            // Asking for a shared lock needs a readable file only; the holder's is exclusive.
+            if lock::try_lock(&file, Mode::Shared)
+                .map_err(|e| self.layout().err("lock", &path, e))?
+            {
+                continue;
+            }
+            let mut text = String::new();
+            (&file).read_to_string(&mut text).map_err(|e| self.layout().err("read", &path, e))?;
+            out.push(parse_holds(&text));
+        }
+        Ok(out)
+    }
+
+    /// Remembers, in every lease of this handle, that `id` is in use. Call with a session open.
+    pub(crate) fn hold_snapshot(&self, id: SnapshotId) -> Result<()> {
+        for l in self.live_leases() {
+            l.hold_snapshot(id).map_err(|e| self.layout().err("write", &l.path, e))?;
+        }
+        Ok(())
+    }
+
+    /// As [`Self::hold_snapshot`], for a blob.
+    pub(crate) fn hold_blob(&self, d: &BlobDigest) -> Result<()> {
+        for l in self.live_leases() {
+            l.hold_blob(d).map_err(|e| self.layout().err("write", &l.path, e))?;
+        }
+        Ok(())
+    }
+
+    /// Removes what dead processes left in `work/`, `tmp/` and `locks/`. Three empty folders to
+    /// look at when there is nothing.
+    pub(crate) fn clean_leftovers(&self) -> Result<()> {
+        let l = self.layout();
+        let list = |dir: &Path| entries(dir).map_err(|e| l.err("read", dir, e));
+        for path in list(&l.work())? {
+            let Some(name) = path.file_name() else { continue };
+            if !is_live(&l.leases().join(name)) {
+                let _ = fs::rename(&path, l.trash().join(self.unique()));
+            }
+        }
+        for path in list(&l.leases())?.into_iter().chain(list(&l.tmp())?) {
+            if path != l.trash() {
+                remove_if_dead(&path);
+            }
+        }
+        self.empty_trash()
+    }
+
+    /// Deletes what lies in the trash.
+    pub(crate) fn empty_trash(&self) -> Result<()> {
+        let trash = self.layout().trash();
+        tree::clear(&trash).map_err(|e| self.layout().err("empty", &trash, e))
+    }
+}
+
+fn entries(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    fs::read_dir(dir)?.map(|e| Ok(e?.path())).collect()
+}
+
+fn is_live(lease: &Path) -> bool {
+    match crate::layout::open_nofollow(lease) {
+        Ok(f) => !lock::try_lock(&f, Mode::Shared).unwrap_or(false),
+        Err(e) => e.kind() != io::ErrorKind::NotFound,
+    }
+}
+
+fn remove_if_dead(path: &Path) {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let open =
+        fs::OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOFOLLOW).open(path);
+    if let Ok(f) = open
+        && lock::try_lock(&f, Mode::Exclusive).unwrap_or(false)
+    {
+        // The lock is held: its maker will see the missing name and make another.
+        let _ = fs::remove_file(path);
+    }
+}

@@ -1,0 +1,188 @@
+//! Open file description locks: they belong to an open file, so threads exclude each other too,
+//! and they end with the process whatever happens to it (no stale pid files).
+//!
+//! A lock file is unlinked by its holder, so a waiter that gets the lock checks that the name still
+//! leads to its file and starts again otherwise.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+
+use crate::error::{Result, StoreError};
+use crate::store::Store;
+
+/// How a lock is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Shared,
+    Exclusive,
+    Unlock,
+}
+
+fn flock(mode: Mode) -> libc::flock {
+    let l_type = match mode {
+        Mode::Shared => libc::F_RDLCK,
+        Mode::Exclusive => libc::F_WRLCK,
+        Mode::Unlock => libc::F_UNLCK,
+    };
+    libc::flock {
+        l_type: l_type as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    }
+}
+
+/// Takes the lock of `file` if nobody has it.
+pub(crate) fn try_lock(file: &File, mode: Mode) -> io::Result<bool> {
+    let l = flock(mode);
+    loop {
+        match fcntl(file, FcntlArg::F_OFD_SETLK(&l)) {
+            Ok(_) => return Ok(true),
+            Err(Errno::EAGAIN | Errno::EACCES) => return Ok(false),
+            Err(Errno::EINTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+/// Waits for the lock of `file`. Only for locks held for moments.
+pub(crate) fn lock(file: &File, mode: Mode) -> io::Result<()> {
+    let l = flock(mode);
+    loop {
+        match fcntl(file, FcntlArg::F_OFD_SETLKW(&l)) {
+            Ok(_) => return Ok(()),
+            Err(Errno::EINTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+pub(crate) fn open_lock_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(path)
+}
+
+/// The gc lock held shared or exclusively until dropped.
+#[derive(Debug)]
+pub(crate) struct GcGuard<'a>(&'a File);
+
+impl<'a> GcGuard<'a> {
+    pub(crate) fn take(file: &'a File, mode: Mode) -> io::Result<Self> {
+        lock(file, mode)?;
+        Ok(Self(file))
+    }
+}
+
+impl Drop for GcGuard<'_> {
+    fn drop(&mut self) {
+        // Unlocking an open file cannot fail in a way that leaves the lock.
+        let _ = try_lock(self.0, Mode::Unlock);
+    }
+}
+
+/// One look of somebody who waits for a lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wait {
+    /// The holder's process id as it wrote it, for a message.
+    pub holder: Option<u32>,
+    /// The first look: say that one waits.
+    pub first: bool,
+}
+
+/// A named lock held until dropped, or until the process ends.
+#[derive(Debug)]
+pub struct KeyLock {
+    _file: File,
+    path: PathBuf,
+}
+
+impl Drop for KeyLock {
+    fn drop(&mut self) {
+        // While we hold it: nobody else can have taken a lock on this name in between.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+enum Try {
+    Got(KeyLock),
+    Held(File),
+}
+
+fn attempt(path: &Path) -> io::Result<Try> {
+    loop {
+        let file = open_lock_file(path)?;
+        if !try_lock(&file, Mode::Exclusive)? {
+            return Ok(Try::Held(file));
+        }
+        let same = match std::fs::symlink_metadata(path) {
+            Ok(m) => m.ino() == file.metadata()?.ino(),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => false,
+            Err(e) => return Err(e),
+        };
+        if same {
+            let pid = std::process::id().to_string();
+            file.set_len(0)?;
+            // For the waiters' message only; a full disk must not cost the lock.
+            let _ = file.write_all_at(pid.as_bytes(), 0);
+            return Ok(Try::Got(KeyLock { _file: file, path: path.to_owned() }));
+        }
+    }
+}
+
+fn holder(mut file: &File) -> Option<u32> {
+    let mut text = String::new();
+    file.by_ref().take(16).read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}
+
+impl Store {
+    fn key_lock_path(&self, name: &str) -> PathBuf {
+        self.layout().key_locks().join(blake3::hash(name.as_bytes()).to_hex().as_str())
+    }
+
+    /// Takes the lock `name`, waiting as long as somebody else (another process or thread, however
+    /// stopped) has it. `on_wait` is called at every look; `false` gives up with
+    /// [`StoreError::Cancelled`]. Looks are at most 10 ms apart.
+    pub fn key_lock(&self, name: &str, on_wait: &mut dyn FnMut(Wait) -> bool) -> Result<KeyLock> {
+        self.need_write()?;
+        let path = self.key_lock_path(name);
+        let mut pause = Duration::from_micros(200);
+        let mut first = true;
+        loop {
+            match attempt(&path).map_err(|e| self.layout().err("lock", &path, e))? {
+                Try::Got(lock) => return Ok(lock),
+                Try::Held(file) => {
+                    if !on_wait(Wait { holder: holder(&file), first }) {
+                        return Err(StoreError::Cancelled);
+                    }
+                }
+            }
+            first = false;
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(10));
+        }
+    }
+
+    /// Takes the lock `name` if it is free.
+    pub fn try_key_lock(&self, name: &str) -> Result<Option<KeyLock>> {
+        self.need_write()?;
+        let path = self.key_lock_path(name);
+        match attempt(&path).map_err(|e| self.layout().err("lock", &path, e))? {
+            Try::Got(lock) => Ok(Some(lock)),
+            Try::Held(_) => Ok(None),
+        }
+    }
+}

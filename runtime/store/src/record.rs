@@ -1,0 +1,156 @@
+//! The files beside the objects from which the index can be made again. Written by rename, never
+//! synced on their own; only repair reads them. Their structs are a storage format: a change needs
+//! a new [`RECORD_FORMAT`].
+
+use std::fs;
+use std::path::Path;
+
+use rgraph_ir::{
+    BlobDigest, CacheKey, ConfigDigest, DiffId, ManifestDigest, SnapshotId, TreeDigest,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+use crate::snapshot::{BlobRef, LayerInfo};
+use crate::store::Store;
+
+/// The number in each file.
+pub(crate) const RECORD_FORMAT: u32 = 1;
+
+/// `snapshots/<id>/record.json`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct SnapshotFile {
+    pub(crate) format: u32,
+    pub(crate) id: u64,
+    /// The boot it was made in, hex.
+    pub(crate) boot: String,
+    pub(crate) durable: bool,
+    pub(crate) parent: Option<u64>,
+    pub(crate) description: String,
+    pub(crate) layer: Option<LayerFile>,
+}
+
+/// The layer in a [`SnapshotFile`].
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct LayerFile {
+    pub(crate) diff_id: DiffId,
+    pub(crate) tar_size: Option<u64>,
+    pub(crate) blobs: Vec<BlobFile>,
+}
+
+/// One form of a layer in a [`LayerFile`].
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct BlobFile {
+    pub(crate) digest: BlobDigest,
+    pub(crate) size: u64,
+    pub(crate) media_type: String,
+}
+
+/// `snapshots/<id>/result.json`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ResultFile {
+    pub(crate) format: u32,
+    pub(crate) key: CacheKey,
+    pub(crate) canonical: CacheKey,
+    /// A blake3 digest without a type of its own; [`TreeDigest`] lends its text form.
+    pub(crate) op: TreeDigest,
+    pub(crate) tree: Option<TreeDigest>,
+    pub(crate) outputs: Vec<u64>,
+    pub(crate) slot: String,
+    /// The recipe's bytes in hex.
+    pub(crate) recipe: String,
+}
+
+/// `refs/<hash>`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct RefFile {
+    pub(crate) format: u32,
+    pub(crate) name: String,
+    pub(crate) manifest: ManifestDigest,
+}
+
+/// `refs/image-<manifest>`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ImageFile {
+    pub(crate) format: u32,
+    pub(crate) manifest: ManifestDigest,
+    pub(crate) config: ConfigDigest,
+    pub(crate) platform: String,
+    pub(crate) size: u64,
+    pub(crate) created: Option<String>,
+    pub(crate) layers: Vec<DiffId>,
+    pub(crate) snapshot: Option<u64>,
+}
+
+/// Bytes as hex digits.
+pub(crate) fn to_hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut s, b| {
+        let _ = write!(s, "{b:02x}");
+        s
+    })
+}
+
+/// The bytes of [`to_hex`].
+pub(crate) fn from_hex(text: &str) -> Option<Vec<u8>> {
+    let digits: Option<Vec<u8>> =
+        text.chars().map(|c| c.to_digit(16).and_then(|d| u8::try_from(d).ok())).collect();
+    let digits = digits.filter(|d| d.len() % 2 == 0)?;
+    Some(digits.chunks_exact(2).map(|p| p[0] << 4 | p[1]).collect())
+}
+
+impl Store {
+    pub(crate) fn snapshot_file(
+        &self,
+        id: SnapshotId,
+        parent: Option<SnapshotId>,
+        description: &str,
+        layer: Option<&LayerInfo>,
+    ) -> SnapshotFile {
+        let blob = |b: &BlobRef| BlobFile {
+            digest: b.digest,
+            size: b.size,
+            media_type: b.media_type.clone(),
+        };
+        SnapshotFile {
+            format: RECORD_FORMAT,
+            id: id.0,
+            boot: to_hex(&self.boot_id()),
+            durable: false,
+            parent: parent.map(|p| p.0),
+            description: description.to_owned(),
+            layer: layer.map(|l| LayerFile {
+                diff_id: l.diff_id,
+                tar_size: l.tar_size,
+                blobs: l.blob.iter().map(blob).collect(),
+            }),
+        }
+    }
+
+    /// Writes a record as `path`, whole or not at all; `sync` before it gets its name.
+    pub(crate) fn write_record<T: Serialize>(&self, path: &Path, v: &T, sync: bool) -> Result<()> {
+        let tmp = self.layout().tmp().join(self.unique());
+        let write = || -> std::io::Result<()> {
+            let data = serde_json::to_vec(v).map_err(std::io::Error::other)?;
+            fs::write(&tmp, data)?;
+            if sync {
+                fs::File::open(&tmp)?.sync_data()?;
+            }
+            fs::rename(&tmp, path)
+        };
+        write().map_err(|e| {
+            let _ = fs::remove_file(&tmp);
+            self.layout().err("write", path, e)
+        })
+    }
+}
+
+/// Reads a record of this format; anything else is no record.
+pub(crate) fn read_record<T: for<'de> Deserialize<'de>>(path: &Path) -> Option<T> {
+    use std::io::Read as _;
+    const MAX_RECORD: u64 = 64 << 20;
+    let mut data = Vec::new();
+    let f = crate::layout::open_nofollow(path).ok()?;
+    f.take(MAX_RECORD).read_to_end(&mut data).ok()?;
+    serde_json::from_slice(&data).ok()
+}

@@ -1,0 +1,518 @@
+//! Snapshots: file system states. Each is an overlay upper directory on its parent's; a lazy one is
+//! known by its layer alone and gets its folder when somebody needs it.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rgraph_ir::{BlobDigest, DiffId, SnapshotId};
+
+use crate::error::{Result, StoreError};
+use crate::index::{
+    Connection, OptionalExtension as _, Row, Transaction, bytes32, int, opt_bytes32, opt_size,
+    params, size,
+};
+use crate::lease::{Lease, LeaseInner};
+use crate::store::{Store, TxError};
+use crate::tree;
+
+/// A longer chain of parents is damage: images stop at 127 layers, steps at some thousands.
+const MAX_CHAIN: usize = 100_000;
+
+/// One form (one compression) of a layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlobRef {
+    /// The bytes as a registry has them.
+    pub digest: BlobDigest,
+    /// Their number.
+    pub size: u64,
+    /// What they are.
+    pub media_type: String,
+}
+
+/// What is known of a snapshot as a layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayerInfo {
+    /// The uncompressed tar.
+    pub diff_id: DiffId,
+    /// Its size in bytes.
+    pub tar_size: Option<u64>,
+    /// One form of it; [`Store::layer_blobs`] has all. The blob need not be in the store.
+    pub blob: Option<BlobRef>,
+}
+
+/// A snapshot to be.
+#[derive(Debug, Clone, Default)]
+pub struct NewSnapshot {
+    /// What it lies on.
+    pub parent: Option<SnapshotId>,
+    /// Its layer, when known already.
+    pub layer: Option<LayerInfo>,
+    /// For people.
+    pub description: String,
+}
+
+/// A snapshot in the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotRecord {
+    /// Its name.
+    pub id: SnapshotId,
+    /// What it lies on.
+    pub parent: Option<SnapshotId>,
+    /// The upper directory; `None`: lazy.
+    pub dir: Option<PathBuf>,
+    /// Its layer, when known.
+    pub layer: Option<LayerInfo>,
+    /// Bytes on disk, when counted.
+    pub size: Option<u64>,
+    /// For people.
+    pub description: String,
+    /// Seconds since 1970, as the clock stood; orders nothing.
+    pub created: i64,
+}
+
+/// A snapshot in progress: an upper and an overlay work directory on the store's file system.
+/// Dropped without [`Store::commit`], both are removed.
+#[derive(Debug)]
+pub struct Prepared {
+    dir: PathBuf,
+    fs: PathBuf,
+    work: PathBuf,
+    done: bool,
+    // After the folders: the lease's own folder can go only when they have.
+    _lease: Arc<LeaseInner>,
+}
+
+impl Prepared {
+    /// The upper directory, empty, mode 0755.
+    pub fn fs(&self) -> &Path {
+        &self.fs
+    }
+
+    /// The overlay work directory.
+    pub fn work(&self) -> &Path {
+        &self.work
+    }
+}
+
+impl Drop for Prepared {
+    fn drop(&mut self) {
+        if !self.done {
+            // A failure leaves rubbish under the lease's name, which goes with the lease.
+            let _ = tree::remove(&self.dir);
+        }
+    }
+}
+
+/// A row as it is, before anybody looked at the disk.
+struct SnapRow {
+    record: SnapshotRecord,
+    on_disk: bool,
+    trusted: bool,
+    durable: bool,
+}
+
+const COLUMNS: &str = "id, parent, diff_id, tar_size, on_disk, durable OR boot = ?2, size, \
+                       description, created, durable";
+
+impl Store {
+    fn snap_row(&self, r: &Row<'_>) -> rusqlite::Result<SnapRow> {
+        let id = SnapshotId(size(r, 0)?);
+        let tar_size = opt_size(r, 3)?;
+        let layer = opt_bytes32(r, 2)?.map(|d| LayerInfo {
+            diff_id: DiffId::from_bytes(d),
+            tar_size,
+            blob: None,
+        });
+        let on_disk = r.get(4)?;
+        Ok(SnapRow {
+            record: SnapshotRecord {
+                id,
+                parent: opt_size(r, 1)?.map(SnapshotId),
+                dir: None,
+                layer,
+                size: opt_size(r, 6)?,
+                description: r.get(7)?,
+                created: r.get(8)?,
+            },
+            on_disk,
+            trusted: r.get(5)?,
+            durable: r.get(9)?,
+        })
+    }
+
+    fn load(&self, c: &Connection, id: SnapshotId) -> rusqlite::Result<Option<SnapRow>> {
+        let mut row = c
+            .prepare_cached(&format!("SELECT {COLUMNS} FROM snapshots WHERE id = ?1"))?
+            .query_row(params![int(id.0), self.boot_id()], |r| self.snap_row(r))
+            .optional()?;
+        if let Some(SnapRow { record: SnapshotRecord { layer: Some(l), .. }, .. }) = &mut row {
+            l.blob = layer_blobs(c, &l.diff_id)?.into_iter().next();
+        }
+        Ok(row)
+    }
+
+    /// Starts a snapshot.
+    pub fn prepare(&self, lease: &Lease) -> Result<Prepared> {
+        self.need_write()?;
+        let dir = lease.0.work.join(self.unique());
+        let p = Prepared {
+            fs: dir.join("fs"),
+            work: dir.join("work"),
+            dir,
+            done: false,
+            _lease: lease.0.clone(),
+        };
+        let make = || -> io::Result<()> {
+            match fs::create_dir(&p.dir) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => fs::create_dir_all(&p.dir)?,
+                r => r?,
+            }
+            fs::create_dir(&p.fs)?;
+            fs::set_permissions(&p.fs, fs::Permissions::from_mode(0o755))?;
+            fs::create_dir(&p.work)
+        };
+        make().map_err(|e| self.layout().err("create", &p.dir, e))?;
+        Ok(p)
+    }
+
+    /// Makes a prepared tree a snapshot: into place, then its row. Nothing is synced.
+    pub fn commit(&self, mut p: Prepared, new: NewSnapshot) -> Result<SnapshotId> {
+        tree::remove(&p.work).map_err(|e| self.layout().err("remove", &p.work, e))?;
+        let id = self.write("record a snapshot", |t| {
+            need_parent(t, new.parent)?;
+            let id = self.insert(t, &new, true)?;
+            self.place(&p, id, &new)?;
+            Ok(id)
+        })?;
+        p.done = true;
+        Ok(id)
+    }
+
+    fn insert(
+        &self,
+        t: &Transaction<'_>,
+        new: &NewSnapshot,
+        on_disk: bool,
+    ) -> rusqlite::Result<SnapshotId> {
+        t.prepare_cached(
+            "INSERT INTO snapshots(parent, diff_id, tar_size, on_disk, boot, description)
+             VALUES(?1, ?2, ?3, ?4, ?5, ?6)",
+        )?
+        .execute(params![
+            new.parent.map(|p| int(p.0)),
+            new.layer.as_ref().map(|l| *l.diff_id.as_bytes()),
+            new.layer.as_ref().and_then(|l| l.tar_size).map(int),
+            on_disk,
+            self.boot_id(),
+            new.description,
+        ])?;
+        let id = SnapshotId(u64::try_from(t.last_insert_rowid()).unwrap_or(0));
+        if let Some(LayerInfo { diff_id, blob: Some(b), .. }) = &new.layer {
+            insert_layer_blob(t, diff_id, b)?;
+        }
+        Ok(id)
+    }
+
+    /// Moves a prepared folder to its name. Inside a write transaction: a folder that is there
+    /// without a row is what a crash left, and no one can be making it.
+    fn place(&self, p: &Prepared, id: SnapshotId, new: &NewSnapshot) -> Result<()> {
+        let to = self.layout().snapshot(id);
+        let file = self.snapshot_file(id, new.parent, &new.description, new.layer.as_ref());
+        let record = p.dir.join("record.json");
+        let data = serde_json::to_vec(&file)
+            .map_err(|e| self.layout().err("write", &record, io::Error::other(e)))?;
+        fs::write(&record, data).map_err(|e| self.layout().err("write", &record, e))?;
+        let rename = || match fs::rename(&p.dir, &to) {
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty
+                ) =>
+            {
+                fs::rename(&to, self.layout().trash().join(self.unique()))?;
+                fs::rename(&p.dir, &to)
+            }
+            r => r,
+        };
+        rename().map_err(|e| self.layout().err("rename", &to, e))
+    }
+
+    /// A snapshot known by its layer and not on disk. The same layer on the same parent gives the
+    /// same id, on disk or not.
+    ///
+    /// # Errors
+    /// [`StoreError::Malformed`] without a layer.
+    pub fn add_lazy(&self, new: NewSnapshot) -> Result<SnapshotId> {
+        let Some(layer) = &new.layer else {
+            return Err(StoreError::Malformed { what: "a lazy snapshot without a layer" });
+        };
+        let find = |c: &Connection| {
+            c.prepare_cached(
+                "SELECT id FROM snapshots WHERE diff_id = ?1 AND parent IS ?2
+                 ORDER BY on_disk DESC, id LIMIT 1",
+            )?
+            .query_row(params![layer.diff_id.as_bytes(), new.parent.map(|p| int(p.0))], |r| {
+                size(r, 0)
+            })
+            .optional()
+        };
+        let known = |c: &Connection| -> rusqlite::Result<Option<u64>> {
+            let Some(id) = find(c)? else { return Ok(None) };
+            let Some(b) = &layer.blob else { return Ok(Some(id)) };
+            Ok(layer_blobs(c, &layer.diff_id)?.contains(b).then_some(id))
+        };
+        let mut session = self.session()?;
+        let id = match session.read("look up a layer", known)? {
+            Some(id) => SnapshotId(id),
+            None => session.write("record a layer", |t| {
+                need_parent(t, new.parent)?;
+                match find(t)? {
+                    Some(id) => {
+                        if let Some(b) = &layer.blob {
+                            insert_layer_blob(t, &layer.diff_id, b)?;
+                        }
+                        Ok(SnapshotId(id))
+                    }
+                    None => Ok(self.insert(t, &new, false)?),
+                }
+            })?,
+        };
+        self.hold_snapshot(id)?;
+        Ok(id)
+    }
+
+    /// Gives a lazy snapshot its folder. When it has one by now, `p` is dropped.
+    pub fn materialise(&self, id: SnapshotId, mut p: Prepared) -> Result<()> {
+        tree::remove(&p.work).map_err(|e| self.layout().err("remove", &p.work, e))?;
+        let placed = self.write("record a folder", |t| {
+            let Some(row) = self.load(t, id)? else {
+                return Err(StoreError::NoSnapshot { id }.into());
+            };
+            if row.on_disk && row.trusted && self.layout().snapshot(id).join("fs").is_dir() {
+                return Ok(false);
+            }
+            let r = row.record;
+            let new = NewSnapshot { parent: r.parent, layer: r.layer, description: r.description };
+            self.place(&p, id, &new)?;
+            t.execute(
+                "UPDATE snapshots SET on_disk = 1, boot = ?2, durable = 0, size = NULL
+                 WHERE id = ?1",
+                params![int(id.0), self.boot_id()],
+            )?;
+            Ok(true)
+        })?;
+        p.done = placed;
+        Ok(())
+    }
+
+    /// What the store has under `id`. A folder that a power loss may have hurt is dropped here: the
+    /// snapshot is lazy then, or gone.
+    pub fn snapshot(&self, id: SnapshotId) -> Result<Option<SnapshotRecord>> {
+        let session = self.session()?;
+        let Some(row) = session.read("look up a snapshot", |c| self.load(c, id))? else {
+            return Ok(None);
+        };
+        self.hold_snapshot(id)?;
+        drop(session);
+        let mut record = row.record;
+        if row.on_disk {
+            let fs = self.layout().snapshot(id).join("fs");
+            if row.trusted && fs.symlink_metadata().is_ok_and(|m| m.is_dir()) {
+                record.dir = Some(fs);
+            } else {
+                let lazy = record.layer.as_ref().is_some_and(|l| l.blob.is_some());
+                self.drop_folder(id, lazy)?;
+                if !lazy {
+                    return Ok(None);
+                }
+                record.size = None;
+            }
+        }
+        Ok(Some(record))
+    }
+
+    /// Takes a folder that cannot be trusted out of the store.
+    fn drop_folder(&self, id: SnapshotId, lazy: bool) -> Result<()> {
+        if self.is_read_only() {
+            return Ok(());
+        }
+        for l in self.live_leases() {
+            l.forget_usable();
+        }
+        let dir = self.layout().snapshot(id);
+        self.write("drop a folder", |t| {
+            // Another process may have re-made it meanwhile.
+            match self.load(t, id)? {
+                Some(r) if !(r.on_disk && r.trusted && dir.join("fs").is_dir()) => {}
+                _ => return Ok(()),
+            }
+            match fs::rename(&dir, self.layout().trash().join(self.unique())) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                    return Err(self.layout().err("rename", &dir, e).into());
+                }
+                _ => {}
+            }
+            if lazy {
+                t.execute(
+                    "UPDATE snapshots SET on_disk = 0, size = NULL WHERE id = ?1",
+                    params![int(id.0)],
+                )?;
+            } else {
+                t.execute("DELETE FROM snapshots WHERE id = ?1", params![int(id.0)])?;
+            }
+            Ok(())
+        })
+        // What was renamed is deleted by the next lease, off this path.
+    }
+
+    /// Forgets the folder of a snapshot found damaged: lazy again when a layer blob is known, else
+    /// gone.
+    pub fn forget_snapshot(&self, id: SnapshotId) -> Result<()> {
+        self.need_write()?;
+        self.write("forget a snapshot", |t| {
+            t.execute(
+                "UPDATE snapshots SET boot = x'', durable = 0 WHERE id = ?1",
+                params![int(id.0)],
+            )?;
+            Ok(())
+        })?;
+        self.snapshot(id).map(drop)
+    }
+
+    /// `id` and what it lies on, bottom first.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSnapshot`] names the first that is missing.
+    pub fn chain(&self, id: SnapshotId) -> Result<Vec<SnapshotRecord>> {
+        let mut out = Vec::new();
+        let mut next = Some(id);
+        while let Some(id) = next {
+            let r = self.snapshot(id)?.ok_or(StoreError::NoSnapshot { id })?;
+            next = r.parent;
+            out.push(r);
+            if out.len() > MAX_CHAIN {
+                return Err(StoreError::Malformed { what: "parents of a snapshot" });
+            }
+        }
+        out.reverse();
+        Ok(out)
+    }
+
+    /// Whether `id` and everything below is here. What a lease of this handle holds and was looked
+    /// at once is not looked at again.
+    pub(crate) fn usable(&self, id: SnapshotId) -> Result<bool> {
+        let leases = self.live_leases();
+        let mut next = Some(id);
+        let mut seen = Vec::new();
+        while let Some(id) = next {
+            if leases.iter().any(|l| l.is_usable(id)) {
+                break;
+            }
+            let Some(r) = self.snapshot(id)? else { return Ok(false) };
+            next = r.parent;
+            seen.push(id);
+            if seen.len() > MAX_CHAIN {
+                return Err(StoreError::Malformed { what: "parents of a snapshot" });
+            }
+        }
+        for l in &leases {
+            l.set_usable(&seen);
+        }
+        Ok(true)
+    }
+
+    /// Records what a snapshot is as a layer.
+    pub fn set_layer(&self, id: SnapshotId, layer: LayerInfo) -> Result<()> {
+        let row = self.write("record a layer", |t| {
+            let n = t.execute(
+                "UPDATE snapshots SET diff_id = ?2, tar_size = ifnull(?3, tar_size) WHERE id = ?1",
+                params![int(id.0), layer.diff_id.as_bytes(), layer.tar_size.map(int)],
+            )?;
+            if n == 0 {
+                return Err(StoreError::NoSnapshot { id }.into());
+            }
+            if let Some(b) = &layer.blob {
+                insert_layer_blob(t, &layer.diff_id, b)?;
+            }
+            Ok(self.load(t, id)?)
+        })?;
+        if let Some(row) = row.filter(|r| r.on_disk) {
+            let r = &row.record;
+            let mut file = self.snapshot_file(id, r.parent, &r.description, r.layer.as_ref());
+            file.durable = row.durable;
+            self.write_record(&self.layout().snapshot(id).join("record.json"), &file, false)?;
+        }
+        Ok(())
+    }
+
+    /// Says in the record file that the folder survives a power loss.
+    pub(crate) fn mark_durable_file(&self, id: SnapshotId) -> Result<()> {
+        let Some(row) = self.read("look up a snapshot", |c| self.load(c, id))? else {
+            return Ok(());
+        };
+        if !row.on_disk {
+            return Ok(());
+        }
+        let r = &row.record;
+        let mut file = self.snapshot_file(id, r.parent, &r.description, r.layer.as_ref());
+        file.durable = true;
+        self.write_record(&self.layout().snapshot(id).join("record.json"), &file, false)
+    }
+
+    /// All known forms of a layer.
+    pub fn layer_blobs(&self, diff_id: &DiffId) -> Result<Vec<BlobRef>> {
+        self.read("look up a layer", |c| layer_blobs(c, diff_id))
+    }
+
+    /// Adds a form of a layer.
+    pub fn add_layer_blob(&self, diff_id: &DiffId, blob: &BlobRef) -> Result<()> {
+        if self.layer_blobs(diff_id)?.contains(blob) {
+            return Ok(());
+        }
+        self.write("record a layer", |t| Ok(insert_layer_blob(t, diff_id, blob)?))
+    }
+
+    /// Records the bytes a snapshot takes on disk.
+    pub fn set_snapshot_size(&self, id: SnapshotId, bytes: u64) -> Result<()> {
+        self.write("record a size", |t| {
+            t.execute(
+                "UPDATE snapshots SET size = ?2 WHERE id = ?1",
+                params![int(id.0), int(bytes)],
+            )?;
+            Ok(())
+        })
+    }
+}
+
+fn need_parent(t: &Transaction<'_>, parent: Option<SnapshotId>) -> Result<(), TxError> {
+    let Some(id) = parent else { return Ok(()) };
+    let there =
+        t.prepare_cached("SELECT 1 FROM snapshots WHERE id = ?1")?.exists(params![int(id.0)])?;
+    if there { Ok(()) } else { Err(StoreError::NoSnapshot { id }.into()) }
+}
+
+fn insert_layer_blob(t: &Transaction<'_>, d: &DiffId, b: &BlobRef) -> rusqlite::Result<()> {
+    t.prepare_cached("INSERT OR IGNORE INTO layer_blobs VALUES(?1, ?2, ?3, ?4)")?
+        .execute(params![d.as_bytes(), b.digest.as_bytes(), int(b.size), b.media_type])
+        .map(drop)
+}
+
+/// Those that are in the store first.
+fn layer_blobs(c: &Connection, d: &DiffId) -> rusqlite::Result<Vec<BlobRef>> {
+    c.prepare_cached(
+        "SELECT l.digest, l.size, l.media_type FROM layer_blobs l
+         LEFT JOIN blobs b ON b.digest = l.digest WHERE l.diff_id = ?1
+         ORDER BY b.digest IS NULL, l.digest",
+    )?
+    .query_map(params![d.as_bytes()], |r| {
+        Ok(BlobRef {
+            digest: BlobDigest::from_bytes(bytes32(r, 0)?),
+            size: size(r, 1)?,
+            media_type: r.get(2)?,
+        })
+    })?
+    .collect()
+}
