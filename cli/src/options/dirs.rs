@@ -67,59 +67,49 @@ mod tests {
     #[test]
     fn the_table() {
         let home = ("HOME", "/home/u");
-        let cases: [(Option<&str>, &[(&str, &str)], u32, &str, &str, Option<&str>); 8] = [
-            (None, &[home], 0, "/var/lib/rgraph", "/run/rgraph", Some("/etc/rgraph/config.toml")),
+        // (--root, environment, uid), (root, run, config)
+        type Given = (Option<&'static str>, &'static [(&'static str, &'static str)], u32);
+        type Wanted = (&'static str, &'static str, Option<&'static str>);
+        let cases: [(Given, Wanted); 8] = [
             (
-                None,
-                &[home],
-                1,
-                "/home/u/.local/share/rgraph",
-                "/home/u/.local/share/rgraph/run",
-                Some("/home/u/.config/rgraph/config.toml"),
+                (None, &[home], 0),
+                ("/var/lib/rgraph", "/run/rgraph", Some("/etc/rgraph/config.toml")),
             ),
             (
-                None,
-                &[home, ("XDG_RUNTIME_DIR", "/run/user/1")],
-                1,
-                "/home/u/.local/share/rgraph",
-                "/run/user/1/rgraph",
-                Some("/home/u/.config/rgraph/config.toml"),
+                (None, &[home], 1),
+                (
+                    "/home/u/.local/share/rgraph",
+                    "/home/u/.local/share/rgraph/run",
+                    Some("/home/u/.config/rgraph/config.toml"),
+                ),
             ),
             (
-                None,
-                &[home, ("XDG_DATA_HOME", "/d"), ("XDG_CONFIG_HOME", "/c")],
-                1,
-                "/d/rgraph",
-                "/d/rgraph/run",
-                Some("/c/rgraph/config.toml"),
+                (None, &[home, ("XDG_RUNTIME_DIR", "/run/user/1")], 1),
+                (
+                    "/home/u/.local/share/rgraph",
+                    "/run/user/1/rgraph",
+                    Some("/home/u/.config/rgraph/config.toml"),
+                ),
             ),
             (
-                Some("/r"),
-                &[home, ("XDG_RUNTIME_DIR", "/run/user/1")],
-                1,
-                "/r",
-                "/r/run",
-                Some("/home/u/.config/rgraph/config.toml"),
+                (None, &[home, ("XDG_DATA_HOME", "/d"), ("XDG_CONFIG_HOME", "/c")], 1),
+                ("/d/rgraph", "/d/rgraph/run", Some("/c/rgraph/config.toml")),
             ),
             (
-                Some("r"),
-                &[("RGRAPH_ROOT", "/e")],
-                0,
-                "/w/r",
-                "/w/r/run",
-                Some("/etc/rgraph/config.toml"),
+                (Some("/r"), &[home, ("XDG_RUNTIME_DIR", "/run/user/1")], 1),
+                ("/r", "/r/run", Some("/home/u/.config/rgraph/config.toml")),
             ),
-            (None, &[("RGRAPH_ROOT", "/e")], 1, "/e", "/e/run", None),
             (
-                None,
-                &[("RGRAPH_ROOT", "/e"), ("RGRAPH_CONFIG", "x")],
-                1,
-                "/e",
-                "/e/run",
-                Some("/w/x"),
+                (Some("r"), &[("RGRAPH_ROOT", "/e")], 0),
+                ("/w/r", "/w/r/run", Some("/etc/rgraph/config.toml")),
+            ),
+            ((None, &[("RGRAPH_ROOT", "/e")], 1), ("/e", "/e/run", None)),
+            (
+                (None, &[("RGRAPH_ROOT", "/e"), ("RGRAPH_CONFIG", "x")], 1),
+                ("/e", "/e/run", Some("/w/x")),
             ),
         ];
-        for (flag, vars, uid, root, run, config) in cases {
+        for ((flag, vars, uid), (root, run, config)) in cases {
             let env = Environment::from_vars(vars.iter().map(|(k, v)| (k.into(), v.into())));
             let got = StateDirs::resolve(flag.map(Path::new), &env, uid, Path::new("/w")).unwrap();
             let want =

@@ -50,6 +50,11 @@ impl Terminals {
         }
     }
 
+    /// Colours may be written to stderr.
+    pub fn colours(self, env: &Environment) -> bool {
+        self.stderr && !env.no_color && !env.dumb_terminal
+    }
+
     /// Someone is there to answer a question.
     pub fn can_ask(self) -> bool {
         self.stdin && self.stderr

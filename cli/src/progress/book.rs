@@ -90,6 +90,15 @@ pub struct Counts {
     pub warnings: usize,
 }
 
+/// What an event changed.
+#[derive(Debug, Default)]
+pub struct Entered {
+    /// Log lines that became whole by it.
+    pub lines: Vec<LogLine>,
+    /// The step was over with it, and was not before.
+    pub ended: bool,
+}
+
 /// See the module.
 pub struct Book {
     steps: HashMap<Step, StepInfo>,
@@ -130,8 +139,8 @@ impl Book {
         self.steps.get(&step).map(|s| s.tail.iter().cloned().collect()).unwrap_or_default()
     }
 
-    /// Enters an event; gives the lines that became whole by it.
-    pub(super) fn enter(&mut self, event: &Event) -> Vec<LogLine> {
+    /// Enters an event.
+    pub(super) fn enter(&mut self, event: &Event) -> Entered {
         let Self { steps, order, hide, tail_lines, counts } = self;
         let is_vertex = matches!(event.step, Step::Vertex(_));
         let info = steps.entry(event.step).or_insert_with(|| {
@@ -139,7 +148,7 @@ impl Book {
             counts.announced += usize::from(is_vertex);
             StepInfo::default()
         });
-        let mut lines = Vec::new();
+        let Entered { mut lines, mut ended } = Entered::default();
         match &event.kind {
             EventKind::Announced { name } => {
                 info.name.clear();
@@ -172,6 +181,7 @@ impl Book {
                 }
                 if !info.state.is_over() {
                     info.ended = Some(event.at);
+                    ended = true;
                     let (state, count) = match &event.kind {
                         EventKind::Cached { .. } => (StepState::Cached, &mut counts.cached),
                         EventKind::Failed { .. } => (StepState::Failed, &mut counts.failed),
@@ -190,7 +200,7 @@ impl Book {
             info.tail = VecDeque::new();
             info.tail_bytes = 0;
         }
-        lines
+        Entered { lines, ended }
     }
 }
 

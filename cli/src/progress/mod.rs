@@ -25,11 +25,11 @@ use std::time::{Duration, Instant};
 
 use rgraph_solver::event::{Event, EventSink, Step, Timestamp};
 
-pub use book::{Book, Counts, LogLine, StepInfo, StepState};
+pub use book::{Book, Counts, Entered, LogLine, StepInfo, StepState};
 pub use redact::Redactor;
 pub use summary::{Summary, write_summary};
 
-use crate::options::ProgressMode;
+use crate::options::{BuildOptions, ProgressMode};
 
 /// Bytes of a step's output that reach the screen.
 pub const CLIP: usize = 2 << 20;
@@ -66,12 +66,22 @@ impl Settings {
             window: tty::window,
         }
     }
+
+    /// How the screen of a build is drawn.
+    pub fn for_build(options: &BuildOptions, colours: bool) -> Self {
+        Self {
+            colours,
+            log_lines: options.tty_log_lines,
+            secrets: Redactor::new(options.secrets.values().map(|s| s.expose())),
+            ..Self::new(options.progress)
+        }
+    }
 }
 
 /// Draws what the book says.
 trait View: Send {
-    /// An event has been entered in the book; `lines` became whole by it.
-    fn event(&mut self, book: &Book, event: &Event, lines: &[LogLine], out: &mut String);
+    /// An event has been entered in the book.
+    fn event(&mut self, book: &Book, event: &Event, entered: &Entered, out: &mut String);
 
     /// Time has passed without an event.
     fn tick(&mut self, _book: &Book, _now: Timestamp, _out: &mut String) {}
@@ -112,7 +122,7 @@ impl Progress {
         let (view, tail, ticks): (Box<dyn View>, _, _) = match settings.mode {
             ProgressMode::Plain => (Box::new(plain::Plain::new(settings)), 20, true),
             ProgressMode::Tty => (Box::new(tty::Tty::new(settings)), 20, true),
-            ProgressMode::RawJson => (Box::new(rawjson::RawJson::default()), 20, false),
+            ProgressMode::RawJson => (Box::new(rawjson::RawJson), 20, false),
             // Nothing of the step was on the screen: a failure shows more of it.
             ProgressMode::Quiet => (Box::new(quiet::Quiet), 1000, false),
         };
@@ -182,9 +192,9 @@ impl EventSink for Progress {
         let mut state = self.shared.lock();
         state.last = (event.at, Instant::now());
         let State { book, view, text, closed, .. } = &mut *state;
-        let lines = book.enter(&event);
+        let entered = book.enter(&event);
         if !*closed {
-            view.event(book, &event, &lines, text);
+            view.event(book, &event, &entered, text);
         }
         state.flush();
     }
@@ -237,4 +247,83 @@ impl State {
 }
 
 #[cfg(test)]
-pub(crate) mod testing;
+mod testing;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use rgraph_solver::event::EventKind;
+
+    use super::testing::{Paper, announced, at, log, settings, step};
+    use super::*;
+
+    #[test]
+    fn many_threads_one_screen() {
+        let paper = Paper::default();
+        let p = Progress::new(&settings(ProgressMode::Plain, |_| ()), Box::new(paper.clone()));
+        std::thread::scope(|s| {
+            for v in 0..8u32 {
+                let p = &p;
+                s.spawn(move || {
+                    p.emit(announced(v, &format!("step {v}")));
+                    p.emit(at(0, v, EventKind::Started));
+                    for i in 0..100 {
+                        p.emit(log(i, v, &format!("{v}{v}{v}")));
+                        p.emit(log(i, v, &format!("{v}{v}{v}\n")));
+                    }
+                    p.emit(at(200, v, EventKind::Finished));
+                });
+            }
+        });
+        p.close();
+        let text = paper.text();
+        for v in 0..8 {
+            assert_eq!(text.matches(&format!(" {}\n", format!("{v}").repeat(6))).count(), 100);
+        }
+        assert_eq!(text.matches(" DONE ").count(), 8);
+        assert_eq!(p.counts().ran, 8);
+    }
+
+    #[test]
+    fn quiet_is_quiet_and_keeps_what_a_failure_needs() {
+        let paper = Paper::default();
+        let p = Progress::new(&settings(ProgressMode::Quiet, |_| ()), Box::new(paper.clone()));
+        p.emit(announced(1, "RUN x"));
+        for i in 0..500 {
+            p.emit(log(i, 1, &format!("line {i}\n")));
+        }
+        p.message("not shown");
+        p.emit(at(600, 1, EventKind::Failed { message: String::new() }));
+        p.close();
+        assert_eq!(paper.text(), "");
+        assert_eq!((p.tail(step(1)).len(), p.name(step(1)).as_deref()), (500, Some("RUN x")));
+    }
+
+    /// Fails after the first write.
+    struct Closed(Arc<AtomicUsize>);
+
+    impl Write for Closed {
+        fn write(&mut self, data: &[u8]) -> std::io::Result<usize> {
+            match self.0.fetch_add(1, Ordering::SeqCst) {
+                0 => Ok(data.len()),
+                _ => Err(std::io::ErrorKind::BrokenPipe.into()),
+            }
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_closed_pipe_is_left_alone() {
+        let writes = Arc::new(AtomicUsize::new(0));
+        let s = settings(ProgressMode::RawJson, |_| ());
+        let p = Progress::new(&s, Box::new(Closed(writes.clone())));
+        for i in 0..10 {
+            p.emit(at(i, 1, EventKind::Started));
+        }
+        assert_eq!(writes.load(Ordering::SeqCst), 2);
+    }
+}

@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, HashMap};
 use rgraph_solver::event::{Event, EventKind, Step, Timestamp};
 
 use super::sanitize::{harmless, sanitize};
-use super::{Book, LogLine, Settings, View};
+use super::{Book, Entered, LogLine, Settings, View};
 use crate::table::size_moving;
 
 /// Reasons of a miss that are named.
@@ -251,14 +251,10 @@ impl Plain {
 }
 
 impl View for Plain {
-    fn event(&mut self, book: &Book, event: &Event, lines: &[LogLine], out: &mut String) {
+    fn event(&mut self, book: &Book, event: &Event, entered: &Entered, out: &mut String) {
         let (step, now) = (event.step, event.at);
         let Some(info) = book.get(step) else { return };
-        // What came in after the end of a step belongs to no block.
-        if info.state.is_over() && info.ended != Some(now) && lines.is_empty() {
-            return;
-        }
-        for line in lines {
+        for line in &entered.lines {
             self.log(book, event, line, out);
         }
         match &event.kind {
@@ -283,6 +279,11 @@ impl View for Plain {
                     self.put(book, step, &format!("WARN: {line}"), now, out);
                 }
             }
+            EventKind::Cached { .. }
+            | EventKind::Finished
+            | EventKind::Failed { .. }
+            | EventKind::Cancelled
+                if !entered.ended => {}
             EventKind::Cached { .. } => self.end(book, step, "CACHED", now, out),
             EventKind::Finished => {
                 let line = format!("DONE {}", crate::table::duration(info.elapsed(now)));
@@ -436,6 +437,46 @@ mod tests {
         "##);
         let coloured = Settings { colours: true, ..s };
         assert!(play(&coloured, events()).contains("a\x1b[31mred ^[[2J***\x1b[0m\n"));
+    }
+
+    #[test]
+    fn held_back_lines_come_without_another_event() {
+        let s = settings(ProgressMode::Plain, |_| ());
+        let (mut view, mut book) = (Plain::new(&s), Book::new(s.secrets.clone(), 5));
+        let mut out = String::new();
+        for e in [
+            announced(1, "one"),
+            announced(2, "two"),
+            started(0, 1),
+            started(1, 2),
+            log(2, 2, "waits\n"),
+        ] {
+            let entered = book.enter(&e);
+            view.event(&book, &e, &entered, &mut out);
+        }
+        view.tick(&book, started(400, 1).at, &mut out);
+        assert_eq!(out, "#1 one\n");
+        view.tick(&book, started(500, 1).at, &mut out);
+        assert_eq!(out, "#1 one\n#1 ...\n\n#2 two\n#2 0.001 waits\n");
+    }
+
+    #[test]
+    fn what_comes_late_is_shown_and_an_end_counts_once() {
+        let text = screen([
+            announced(1, "RUN x"),
+            started(0, 1),
+            finished(5, 1),
+            finished(5, 1),
+            at(6, 1, EventKind::Cancelled),
+            at(7, 1, EventKind::Warning { text: "the cache is full".into() }),
+        ]);
+        insta::assert_snapshot!(text, @r##"
+        #1 RUN x
+        #1 DONE 0.0s
+
+        #1 RUN x
+        #1 WARN: the cache is full
+        "##);
     }
 
     #[test]

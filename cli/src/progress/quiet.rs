@@ -2,13 +2,13 @@
 
 use rgraph_solver::event::{Event, Timestamp};
 
-use super::{Book, LogLine, View};
+use super::{Book, Entered, View};
 
 /// Draws nothing.
 pub struct Quiet;
 
 impl View for Quiet {
-    fn event(&mut self, _: &Book, _: &Event, _: &[LogLine], _: &mut String) {}
+    fn event(&mut self, _: &Book, _: &Event, _: &Entered, _: &mut String) {}
 
     fn message(&mut self, _: &str, _: &mut String) {}
 

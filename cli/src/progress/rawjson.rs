@@ -8,7 +8,7 @@
 use rgraph_solver::event::{Event, EventKind, Step, Stream, Timestamp};
 use serde::Serialize;
 
-use super::{Book, LogLine, StepInfo, View};
+use super::{Book, Entered, LogLine, StepInfo, View};
 
 #[derive(Default, Serialize)]
 struct Status {
@@ -76,10 +76,10 @@ fn is_zero(n: &u64) -> bool {
 pub struct RawJson;
 
 impl View for RawJson {
-    fn event(&mut self, book: &Book, event: &Event, lines: &[LogLine], out: &mut String) {
+    fn event(&mut self, book: &Book, event: &Event, entered: &Entered, out: &mut String) {
         let vertex = name(event.step);
         let mut status = Status {
-            logs: lines.iter().map(|l| log(&vertex, event.at, l)).collect(),
+            logs: entered.lines.iter().map(|l| log(&vertex, event.at, l)).collect(),
             ..Status::default()
         };
         let info = book.get(event.step);
@@ -94,6 +94,12 @@ impl View for RawJson {
         };
         match &event.kind {
             EventKind::Log { .. } => {}
+            // A second end of a step says nothing new.
+            EventKind::Cached { .. }
+            | EventKind::Finished
+            | EventKind::Failed { .. }
+            | EventKind::Cancelled
+                if !entered.ended => {}
             EventKind::Pinned { what } => {
                 status.statuses.push(status_of(&format!("resolve {what}"), "", 0, 0, true));
             }

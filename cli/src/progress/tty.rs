@@ -16,7 +16,7 @@ use std::collections::{HashMap, VecDeque};
 use rgraph_solver::event::{Event, EventKind, Step, Timestamp};
 
 use super::sanitize::{harmless, sanitize};
-use super::{Book, LogLine, Settings, StepInfo, StepState, View};
+use super::{Book, Entered, Settings, StepInfo, StepState, View};
 use crate::table::{duration, size_moving};
 
 /// A build that is over sooner does not flicker.
@@ -163,13 +163,13 @@ impl Tty {
 }
 
 impl View for Tty {
-    fn event(&mut self, book: &Book, event: &Event, lines: &[LogLine], out: &mut String) {
+    fn event(&mut self, book: &Book, event: &Event, entered: &Entered, out: &mut String) {
         self.began.get_or_insert(event.at);
         let Some(info) = book.get(event.step) else { return };
         let (most, columns) = (self.log_lines, self.size().0);
         if !info.state.is_over() {
             let live = self.live.entry(event.step).or_default();
-            for line in lines {
+            for line in &entered.lines {
                 let mut text = String::new();
                 sanitize(&line.bytes[..line.bytes.len().min(LINE)], false, &mut text);
                 live.logs.push_back(text.replace('\t', " "));
@@ -192,10 +192,9 @@ impl View for Tty {
                 let text = harmless(text).replace('\n', " ");
                 self.above.push_str(&format!(" => WARN: {text}\n"));
             }
-            _ if info.state.is_over() && info.ended == Some(event.at) => {
-                if self.live.remove(&event.step).is_some() || lines.is_empty() {
-                    self.above.extend(self.finished(info, columns));
-                }
+            _ if entered.ended => {
+                self.live.remove(&event.step);
+                self.above.extend(self.finished(info, columns));
             }
             _ => {}
         }
