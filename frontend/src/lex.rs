@@ -137,8 +137,8 @@ impl<'a> Lines<'a> {
                 self.found.push(found);
                 continue;
             }
-            if trimmed.starts_with('#') {
-                let comment = trimmed[1..].trim();
+            if let Some(comment) = trimmed.strip_prefix('#') {
+                let comment = comment.trim();
                 if comment.is_empty() {
                     comments.clear();
                 } else {

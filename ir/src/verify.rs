@@ -178,7 +178,10 @@ fn exec(e: &ExecOp, fail: &mut Fail<'_>) {
         }
     }
     for m in &e.mounts {
-        absolute("mount", &m.dest, fail);
+        // A secret's or socket's path is taken from the root, whether it says so or not.
+        if !matches!(m.kind, MountKind::Secret(_) | MountKind::Ssh(_)) {
+            absolute("mount", &m.dest, fail);
+        }
         if m.dest.bytes().all(|b| b == b'/') {
             fail("V8", "a mount covers the root".to_owned());
         }

@@ -38,7 +38,11 @@ impl Cx<'_> {
                 for (k, v) in &pairs {
                     self.lint_secret(step, "ENV", k);
                     said.push_str(&format!(" {k}={v}"));
-                    st.set_env(k, v);
+                    // A name that came out with `=` in it reads as its first part.
+                    match k.split_once('=') {
+                        Some((k, rest)) => st.set_env(k, &format!("{rest}={v}")),
+                        None => st.set_env(k, v),
+                    }
                 }
                 said
             }

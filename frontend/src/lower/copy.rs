@@ -185,6 +185,9 @@ impl Cx<'_> {
                     c.attempt_unpack = unpack;
                 });
             } else {
+                if copy.from.is_none() {
+                    self.lint_ignored(step, src, add);
+                }
                 let parents =
                     copy.parents.then(|| Parents::of(src, &os)).transpose().map_err(wrong)?;
                 let src = parents.as_ref().map_or(src.as_str(), |p| p.src.as_str());
@@ -303,17 +306,14 @@ fn mode(text: &str, span: Span) -> Result<FileMode, Box<Diagnostic>> {
             "invalid chmod parameter: '{text}'. it should be octal string and between 0 and 07777"
         )));
     }
-    let clause = |c: &str| {
-        let ops = c.trim_start_matches(['u', 'g', 'o', 'a']);
-        ops.starts_with(['+', '-', '=']) && ops.chars().all(|c| "+-=rwxXstugo".contains(c))
-    };
-    if !text.split(',').all(clause) {
+    let symbolic = FileMode::Symbolic(text.to_owned());
+    if let Err(e) = symbolic.apply(0, false) {
         return Err(Box::new(
-            err(format!("invalid chmod parameter: '{text}'"))
+            err(format!("invalid chmod parameter: {e}"))
                 .help("write an octal number such as `0644`, or clauses such as `u=rwX,go=rX`"),
         ));
     }
-    Ok(FileMode::Symbolic(text.to_owned()))
+    Ok(symbolic)
 }
 
 fn check_checksum(copy: &Copy, sources: &[(String, Span)]) -> Result<(), Box<Diagnostic>> {

@@ -22,6 +22,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use rgraph_ir::graph::GraphBuilder;
 use rgraph_ir::op::ProxyEnv;
+use rgraph_ir::pattern::PatternSet;
 use rgraph_ir::{
     BuildPlan, Diagnostic, Edge, HistoryEntry, Platform, Severity, Span, Target, VertexMeta,
 };
@@ -133,6 +134,8 @@ struct Cx<'a> {
     extra_nodes: bool,
     context: Ref,
     context_paths: usize,
+    /// The main context's ignore file.
+    ignore: PatternSet,
     epoch: Option<i64>,
     proxy: Option<ProxyEnv>,
     lint: Lint,
@@ -149,6 +152,9 @@ impl<'a> Cx<'a> {
         implicit: bool,
     ) -> Result<Self, Diagnostic> {
         let lint = Lint::new(ast.directives.check.as_ref())?;
+        let ignore = PatternSet::new(&opts.ignore_patterns).map_err(|e| {
+            Diagnostic::new(Severity::Error, "ignore-file", None, format!("ignore file: {e}"))
+        })?;
         let mut draft = Draft::default();
         let context_paths = draft.path_set();
         let context = draft.local(Local {
@@ -178,6 +184,7 @@ impl<'a> Cx<'a> {
             extra_nodes: false,
             context,
             context_paths,
+            ignore,
             epoch: None,
             lint,
             diags: Vec::new(),
@@ -335,8 +342,8 @@ impl<'a> Cx<'a> {
                 children[base] += 1;
             }
         }
-        for at in 0..self.nodes.len() {
-            if !reachable[at] || self.nodes[at].dispatched {
+        for (at, reached) in reachable.iter().enumerate() {
+            if !reached || self.nodes[at].dispatched {
                 continue;
             }
             let mut st = match self.nodes[at].base {

@@ -1,27 +1,7 @@
 //! Paths inside images, as Go's `path` package and BuildKit's `util/system` treat them. They are text:
 //! nothing here looks at a disk.
 
-/// Go's `path.Clean`.
-pub(crate) fn clean(path: &str) -> String {
-    let rooted = path.starts_with('/');
-    let mut parts: Vec<&str> = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." if parts.last().is_some_and(|p| *p != "..") => {
-                parts.pop();
-            }
-            ".." if rooted => {}
-            part => parts.push(part),
-        }
-    }
-    let joined = parts.join("/");
-    match (rooted, joined.is_empty()) {
-        (true, _) => format!("/{joined}"),
-        (false, true) => ".".to_owned(),
-        (false, false) => joined,
-    }
-}
+pub(crate) use rgraph_ir::pattern::clean;
 
 /// Go's `path.Join` of two elements.
 pub(crate) fn join(a: &str, b: &str) -> String {

@@ -31,7 +31,7 @@ impl Cx<'_> {
         let root = st.root.map(|r| inputs.index(r));
         let mut found = Mounts::default();
         let mut title = step.instruction.text.clone();
-        let mut args = match &run.cmd {
+        let args = match &run.cmd {
             CmdForm::Exec(args) => args.clone(),
             CmdForm::Shell(text) => {
                 let text = self.script(run, text, &mut title, &mut inputs, &mut found.list, st);
@@ -40,7 +40,9 @@ impl Cx<'_> {
                 args
             }
         };
-        args.shrink_to_fit();
+        if args.is_empty() {
+            return Err(step.error("empty-run", "RUN has no command: the list is empty"));
+        }
         self.mounts(st, step, run, sources, &mut inputs, &mut found)?;
         if !run.devices.is_empty() && !self.opts.allow_labs {
             return Err(Box::new(Diagnostic::error(

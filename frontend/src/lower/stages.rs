@@ -302,8 +302,8 @@ impl<'a> super::Cx<'a> {
     /// resolve.
     pub(super) fn run_onbuild(&mut self, reachable: &[bool]) -> bool {
         let mut new = false;
-        for at in 0..reachable.len() {
-            if !reachable[at] {
+        for (at, reached) in reachable.iter().enumerate() {
+            if !reached {
                 continue;
             }
             let mut triggers = std::mem::take(&mut self.nodes[at].triggers);

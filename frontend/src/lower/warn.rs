@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use rgraph_ir::Span;
 use rgraph_ir::near::nearest;
+use rgraph_ir::pattern::{Pattern, clean};
 
 use super::expose::Port;
 use super::state::StageState;
@@ -56,6 +57,27 @@ impl Cx<'_> {
                 "Do not use ARG or ENV instructions for sensitive data ({instruction} \"{key}\")"
             );
             self.warn(step, &rules::SECRETS_USED_IN_ARG_OR_ENV, message);
+        }
+    }
+
+    /// A source that the ignore file hides. With `!` rules too little is known without looking.
+    pub(super) fn lint_ignored(&mut self, step: &Step<'_>, src: &str, add: bool) {
+        let ignore = &self.ignore;
+        if ignore.is_empty() || ignore.patterns().iter().any(Pattern::negated) {
+            return;
+        }
+        let src = clean(src);
+        let root = matches!(src.as_str(), "." | "/");
+        let hidden = if root {
+            ignore.patterns().iter().any(|p| matches!(p.text(), "*" | "**" | "**/*"))
+        } else {
+            ignore.matches_or_parent(src.trim_start_matches('/'))
+        };
+        if hidden {
+            let command = if add { "Add" } else { "Copy" };
+            let message =
+                format!("Attempting to {command} file \"{src}\" that is excluded by .dockerignore");
+            self.warn(step, &rules::COPY_IGNORED_FILE, message);
         }
     }
 
