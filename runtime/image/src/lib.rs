@@ -6,10 +6,15 @@
 //! documents), [`assemble`] (a target and its layers to an image), [`layout`] and [`archive`]
 //! (images as files).
 
+mod hash;
 mod json;
 pub mod tar;
 
 pub mod layer;
 
 pub mod config;
+pub mod manifest;
+
+pub mod assemble;
+pub use hash::{Mismatch, VerifyReader};
 pub use json::JsonError;

@@ -9,6 +9,16 @@ mod resolve;
 mod read;
 mod write;
 
+mod add;
+
+mod compress;
+mod pack;
+
+pub use crate::layer::add::{ArchiveOptions, is_archive, unpack_archive};
+pub use crate::layer::compress::{
+    Compressor, Format, GZIP_LEVEL, ZSTD_LEVEL, decompress, decompress_layer,
+};
+pub use crate::layer::pack::{Packed, mismatch, pack, repack, unpack_blob};
 pub use crate::layer::read::{UnpackOptions, UnpackStats, unpack_layer};
 pub use crate::layer::write::{LayerSource, LayerStats, LayerWriteOptions, write_layer};
 

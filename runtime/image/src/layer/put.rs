@@ -94,6 +94,11 @@ impl Put {
     /// Forgets the folder at `path` and those below: they were removed.
     pub fn forget(&mut self, path: &[u8]) {
         self.dirs.remove(path);
+        self.forget_below(path);
+    }
+
+    /// Forgets the folders below `path`.
+    pub fn forget_below(&mut self, path: &[u8]) {
         let prefix = [path, b"/"].concat();
         let below: Vec<_> = self
             .dirs

@@ -87,11 +87,14 @@ impl Upper {
             }
             Err(e) => return Err(LayerError::io("open", path)(e)),
         };
-        if self.cache.len() >= CACHE {
-            self.cache.clear();
-        }
         let place = Rc::new(place);
-        self.cache.insert(path.to_vec(), place.clone());
+        // What a link leads to may change with any later member, so only real paths are kept.
+        if place.path == path {
+            if self.cache.len() >= CACHE {
+                self.cache.clear();
+            }
+            self.cache.insert(path.to_vec(), place.clone());
+        }
         Ok(place)
     }
 

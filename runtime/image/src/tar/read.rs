@@ -208,6 +208,11 @@ impl<R: Read> TarReader<R> {
         Ok(Some(Chunk { offset, data: &buf[..n] }))
     }
 
+    /// Where the current member's content starts in the archive.
+    pub fn content_offset(&self) -> u64 {
+        self.offset
+    }
+
     /// Reads the source to its end, so that a digest over it is complete.
     pub fn drain(mut self) -> Result<(), TarError> {
         self.take_lent();

@@ -1,0 +1,310 @@
+//! The compressed forms of layers, as streams.
+//!
+//! gzip is written as independent members of 1 MiB of content each, compressed in parallel: the
+//! bytes depend on the content and the level only, never on the number of threads (REPRO-04).
+
+use std::collections::VecDeque;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::sync::mpsc::{Receiver, sync_channel};
+
+use libdeflater::{CompressionLvl, Compressor as Deflate};
+use rgraph_ir::request::Compression;
+
+/// Content bytes of one gzip member.
+const MEMBER: usize = 1 << 20;
+/// Most gzip members in the works; with content and output each takes about 2 MiB.
+const MAX_IN_FLIGHT: usize = 16;
+/// Memory an xz stream may ask for, bytes (`xz -9` asks for 65 MiB).
+const XZ_MEMORY: u64 = 256 << 20;
+
+/// gzip's level when none is given.
+pub const GZIP_LEVEL: i32 = 6;
+/// zstd's level when none is given.
+pub const ZSTD_LEVEL: i32 = 3;
+
+/// A compressor into `W`. [`Self::finish`] must be called.
+pub struct Compressor<W: Write>(Inner<W>);
+
+enum Inner<W: Write> {
+    Plain(W),
+    Gzip(Gzip<W>),
+    Zstd(Box<zstd::stream::write::Encoder<'static, W>>),
+}
+
+impl<W: Write> Compressor<W> {
+    /// Starts a stream. `level`: the method's own scale (gzip 1 to 9, zstd 1 to 22); out of it is an
+    /// error.
+    pub fn new(out: W, how: Compression, level: Option<i32>) -> io::Result<Self> {
+        let check = |level: i32, most: i32| {
+            if (1..=most).contains(&level) {
+                return Ok(level);
+            }
+            Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("compression level {level} is not between 1 and {most}"),
+            ))
+        };
+        Ok(Self(match how {
+            Compression::Uncompressed => Inner::Plain(out),
+            Compression::Gzip => {
+                Inner::Gzip(Gzip::new(out, check(level.unwrap_or(GZIP_LEVEL), 9)?))
+            }
+            Compression::Zstd => {
+                let level = check(level.unwrap_or(ZSTD_LEVEL), 22)?;
+                let mut enc = zstd::stream::write::Encoder::new(out, level)?;
+                // The output depends on there being workers, not on how many; higher levels take
+                // memory per worker.
+                let workers = if level > 9 { 1 } else { rayon::current_num_threads().clamp(1, 4) };
+                enc.multithread(u32::try_from(workers).unwrap_or(1))?;
+                Inner::Zstd(Box::new(enc))
+            }
+        }))
+    }
+
+    /// Writes what is left and gives the target back.
+    pub fn finish(self) -> io::Result<W> {
+        match self.0 {
+            Inner::Plain(w) => Ok(w),
+            Inner::Gzip(g) => g.finish(),
+            Inner::Zstd(z) => z.finish(),
+        }
+    }
+}
+
+impl<W: Write> Write for Compressor<W> {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        match &mut self.0 {
+            Inner::Plain(w) => w.write(data),
+            Inner::Gzip(g) => g.write(data),
+            Inner::Zstd(z) => z.write(data),
+        }
+    }
+
+    /// Does not end a gzip member: where the caller flushes must not show in the bytes.
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+struct Gzip<W> {
+    out: W,
+    level: i32,
+    content: Vec<u8>,
+    in_flight: VecDeque<Receiver<io::Result<Vec<u8>>>>,
+    most: usize,
+    started: bool,
+}
+
+impl<W: Write> Gzip<W> {
+    fn new(out: W, level: i32) -> Self {
+        let most = (rayon::current_num_threads() * 2).clamp(2, MAX_IN_FLIGHT);
+        let content = Vec::with_capacity(MEMBER);
+        Self { out, level, content, in_flight: VecDeque::new(), most, started: false }
+    }
+
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        let n = data.len().min(MEMBER - self.content.len());
+        self.content.extend_from_slice(&data[..n]);
+        if self.content.len() == MEMBER {
+            self.member()?;
+        }
+        Ok(n)
+    }
+
+    fn member(&mut self) -> io::Result<()> {
+        self.started = true;
+        let content = std::mem::replace(&mut self.content, Vec::with_capacity(MEMBER));
+        let level = self.level;
+        // A job of the pool must not wait for another job of the pool.
+        if rayon::current_thread_index().is_some() {
+            return self.out.write_all(&gzip_member(&content, level)?);
+        }
+        while self.in_flight.len() >= self.most {
+            self.oldest()?;
+        }
+        let (send, receive) = sync_channel(1);
+        rayon::spawn(move || {
+            // Nobody waits any more when the writer failed meanwhile.
+            let _ = send.send(gzip_member(&content, level));
+        });
+        self.in_flight.push_back(receive);
+        Ok(())
+    }
+
+    fn oldest(&mut self) -> io::Result<()> {
+        let Some(next) = self.in_flight.pop_front() else { return Ok(()) };
+        let member = next.recv().map_err(|_| io::Error::other("a compression job was lost"))??;
+        self.out.write_all(&member)
+    }
+
+    fn finish(mut self) -> io::Result<W> {
+        if !self.content.is_empty() || !self.started {
+            self.member()?;
+        }
+        while !self.in_flight.is_empty() {
+            self.oldest()?;
+        }
+        Ok(self.out)
+    }
+}
+
+/// One gzip member; its header holds no time and no name.
+fn gzip_member(content: &[u8], level: i32) -> io::Result<Vec<u8>> {
+    let level = CompressionLvl::new(level)
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "no such compression level"))?;
+    let mut deflate = Deflate::new(level);
+    let mut out = vec![0; deflate.gzip_compress_bound(content.len())];
+    let n = deflate
+        .gzip_compress(content, &mut out)
+        .map_err(|_| io::Error::other("compressed content is larger than its bound"))?;
+    out.truncate(n);
+    Ok(out)
+}
+
+/// How bytes are compressed, told by how they start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// Not at all, or in a way that is not known.
+    Plain,
+    /// gzip.
+    Gzip,
+    /// zstd.
+    Zstd,
+    /// bzip2.
+    Bzip2,
+    /// xz.
+    Xz,
+}
+
+impl Format {
+    /// Looks at the first bytes; 10 are enough.
+    pub fn of(start: &[u8]) -> Self {
+        if start.starts_with(&[0x1f, 0x8b, 0x08]) {
+            Self::Gzip
+        } else if start.starts_with(&[0x28, 0xb5, 0x2f, 0xfd])
+            || (start.len() >= 4 && start[0] & 0xf0 == 0x50 && start[1..4] == [0x2a, 0x4d, 0x18])
+        {
+            // The second form is a frame to be skipped, which may come first.
+            Self::Zstd
+        } else if start.starts_with(b"BZh") {
+            Self::Bzip2
+        } else if start.starts_with(&[0xfd, b'7', b'z', b'X', b'Z', 0]) {
+            Self::Xz
+        } else {
+            Self::Plain
+        }
+    }
+}
+
+/// The content of a layer blob; gzip, zstd and plain tar are told by their first bytes, as media
+/// types are often wrong about it.
+pub fn decompress_layer<'a>(blob: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
+    let (format, blob) = sniff(blob)?;
+    match format {
+        Format::Gzip => Ok(Box::new(flate2::bufread::MultiGzDecoder::new(blob))),
+        Format::Zstd => Ok(Box::new(zstd::stream::read::Decoder::with_buffer(blob)?)),
+        Format::Plain => Ok(Box::new(blob)),
+        Format::Bzip2 | Format::Xz => Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "a layer is gzip, zstd or a plain tar, not bzip2 or xz",
+        )),
+    }
+}
+
+/// The content of a file in any of the formats.
+pub fn decompress<'a>(file: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
+    let (format, file) = sniff(file)?;
+    Ok(match format {
+        Format::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(file)),
+        Format::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(file)?),
+        Format::Bzip2 => Box::new(bzip2::bufread::MultiBzDecoder::new(file)),
+        Format::Xz => {
+            let stream = liblzma::stream::Stream::new_stream_decoder(
+                XZ_MEMORY,
+                liblzma::stream::CONCATENATED,
+            )
+            .map_err(io::Error::other)?;
+            Box::new(liblzma::bufread::XzDecoder::new_stream(file, stream))
+        }
+        Format::Plain => Box::new(file),
+    })
+}
+
+type Sniffed<R> = BufReader<io::Chain<io::Cursor<Vec<u8>>, R>>;
+
+fn sniff<R: Read>(mut src: R) -> io::Result<(Format, Sniffed<R>)> {
+    let mut start = Vec::new();
+    (&mut src).take(10).read_to_end(&mut start)?;
+    let format = Format::of(&start);
+    let mut rest = BufReader::with_capacity(128 << 10, io::Cursor::new(start).chain(src));
+    rest.fill_buf()?;
+    Ok((format, rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(n: usize) -> Vec<u8> {
+        let mut x = 1u32;
+        (0..n)
+            .map(|i| {
+                x = x.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                if i % 3 == 0 { b'a' } else { (x >> 28) as u8 }
+            })
+            .collect()
+    }
+
+    fn pack(data: &[u8], how: Compression, pieces: usize) -> Vec<u8> {
+        let mut c = Compressor::new(Vec::new(), how, None).unwrap();
+        for piece in data.chunks(pieces) {
+            c.write_all(piece).unwrap();
+        }
+        c.finish().unwrap()
+    }
+
+    #[test]
+    fn every_method_gives_the_content_back_and_the_same_bytes_each_time() {
+        for how in [Compression::Uncompressed, Compression::Gzip, Compression::Zstd] {
+            for n in [0, 1, MEMBER - 1, MEMBER, MEMBER + 1, 3 * MEMBER + 17] {
+                let data = sample(n);
+                let a = pack(&data, how, 100_000);
+                let mut back = Vec::new();
+                decompress_layer(a.as_slice()).unwrap().read_to_end(&mut back).unwrap();
+                assert!(back == data, "{how:?} {n}");
+                assert!(a == pack(&data, how, 7777), "{how:?} {n}: pieces show");
+                let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+                assert!(a == one.install(|| pack(&data, how, 7777)), "{how:?} {n}: threads show");
+            }
+        }
+    }
+
+    #[test]
+    fn levels_are_checked() {
+        for (how, level, ok) in [
+            (Compression::Gzip, 1, true),
+            (Compression::Gzip, 9, true),
+            (Compression::Gzip, 0, false),
+            (Compression::Gzip, 10, false),
+            (Compression::Zstd, 22, true),
+            (Compression::Zstd, 23, false),
+        ] {
+            let made = Compressor::new(Vec::new(), how, Some(level));
+            assert_eq!(made.is_ok(), ok, "{how:?} {level}");
+        }
+    }
+
+    #[test]
+    fn cut_streams_are_errors() {
+        let data = sample(MEMBER + 5);
+        for how in [Compression::Gzip, Compression::Zstd] {
+            let whole = pack(&data, how, 1 << 16);
+            for cut in [whole.len() - 1, whole.len() / 2, 20] {
+                let mut out = Vec::new();
+                let got = decompress_layer(&whole[..cut])
+                    .and_then(|mut r| r.read_to_end(&mut out).map(drop));
+                assert!(got.is_err(), "{how:?} cut at {cut}");
+            }
+        }
+    }
+}
