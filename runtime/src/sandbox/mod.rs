@@ -16,6 +16,7 @@
 
 mod error;
 mod init;
+mod kernelfs;
 mod launch;
 mod mounts;
 mod network;

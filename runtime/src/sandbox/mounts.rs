@@ -7,36 +7,20 @@
 
 use std::ffi::OsStr;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use rgraph_sys::mount::{self, Attr, AttrFlags, MountError, OverlaySpec};
 use rgraph_sys::tree::{self, As, Kind};
 
 use super::error::InitError;
-use super::network;
 use super::rootfs::{PlaceError, Root};
-use super::spec::{MountSource, Network, SandboxMount, SandboxMountKind, SandboxSpec, Security};
+use super::spec::{MountSource, SandboxMount, SandboxMountKind, SandboxSpec, Security};
+use super::{kernelfs, network};
 
-const INERT: AttrFlags = AttrFlags::NOSUID.with(AttrFlags::NODEV).with(AttrFlags::NOEXEC);
-
-/// Files of `/proc` and `/sys` that say too much about the host, or let it be changed.
-const MASKED: [&str; 12] = [
-    "/proc/acpi",
-    "/proc/asound",
-    "/proc/interrupts",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/sys/devices/virtual/powercap",
-    "/sys/firmware",
-];
-const READ_ONLY: [&str; 5] =
-    ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+/// For what holds data only.
+pub(super) const INERT: AttrFlags =
+    AttrFlags::NOSUID.with(AttrFlags::NODEV).with(AttrFlags::NOEXEC);
 
 /// Largest file handed over for a mount, bytes: room for a secret of the largest allowed size.
 const MAX_FILE: u64 = 1 << 20;
@@ -75,12 +59,17 @@ pub(super) fn mount_all(
     ready.extend(name_files(spec, &files)?);
 
     mount::attach(root.fd(), &parking, "root").map_err(InitError::at("attach the root"))?;
-    kernel_file_systems(spec, root)?;
+    kernelfs::mount_all(spec, root)?;
     for m in ready {
         put(root, m)?;
     }
     if spec.security == Security::Sandbox {
-        hide(root).map_err(InitError::at("hide parts of /proc and /sys"))?;
+        kernelfs::hide(root).map_err(InitError::at("hide parts of /proc and /sys"))?;
+        // Steps may make device nodes (and images hold them), but not open them: with the right
+        // numbers one is the host's disk. Those in /dev are mounts of their own.
+        let set = AttrFlags::NODEV;
+        mount::set_attr(root.fd(), false, Attr { set, ..Attr::default() })
+            .map_err(InitError::at("close the image's device nodes"))?;
     }
     Ok(())
 }
@@ -266,176 +255,6 @@ fn put(root: &mut Root, m: Ready<'_>) -> Result<(), InitError> {
         }
     };
     mount::attach(&m.tree, &target, m.dest).map_err(InitError::at("mount"))
-}
-
-fn kernel_file_systems(spec: &SandboxSpec, root: &mut Root) -> Result<(), InitError> {
-    let mut at_root = |name: &'static str, tree: OwnedFd| -> Result<OwnedFd, InitError> {
-        let target =
-            root.place_plain(name).map_err(InitError::at(format!("make mount point `/{name}`")))?;
-        mount::attach(&tree, &target, name).map_err(InitError::at("mount"))?;
-        root.reserve(&tree).map_err(InitError::at(format!("look at `/{name}`")))?;
-        Ok(tree)
-    };
-    let proc = mount::filesystem("proc", &[], INERT).map_err(InitError::at("mount proc"))?;
-    at_root("proc", proc)?;
-    let sys_attr = match spec.security {
-        Security::Sandbox => INERT.with(AttrFlags::RDONLY),
-        Security::Insecure => INERT,
-    };
-    at_root("sys", sysfs(spec, sys_attr).map_err(InitError::at("mount sysfs"))?)?;
-    let dev = at_root("dev", dev().map_err(InitError::at("mount /dev"))?)?;
-    fill_dev(&dev)?;
-    for (name, tree) in below_dev(spec).map_err(InitError::at("mount below /dev"))? {
-        let target = tree::make_dir(&dev, OsStr::new(name), 0o755)
-            .map_err(InitError::at(format!("make `/dev/{name}`")))?;
-        mount::attach(&tree, &target, name).map_err(InitError::at("mount"))?;
-        if name != "shm" {
-            root.reserve(&tree).map_err(InitError::at(format!("look at `/dev/{name}`")))?;
-        }
-    }
-    Ok(())
-}
-
-fn sysfs(spec: &SandboxSpec, attrs: AttrFlags) -> Result<OwnedFd, MountError> {
-    match mount::filesystem("sysfs", &[], attrs) {
-        // The network namespace belongs to somebody with more rights; what we see may be shown.
-        Err(e)
-            if spec.network == Network::Host
-                && e.source.kind() == io::ErrorKind::PermissionDenied =>
-        {
-            let tree = mount::clone_path(Path::new("/sys"), true)?;
-            mount::set_attr(&tree, true, Attr { set: attrs, private: true, ..Attr::default() })?;
-            Ok(tree)
-        }
-        mounted => mounted,
-    }
-}
-
-/// An empty `/dev`.
-fn dev() -> Result<OwnedFd, MountError> {
-    let options = [("mode", Some("755")), ("size", Some("65536k"))];
-    mount::filesystem("tmpfs", &options, AttrFlags::NOSUID.with(AttrFlags::STRICTATIME))
-}
-
-/// File systems below `/dev`.
-fn below_dev(spec: &SandboxSpec) -> Result<Vec<(&'static str, OwnedFd)>, MountError> {
-    let mut out = Vec::new();
-    let pts = [("ptmxmode", Some("0666")), ("mode", Some("0620"))];
-    let attrs = AttrFlags::NOSUID.with(AttrFlags::NOEXEC);
-    let with_tty = [pts[0], pts[1], ("gid", Some("5"))];
-    // Group 5 may not exist in a user namespace.
-    let tree = mount::filesystem("devpts", &with_tty, attrs)
-        .or_else(|_| mount::filesystem("devpts", &pts, attrs))?;
-    out.push(("pts", tree));
-    let size = match spec.shm_size {
-        0 => "65536k".to_owned(),
-        n => n.to_string(),
-    };
-    let shm = [("mode", Some("1777")), ("size", Some(size.as_str()))];
-    out.push(("shm", mount::filesystem("tmpfs", &shm, INERT)?));
-    match mount::filesystem("mqueue", &[], INERT) {
-        Ok(tree) => out.push(("mqueue", tree)),
-        // A kernel without message queues: nothing to show.
-        Err(e) if e.source.raw_os_error() == Some(NODEV) => {}
-        Err(e) => return Err(e),
-    }
-    Ok(out)
-}
-
-/// `ENODEV`: no such file system.
-const NODEV: i32 = 19;
-
-/// Makes the nodes and links of `/dev`.
-fn fill_dev(dev: &OwnedFd) -> Result<(), InitError> {
-    const NODES: [(&str, u32, u32); 6] = [
-        ("null", 1, 3),
-        ("zero", 1, 5),
-        ("full", 1, 7),
-        ("random", 1, 8),
-        ("urandom", 1, 9),
-        ("tty", 5, 0),
-    ];
-    const LINKS: [(&str, &str); 6] = [
-        ("fd", "/proc/self/fd"),
-        ("stdin", "/proc/self/fd/0"),
-        ("stdout", "/proc/self/fd/1"),
-        ("stderr", "/proc/self/fd/2"),
-        ("core", "/proc/kcore"),
-        ("ptmx", "pts/ptmx"),
-    ];
-    for (name, major, minor) in NODES {
-        match tree::make_device(dev, name, major, minor, 0o666) {
-            Ok(()) => {}
-            // In a user namespace nodes cannot be made, but the host's can be shown.
-            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
-                borrow_node(dev, name)?;
-            }
-            Err(e) => return Err(InitError::at(format!("make `/dev/{name}`"))(e)),
-        }
-    }
-    for (name, target) in LINKS {
-        tree::make_link(dev, name, target).map_err(InitError::at(format!("make `/dev/{name}`")))?;
-    }
-    Ok(())
-}
-
-fn borrow_node(dev: &OwnedFd, name: &str) -> Result<(), InitError> {
-    let step = || format!("bind `/dev/{name}`");
-    let name = OsStr::new(name);
-    tree::make_file(dev, name, 0o666).map_err(InitError::at(step()))?;
-    let target = tree::entry(dev, name, As::Handle).map_err(InitError::at(step()))?;
-    let host = mount::open_dir(Path::new("/dev")).map_err(InitError::at(step()))?;
-    let source = tree::entry(&host, name, As::Handle).map_err(InitError::at(step()))?;
-    let tree = mount::clone_fd(&source, false).map_err(InitError::at(step()))?;
-    mount::attach(&tree, &target, "device").map_err(InitError::at(step()))
-}
-
-/// Covers what a step must not see and makes read-only what it must not change.
-fn hide(root: &Root) -> Result<(), HideError> {
-    let null = tree::find(root.fd(), Path::new("/dev/null"), As::Handle)?;
-    let throttles = match tree::find(root.fd(), Path::new("/sys/devices/system/cpu"), As::Directory)
-    {
-        Ok(dir) => tree::names(dir)?
-            .into_iter()
-            .filter_map(|n| n.into_string().ok())
-            .filter(|n| n.strip_prefix("cpu").is_some_and(|n| n.parse::<u32>().is_ok()))
-            .map(|n| format!("/sys/devices/system/cpu/{n}/thermal_throttle"))
-            .collect(),
-        Err(_) => Vec::new(),
-    };
-    let empty = INERT.with(AttrFlags::RDONLY);
-    for path in MASKED.into_iter().chain(throttles.iter().map(String::as_str)) {
-        let Some(target) = existing(root, path)? else { continue };
-        let cover = if tree::stat(&target)?.kind == Kind::Directory {
-            mount::filesystem("tmpfs", &[("size", Some("0k"))], empty)?
-        } else {
-            mount::clone_fd(&null, false)?
-        };
-        mount::attach(&cover, &target, path)?;
-    }
-    for path in READ_ONLY {
-        let Some(target) = existing(root, path)? else { continue };
-        let tree = mount::clone_fd(target.as_fd(), true)?;
-        mount::set_attr(&tree, true, Attr { set: empty, ..Attr::default() })?;
-        mount::attach(&tree, &target, path)?;
-    }
-    Ok(())
-}
-
-fn existing(root: &Root, path: &str) -> io::Result<Option<OwnedFd>> {
-    match tree::find(root.fd(), Path::new(path), As::Handle) {
-        Ok(fd) => Ok(Some(fd)),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(e),
-    }
-}
-
-#[derive(Debug, thiserror::Error)]
-enum HideError {
-    #[error(transparent)]
-    Io(#[from] io::Error),
-    #[error(transparent)]
-    Mount(#[from] MountError),
 }
 
 #[cfg(test)]

@@ -160,7 +160,10 @@ impl Context {
     fn open(name: &'static str) -> Result<Self, MountError> {
         let fd = rx::fsopen(name, rx::FsOpenFlags::FSOPEN_CLOEXEC)
             .map_err(|e| MountError::new("open file system", name, e))?;
-        Ok(Self { fd, name })
+        let fs = Self { fd, name };
+        // Only for those who read the mount table.
+        fs.string("source", OsStr::new(name))?;
+        Ok(fs)
     }
 
     fn string(&self, key: &'static str, value: &OsStr) -> Result<(), MountError> {
