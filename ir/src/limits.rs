@@ -29,6 +29,8 @@ pub const MAX_CONFIG: u64 = 8 << 20;
 pub const MAX_TOKEN_ANSWER: u64 = 1 << 20;
 /// How much of an error body is read, bytes.
 pub const MAX_ERROR_BODY: u64 = 64 << 10;
+/// Most names in a list of tags or repositories.
+pub const MAX_LIST_ENTRIES: usize = 100_000;
 /// Largest single PAX header block, bytes.
 pub const MAX_PAX_HEADER: u64 = 1 << 20;
 /// Most members in one archive.

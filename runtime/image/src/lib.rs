@@ -4,7 +4,7 @@
 //! Reading order: [`tar`] (the byte format, hostile in, deterministic out), [`layer`] (a folder of
 //! overlay's upper form to a layer and back, compression), [`config`] and [`manifest`] (the JSON
 //! documents), [`assemble`] (a target and its layers to an image), [`layout`] and [`archive`]
-//! (images as files).
+//! (images as files), [`registry`] (images over the network).
 
 mod hash;
 mod json;
@@ -16,5 +16,8 @@ pub mod config;
 pub mod manifest;
 
 pub mod assemble;
+
+pub mod registry;
+
 pub use hash::{Mismatch, VerifyReader};
 pub use json::JsonError;
