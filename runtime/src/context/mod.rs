@@ -1,0 +1,172 @@
+//! What a step reads of a tree, as a digest: folders of the caller (contexts) and snapshots alike.
+//!
+//! Place in the flow: the solver asks for a digest of a [`Selector`]; the answer is the part of the
+//! key that stands for the files. One [`scan`] finds and hashes; [`Scan::digest`] is the key's part,
+//! [`Scan::entries`] says afterwards which files made it.
+//!
+//! Invariants:
+//! - Only what the selector names is looked at, and what an ignore file hides is neither read nor
+//!   hashed, whatever link leads to it.
+//! - No path leaves the root: names are resolved here, one by one, and opened with `openat2` below
+//!   the root without following any link.
+//! - Content is hashed from one open handle whose size and times are compared before and after.
+//!   FIFOs, sockets and devices are never opened.
+//! - Times do not count. What is not there is part of the digest.
+
+mod digest;
+mod resolve;
+mod stat_cache;
+mod walk;
+
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use rgraph_ir::TreeDigest;
+use rgraph_ir::op::{SelectedPath, Selector};
+use rgraph_ir::pattern::{PatternError, PatternSet};
+
+use resolve::Tree;
+use walk::{Entry, Filter, walk};
+
+pub use stat_cache::{FileDigest, MemoryStatCache, Stamp, StatCache, StatCacheError};
+pub use walk::Kind;
+
+/// Why a tree could not be read. A path that does not exist is no error.
+#[derive(Debug, thiserror::Error)]
+pub enum ContextError {
+    /// The system refused.
+    #[error("cannot read `/{path}`")]
+    Read {
+        /// Below the root, without the leading slash.
+        path: String,
+        /// What it said.
+        #[source]
+        source: io::Error,
+    },
+    /// A selector holds a bad pattern.
+    #[error("cannot select `{path}`")]
+    Pattern {
+        /// The selected path.
+        path: String,
+        /// What is wrong.
+        #[source]
+        source: PatternError,
+    },
+    /// Over [`rgraph_ir::limits::MAX_TAR_PATH`].
+    #[error("path of {len} bytes is over the limit of {max}: `/{start}...`", max = rgraph_ir::limits::MAX_TAR_PATH)]
+    TooLong {
+        /// Bytes.
+        len: usize,
+        /// How it begins.
+        start: String,
+    },
+}
+
+impl ContextError {
+    fn read(path: &[u8], e: rustix::io::Errno) -> Self {
+        Self::Read { path: String::from_utf8_lossy(path).into_owned(), source: e.into() }
+    }
+}
+
+/// What was found and hashed.
+#[derive(Debug)]
+pub struct Scan {
+    /// One per selected path.
+    parts: Vec<Vec<Pick>>,
+    owner: bool,
+    mode: bool,
+}
+
+/// One thing that a selected path picked, with all below it.
+#[derive(Debug)]
+struct Pick {
+    /// The name, where it counts.
+    name: Option<Vec<u8>>,
+    entries: Vec<Entry>,
+}
+
+/// One file, folder or link of a scan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedEntry {
+    /// Where it really is, absolute within the tree. A byte that is no UTF-8 stays as it is.
+    pub path: Vec<u8>,
+    /// What it is.
+    pub kind: Kind,
+    /// Bytes of a file, else 0.
+    pub size: u64,
+    /// Names all of it that counts, but for its place.
+    pub digest: TreeDigest,
+}
+
+/// Finds what `sel` picks below `root` and hashes it.
+///
+/// `ignore` holds the rules of an ignore file, relative to `root`. `cache` spares reading files
+/// whose stamp is known. For a live folder of the caller, whose files count as root's, give a
+/// selector without `owner`.
+///
+/// A wildcard is matched component by component with Go's `filepath.Match`; a component `**` stands
+/// for any number of folders.
+pub fn scan(
+    root: BorrowedFd<'_>,
+    sel: &Selector,
+    ignore: Option<&PatternSet>,
+    cache: Option<&dyn StatCache>,
+) -> Result<Scan, ContextError> {
+    let tree = Tree::new(root, ignore);
+    let mut parts = Vec::with_capacity(sel.paths.len());
+    for path in &sel.paths {
+        parts.push(select(&tree, path)?);
+    }
+    let entries = parts.iter_mut().flatten().flat_map(|p: &mut Pick| &mut p.entries);
+    digest::hash_files(&tree, entries, cache)?;
+    Ok(Scan { parts, owner: sel.owner, mode: sel.mode })
+}
+
+/// The digest of what `sel` picks; see [`scan`].
+pub fn digest(
+    root: BorrowedFd<'_>,
+    sel: &Selector,
+    ignore: Option<&PatternSet>,
+    cache: Option<&dyn StatCache>,
+) -> Result<TreeDigest, ContextError> {
+    Ok(scan(root, sel, ignore, cache)?.digest())
+}
+
+/// What `sel` picks, in the order of the digest; see [`scan`].
+pub fn list(
+    root: BorrowedFd<'_>,
+    sel: &Selector,
+    ignore: Option<&PatternSet>,
+    cache: Option<&dyn StatCache>,
+) -> Result<Vec<ListedEntry>, ContextError> {
+    Ok(scan(root, sel, ignore, cache)?.entries())
+}
+
+fn select(tree: &Tree<'_>, sel: &SelectedPath) -> Result<Vec<Pick>, ContextError> {
+    let SelectedPath { path, wildcard, follow, name, include, exclude } = sel;
+    let compile = |list: &[String]| {
+        PatternSet::new(list).map_err(|source| ContextError::Pattern { path: path.clone(), source })
+    };
+    let filter =
+        Filter { ignore: tree.ignore, include: compile(include)?, exclude: compile(exclude)? };
+    let named: Vec<Vec<u8>> = if *wildcard {
+        tree.matches(path)?
+    } else {
+        vec![path.trim_matches('/').as_bytes().to_vec()]
+    };
+    let mut picks = Vec::new();
+    for named in named {
+        let Some(found) = tree.resolve(&named, *follow)? else { continue };
+        let base = named.rsplit(|b| *b == b'/').next().unwrap_or_default();
+        let entries = walk(tree, found, base, &filter)?;
+        if !entries.is_empty() {
+            // Of several matches, each keeps its name wherever it goes.
+            let name = (*name || *wildcard).then(|| base.to_vec());
+            picks.push(Pick { name, entries });
+        }
+    }
+    Ok(picks)
+}
+
+#[cfg(test)]
+mod tests;

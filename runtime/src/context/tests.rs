@@ -1,0 +1,379 @@
+//! Real folders: what changes a digest and what must not, ways out of the root, the stat cache.
+
+use std::fs::{self, File, FileTimes, Permissions};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use rgraph_ir::TreeDigest;
+use rgraph_ir::op::{SelectedPath, Selector};
+use rgraph_ir::pattern::PatternSet;
+use tempfile::TempDir;
+
+use super::*;
+
+/// A folder with two files in a sub-folder, a link and a file at the top.
+fn tree() -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |p: &str| dir.path().join(p);
+    fs::create_dir_all(at("src/deep")).unwrap();
+    fs::write(at("src/main.c"), "int main;").unwrap();
+    fs::write(at("src/deep/util.h"), "util").unwrap();
+    symlink("src/main.c", at("link")).unwrap();
+    fs::write(at("top"), "top").unwrap();
+    dir
+}
+
+fn pick(path: &str) -> SelectedPath {
+    Selector::path(path).paths.remove(0)
+}
+
+fn sel(path: SelectedPath) -> Selector {
+    Selector { paths: vec![path], owner: true, mode: true }
+}
+
+fn wild(path: &str) -> Selector {
+    sel(SelectedPath { wildcard: true, ..pick(path) })
+}
+
+fn digest_of(dir: &Path, sel: &Selector) -> TreeDigest {
+    digest(File::open(dir).unwrap().as_fd(), sel, None, None).unwrap()
+}
+
+fn paths_of(dir: &Path, sel: &Selector, ignore: &str) -> Vec<String> {
+    let ignore = PatternSet::parse(ignore.as_bytes()).unwrap();
+    let entries = list(File::open(dir).unwrap().as_fd(), sel, Some(&ignore), None).unwrap();
+    entries.into_iter().map(|e| String::from_utf8(e.path).unwrap()).collect()
+}
+
+#[test]
+fn what_counts_and_what_does_not() {
+    type Edit = fn(&Path);
+    let set_mode = |p: &Path, m| fs::set_permissions(p, Permissions::from_mode(m)).unwrap();
+    let edits: &[(&str, Edit, bool)] = &[
+        ("nothing", |_| {}, false),
+        ("content", |d| fs::write(d.join("src/main.c"), "int mein;").unwrap(), true),
+        ("name", |d| fs::rename(d.join("src/main.c"), d.join("src/m.c")).unwrap(), true),
+        ("new file", |d| fs::write(d.join("src/deep/x"), "").unwrap(), true),
+        ("empty folder", |d| fs::create_dir(d.join("src/e")).unwrap(), true),
+        ("elsewhere", |d| fs::write(d.join("top"), "other").unwrap(), false),
+        (
+            "times",
+            |d| {
+                let f = File::options().write(true).open(d.join("src/main.c")).unwrap();
+                let old = std::time::UNIX_EPOCH;
+                f.set_times(FileTimes::new().set_modified(old).set_accessed(old)).unwrap();
+            },
+            false,
+        ),
+        ("link", |d| symlink("a", d.join("src/l")).unwrap(), true),
+        (
+            "type",
+            |d| {
+                fs::remove_file(d.join("src/main.c")).unwrap();
+                fs::create_dir(d.join("src/main.c")).unwrap();
+            },
+            true,
+        ),
+        (
+            "attribute",
+            |d| {
+                let flags = rustix::fs::XattrFlags::empty();
+                let file = d.join("src/main.c");
+                rustix::fs::setxattr(&file, "user.rgraph", b"1", flags).unwrap();
+            },
+            true,
+        ),
+    ];
+    for (name, edit, changes) in edits {
+        let dir = tree();
+        let before = digest_of(dir.path(), &Selector::path("/src"));
+        edit(dir.path());
+        let after = digest_of(dir.path(), &Selector::path("/src"));
+        assert_eq!(before != after, *changes, "{name}");
+    }
+    let dir = tree();
+    let plain = Selector { mode: false, owner: false, ..Selector::path("/src") };
+    let (strict, loose) =
+        (digest_of(dir.path(), &Selector::path("/src")), digest_of(dir.path(), &plain));
+    set_mode(&dir.path().join("src/main.c"), 0o755);
+    assert_ne!(digest_of(dir.path(), &Selector::path("/src")), strict);
+    assert_eq!(digest_of(dir.path(), &plain), loose);
+}
+
+#[test]
+fn names_count_when_asked_for() {
+    let dir = tree();
+    fs::write(dir.path().join("copy"), "top").unwrap();
+    let named = |p: &str| sel(SelectedPath { name: true, ..pick(p) });
+    let d = |s: &Selector| digest_of(dir.path(), s);
+    assert_eq!(d(&Selector::path("/top")), d(&Selector::path("/copy")));
+    assert_ne!(d(&named("/top")), d(&named("/copy")));
+    assert_ne!(d(&wild("/to*")), d(&wild("/cop*")));
+}
+
+#[test]
+fn what_is_missing_is_part_of_the_digest() {
+    let dir = tree();
+    let s = Selector::path("/later");
+    let before = digest_of(dir.path(), &s);
+    assert_eq!(before, digest_of(dir.path(), &Selector::path("/top/below/a/file")));
+    fs::write(dir.path().join("later"), "").unwrap();
+    assert_ne!(digest_of(dir.path(), &s), before);
+    assert_eq!(paths_of(dir.path(), &Selector::path("/none"), ""), [""; 0]);
+}
+
+#[test]
+fn links_stay_inside_the_root() {
+    let outer = tempfile::tempdir().unwrap();
+    fs::write(outer.path().join("secret"), "s").unwrap();
+    let root = outer.path().join("root");
+    fs::create_dir_all(root.join("etc")).unwrap();
+    fs::create_dir_all(root.join("a/b")).unwrap();
+    fs::write(root.join("etc/passwd"), "inside").unwrap();
+    for (name, to) in [
+        ("up", "../../../../secret"),
+        ("abs", "/etc/passwd"),
+        ("a/b/climb", "../../../../etc/passwd"),
+        ("self", "self"),
+        ("dangling", "nowhere"),
+        ("dir", "/etc"),
+        ("proc", "/proc/self/root/etc/passwd"),
+        ("through", "etc/passwd/.."),
+    ] {
+        symlink(to, root.join(name)).unwrap();
+    }
+    for (path, want) in [
+        ("/up", ""),
+        ("/abs", "/etc/passwd"),
+        ("/a/b/climb", "/etc/passwd"),
+        ("/../../etc/passwd", "/etc/passwd"),
+        ("/self", ""),
+        ("/dangling", ""),
+        ("/dir/passwd", "/etc/passwd"),
+        ("/proc", ""),
+        ("/through", ""),
+    ] {
+        let got = paths_of(&root, &Selector::path(path), "").concat();
+        assert_eq!(got, want, "{path}");
+    }
+    // Not followed at the end, and never below a folder.
+    let nofollow = sel(SelectedPath { follow: false, ..pick("/abs") });
+    assert_eq!(paths_of(&root, &nofollow, ""), ["/abs"]);
+    let all = paths_of(&root, &Selector::all(), "");
+    assert!(all.contains(&"/dir".to_owned()) && !all.contains(&"/dir/passwd".to_owned()));
+}
+
+#[test]
+fn ignored_files_are_not_there_whatever_way_is_taken() {
+    let dir = tree();
+    let at = |p: &str| dir.path().join(p);
+    symlink("src/deep", at("way")).unwrap();
+    symlink("top", at("hiddenlink")).unwrap();
+    let rules = "src/deep\n!src/deep/keep\nhiddenlink\n";
+    fs::write(at("src/deep/keep"), "k").unwrap();
+    let p = |s: &Selector| paths_of(dir.path(), s, rules);
+    let kept = ["/src", "/src/deep", "/src/deep/keep", "/src/main.c"];
+    assert_eq!(p(&Selector::path("/src")), kept);
+    assert_eq!(p(&Selector::path("/src/deep/util.h")), [""; 0]);
+    assert_eq!(p(&Selector::path("/way/util.h")), [""; 0]);
+    assert_eq!(p(&Selector::path("/hiddenlink")), [""; 0]);
+    assert_eq!(p(&wild("/src/*/*")), ["/src/deep/keep"]);
+    assert_eq!(p(&wild("/w*/*.h")), [""; 0]);
+    assert_eq!(p(&Selector::path("/way")), ["/src/deep", "/src/deep/keep"]);
+    // What is hidden does not change the digest; a hidden folder in which nothing is free is not there.
+    let ignore = PatternSet::parse(b"src/deep\n!src/nothing\n").unwrap();
+    let root = File::open(dir.path()).unwrap();
+    let d = || digest(root.as_fd(), &Selector::all(), Some(&ignore), None).unwrap();
+    let before = d();
+    fs::write(at("src/deep/util.h"), "changed").unwrap();
+    fs::remove_dir_all(at("src/deep")).unwrap();
+    assert_eq!(d(), before);
+}
+
+#[test]
+fn wildcards_pick_by_component() {
+    let dir = tree();
+    fs::write(dir.path().join("src/b.h"), "").unwrap();
+    fs::write(dir.path().join("src/[x].c"), "").unwrap();
+    for (pattern, want) in [
+        ("/src/*.h", vec!["/src/b.h"]),
+        ("/**/*.h", vec!["/src/b.h", "/src/deep/util.h"]),
+        ("/src/**/**/util.?", vec!["/src/deep/util.h"]),
+        ("/*/deep", vec!["/src/deep", "/src/deep/util.h"]),
+        ("/l*k", vec!["/src/main.c"]),
+        ("/src/\\[x].c", vec!["/src/[x].c"]),
+        ("/top/*", vec![]),
+        ("/no*/x", vec![]),
+        ("/src/[m-n]*", vec!["/src/main.c"]),
+    ] {
+        assert_eq!(paths_of(dir.path(), &wild(pattern), ""), want, "{pattern}");
+    }
+    let root = File::open(dir.path()).unwrap();
+    let bad = digest(root.as_fd(), &wild("/["), None, None).unwrap_err();
+    assert!(matches!(bad, ContextError::Pattern { .. }));
+}
+
+#[test]
+fn include_and_exclude_are_relative_to_the_selected_folder() {
+    let dir = tree();
+    let with = |include: &[&str], exclude: &[&str]| {
+        let own = |l: &[&str]| l.iter().map(|s| (*s).to_owned()).collect();
+        let s = SelectedPath { include: own(include), exclude: own(exclude), ..pick("/src") };
+        paths_of(dir.path(), &sel(s), "")
+    };
+    assert_eq!(with(&["deep/util.h"], &[]), ["/src", "/src/deep", "/src/deep/util.h"]);
+    assert_eq!(with(&["nothing"], &[]), [""; 0]);
+    assert_eq!(with(&[], &["deep"]), ["/src", "/src/main.c"]);
+    assert_eq!(with(&["**/*.h"], &["deep"]), [""; 0]);
+    assert_eq!(with(&[], &["**", "!main.c"]), ["/src", "/src/main.c"]);
+}
+
+#[test]
+fn pipes_and_odd_names_are_recorded_without_opening() {
+    let dir = tree();
+    let pipe = dir.path().join("src/pipe");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &pipe,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR,
+        0,
+    )
+    .unwrap();
+    let odd = std::ffi::OsStr::from_bytes(b"src/\xff\n");
+    fs::write(dir.path().join(odd), "odd").unwrap();
+    let root = File::open(dir.path()).unwrap();
+    // Opening the pipe would wait for a writer that never comes.
+    let all = list(root.as_fd(), &Selector::path("/src"), None, None).unwrap();
+    assert!(all.iter().any(|e| e.kind == Kind::Fifo && e.path == b"/src/pipe"));
+    assert!(all.iter().any(|e| e.path == b"/src/\xff\n" && e.size == 3));
+    let one = list(root.as_fd(), &Selector::path("/src/pipe"), None, None).unwrap();
+    assert_eq!(one.len(), 1);
+}
+
+#[test]
+fn deep_chains_need_few_handles_and_have_a_limit() {
+    use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
+    let dir = tempfile::tempdir().unwrap();
+    let open = |at: std::os::fd::BorrowedFd<'_>, name: &Path| {
+        openat(at, name, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap()
+    };
+    let mut fd = open(CWD, dir.path());
+    let deep = rgraph_ir::limits::MAX_TAR_PATH / 2;
+    for _ in 0..deep {
+        mkdirat(&fd, "d", Mode::RWXU).unwrap();
+        fd = open(fd.as_fd(), Path::new("d"));
+    }
+    let root = File::open(dir.path()).unwrap();
+    let all = list(root.as_fd(), &Selector::all(), None, None).unwrap();
+    assert_eq!(all.len(), deep + 1);
+    mkdirat(&fd, "de", Mode::RWXU).unwrap();
+    let past = list(root.as_fd(), &Selector::all(), None, None).unwrap_err();
+    assert!(matches!(past, ContextError::TooLong { len: 4098, .. }), "{past}");
+}
+
+/// Counts, and has all the time in the world.
+struct Counting {
+    inner: MemoryStatCache,
+    recorded: AtomicUsize,
+}
+
+impl Counting {
+    fn new() -> Self {
+        Self { inner: MemoryStatCache::new(|| i64::MAX), recorded: AtomicUsize::new(0) }
+    }
+}
+
+impl StatCache for Counting {
+    fn lookup(&self, stamp: &Stamp) -> Option<FileDigest> {
+        self.inner.lookup(stamp)
+    }
+    fn record(&self, stamp: Stamp, digest: FileDigest) {
+        self.recorded.fetch_add(1, Ordering::Relaxed);
+        self.inner.record(stamp, digest);
+    }
+    fn now(&self) -> i64 {
+        self.inner.now()
+    }
+}
+
+#[test]
+fn only_changed_files_are_read_again() {
+    let dir = tree();
+    let root = File::open(dir.path()).unwrap();
+    let cache = Counting::new();
+    let d = || digest(root.as_fd(), &Selector::all(), None, Some(&cache)).unwrap();
+    let first = d();
+    assert_eq!(cache.recorded.swap(0, Ordering::Relaxed), 3);
+    assert_eq!(d(), first);
+    assert_eq!(cache.recorded.load(Ordering::Relaxed), 0);
+    assert_eq!(digest_of(dir.path(), &Selector::all()), first);
+
+    // Same size, same modification time: the change time tells.
+    let path = dir.path().join("top");
+    let old = fs::metadata(&path).unwrap().modified().unwrap();
+    fs::write(&path, "pot").unwrap();
+    let f = File::options().write(true).open(&path).unwrap();
+    f.set_times(FileTimes::new().set_modified(old)).unwrap();
+    assert_ne!(d(), first);
+    assert_eq!(cache.recorded.load(Ordering::Relaxed), 1);
+    assert_eq!(digest_of(dir.path(), &Selector::all()), d());
+}
+
+#[test]
+fn young_files_are_read_but_not_remembered() {
+    let dir = tree();
+    let root = File::open(dir.path()).unwrap();
+    let cache =
+        Counting { inner: MemoryStatCache::new(|| 1_000_000_000), recorded: AtomicUsize::new(0) };
+    let d = digest(root.as_fd(), &Selector::all(), None, Some(&cache)).unwrap();
+    assert_eq!(cache.recorded.load(Ordering::Relaxed), 0);
+    assert_eq!(d, digest_of(dir.path(), &Selector::all()));
+}
+
+#[test]
+fn settled_content_is_found_after_a_storm_of_writes() {
+    let dir = tree();
+    let path = dir.path().join("top");
+    let stop = AtomicBool::new(false);
+    let now = || {
+        let t = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        t.as_nanos() as i64
+    };
+    let cache = MemoryStatCache::new(now);
+    let root = File::open(dir.path()).unwrap();
+    let seen = Mutex::new(std::collections::BTreeSet::new());
+    std::thread::scope(|s| {
+        s.spawn(|| {
+            let mut n = 0u32;
+            while !stop.load(Ordering::Relaxed) {
+                n += 1;
+                fs::write(&path, format!("{:08}", n % 10)).unwrap();
+            }
+            fs::write(&path, "settled!").unwrap();
+        });
+        for _ in 0..200 {
+            let d = digest(root.as_fd(), &Selector::all(), None, Some(&cache)).unwrap();
+            seen.lock().unwrap().insert(d);
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    let after = digest(root.as_fd(), &Selector::all(), None, Some(&cache)).unwrap();
+    assert_eq!(after, digest_of(dir.path(), &Selector::all()));
+    assert!(!seen.into_inner().unwrap().is_empty());
+}
+
+#[test]
+fn several_places_keep_their_order() {
+    let dir = tree();
+    let two =
+        |a: &str, b: &str| Selector { paths: vec![pick(a), pick(b)], owner: true, mode: true };
+    let d = |s: &Selector| digest_of(dir.path(), s);
+    assert_ne!(d(&two("/top", "/src")), d(&two("/src", "/top")));
+    assert_ne!(d(&two("/top", "/none")), d(&two("/none", "/top")));
+    assert_ne!(d(&two("/top", "/none")), d(&Selector::path("/top")));
+}

@@ -1,0 +1,317 @@
+//! One pass over a folder: names, types and attributes; no content is read.
+//!
+//! Order: depth first, names sorted by bytes. Each folder is opened by its name below the handle of
+//! its parent, so a folder that is swapped for a link during the walk is not followed.
+
+use std::os::fd::OwnedFd;
+
+use rgraph_ir::limits::MAX_TAR_PATH;
+use rgraph_ir::pattern::PatternSet;
+use rustix::fs::{AtFlags, Mode, OFlags, Statx, fgetxattr, flistxattr, openat, readlinkat, statx};
+use rustix::io::Errno;
+
+use super::ContextError;
+use super::resolve::{Found, Tree, WANT, is_absent, join, names};
+use super::stat_cache::{FileDigest, Stamp};
+
+/// What an entry is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// A regular file.
+    File,
+    /// A folder.
+    Dir,
+    /// A symbolic link.
+    Symlink,
+    /// A named pipe.
+    Fifo,
+    /// A socket.
+    Socket,
+    /// A character device.
+    CharDevice,
+    /// A block device.
+    BlockDevice,
+}
+
+impl Kind {
+    pub(super) fn of(stat: &Statx) -> Self {
+        match rustix::fs::FileType::from_raw_mode(u32::from(stat.stx_mode)) {
+            rustix::fs::FileType::Directory => Self::Dir,
+            rustix::fs::FileType::Symlink => Self::Symlink,
+            rustix::fs::FileType::Fifo => Self::Fifo,
+            rustix::fs::FileType::Socket => Self::Socket,
+            rustix::fs::FileType::CharacterDevice => Self::CharDevice,
+            rustix::fs::FileType::BlockDevice => Self::BlockDevice,
+            _ => Self::File,
+        }
+    }
+}
+
+/// One entry of a walk.
+#[derive(Debug)]
+pub(super) struct Entry {
+    /// Real path below the root.
+    pub path: Vec<u8>,
+    /// Where in `path` the part below the selected folder begins; its length for the folder itself.
+    pub below: usize,
+    pub kind: Kind,
+    /// Permission bits, 07777.
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    /// Size and times, to recognise a file.
+    pub stamp: Stamp,
+    pub content: Content,
+}
+
+/// What an entry holds.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Content {
+    /// Nothing of its own: pipes and sockets.
+    None,
+    /// A folder's extended attributes, encoded.
+    Dir(Vec<u8>),
+    /// Where a link points to.
+    Link(Vec<u8>),
+    /// A device's number.
+    Device(u32, u32),
+    /// A file that is not hashed yet.
+    Unread,
+    /// A file that went away between the walk and the reading.
+    Gone,
+    /// A file's bytes and extended attributes.
+    File(FileDigest),
+}
+
+/// Which entries count.
+pub(super) struct Filter<'a> {
+    /// Asked about real paths below the root.
+    pub ignore: Option<&'a PatternSet>,
+    /// Asked about paths below the selected one; empty: all.
+    pub include: PatternSet,
+    /// Asked about paths below the selected one.
+    pub exclude: PatternSet,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Keep {
+    No,
+    /// A folder that counts when something below it does.
+    IfUsed,
+    Yes,
+}
+
+impl Filter<'_> {
+    fn keep(&self, real: &[u8], below: &[u8], dir: bool) -> Keep {
+        let hidden = |set: &PatternSet, path: &[u8]| {
+            if !set.matches_or_parent(path) {
+                Keep::Yes
+            } else if dir && set.may_free_below(path) {
+                Keep::IfUsed
+            } else {
+                Keep::No
+            }
+        };
+        let mut keep = self.ignore.map_or(Keep::Yes, |set| hidden(set, real));
+        if keep != Keep::No && !self.exclude.is_empty() && !below.is_empty() {
+            keep = keep.min(hidden(&self.exclude, below));
+        }
+        if keep != Keep::No && !self.include.is_empty() && !self.include.matches_or_parent(below) {
+            let may = dir && self.include.may_match_below(below);
+            keep = keep.min(if may { Keep::IfUsed } else { Keep::No });
+        }
+        keep
+    }
+}
+
+/// A folder that is being walked.
+struct Frame {
+    /// Given up with the last name, so that a deep chain needs few handles.
+    dir: Option<OwnedFd>,
+    path: Vec<u8>,
+    names: std::vec::IntoIter<Vec<u8>>,
+    /// Its own entry.
+    entry: usize,
+    if_used: bool,
+}
+
+/// The entries at and below `top`, the top one first; empty when all of it is filtered out. `name`
+/// is what patterns call a `top` that is no folder.
+pub(super) fn walk(
+    tree: &Tree<'_>,
+    top: Found,
+    name: &[u8],
+    filter: &Filter<'_>,
+) -> Result<Vec<Entry>, ContextError> {
+    let Found { real, stat } = top;
+    let kind = Kind::of(&stat);
+    let mut out = Vec::new();
+    let below = if kind == Kind::Dir { real.len() } else { real.len() - last_name(&real).len() };
+    let asked: &[u8] = if kind == Kind::Dir { b"" } else { name };
+    let keep = filter.keep(&real, asked, kind == Kind::Dir);
+    if keep == Keep::No {
+        return Ok(out);
+    }
+    if kind != Kind::Dir {
+        let content = match kind {
+            Kind::Symlink => {
+                let fd = tree.open(&real, OFlags::PATH);
+                let link = fd.and_then(|fd| readlinkat(&fd, "", Vec::new()));
+                Content::Link(link.map_err(|e| ContextError::read(&real, e))?.into_bytes())
+            }
+            kind => leaf(kind, &stat),
+        };
+        out.push(entry(real, below, kind, &stat, content));
+        return Ok(out);
+    }
+    let dir = tree
+        .open(&real, OFlags::RDONLY | OFlags::DIRECTORY)
+        .map_err(|e| ContextError::read(&real, e))?;
+    // Below the folder begins after its name and a slash, but the root has neither.
+    let below = if real.is_empty() { 0 } else { real.len() + 1 };
+    let mut stack = vec![enter(&mut out, dir, real, below, &stat, keep)?];
+    while let Some(frame) = stack.last_mut() {
+        let Some(name) = frame.names.next() else {
+            if frame.if_used && out.len() == frame.entry + 1 {
+                out.pop();
+            }
+            stack.pop();
+            continue;
+        };
+        if let Some(inner) = visit(frame, &name, below, filter, &mut out)? {
+            stack.push(inner);
+        }
+    }
+    Ok(out)
+}
+
+/// Looks at one name of a folder: adds its entry, and gives a frame when it is a folder.
+fn visit(
+    frame: &mut Frame,
+    name: &[u8],
+    below: usize,
+    filter: &Filter<'_>,
+    out: &mut Vec<Entry>,
+) -> Result<Option<Frame>, ContextError> {
+    let path = join(&frame.path, name);
+    if path.len() > MAX_TAR_PATH {
+        let start = String::from_utf8_lossy(&path[..64]).into_owned();
+        return Err(ContextError::TooLong { len: path.len(), start });
+    }
+    let dir = frame.dir.as_ref().expect("given up only with the last name");
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+    let stat = match statx(dir, name, flags, WANT) {
+        Ok(stat) => stat,
+        Err(e) if is_absent(e) => return Ok(None), // gone since the folder was read
+        Err(e) => return Err(ContextError::read(&path, e)),
+    };
+    let kind = Kind::of(&stat);
+    let keep = filter.keep(&path, &path[below..], kind == Kind::Dir);
+    if keep == Keep::No {
+        return Ok(None);
+    }
+    match kind {
+        Kind::Dir => {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let inner = match openat(dir, name, flags, Mode::empty()) {
+                Ok(inner) => inner,
+                Err(e) if is_absent(e) => return Ok(None),
+                Err(e) => return Err(ContextError::read(&path, e)),
+            };
+            if frame.names.len() == 0 {
+                frame.dir = None;
+            }
+            return enter(out, inner, path, below, &stat, keep).map(Some);
+        }
+        Kind::Symlink => match readlinkat(dir, name, Vec::new()) {
+            Ok(link) => {
+                let content = Content::Link(link.into_bytes());
+                out.push(entry(path, below, kind, &stat, content));
+            }
+            Err(Errno::NOENT | Errno::INVAL) => {}
+            Err(e) => return Err(ContextError::read(&path, e)),
+        },
+        kind => out.push(entry(path, below, kind, &stat, leaf(kind, &stat))),
+    }
+    Ok(None)
+}
+
+fn enter(
+    out: &mut Vec<Entry>,
+    dir: OwnedFd,
+    path: Vec<u8>,
+    below: usize,
+    stat: &Statx,
+    keep: Keep,
+) -> Result<Frame, ContextError> {
+    let read = || -> Result<(Vec<u8>, Vec<Vec<u8>>), Errno> { Ok((xattrs(&dir)?, names(&dir)?)) };
+    let (xattrs, names) = read().map_err(|e| ContextError::read(&path, e))?;
+    let at = out.len();
+    out.push(entry(path.clone(), below, Kind::Dir, stat, Content::Dir(xattrs)));
+    let if_used = keep == Keep::IfUsed;
+    Ok(Frame { dir: Some(dir), path, names: names.into_iter(), entry: at, if_used })
+}
+
+fn entry(path: Vec<u8>, below: usize, kind: Kind, stat: &Statx, content: Content) -> Entry {
+    Entry {
+        below: below.min(path.len()),
+        path,
+        kind,
+        mode: u32::from(stat.stx_mode) & 0o7777,
+        uid: stat.stx_uid,
+        gid: stat.stx_gid,
+        stamp: Stamp::of(stat),
+        content,
+    }
+}
+
+fn leaf(kind: Kind, stat: &Statx) -> Content {
+    match kind {
+        Kind::File => Content::Unread,
+        Kind::CharDevice | Kind::BlockDevice => {
+            Content::Device(stat.stx_rdev_major, stat.stx_rdev_minor)
+        }
+        _ => Content::None,
+    }
+}
+
+fn last_name(path: &[u8]) -> &[u8] {
+    path.rsplit(|b| *b == b'/').next().unwrap_or_default()
+}
+
+/// The extended attributes that a copy carries, sorted, encoded with lengths: `security.capability`
+/// and `user.*`, but not what overlayfs keeps there for itself.
+pub(super) fn xattrs(fd: &OwnedFd) -> Result<Vec<u8>, Errno> {
+    let mut list = vec![0u8; 512];
+    let len = loop {
+        match flistxattr(fd, &mut list[..]) {
+            Ok(len) => break len,
+            Err(Errno::RANGE) if list.len() < 64 * 1024 => list.resize(list.len() * 8, 0),
+            Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
+            Err(e) => return Err(e),
+        }
+    };
+    let mut keys: Vec<&[u8]> = list[..len]
+        .split(|b| *b == 0)
+        .filter(|k| {
+            *k == b"security.capability"
+                || (k.starts_with(b"user.") && !k.starts_with(b"user.overlay."))
+        })
+        .collect();
+    keys.sort_unstable();
+    let mut out = Vec::new();
+    for key in keys {
+        // The kernel's limit for one value.
+        let mut value = vec![0u8; 64 * 1024];
+        let len = match fgetxattr(fd, key, &mut value[..]) {
+            Ok(len) => len,
+            Err(Errno::NODATA) => continue,
+            Err(e) => return Err(e),
+        };
+        for part in [key, &value[..len]] {
+            out.extend((part.len() as u64).to_le_bytes());
+            out.extend(part);
+        }
+    }
+    Ok(out)
+}
