@@ -211,10 +211,7 @@ impl Pattern {
                         || s.strip_prefix('/').is_some_and(|s| part == s.as_bytes())
                 })
             }
-            Matcher::Automaton(nfa) => {
-                let pass = nfa.run(path);
-                pass.whole || pass.parent
-            }
+            Matcher::Automaton(nfa) => nfa.covers(path),
         }
     }
 

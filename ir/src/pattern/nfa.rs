@@ -49,6 +49,8 @@ pub(super) struct Nfa {
     states: Vec<State>,
     /// What every match begins with, to refuse most names early.
     prefix: String,
+    /// What every match holds somewhere, likewise.
+    needle: String,
 }
 
 /// What a pass found.
@@ -67,14 +69,26 @@ const INLINE: usize = 4;
 
 impl Nfa {
     pub(super) fn new(states: Vec<State>) -> Self {
-        let prefix = states
-            .iter()
-            .map_while(|s| match s {
-                State::One(Set::Char(c)) => Some(*c),
-                _ => None,
-            })
-            .collect();
-        Self { states, prefix }
+        // U+FFFD stands for bytes that are something else in the name.
+        let literal = |s: &State| match s {
+            State::One(Set::Char(c)) if *c != char::REPLACEMENT_CHARACTER => Some(*c),
+            _ => None,
+        };
+        let prefix = states.iter().map_while(literal).collect();
+        let runs = states.split(|s| literal(s).is_none());
+        let longest = runs.max_by_key(|run| run.len()).unwrap_or_default();
+        let needle = longest.iter().filter_map(literal).collect();
+        Self { states, prefix, needle }
+    }
+
+    /// True when `name`, or a leading part of it that ends before a `/`, matches.
+    pub(super) fn covers(&self, name: &[u8]) -> bool {
+        let needle = self.needle.as_bytes();
+        if !needle.is_empty() && !name.windows(needle.len()).any(|w| w == needle) {
+            return false;
+        }
+        let pass = self.run(name);
+        pass.whole || pass.parent
     }
 
     /// Reads `name` once.
@@ -91,7 +105,7 @@ impl Nfa {
         let mut out = Pass { whole: false, parent: false, alive: false };
         let prefix = self.prefix.as_bytes();
         let common = prefix.len().min(name.len());
-        if name[..common] != prefix[..common] && !prefix.contains(&0xef) {
+        if name[..common] != prefix[..common] {
             return out;
         }
         self.enter(now, 0);
