@@ -119,15 +119,6 @@ impl<R: Read> Read for VerifyReader<R> {
     }
 }
 
-/// Checks bytes in memory.
-pub(crate) fn verify(bytes: &[u8], want: BlobDigest, size: u64) -> Result<(), Mismatch> {
-    if bytes.len() as u64 != size {
-        return Err(Mismatch::Size { digest: want, want: size, got: bytes.len() as u64 });
-    }
-    let got = BlobDigest::of(bytes);
-    if got == want { Ok(()) } else { Err(Mismatch::Digest { want, got }) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,6 +5,8 @@
 //! overlay's upper form to a layer and back, compression), [`config`] and [`manifest`] (the JSON
 //! documents), [`assemble`] (a target and its layers to an image), [`layout`] and [`archive`]
 //! (images as files), [`registry`] (images over the network).
+//! documents), [`assemble`] (a target and its layers to an image), [`blobs`] (where blobs come from),
+//! [`layout`] and [`archive`] (images as files).
 
 mod hash;
 mod json;
@@ -19,5 +21,9 @@ pub mod assemble;
 
 pub mod registry;
 
+pub mod blobs;
+
+pub mod archive;
+pub mod layout;
 pub use hash::{Mismatch, VerifyReader};
 pub use json::JsonError;

@@ -183,7 +183,6 @@ pub enum Document {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Raw {
-    schema_version: Option<i64>,
     media_type: Option<String>,
     artifact_type: Option<String>,
     config: Option<Descriptor>,

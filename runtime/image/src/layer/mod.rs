@@ -1,7 +1,7 @@
 //! Layers: an overlay upper folder as a tar, a tar as an overlay upper folder, and the compressed
 //! forms in between (image-spec, layer.md; kernel, filesystems/overlayfs.rst).
 
-mod fs;
+pub(crate) mod fs;
 mod overlay;
 mod put;
 mod resolve;
