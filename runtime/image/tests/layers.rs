@@ -1,0 +1,389 @@
+//! Layers against the kernel's overlayfs: what is unpacked from a written layer merges to the tree
+//! it was written from (ROB-24, PROP-04). Needs root for mounts; says so loudly where it is not.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use proptest::prelude::*;
+use rgraph_image::layer::{
+    LayerSource, LayerStats, LayerWriteOptions, UnpackOptions, unpack_layer, write_layer,
+};
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+
+fn root() -> bool {
+    if rustix::process::geteuid().is_root() {
+        return true;
+    }
+    let _ = writeln!(std::io::stderr(), "SKIPPED: needs root: overlay mounts and device nodes");
+    false
+}
+
+/// An overlay mount that goes away with the value.
+struct Overlay(PathBuf);
+
+impl Overlay {
+    fn new(base: &Path, name: &str, lowers: &[PathBuf], upper: &Path) -> Self {
+        let (work, merged) = (base.join(format!("{name}.w")), base.join(format!("{name}.m")));
+        fs::create_dir(&work).unwrap();
+        fs::create_dir(&merged).unwrap();
+        let empty = base.join(format!("{name}.e"));
+        fs::create_dir(&empty).unwrap();
+        let mut dirs: Vec<_> = lowers.iter().map(|p| p.display().to_string()).collect();
+        dirs.push(empty.display().to_string());
+        let options = format!(
+            "lowerdir={},upperdir={},workdir={},redirect_dir=nofollow,index=off,metacopy=off",
+            dirs.join(":"),
+            upper.display(),
+            work.display()
+        );
+        let data = std::ffi::CString::new(options).unwrap();
+        mount("overlay", &merged, "overlay", MountFlags::empty(), Some(data.as_c_str())).unwrap();
+        Self(merged)
+    }
+}
+
+impl Drop for Overlay {
+    fn drop(&mut self) {
+        let _ = unmount(&self.0, UnmountFlags::DETACH);
+    }
+}
+
+#[derive(Debug, PartialEq, Eq, Clone)]
+struct Node {
+    kind: u32,
+    mode: u32,
+    owner: (u32, u32),
+    rdev: u64,
+    mtime: (i64, i64),
+    content: Vec<u8>,
+    xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+}
+
+fn xattrs(path: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let mut list = vec![0u8; 4096];
+    let n = rustix::fs::llistxattr(path, &mut list[..]).unwrap_or(0);
+    let names = list[..n].split(|b| *b == 0).filter(|n| !n.is_empty());
+    let mut out = BTreeMap::new();
+    for name in names.filter(|n| !n.starts_with(b"trusted.overlay.")) {
+        let mut value = vec![0u8; 4096];
+        let n = rustix::fs::lgetxattr(path, name, &mut value[..]).unwrap();
+        out.insert(name.to_vec(), value[..n].to_vec());
+    }
+    out
+}
+
+/// Everything below `dir`, without `dir` itself.
+fn tree(dir: &Path) -> BTreeMap<PathBuf, Node> {
+    let mut out = BTreeMap::new();
+    let mut todo = vec![dir.to_owned()];
+    while let Some(d) = todo.pop() {
+        for e in fs::read_dir(&d).unwrap() {
+            let path = e.unwrap().path();
+            let m = fs::symlink_metadata(&path).unwrap();
+            let content = if m.is_file() {
+                fs::read(&path).unwrap()
+            } else if m.is_symlink() {
+                fs::read_link(&path).unwrap().as_os_str().as_bytes().to_vec()
+            } else {
+                Vec::new()
+            };
+            if m.is_dir() {
+                todo.push(path.clone());
+            }
+            let node = Node {
+                kind: m.mode() & 0o170_000,
+                mode: m.mode() & 0o7777,
+                owner: (m.uid(), m.gid()),
+                rdev: m.rdev(),
+                mtime: (m.mtime(), m.mtime_nsec()),
+                content,
+                xattrs: xattrs(&path),
+            };
+            out.insert(path.strip_prefix(dir).unwrap().to_owned(), node);
+        }
+    }
+    out
+}
+
+fn layer(upper: &Path, lowers: &[PathBuf]) -> (Vec<u8>, LayerStats) {
+    let mut tar = Vec::new();
+    let src = LayerSource { upper, lowers };
+    let stats = write_layer(&src, &LayerWriteOptions::default(), &mut tar).unwrap();
+    assert_eq!(stats.size, tar.len() as u64);
+    (tar, stats)
+}
+
+#[derive(Debug, Clone)]
+enum Act {
+    Mkdir(Vec<u8>),
+    Write(Vec<u8>, Vec<u8>),
+    Sparse(Vec<u8>, u16),
+    Remove(Vec<u8>),
+    Replace(Vec<u8>),
+    Symlink(Vec<u8>, Vec<u8>),
+    Hardlink(Vec<u8>, Vec<u8>),
+    Rename(Vec<u8>, Vec<u8>),
+    Chmod(Vec<u8>, u32),
+    Chown(Vec<u8>, u32, u32),
+    Xattr(Vec<u8>, u8, Vec<u8>),
+    Fifo(Vec<u8>),
+    Device(Vec<u8>, u32),
+    Time(Vec<u8>, i64, u32),
+}
+
+fn path() -> impl Strategy<Value = Vec<u8>> {
+    let name = prop_oneof![
+        4 => Just(b"a".to_vec()),
+        4 => Just(b"b".to_vec()),
+        2 => Just("é".as_bytes().to_vec()),
+        1 => Just(b"\xff\n".to_vec()),
+        1 => Just(vec![b'n'; 120]),
+        1 => Just(vec![b'm'; 255]),
+    ];
+    prop::collection::vec(name, 1..4).prop_map(|parts| parts.join(&b'/'))
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    let small = || prop::collection::vec(any::<u8>(), 0..2000);
+    prop_oneof![
+        4 => path().prop_map(Act::Mkdir),
+        4 => (path(), small()).prop_map(|(p, c)| Act::Write(p, c)),
+        1 => (path(), any::<u16>()).prop_map(|(p, n)| Act::Sparse(p, n)),
+        3 => path().prop_map(Act::Remove),
+        2 => path().prop_map(Act::Replace),
+        1 => (path(), path()).prop_map(|(p, t)| Act::Symlink(p, t)),
+        2 => (path(), path()).prop_map(|(a, b)| Act::Hardlink(a, b)),
+        1 => (path(), path()).prop_map(|(a, b)| Act::Rename(a, b)),
+        2 => (path(), 0u32..0o10000).prop_map(|(p, m)| Act::Chmod(p, m)),
+        1 => (path(), 0u32..3_000_000, 0u32..3_000_000).prop_map(|(p, u, g)| Act::Chown(p, u, g)),
+        1 => (path(), 0u8..3, small()).prop_map(|(p, n, v)| Act::Xattr(p, n, v)),
+        1 => path().prop_map(Act::Fifo),
+        1 => (path(), 1u32..300).prop_map(|(p, n)| Act::Device(p, n)),
+        1 => (path(), -5_000_000_000i64..50_000_000_000, 0u32..1_000_000_000)
+            .prop_map(|(p, s, n)| Act::Time(p, s, n)),
+    ]
+}
+
+/// Does it where it is possible; what the kernel refuses is no part of the tree.
+fn apply(root: &Path, act: &Act) {
+    let at = |p: &[u8]| root.join(OsStr::from_bytes(p));
+    let remove = |p: &Path| {
+        let _ = fs::remove_dir_all(p);
+        let _ = fs::remove_file(p);
+    };
+    match act {
+        Act::Mkdir(p) => {
+            let _ = fs::create_dir_all(at(p));
+        }
+        Act::Write(p, c) => {
+            if !fs::symlink_metadata(at(p)).is_ok_and(|m| !m.is_file()) {
+                let _ = fs::write(at(p), c);
+            }
+        }
+        Act::Sparse(p, n) => {
+            if let Ok(f) = fs::File::create_new(at(p)) {
+                let _ = f.write_at(b"end", u64::from(*n) * 16);
+            }
+        }
+        Act::Remove(p) => remove(&at(p)),
+        Act::Replace(p) => {
+            remove(&at(p));
+            let _ = fs::create_dir(at(p));
+            let _ = fs::write(at(p).join("new"), b"new");
+        }
+        Act::Symlink(p, t) => {
+            let _ = symlink(OsStr::from_bytes(t), at(p));
+        }
+        Act::Hardlink(a, b) => {
+            let _ = fs::hard_link(at(a), at(b));
+        }
+        Act::Rename(a, b) => {
+            let _ = fs::rename(at(a), at(b));
+        }
+        Act::Chmod(p, m) => {
+            if fs::symlink_metadata(at(p)).is_ok_and(|m| !m.is_symlink()) {
+                let _ = fs::set_permissions(at(p), fs::Permissions::from_mode(*m));
+            }
+        }
+        Act::Chown(p, u, g) => {
+            let (u, g) = (Some(Uid::from_raw(*u)), Some(Gid::from_raw(*g)));
+            let _ = rustix::fs::chownat(CWD, at(p), u, g, AtFlags::SYMLINK_NOFOLLOW);
+        }
+        Act::Xattr(p, n, v) => {
+            let name = ["user.a", "user.b", "trusted.c"][*n as usize];
+            let _ = rustix::fs::lsetxattr(at(p), name, v, XattrFlags::empty());
+        }
+        Act::Fifo(p) => {
+            let _ = rustix::fs::mknodat(CWD, at(p), FileType::Fifo, Mode::from_raw_mode(0o644), 0);
+        }
+        Act::Device(p, n) => {
+            let kind = if n % 2 == 0 { FileType::CharacterDevice } else { FileType::BlockDevice };
+            let dev = rustix::fs::makedev(*n, n * 3);
+            let _ = rustix::fs::mknodat(CWD, at(p), kind, Mode::from_raw_mode(0o600), dev);
+        }
+        Act::Time(p, s, n) => {
+            let t = Timespec { tv_sec: *s, tv_nsec: i64::from(*n) };
+            let t = Timestamps { last_access: t, last_modification: t };
+            let _ = rustix::fs::utimensat(CWD, at(p), &t, AtFlags::SYMLINK_NOFOLLOW);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn unpacked_layers_merge_to_the_tree_they_were_written_from(
+        steps in prop::collection::vec(prop::collection::vec(act(), 1..25), 1..4)
+    ) {
+        if !root() {
+            return Ok(());
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let base = dir.path();
+        let (mut uppers, mut copies) = (Vec::<PathBuf>::new(), Vec::<PathBuf>::new());
+        for (i, acts) in steps.iter().enumerate() {
+            let upper = base.join(format!("u{i}"));
+            fs::create_dir(&upper).unwrap();
+            {
+                let m = Overlay::new(base, &format!("o{i}"), &uppers, &upper);
+                for a in acts {
+                    apply(&m.0, a);
+                }
+            }
+            let (tar, _) = layer(&upper, &uppers);
+            prop_assert!(tar == layer(&upper, &uppers).0, "not deterministic");
+            let copy = base.join(format!("c{i}"));
+            fs::create_dir(&copy).unwrap();
+            let opts = UnpackOptions { lowers: Some(&copies), ..UnpackOptions::default() };
+            unpack_layer(tar.as_slice(), &copy, &opts).unwrap();
+            // Every parent is in the layer, so that layers can be unpacked at the same time.
+            let blind = base.join(format!("b{i}"));
+            fs::create_dir(&blind).unwrap();
+            let opts = UnpackOptions { lowers: None, ..UnpackOptions::default() };
+            unpack_layer(tar.as_slice(), &blind, &opts).unwrap();
+            // The layer of the copy is the layer it was made from.
+            let again = layer(&copy, &copies).0;
+            prop_assert!(again == tar, "written again it differs");
+            uppers.insert(0, upper);
+            copies.insert(0, copy);
+            let (a, b) = (base.join(format!("ea{i}")), base.join(format!("eb{i}")));
+            fs::create_dir(&a).unwrap();
+            fs::create_dir(&b).unwrap();
+            let want = Overlay::new(base, &format!("wa{i}"), &uppers, &a);
+            let got = Overlay::new(base, &format!("wb{i}"), &copies, &b);
+            prop_assert_eq!(tree(&want.0), tree(&got.0));
+        }
+    }
+}
+
+#[test]
+fn only_what_changed_is_written() {
+    if !root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let base = dir.path();
+    let (low, up) = (base.join("low"), base.join("up"));
+    fs::create_dir(&low).unwrap();
+    fs::create_dir(&up).unwrap();
+    fs::create_dir_all(low.join("a/b/c")).unwrap();
+    fs::create_dir_all(low.join("gone/x")).unwrap();
+    fs::create_dir_all(low.join("again/x")).unwrap();
+    fs::write(low.join("a/b/c/f"), "old").unwrap();
+    fs::write(low.join("a/b/keep"), "old").unwrap();
+    let lowers = [low];
+    {
+        let m = Overlay::new(base, "o", &lowers, &up);
+        // Copies a, a/b and a/b/c up without a change, then changes only the file.
+        fs::set_permissions(m.0.join("a/b/c/f"), fs::Permissions::from_mode(0o600)).unwrap();
+        let f = fs::File::open(m.0.join("a/b/keep")).unwrap();
+        drop(f);
+        fs::remove_dir_all(m.0.join("gone")).unwrap();
+        fs::remove_dir_all(m.0.join("again")).unwrap();
+        fs::create_dir(m.0.join("again")).unwrap();
+    }
+    let names = |tar: &[u8]| {
+        let mut a = tar::Archive::new(tar);
+        let names = a
+            .entries()
+            .unwrap()
+            .map(|e| String::from_utf8(e.unwrap().path_bytes().into_owned()).unwrap());
+        names.collect::<Vec<_>>()
+    };
+    let (tar, stats) = layer(&up, &lowers);
+    assert_eq!(
+        names(&tar),
+        ["a/", "a/b/", "a/b/c/", "a/b/c/f", "again/", "again/.wh..wh..opq", ".wh.gone"]
+    );
+    assert_eq!((stats.members, stats.whiteouts), (7, 2));
+
+    // A folder that was only copied up adds nothing.
+    let up2 = base.join("up2");
+    fs::create_dir(&up2).unwrap();
+    {
+        let m = Overlay::new(base, "o2", &lowers, &up2);
+        fs::set_permissions(m.0.join("a/b"), m.0.join("a/b").metadata().unwrap().permissions())
+            .unwrap();
+    }
+    assert!(up2.join("a/b").is_dir());
+    let (tar, stats) = layer(&up2, &lowers);
+    assert_eq!(names(&tar), Vec::<String>::new());
+    assert_eq!(stats.members, 0);
+    assert_eq!(tar.len(), 1024);
+}
+
+#[test]
+fn hard_links_holes_and_odd_owners_survive() {
+    if !root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (up, copy) = (dir.path().join("up"), dir.path().join("copy"));
+    fs::create_dir(&up).unwrap();
+    fs::create_dir(&copy).unwrap();
+    fs::write(up.join("one"), "x").unwrap();
+    fs::hard_link(up.join("one"), up.join("two")).unwrap();
+    symlink("nowhere", up.join("l1")).unwrap();
+    fs::hard_link(up.join("l1"), up.join("l2")).unwrap();
+    fs::write(up.join("setuid"), "x").unwrap();
+    std::os::unix::fs::chown(up.join("setuid"), Some(4_000_000_000), Some(2_097_152)).unwrap();
+    fs::set_permissions(up.join("setuid"), fs::Permissions::from_mode(0o6755)).unwrap();
+    let cap = [1u8, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    rustix::fs::lsetxattr(up.join("setuid"), "security.capability", &cap, XattrFlags::empty())
+        .unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(up.join("socket")).unwrap();
+    let (tar, _) = layer(&up, &[]);
+    unpack_layer(tar.as_slice(), &copy, &UnpackOptions::default()).unwrap();
+    let ino = |n: &str| fs::symlink_metadata(copy.join(n)).unwrap().ino();
+    assert_eq!(ino("one"), ino("two"));
+    assert_eq!(ino("l1"), ino("l2"));
+    assert!(!copy.join("socket").exists());
+    fs::remove_file(up.join("socket")).unwrap();
+    assert_eq!(tree(&up), tree(&copy));
+    assert_eq!(tree(&copy)[Path::new("setuid")].xattrs[&b"security.capability"[..]], cap);
+}
+
+#[test]
+fn times_are_clamped_when_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let up = dir.path().join("up");
+    fs::create_dir(&up).unwrap();
+    fs::write(up.join("new"), "x").unwrap();
+    fs::write(up.join("old"), "x").unwrap();
+    let t = Timespec { tv_sec: 5, tv_nsec: 0 };
+    let t = Timestamps { last_access: t, last_modification: t };
+    rustix::fs::utimensat(CWD, up.join("old"), &t, AtFlags::empty()).unwrap();
+    let mut tar = Vec::new();
+    let opts = LayerWriteOptions { clamp_mtime: Some(100), ..LayerWriteOptions::default() };
+    write_layer(&LayerSource { upper: &up, lowers: &[] }, &opts, &mut tar).unwrap();
+    let mut a = tar::Archive::new(tar.as_slice());
+    let got: Vec<_> = a.entries().unwrap().map(|e| e.unwrap().header().mtime().unwrap()).collect();
+    assert_eq!(got, [100, 5]);
+}
