@@ -1,6 +1,7 @@
 //! [`RegistryClient`]: the blocking face, requests with the right `Authorization`, and manifests.
 
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
@@ -42,7 +43,10 @@ pub struct RegistryClient {
 pub(super) struct Inner {
     pub http: Http,
     pub auth: Auth,
-    schemes: std::sync::Mutex<std::collections::HashMap<String, bool>>,
+    /// Whether a host that may be spoken to either way speaks TLS.
+    schemes: Mutex<HashMap<String, bool>>,
+    /// Mirrors that gave wrong bytes: a second try of the caller goes past them.
+    liars: Mutex<HashSet<String>>,
 }
 
 /// What a reference means now.
@@ -101,7 +105,12 @@ impl RegistryClient {
     /// no connection.
     pub fn new(handle: Handle, config: RegistryConfig) -> Self {
         let http = Http::new(config);
-        let inner = Inner { http, auth: Auth::default(), schemes: Default::default() };
+        let inner = Inner {
+            http,
+            auth: Auth::default(),
+            schemes: Mutex::default(),
+            liars: Mutex::default(),
+        };
         Self { inner: Arc::new(inner), handle }
     }
 
@@ -151,6 +160,21 @@ impl Inner {
         self.http.config()
     }
 
+    /// Where to pull `r` from, in order.
+    pub(super) fn places(&self, r: &Reference) -> Vec<Endpoint> {
+        let liars = self.liars.lock().unwrap_or_else(|e| e.into_inner());
+        let mut all = Endpoint::for_pull(self.config(), r);
+        all.retain(|ep| !ep.mirror || !liars.contains(&ep.host));
+        all
+    }
+
+    /// Asks a mirror that gave wrong bytes no more.
+    pub(super) fn distrust(&self, ep: &Endpoint) {
+        if ep.mirror {
+            self.liars.lock().unwrap_or_else(|e| e.into_inner()).insert(ep.host.clone());
+        }
+    }
+
     /// Tries `op` with retries at each place `r` may be pulled from.
     pub(super) async fn anywhere<T>(
         &self,
@@ -159,9 +183,12 @@ impl Inner {
         op: impl AsyncFn(&Endpoint) -> Result<T>,
     ) -> Result<T> {
         let mut last = None;
-        for ep in Endpoint::for_pull(self.config(), r) {
+        for ep in self.places(r) {
             match self.patiently(&ep, report, async || op(&ep).await).await {
                 Err(e) if ep.mirror => {
+                    if matches!(e, RegistryError::Digest { .. }) {
+                        self.distrust(&ep);
+                    }
                     let cause = e.to_string();
                     report.event(TransferEvent::MirrorFailed { mirror: ep.host, cause });
                     last = Some(e);

@@ -20,7 +20,8 @@ pub enum RegistryError {
         host: String,
         /// The innermost cause.
         cause: String,
-        /// Nobody listens there; waiting only helps when somebody did a moment ago.
+        /// Nobody listens there, or there is no such name; waiting only helps when somebody
+        /// answered a moment ago.
         refused: bool,
     },
     /// The TLS handshake failed.
@@ -215,7 +216,9 @@ pub(super) fn clean(text: &str) -> String {
         .chars()
         .map(|c| if c.is_control() || is_bidi(c) { ' ' } else { c })
         .take(MAX_WORDS)
-        .collect();
+        .collect::<String>()
+        .trim_end()
+        .to_owned();
     if text.trim().chars().nth(MAX_WORDS).is_some() {
         out.push('…');
     }

@@ -54,8 +54,9 @@ impl Http {
         &self.config
     }
 
-    /// Whether the host of `url` ever answered.
+    /// Whether `host` (as in references) ever answered.
     pub(super) fn answered(&self, host: &str) -> bool {
+        let host = if host == "docker.io" { "registry-1.docker.io" } else { host };
         self.answered.lock().unwrap_or_else(|e| e.into_inner()).contains(host)
     }
 
@@ -98,6 +99,7 @@ impl Http {
             .user_agent(&self.config.user_agent)
             .connect_timeout(self.config.connect_timeout)
             .pool_idle_timeout(Duration::from_secs(60))
+            .pool_max_idle_per_host(8)
             .no_proxy();
         let direct = match trust {
             Trust::Nobody { direct } | Trust::Host { direct, .. } => *direct,
@@ -323,6 +325,13 @@ fn deepest(e: &reqwest::Error) -> String {
     clean(&(lower + chars.as_str()))
 }
 
+/// An `io::Error` made of another error leaves that one out of its chain.
+fn holds_tls(e: &io::Error) -> bool {
+    e.get_ref().is_some_and(|inner| {
+        inner.is::<rustls::Error>() || inner.downcast_ref::<io::Error>().is_some_and(holds_tls)
+    })
+}
+
 /// Sorts a transport error by what a user can do about it.
 fn sort(host: &str, e: &reqwest::Error) -> RegistryError {
     let host = host.to_owned();
@@ -333,8 +342,7 @@ fn sort(host: &str, e: &reqwest::Error) -> RegistryError {
         tls |= inner.is::<rustls::Error>();
         if let Some(io) = inner.downcast_ref::<io::Error>() {
             io_kind = Some(io.kind());
-            // std hides a custom inner error from the chain when it is the io error's own.
-            tls |= io.get_ref().is_some_and(|x| x.is::<rustls::Error>());
+            tls |= holds_tls(io);
         }
         at = inner.source();
     }
@@ -343,7 +351,8 @@ fn sort(host: &str, e: &reqwest::Error) -> RegistryError {
         return RegistryError::Tls { host, cause };
     }
     if e.is_connect() {
-        let refused = io_kind == Some(io::ErrorKind::ConnectionRefused);
+        let unknown = e.is_dns() && !cause.contains("emporary");
+        let refused = unknown || io_kind == Some(io::ErrorKind::ConnectionRefused);
         let cause = if e.is_timeout() { "no answer in time".to_owned() } else { cause };
         return RegistryError::Unreachable { host, cause, refused };
     }

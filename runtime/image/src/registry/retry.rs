@@ -71,6 +71,10 @@ impl<'a> Backoff<'a> {
         if self.used >= self.policy.retries || !error.is_transient(answered) {
             return None;
         }
+        // An address that never answered is more likely wrong than busy.
+        if matches!(error, RegistryError::Unreachable { .. }) && !answered && self.used > 0 {
+            return None;
+        }
         let asked = match error {
             RegistryError::Status { retry_after, .. } => *retry_after,
             _ => None,
@@ -142,6 +146,20 @@ mod tests {
         let d = b.next(&status(Some(7)), true).unwrap();
         assert!(d >= Duration::from_secs(7) && d < Duration::from_secs(8));
         assert!(b.next(&status(Some(3600)), true).is_none());
+    }
+
+    #[test]
+    fn an_address_that_never_answered_gets_one_more_try() {
+        let error =
+            |refused| RegistryError::Unreachable { host: "h".into(), cause: "c".into(), refused };
+        let policy = RetryPolicy::default();
+        for (refused, answered, tries) in
+            [(true, false, 0), (false, false, 1), (true, true, 5), (false, true, 5)]
+        {
+            let mut b = Backoff::new(&policy);
+            let got = (0..10).filter(|_| b.next(&error(refused), answered).is_some()).count();
+            assert_eq!(got, tries, "{refused} {answered}");
+        }
     }
 
     #[test]

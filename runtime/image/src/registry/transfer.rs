@@ -64,6 +64,16 @@ enum Piece {
     Failed(RegistryError),
 }
 
+impl Piece {
+    fn open(self) -> Result<Option<Bytes>> {
+        match self {
+            Self::Data(bytes) => Ok(Some(bytes)),
+            Self::End => Ok(None),
+            Self::Failed(e) => Err(e),
+        }
+    }
+}
+
 /// Events of a download go to its reader, which calls the caller's [`Watch`] on its own thread.
 struct Mailbox(mpsc::UnboundedSender<TransferEvent>);
 
@@ -260,18 +270,21 @@ impl BlobReader<'_> {
             }
             State::Net(net) => {
                 let on_event = self.watch.on_event;
+                // The usual case on a fast network, without a timer.
+                if !(self.watch.cancelled)()
+                    && net.events.is_empty()
+                    && let Ok(piece) = net.pieces.try_recv()
+                {
+                    return piece.open();
+                }
                 let next = async {
                     loop {
                         tokio::select! {
                             biased;
                             Some(event) = net.events.recv() => on_event(&event),
-                            piece = net.pieces.recv() => return match piece {
-                                Some(Piece::Data(bytes)) => Ok(Some(bytes)),
-                                Some(Piece::End) => Ok(None),
-                                Some(Piece::Failed(e)) => Err(e),
-                                // The task ended without a word: the runtime is going down.
-                                None => Err(RegistryError::Cancelled),
-                            },
+                            // A task that ended without a word: the runtime is going down.
+                            piece = net.pieces.recv() =>
+                                return piece.ok_or(RegistryError::Cancelled)?.open(),
                         }
                     }
                 };
@@ -334,13 +347,13 @@ impl Inner {
         out: &mpsc::Sender<Piece>,
         report: &(dyn Report + Sync),
     ) -> Result<()> {
-        let mut from = "what was kept".to_owned();
-        'places: for ep in Endpoint::for_pull(self.config(), r) {
+        let mut used = Vec::new();
+        'places: for ep in self.places(r) {
             let mut backoff = Backoff::new(&self.config().retry);
             let mut ranges = true;
             let mut mark = front.seen;
+            used.push(ep.clone());
             while front.seen < desc.size || desc.size == 0 {
-                from = ep.name();
                 let error = match self.fetch(&ep, desc, &mut front, ranges, out).await {
                     Ok(()) => break,
                     Err(e) => e,
@@ -370,6 +383,11 @@ impl Inner {
         }
         let got = BlobDigest::from_bytes(front.hash.finalize().into());
         if got != desc.digest {
+            used.iter().for_each(|ep| self.distrust(ep));
+            let from = match used.iter().map(Endpoint::name).collect::<Vec<_>>() {
+                none if none.is_empty() => "what was kept".to_owned(),
+                names => names.join(" and "),
+            };
             return Err(RegistryError::Digest { want: desc.digest, got, from });
         }
         Ok(())
