@@ -1,7 +1,9 @@
 //! What went wrong, for people: diagnostics with their source, failed steps, error chains, and the
-//! exit code of each kind of end. The only file that knows miette.
+//! exit code of each kind of end. Only `drawing` knows miette.
 //!
 //! Everything is written to the writer it is given (stderr). Foreign text is made harmless.
+
+mod drawing;
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -9,11 +11,15 @@ use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource};
-use rgraph_ir::{Diagnostic, Severity, SourceFile, SourceMap, Span};
+use rgraph_ir::{Diagnostic, Severity, SourceMap, Span};
 
 use crate::options::OptionsError;
-use crate::progress::sanitize::{blank, harmless};
+use crate::progress::sanitize::harmless;
+
+/// Findings drawn with their source; of more than these nobody reads the rest.
+const MOST_DRAWN: usize = 50;
+/// Findings listed by a line each.
+const MOST_LISTED: usize = 200;
 
 /// How a command ended, apart from well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,10 +162,14 @@ impl<'a> Reporter<'a> {
 
     /// Draws findings one after the other, each with `NAME:LINE` in its text.
     pub fn diagnostics(&mut self, all: &[Diagnostic], map: &SourceMap) -> io::Result<()> {
-        for d in all {
-            self.draw(&Drawing::new(d, map))?;
+        for d in all.iter().take(MOST_DRAWN) {
+            self.draw(d, map)?;
         }
-        Ok(())
+        self.rest(all.len(), MOST_DRAWN)
+    }
+
+    fn rest(&mut self, all: usize, shown: usize) -> io::Result<()> {
+        if all > shown { writeln!(self.out, "and {} more", all - shown) } else { Ok(()) }
     }
 
     /// Warnings after a build: one line each, or drawn in full with `--debug`.
@@ -174,12 +184,12 @@ impl<'a> Reporter<'a> {
             return self.diagnostics(all, map);
         }
         writeln!(self.out, "\n{count} (use --debug to expand):")?;
-        for d in all {
+        for d in all.iter().take(MOST_LISTED) {
             let at = d.span().map(|s| format!(" ({})", harmless(&map.locate(s))));
             let message = harmless(&d.message).replace('\n', " ");
             writeln!(self.out, " - {}: {message}{}", d.code, at.unwrap_or_default())?;
         }
-        Ok(())
+        self.rest(all.len(), MOST_LISTED)
     }
 
     /// A step that failed: its last output, the instruction, the cause.
@@ -204,7 +214,7 @@ impl<'a> Reporter<'a> {
             format!("{name} failed: {}", chain_text(cause)),
         );
         d.help = step.help.map(str::to_owned);
-        self.draw(&Drawing::new(&d, map))
+        self.draw(&d, map)
     }
 
     /// An error that is about no text: one line, causes joined by colons (one per line with
@@ -245,22 +255,8 @@ impl<'a> Reporter<'a> {
         if self.style.colours { format!("{colour}{text}\x1b[0m") } else { text.to_owned() }
     }
 
-    fn draw(&mut self, drawing: &Drawing) -> io::Result<()> {
-        let theme = if self.style.colours {
-            GraphicalTheme::unicode()
-        } else {
-            GraphicalTheme::unicode_nocolor()
-        };
-        let mut text = String::new();
-        GraphicalReportHandler::new_themed(theme)
-            .with_links(false)
-            // A message must stay in one piece: tools look for `NAME:LINE` and for its words.
-            .with_wrap_lines(false)
-            .with_context_lines(1)
-            .with_cause_chain()
-            .render_report(&mut text, drawing)
-            .map_err(|_| io::Error::other("cannot draw a diagnostic"))?;
-        writeln!(self.out, "{}", text.trim_end().trim_start_matches('\n'))
+    fn draw(&mut self, d: &Diagnostic, map: &SourceMap) -> io::Result<()> {
+        writeln!(self.out, "{}", drawing::draw(d, map, self.style.colours)?)
     }
 }
 
@@ -287,124 +283,6 @@ fn causes(e: &(dyn StdError + 'static)) -> Vec<String> {
 /// An error and its causes in one sentence: `pulling x: connecting: connection refused`.
 pub fn chain_text(e: &(dyn StdError + 'static)) -> String {
     std::iter::once(e.to_string()).chain(causes(e)).collect::<Vec<_>>().join(": ")
-}
-
-/// A diagnostic with its source, as miette wants it: owned and harmless.
-#[derive(Debug)]
-struct Drawing {
-    message: String,
-    code: &'static str,
-    severity: miette::Severity,
-    help: Option<String>,
-    url: Option<&'static str>,
-    source: Option<NamedSource<String>>,
-    labels: Vec<LabeledSpan>,
-}
-
-impl Drawing {
-    fn new(d: &Diagnostic, map: &SourceMap) -> Self {
-        let place = d.span();
-        let message = harmless(&d.message);
-        let message = match place {
-            Some(span) => format!("{}: {message}", harmless(&map.locate(span))),
-            None => message,
-        };
-        let mut help: Vec<String> = d.help.iter().map(|h| harmless(h)).collect();
-        let mut labels = Vec::new();
-        for label in &d.labels {
-            if Some(label.span.file) != place.map(|p| p.file) {
-                // miette draws one source: places in others are named.
-                help.push(format!(
-                    "see {}: {}",
-                    harmless(&map.locate(label.span)),
-                    harmless(&label.text)
-                ));
-                continue;
-            }
-            let text = Some(harmless(&label.text)).filter(|t| !t.is_empty());
-            let range = visible(map.file(label.span.file), label.span);
-            labels.push(if labels.is_empty() {
-                LabeledSpan::new_primary_with_span(text, range)
-            } else {
-                LabeledSpan::new_with_span(text, range)
-            });
-        }
-        let source = place.map(|p| {
-            let file = map.file(p.file);
-            NamedSource::new(harmless(&file.name), blank(&file.text)).with_language("Dockerfile")
-        });
-        Self {
-            message,
-            code: d.code,
-            severity: match d.severity {
-                Severity::Note => miette::Severity::Advice,
-                Severity::Warning => miette::Severity::Warning,
-                Severity::Error => miette::Severity::Error,
-            },
-            help: (!help.is_empty()).then(|| help.join("\n")),
-            url: d.url,
-            source,
-            labels,
-        }
-    }
-}
-
-/// Start and length of what is underlined: inside the text, on whole characters, and no more than
-/// the first line of an instruction of many.
-fn visible(file: &SourceFile, span: Span) -> (usize, usize) {
-    let text = &file.text;
-    let edge = |mut at: usize| {
-        at = at.min(text.len());
-        while !text.is_char_boundary(at) {
-            at -= 1;
-        }
-        at
-    };
-    let (start, end) = (edge(span.start as usize), edge(span.end as usize));
-    let part = text.get(start..end).unwrap_or_default();
-    let first = part.split('\n').next().unwrap_or_default().trim_end();
-    (start, first.len())
-}
-
-impl fmt::Display for Drawing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
-impl StdError for Drawing {}
-
-impl miette::Diagnostic for Drawing {
-    fn code(&self) -> Option<Box<dyn fmt::Display + '_>> {
-        let word = match self.severity {
-            miette::Severity::Error => "error",
-            miette::Severity::Warning => "warning",
-            miette::Severity::Advice => "note",
-        };
-        Some(Box::new(format!("{word}[{}]", self.code)))
-    }
-
-    fn severity(&self) -> Option<miette::Severity> {
-        Some(self.severity)
-    }
-
-    fn help(&self) -> Option<Box<dyn fmt::Display + '_>> {
-        let text = match (&self.help, self.url) {
-            (Some(h), Some(u)) => format!("{h}\n{u}"),
-            (Some(h), None) => h.clone(),
-            (None, Some(u)) => u.to_owned(),
-            (None, None) => return None,
-        };
-        Some(Box::new(text))
-    }
-
-    fn source_code(&self) -> Option<&dyn miette::SourceCode> {
-        self.source.as_ref().map(|s| s as _)
-    }
-
-    fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
-        Some(Box::new(self.labels.iter().cloned()))
-    }
 }
 
 /// Says whether a thread has panicked since [`install_panic_hook`].

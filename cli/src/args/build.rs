@@ -59,7 +59,8 @@ pub struct BuildArgs {
         value_name = "WHEN",
         num_args = 0..=1,
         require_equals = true,
-        default_missing_value = "always"
+        default_missing_value = "always",
+        hide_possible_values = true
     )]
     pub pull: Option<PullArg>,
     /// Use no network for sources
@@ -85,7 +86,7 @@ pub struct BuildArgs {
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub iidfile: Option<PathBuf>,
     /// Annotation of the image
-    #[arg(long, value_name = "NAME=VALUE", help_heading = "Output")]
+    #[arg(hide = true, long, value_name = "NAME=VALUE", help_heading = "Output")]
     pub annotation: Vec<String>,
 
     /// Ask no cache
@@ -120,22 +121,22 @@ pub struct BuildArgs {
     #[arg(long, value_name = "PATH", help_heading = "Steps")]
     pub cgroup_parent: Option<String>,
     /// Memory of a step
-    #[arg(short, long, value_name = "BYTES", help_heading = "Steps")]
+    #[arg(hide = true, short, long, value_name = "BYTES", help_heading = "Steps")]
     pub memory: Option<String>,
     /// Steps at once [default: by the machine]
     #[arg(long, value_name = "N", help_heading = "Steps")]
     pub jobs: Option<String>,
     /// Runs of a failing step
-    #[arg(long, value_name = "N", help_heading = "Steps")]
+    #[arg(hide = true, long, value_name = "N", help_heading = "Steps")]
     pub retry: Option<String>,
     /// Longest time of a step
-    #[arg(long, value_name = "TIME", help_heading = "Steps")]
+    #[arg(hide = true, long, value_name = "TIME", help_heading = "Steps")]
     pub timeout: Option<String>,
     /// Shell in the failed step
-    #[arg(long, help_heading = "Steps")]
+    #[arg(hide = true, long, help_heading = "Steps")]
     pub debug_on_error: bool,
 
-    /// auto, tty, plain, rawjson, quiet, legacy
+    /// auto, tty, plain, rawjson, quiet
     #[arg(long, value_name = "MODE", help_heading = "Screen")]
     pub progress: Option<String>,
     /// Print the image id only
@@ -149,10 +150,10 @@ pub struct BuildArgs {
     pub call: Option<String>,
 
     /// How many layers the image has: auto or a number
-    #[arg(long, value_name = "auto|N", help_heading = "Layers")]
+    #[arg(hide = true, long, value_name = "auto|N", help_heading = "Layers")]
     pub layers: Option<String>,
     /// Own layers into one
-    #[arg(
+    #[arg(hide = true,
         long,
         value_name = "WHAT",
         num_args = 0..=1,
@@ -162,7 +163,7 @@ pub struct BuildArgs {
     )]
     pub squash: Option<String>,
     /// Only sources of the lock file
-    #[arg(
+    #[arg(hide = true,
         long,
         value_name = "FILE",
         num_args = 0..=1,

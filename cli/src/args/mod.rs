@@ -92,7 +92,6 @@ enum Top {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Build an image from a Dockerfile
-    #[command(visible_alias = "b")]
     Build(Box<BuildArgs>),
     /// Print the build graph; runs nothing
     Graph(Box<GraphArgs>),
@@ -163,7 +162,6 @@ enum ImageGroup {
 #[derive(Debug, Subcommand)]
 enum BuilderGroup {
     /// Build an image from a Dockerfile
-    #[command(alias = "b")]
     Build(Box<BuildArgs>),
     /// Remove what nothing needs
     Prune(PruneArgs),

@@ -9,19 +9,28 @@ mod build;
 mod context;
 mod dirs;
 mod error;
+mod format;
+mod image;
 mod output;
 mod size;
 mod source;
 mod steps;
+mod store;
 
 pub use build::{BuildOptions, Call, GraphOptions, host_platform};
 pub use context::{ContextSpec, FileSpec, NamedContext, named};
 pub use dirs::StateDirs;
 pub use error::OptionsError;
+pub use format::Format;
+pub use image::{
+    HistoryOptions, ImageName, ImagesOptions, ImportOptions, ImportSource, InspectOptions,
+    LoadOptions, PullOptions, PushOptions, RmiOptions, SaveOptions, TagOptions,
+};
 pub use output::{normal_tag, parse_output};
 pub use size::parse_size;
 pub use source::{agents, cache, secrets};
 pub use steps::{HOST_GATEWAY, entitlements, host, network, ulimit};
+pub use store::{CheckOptions, DfOptions, PruneOptions};
 
 use std::io::IsTerminal as _;
 

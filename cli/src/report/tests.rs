@@ -78,6 +78,35 @@ fn places_at_the_edges_do_not_break_the_drawing() {
 }
 
 #[test]
+fn line_numbers_hold_far_down_and_floods_are_cut() {
+    let text: String = (1..=1000).map(|i| format!("RUN step {i}\n")).collect();
+    let (map, f) = source(&text);
+    let d = Diagnostic::error("x", span(&map, f, "step 700"), "here")
+        .label(span(&map, f, "step 703"), "and here");
+    insta::assert_snapshot!(draw(Style::default(), |r| r.diagnostics(std::slice::from_ref(&d), &map)), @r##"
+    error[x]
+
+      × Dockerfile:700: here
+         ╭─[Dockerfile:700:5]
+     699 │ RUN step 699
+     700 │ RUN step 700
+         ·     ────────
+     701 │ RUN step 701
+     702 │ RUN step 702
+     703 │ RUN step 703
+         ·     ────┬───
+         ·         ╰── and here
+     704 │ RUN step 704
+         ╰────
+    "##);
+    let many = vec![d; 300];
+    let got = draw(Style::default(), |r| r.diagnostics(&many, &map));
+    assert!(got.ends_with("\nand 250 more\n") && got.matches("error[x]").count() == 50);
+    let got = draw(Style::default(), |r| r.warnings(&many, &map));
+    assert!(got.ends_with("\nand 100 more\n") && got.starts_with("\n300 warnings found"));
+}
+
+#[test]
 fn a_message_is_never_wrapped() {
     let (map, f) = source("FROM busybox\n");
     let long = "word ".repeat(60);
