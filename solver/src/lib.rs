@@ -4,14 +4,22 @@
 
 pub mod backend;
 pub mod cancel;
+pub mod drive;
 pub mod event;
+pub mod explain;
 pub mod key;
+pub mod machine;
 pub mod outcome;
+pub mod policy;
 pub mod ports;
+mod state;
 
 pub use cancel::CancelToken;
+pub use drive::{solve, solve_edges};
 pub use event::{Event, EventKind, EventSink, Step, Stream, Timestamp};
+pub use explain::MissReason;
 pub use outcome::{Solution, SolveError};
+pub use policy::Policy;
 pub use ports::{
     CacheError, Clock, Hit, Lane, Origin, Pin, Ports, Query, Record, ResultCache, Task, TaskCx,
     TaskError, Tree, Worker,
