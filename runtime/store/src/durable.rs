@@ -9,7 +9,9 @@ use crate::index::{OptionalExtension as _, checkpoint, int, params, sql};
 use crate::store::{Session, Store};
 
 /// From this length of the log on, a commit point moves it into the file, bytes.
-const LONG_LOG: u64 = 8 << 20;
+const LONG_LOG: u64 = 1 << 20;
+/// From this length on, closing the store does too: builds without a tag or output add up.
+const VERY_LONG_LOG: u64 = 4 << 20;
 
 impl Store {
     /// Makes bytes survive a power loss: one `fdatasync` per blob that is not durable yet and one
@@ -108,12 +110,27 @@ impl Store {
         Ok(out)
     }
 
-    /// Keeps the log from growing without end; only where a sync was paid anyway.
+    /// Keeps the log from growing without end, where a sync was paid anyway.
     pub(crate) fn checkpoint_if_long(&self, session: &mut Session<'_>) -> Result<()> {
-        let wal = self.root().join("index.db-wal");
-        if std::fs::metadata(&wal).is_ok_and(|m| m.len() > LONG_LOG) {
+        if self.log_length() > LONG_LOG {
             checkpoint(session.conn()).map_err(sql(self.layout(), "move the log"))?;
         }
         Ok(())
+    }
+
+    fn log_length(&self) -> u64 {
+        std::fs::metadata(self.root().join("index.db-wal")).map_or(0, |m| m.len())
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        if !self.is_read_only()
+            && self.log_length() > VERY_LONG_LOG
+            && let Ok(session) = self.session()
+        {
+            // Nobody is left to tell; the next one tries again.
+            let _ = session.read("move the log", checkpoint);
+        }
     }
 }

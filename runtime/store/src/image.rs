@@ -1,5 +1,7 @@
 //! Images and the names that keep them: rows over blobs of manifests, configs and layers.
 
+use std::sync::atomic::Ordering;
+
 use rgraph_ir::{BlobDigest, ConfigDigest, DiffId, ManifestDigest, SnapshotId};
 
 use crate::error::Result;
@@ -73,10 +75,11 @@ fn tag(r: &Row<'_>) -> rusqlite::Result<TagRow> {
 impl Store {
     /// Moves a tag, durably: after this returns, a power loss keeps it, and with it every row
     /// written before. The bytes it needs are the caller's to [make durable](Store::make_durable)
-    /// first. A tag that means this already costs nothing.
+    /// first. A tag that means this already costs nothing when this handle wrote nothing either.
     pub fn tag(&self, name: &str, image: &ImageRef) -> Result<()> {
         self.need_write()?;
-        if self.resolve_tag(name)?.is_some_and(|t| t.manifest == image.manifest) {
+        let known = self.resolve_tag(name)?.is_some_and(|t| t.manifest == image.manifest);
+        if known && !self.unsynced.load(Ordering::Relaxed) {
             return Ok(());
         }
         let file =
@@ -93,6 +96,7 @@ impl Store {
             t.commit()
         })
         .map_err(sql(self.layout(), "record a tag"))?;
+        self.unsynced.store(false, Ordering::Relaxed);
         self.checkpoint_if_long(&mut session)
     }
 

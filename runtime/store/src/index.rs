@@ -7,7 +7,7 @@
 //! SQLite's own locks on the file are POSIX locks: nothing else in this process may open and close
 //! `index.db` while a connection lives.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::Path;
 use std::time::Duration;
 
@@ -17,9 +17,13 @@ use rusqlite::{ErrorCode, OpenFlags};
 
 use crate::error::{Result, StoreError};
 use crate::layout::Layout;
+use crate::lock::{GcGuard, Mode};
 
 /// `PRAGMA user_version` of the schema below.
 const SCHEMA_VERSION: i64 = 1;
+
+/// How long a write waits for the writes of others.
+const BUSY: Duration = Duration::from_secs(30);
 
 const SCHEMA: &str = "
 CREATE TABLE meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -78,7 +82,7 @@ pub(crate) fn sql(
 }
 
 fn configure(c: &Connection) -> rusqlite::Result<()> {
-    c.busy_timeout(Duration::from_secs(30))?;
+    c.busy_timeout(BUSY)?;
     c.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     c.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     c.set_prepared_statement_cache_capacity(64);
@@ -92,7 +96,7 @@ fn user_version(c: &Connection) -> rusqlite::Result<i64> {
 }
 
 /// Opens for reading and writing; makes the schema when there is none.
-pub(crate) fn open(layout: &Layout) -> Result<Connection> {
+pub(crate) fn open(layout: &Layout, gc: &File) -> Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_CREATE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -102,7 +106,13 @@ pub(crate) fn open(layout: &Layout) -> Result<Connection> {
     let version = user_version(&c).map_err(sql(layout, "read it"))?;
     match version {
         SCHEMA_VERSION => {}
-        0 => create(layout, &mut c)?,
+        0 => {
+            // The switch to WAL does not wait for others by itself.
+            let path = layout.gc_lock();
+            let _guard =
+                GcGuard::take(gc, Mode::Exclusive).map_err(|e| layout.err("lock", &path, e))?;
+            create(layout, &mut c)?;
+        }
         other => return Err(wrong_version(layout, other)),
     }
     Ok(c)
@@ -214,9 +224,18 @@ pub(crate) fn full_sync<T>(
     out.and_then(|v| back.map(|()| v))
 }
 
-/// Moves the log into the file as far as no reader needs it. Syncs.
+/// Moves the log into the file and empties it, unless somebody uses it now. Syncs twice.
+///
+/// The log is read whole by the first process that opens the store after nobody had it open, so its
+/// length is paid at every start.
 pub(crate) fn checkpoint(c: &Connection) -> rusqlite::Result<()> {
-    c.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
+    c.busy_timeout(Duration::ZERO)?;
+    let done = c.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+    c.busy_timeout(BUSY)?;
+    match done {
+        Err(e) if e.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => Ok(()),
+        r => r,
+    }
 }
 
 /// Reads 32 bytes of column `i`.

@@ -152,7 +152,8 @@ impl Store {
             touched: Mutex::new(Vec::new()),
         });
         self.leases.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&inner));
-        self.clean_leftovers()?;
+        // A left-over that cannot be removed (of another user's ids) is no reason not to build.
+        let _ = self.clean_leftovers();
         Ok(Lease(inner))
     }
 

@@ -3,6 +3,7 @@
 //! a new [`RECORD_FORMAT`].
 
 use std::fs;
+use std::io::Write as _;
 use std::path::Path;
 
 use rgraph_ir::{
@@ -129,12 +130,13 @@ impl Store {
 
     /// Writes a record as `path`, whole or not at all; `sync` before it gets its name.
     pub(crate) fn write_record<T: Serialize>(&self, path: &Path, v: &T, sync: bool) -> Result<()> {
-        let tmp = self.layout().tmp().join(self.unique());
-        let write = || -> std::io::Result<()> {
+        // Locked like a blob in progress, or a cleaner would take it for a left-over.
+        let (mut file, tmp) = self.create_locked(&self.layout().tmp())?;
+        let mut write = || -> std::io::Result<()> {
             let data = serde_json::to_vec(v).map_err(std::io::Error::other)?;
-            fs::write(&tmp, data)?;
+            file.write_all(&data)?;
             if sync {
-                fs::File::open(&tmp)?.sync_data()?;
+                file.sync_data()?;
             }
             fs::rename(&tmp, path)
         };

@@ -311,11 +311,18 @@ impl Store {
     /// What the store has under `id`. A folder that a power loss may have hurt is dropped here: the
     /// snapshot is lazy then, or gone.
     pub fn snapshot(&self, id: SnapshotId) -> Result<Option<SnapshotRecord>> {
+        self.look(id, true)
+    }
+
+    /// Without `hold` for what lies below something held: gc keeps that with it.
+    fn look(&self, id: SnapshotId, hold: bool) -> Result<Option<SnapshotRecord>> {
         let session = self.session()?;
         let Some(row) = session.read("look up a snapshot", |c| self.load(c, id))? else {
             return Ok(None);
         };
-        self.hold_snapshot(id)?;
+        if hold {
+            self.hold_snapshot(id)?;
+        }
         drop(session);
         let mut record = row.record;
         if row.on_disk {
@@ -390,7 +397,7 @@ impl Store {
         let mut out = Vec::new();
         let mut next = Some(id);
         while let Some(id) = next {
-            let r = self.snapshot(id)?.ok_or(StoreError::NoSnapshot { id })?;
+            let r = self.look(id, out.is_empty())?.ok_or(StoreError::NoSnapshot { id })?;
             next = r.parent;
             out.push(r);
             if out.len() > MAX_CHAIN {
@@ -411,7 +418,7 @@ impl Store {
             if leases.iter().any(|l| l.is_usable(id)) {
                 break;
             }
-            let Some(r) = self.snapshot(id)? else { return Ok(false) };
+            let Some(r) = self.look(id, seen.is_empty())? else { return Ok(false) };
             next = r.parent;
             seen.push(id);
             if seen.len() > MAX_CHAIN {

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::error::{Result, StoreError};
@@ -33,6 +33,8 @@ pub struct Store {
     /// Tells two handles apart, in one process or in two with one number.
     nonce: u32,
     serial: AtomicU64,
+    /// Rows were written since the last commit that synced.
+    pub(crate) unsynced: AtomicBool,
 }
 
 /// A failure inside a transaction.
@@ -86,6 +88,7 @@ impl Session<'_> {
             TxError::Store(e) => e,
         })?;
         t.commit().map_err(index::sql(layout, what))?;
+        self.store.unsynced.store(true, Ordering::Relaxed);
         Ok(out)
     }
 
@@ -114,7 +117,10 @@ impl Store {
                 Ok(()) => {}
                 Err(e) => return Err(layout.err("write to", root, e.into())),
             }
-            (Some(gc), index::open(&layout)?)
+            {
+                let conn = index::open(&layout, &gc)?;
+                (Some(gc), conn)
+            }
         };
         Ok(Self {
             layout,
@@ -124,6 +130,7 @@ impl Store {
             leases: Mutex::new(Vec::new()),
             nonce: RandomState::new().build_hasher().finish() as u32,
             serial: AtomicU64::new(0),
+            unsynced: AtomicBool::new(false),
         })
     }
 

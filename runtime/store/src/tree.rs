@@ -73,9 +73,15 @@ impl Remover<'_> {
             return Ok(());
         }
         if depth >= MAX_DEPTH {
-            self.moved += 1;
-            let to = format!("deep-{}-{}-{:p}", std::process::id(), self.moved, self);
-            return gone(renameat(at, name, self.top, to));
+            loop {
+                self.moved += 1;
+                let to = format!("deep-{}-{}-{:p}", std::process::id(), self.moved, self);
+                match renameat(at, name, self.top, to) {
+                    // An earlier process of this number left one.
+                    Err(Errno::EXIST | Errno::NOTEMPTY) => {}
+                    r => return gone(r),
+                }
+            }
         }
         let dir = match open_dir(at, name) {
             Ok(d) => d,
@@ -96,16 +102,17 @@ fn chmod_self(dir: BorrowedFd<'_>) -> io::Result<()> {
 /// Removes everything inside `dir`, not `dir` itself.
 pub(crate) fn clear(dir: &Path) -> io::Result<()> {
     let top = open_dir(CWD, dir)?;
+    let mut r = Remover { top: top.as_fd(), moved: 0 };
     loop {
+        let before = r.moved;
         let list = names(&top)?;
         if list.is_empty() {
             return Ok(());
         }
-        let mut r = Remover { top: top.as_fd(), moved: 0 };
         for name in list {
             r.entry(top.as_fd(), &name, 0)?;
         }
-        if r.moved == 0 {
+        if r.moved == before {
             return Ok(());
         }
     }
