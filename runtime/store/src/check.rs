@@ -158,7 +158,8 @@ impl Store {
                 if !named || f.parent.is_some_and(|p| p >= f.id) {
                     continue;
                 }
-                let trusted = f.durable || f.boot == boot;
+                let durable = path.join("durable").exists();
+                let trusted = durable || f.boot == boot;
                 t.execute(
                     "INSERT OR IGNORE INTO
                        snapshots(id, parent, diff_id, tar_size, on_disk, boot, durable, description)
@@ -169,7 +170,7 @@ impl Store {
                         f.layer.as_ref().map(|l| *l.diff_id.as_bytes()),
                         f.layer.as_ref().and_then(|l| l.tar_size).map(int),
                         if trusted { self.boot_id().to_vec() } else { Vec::new() },
-                        f.durable,
+                        durable,
                         f.description,
                     ],
                 )?;

@@ -8,10 +8,9 @@ use crate::error::{Result, StoreError};
 use crate::index::{OptionalExtension as _, checkpoint, int, params, sql};
 use crate::store::{Session, Store};
 
-/// From this length of the log on, a commit point moves it into the file, bytes.
+/// From this length of the log on, a commit point moves it into the file, bytes; so does closing
+/// the store, since builds without a tag or output add up.
 const LONG_LOG: u64 = 1 << 20;
-/// From this length on, closing the store does too: builds without a tag or output add up.
-const VERY_LONG_LOG: u64 = 4 << 20;
 
 impl Store {
     /// Makes bytes survive a power loss: one `fdatasync` per blob that is not durable yet and one
@@ -126,7 +125,7 @@ impl Store {
 impl Drop for Store {
     fn drop(&mut self) {
         if !self.is_read_only()
-            && self.log_length() > VERY_LONG_LOG
+            && self.log_length() > LONG_LOG
             && let Ok(session) = self.session()
         {
             // Nobody is left to tell; the next one tries again.

@@ -6,6 +6,7 @@
 //! blobs/sha256/<hex>          bytes by digest
 //! snapshots/<id>/fs           an overlay upper directory (whiteouts are 0/0 devices)
 //! snapshots/<id>/record.json  what the index knows of it, for repair
+//! snapshots/<id>/durable      empty; the folder was synced
 //! snapshots/<id>/result.json  the cache record that made it, for repair
 //! refs/<hash of the name>     one small file per tag, for repair; image-<hex>: one per image
 //! work/<lease>/<n>/{fs,work}  snapshots in progress
@@ -252,7 +253,7 @@ impl Layout {
             f.sync_data()?;
             fs::rename(&tmp, version)?;
             // Once in a store's life: a tag made durable later must not hang on an unsynced parent.
-            for name in FOLDERS {
+            for name in ["blobs", "tmp", "locks"] {
                 fs::File::open(self.root.join(name))?.sync_all()?;
             }
             fs::File::open(&self.root)?.sync_all()?;

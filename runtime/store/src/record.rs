@@ -25,7 +25,6 @@ pub(crate) struct SnapshotFile {
     pub(crate) id: u64,
     /// The boot it was made in, hex.
     pub(crate) boot: String,
-    pub(crate) durable: bool,
     pub(crate) parent: Option<u64>,
     pub(crate) description: String,
     pub(crate) layer: Option<LayerFile>,
@@ -117,7 +116,6 @@ impl Store {
             format: RECORD_FORMAT,
             id: id.0,
             boot: to_hex(&self.boot_id()),
-            durable: false,
             parent: parent.map(|p| p.0),
             description: description.to_owned(),
             layer: layer.map(|l| LayerFile {
@@ -137,6 +135,10 @@ impl Store {
             file.write_all(&data)?;
             if sync {
                 file.sync_data()?;
+            } else {
+                // ext4 writes data out at once when a rename replaces a file (some milliseconds).
+                // Without a sync the old record is no better than none.
+                let _ = fs::remove_file(path);
             }
             fs::rename(&tmp, path)
         };

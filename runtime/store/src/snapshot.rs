@@ -111,11 +111,10 @@ struct SnapRow {
     record: SnapshotRecord,
     on_disk: bool,
     trusted: bool,
-    durable: bool,
 }
 
 const COLUMNS: &str = "id, parent, diff_id, tar_size, on_disk, durable OR boot = ?2, size, \
-                       description, created, durable";
+                       description, created";
 
 impl Store {
     fn snap_row(&self, r: &Row<'_>) -> rusqlite::Result<SnapRow> {
@@ -139,7 +138,6 @@ impl Store {
             },
             on_disk,
             trusted: r.get(5)?,
-            durable: r.get(9)?,
         })
     }
 
@@ -448,25 +446,22 @@ impl Store {
         })?;
         if let Some(row) = row.filter(|r| r.on_disk) {
             let r = &row.record;
-            let mut file = self.snapshot_file(id, r.parent, &r.description, r.layer.as_ref());
-            file.durable = row.durable;
+            let file = self.snapshot_file(id, r.parent, &r.description, r.layer.as_ref());
             self.write_record(&self.layout().snapshot(id).join("record.json"), &file, false)?;
         }
         Ok(())
     }
 
-    /// Says in the record file that the folder survives a power loss.
+    /// Says beside the record that the folder survives a power loss, for repair.
     pub(crate) fn mark_durable_file(&self, id: SnapshotId) -> Result<()> {
-        let Some(row) = self.read("look up a snapshot", |c| self.load(c, id))? else {
-            return Ok(());
-        };
-        if !row.on_disk {
-            return Ok(());
+        let dir = self.layout().snapshot(id);
+        match fs::File::create(dir.join("durable")) {
+            // A lazy snapshot has no folder.
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                Err(self.layout().err("create", &dir, e))
+            }
+            _ => Ok(()),
         }
-        let r = &row.record;
-        let mut file = self.snapshot_file(id, r.parent, &r.description, r.layer.as_ref());
-        file.durable = true;
-        self.write_record(&self.layout().snapshot(id).join("record.json"), &file, false)
     }
 
     /// All known forms of a layer.
