@@ -13,7 +13,7 @@
 //!   exclusively, sees no half of either.
 //! - Nothing is removed that a live [`Lease`] made or looked up.
 //!
-//! Reading order: [`layout`] (what lies where), [`store`] (opening), [`blob`], [`snapshot`],
+//! Reading order: [`layout`] (what lies where), [`store`] (opening), [`blob`], [`snapshot`], [`layer`],
 //! [`result`], [`image`], [`lease`], [`durable`], [`gc`], [`check`].
 
 pub mod error;
@@ -29,6 +29,7 @@ pub mod check;
 pub mod durable;
 pub mod gc;
 pub mod image;
+pub mod layer;
 pub mod lease;
 pub mod result;
 pub mod snapshot;
@@ -40,9 +41,10 @@ pub use check::CheckReport;
 pub use error::{Result, StoreError};
 pub use gc::{DiskUsage, Policy, Report};
 pub use image::{ImageRef, ImageRow, TagRow};
+pub use layer::{BlobRef, LayerInfo};
 pub use lease::Lease;
 pub use lock::{KeyLock, Wait};
 pub use result::ResultRow;
-pub use snapshot::{BlobRef, LayerInfo, NewSnapshot, Prepared, SnapshotRecord};
+pub use snapshot::{NewSnapshot, Prepared, SnapshotRecord};
 pub use stat::StatKey;
 pub use store::{OpenOptions, Store};

@@ -12,7 +12,7 @@ use rgraph_ir::{
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::snapshot::{BlobRef, LayerInfo};
+use crate::layer::{BlobRef, LayerInfo};
 use crate::store::Store;
 
 /// The number in each file.

@@ -7,41 +7,19 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rgraph_ir::{BlobDigest, DiffId, SnapshotId};
+use rgraph_ir::{DiffId, SnapshotId};
 
 use crate::error::{Result, StoreError};
 use crate::index::{
-    Connection, OptionalExtension as _, Row, Transaction, bytes32, int, opt_bytes32, opt_size,
-    params, size,
+    Connection, OptionalExtension as _, Row, Transaction, int, opt_bytes32, opt_size, params, size,
 };
+use crate::layer::{LayerInfo, insert_layer_blob, layer_blobs};
 use crate::lease::{Lease, LeaseInner};
 use crate::store::{Store, TxError};
 use crate::tree;
 
 /// A longer chain of parents is damage: images stop at 127 layers, steps at some thousands.
 const MAX_CHAIN: usize = 100_000;
-
-/// One form (one compression) of a layer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BlobRef {
-    /// The bytes as a registry has them.
-    pub digest: BlobDigest,
-    /// Their number.
-    pub size: u64,
-    /// What they are.
-    pub media_type: String,
-}
-
-/// What is known of a snapshot as a layer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LayerInfo {
-    /// The uncompressed tar.
-    pub diff_id: DiffId,
-    /// Its size in bytes.
-    pub tar_size: Option<u64>,
-    /// One form of it; [`Store::layer_blobs`] has all. The blob need not be in the store.
-    pub blob: Option<BlobRef>,
-}
 
 /// A snapshot to be.
 #[derive(Debug, Clone, Default)]
@@ -107,9 +85,9 @@ impl Drop for Prepared {
 }
 
 /// A row as it is, before anybody looked at the disk.
-struct SnapRow {
-    record: SnapshotRecord,
-    on_disk: bool,
+pub(crate) struct SnapRow {
+    pub(crate) record: SnapshotRecord,
+    pub(crate) on_disk: bool,
     trusted: bool,
 }
 
@@ -141,7 +119,7 @@ impl Store {
         })
     }
 
-    fn load(&self, c: &Connection, id: SnapshotId) -> rusqlite::Result<Option<SnapRow>> {
+    pub(crate) fn load(&self, c: &Connection, id: SnapshotId) -> rusqlite::Result<Option<SnapRow>> {
         let mut row = c
             .prepare_cached(&format!("SELECT {COLUMNS} FROM snapshots WHERE id = ?1"))?
             .query_row(params![int(id.0), self.boot_id()], |r| self.snap_row(r))
@@ -429,29 +407,6 @@ impl Store {
         Ok(true)
     }
 
-    /// Records what a snapshot is as a layer.
-    pub fn set_layer(&self, id: SnapshotId, layer: LayerInfo) -> Result<()> {
-        let row = self.write("record a layer", |t| {
-            let n = t.execute(
-                "UPDATE snapshots SET diff_id = ?2, tar_size = ifnull(?3, tar_size) WHERE id = ?1",
-                params![int(id.0), layer.diff_id.as_bytes(), layer.tar_size.map(int)],
-            )?;
-            if n == 0 {
-                return Err(StoreError::NoSnapshot { id }.into());
-            }
-            if let Some(b) = &layer.blob {
-                insert_layer_blob(t, &layer.diff_id, b)?;
-            }
-            Ok(self.load(t, id)?)
-        })?;
-        if let Some(row) = row.filter(|r| r.on_disk) {
-            let r = &row.record;
-            let file = self.snapshot_file(id, r.parent, &r.description, r.layer.as_ref());
-            self.write_record(&self.layout().snapshot(id).join("record.json"), &file, false)?;
-        }
-        Ok(())
-    }
-
     /// Says beside the record that the folder survives a power loss, for repair.
     pub(crate) fn mark_durable_file(&self, id: SnapshotId) -> Result<()> {
         let dir = self.layout().snapshot(id);
@@ -462,19 +417,6 @@ impl Store {
             }
             _ => Ok(()),
         }
-    }
-
-    /// All known forms of a layer.
-    pub fn layer_blobs(&self, diff_id: &DiffId) -> Result<Vec<BlobRef>> {
-        self.read("look up a layer", |c| layer_blobs(c, diff_id))
-    }
-
-    /// Adds a form of a layer.
-    pub fn add_layer_blob(&self, diff_id: &DiffId, blob: &BlobRef) -> Result<()> {
-        if self.layer_blobs(diff_id)?.contains(blob) {
-            return Ok(());
-        }
-        self.write("record a layer", |t| Ok(insert_layer_blob(t, diff_id, blob)?))
     }
 
     /// Records the bytes a snapshot takes on disk.
@@ -494,27 +436,4 @@ fn need_parent(t: &Transaction<'_>, parent: Option<SnapshotId>) -> Result<(), Tx
     let there =
         t.prepare_cached("SELECT 1 FROM snapshots WHERE id = ?1")?.exists(params![int(id.0)])?;
     if there { Ok(()) } else { Err(StoreError::NoSnapshot { id }.into()) }
-}
-
-fn insert_layer_blob(t: &Transaction<'_>, d: &DiffId, b: &BlobRef) -> rusqlite::Result<()> {
-    t.prepare_cached("INSERT OR IGNORE INTO layer_blobs VALUES(?1, ?2, ?3, ?4)")?
-        .execute(params![d.as_bytes(), b.digest.as_bytes(), int(b.size), b.media_type])
-        .map(drop)
-}
-
-/// Those that are in the store first.
-fn layer_blobs(c: &Connection, d: &DiffId) -> rusqlite::Result<Vec<BlobRef>> {
-    c.prepare_cached(
-        "SELECT l.digest, l.size, l.media_type FROM layer_blobs l
-         LEFT JOIN blobs b ON b.digest = l.digest WHERE l.diff_id = ?1
-         ORDER BY b.digest IS NULL, l.digest",
-    )?
-    .query_map(params![d.as_bytes()], |r| {
-        Ok(BlobRef {
-            digest: BlobDigest::from_bytes(bytes32(r, 0)?),
-            size: size(r, 1)?,
-            media_type: r.get(2)?,
-        })
-    })?
-    .collect()
 }
