@@ -490,7 +490,8 @@ fn users(runner: &Runner) {
 fn hostile_passwd(runner: &Runner) {
     let host = tempfile::NamedTempFile::new().unwrap();
     fs::write(host.path(), "app:x:7:7::/:\n").unwrap();
-    let traps: [(&str, &dyn Fn(&Path)); 4] = [
+    type Trap<'a> = (&'a str, &'a dyn Fn(&Path));
+    let traps: [Trap<'_>; 4] = [
         ("absolute link to the host", &|p| symlink(host.path(), p).unwrap()),
         ("relative link to the host", &|p| {
             let up = "../".repeat(20);
