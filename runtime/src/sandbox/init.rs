@@ -11,12 +11,12 @@ use std::path::Path;
 
 use rgraph_sys::caps::{self, CapSet};
 use rgraph_sys::seccomp::{self, Program};
-use rgraph_sys::tree::{self, As};
+use rgraph_sys::tree::{self, As, Kind};
 use rgraph_sys::{channel, mount, ns, spawn, wait};
 use serde::{Deserialize, Serialize};
 
 use super::error::InitError;
-use super::rootfs::{Root, Stub};
+use super::rootfs::{PlaceError, Root, Stub};
 use super::spec::{SandboxSpec, Security};
 use super::user::Identity;
 use super::{mounts, network, user};
@@ -83,7 +83,7 @@ impl Child<'_> {
         network::configure(spec.network)?;
         ns::set_hostname(network::hostname(spec)).map_err(InitError::at("set the host name"))?;
         self.filter_calls()?;
-        enter_dir(spec, &root)?;
+        enter_dir(spec, &mut root)?;
         ns::set_umask(0o022);
         limits(spec)?;
         self.stdio(&root, &who)?;
@@ -181,7 +181,7 @@ fn environment(spec: &SandboxSpec, who: &Identity) -> Result<Vec<CString>, InitE
 
 /// Changes to the working directory, which is made when it is missing. No link of `/proc` is
 /// followed, and the result is looked at: a directory of the host must not be reached.
-fn enter_dir(spec: &SandboxSpec, root: &Root) -> Result<(), InitError> {
+fn enter_dir(spec: &SandboxSpec, root: &mut Root) -> Result<(), InitError> {
     let outside = || InitError::CwdOutside { cwd: spec.cwd.clone() };
     let cwd = match spec.cwd.as_str() {
         "" => "/".to_owned(),
@@ -190,13 +190,14 @@ fn enter_dir(spec: &SandboxSpec, root: &Root) -> Result<(), InitError> {
     let path = Path::new(&cwd);
     let found = match tree::find(root.fd(), path, As::Handle) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            if path.components().nth(1).is_some_and(|c| c.as_os_str() == "proc") {
-                return Err(outside());
+            // By handle like a mount point, but it is the step's to keep.
+            match root.place(&cwd, Kind::Directory) {
+                Err(PlaceError::Reserved) => return Err(outside()),
+                Err(PlaceError::Io(e)) => {
+                    return Err(InitError::at(format!("make working directory `{}`", spec.cwd))(e));
+                }
+                Ok(made) => made,
             }
-            // The root is entered, so an absolute path is the step's.
-            std::fs::create_dir_all(path)
-                .and_then(|()| tree::find(root.fd(), path, As::Handle))
-                .map_err(InitError::at(format!("make working directory `{}`", spec.cwd)))?
         }
         // A link of /proc that leads to an open file, or links in a circle.
         Err(e) if e.raw_os_error() == Some(ELOOP) => return Err(outside()),

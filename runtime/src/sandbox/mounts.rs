@@ -78,7 +78,7 @@ pub(super) fn mount_all(
 fn memory_files(park: &dyn Fn(&OwnedFd) -> Result<(), MountError>) -> Result<OwnedFd, InitError> {
     let make =
         |options: &[(&'static str, Option<&str>)]| mount::filesystem("tmpfs", options, INERT);
-    let plain = [("mode", Some("0755")), ("size", Some("16m"))];
+    let plain = [("mode", Some("0755")), ("size", Some("256m"))];
     // Secrets must not reach a swap device; kernels before 6.4 cannot promise it.
     let files = make(&[plain[0], plain[1], ("noswap", None)])
         .or_else(|_| make(&plain))
