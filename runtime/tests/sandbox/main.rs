@@ -1,0 +1,127 @@
+//! Steps in real sandboxes, with busybox as the whole image.
+//!
+//! Its own `main`: the sandbox starts this very program again as its runner, which must happen
+//! before there is a second thread. `cargo test -p rgraph-runtime --test sandbox [FILTER]`;
+//! `-- measure` prints what a step costs instead.
+
+#![allow(missing_docs)]
+
+mod image;
+mod isolation;
+mod lifecycle;
+mod mounts;
+mod process;
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use rgraph_runtime::sandbox::*;
+
+use image::{Image, run};
+
+type Test = (&'static str, fn(&Runner));
+
+/// Names the test after its function.
+macro_rules! tests {
+    ($($module:ident::$name:ident,)*) => { &[$((concat!(stringify!($module), "::", stringify!($name)), $module::$name)),*] };
+}
+
+const TESTS: &[Test] = tests![
+    process::exit_codes,
+    process::streams_are_apart_and_complete,
+    process::programs_that_cannot_run,
+    process::names,
+    process::users,
+    process::hostile_passwd,
+    process::environment_is_exactly_what_was_given,
+    process::working_directory,
+    process::limits,
+    process::large_environment,
+    isolation::only_standard_streams_are_open,
+    isolation::capabilities_and_filter,
+    isolation::forbidden_calls,
+    isolation::device_nodes_cannot_be_opened,
+    isolation::proc_and_sys_are_covered,
+    isolation::host_mounts_are_hidden,
+    isolation::network_none_has_only_loopback,
+    isolation::own_binary_is_read_only,
+    mounts::mounts,
+    mounts::reserved_targets,
+    mounts::hostile_mount_points,
+    mounts::upper_holds_only_what_the_step_did,
+    mounts::mount_points_leave_no_trace,
+    lifecycle::cancel_kills_at_once_without_handler,
+    lifecycle::cancel_lets_a_handler_finish,
+    lifecycle::cancel_kills_after_the_grace_period,
+    lifecycle::dropping_kills,
+    lifecycle::steps_run_at_once,
+    lifecycle::nothing_outlives_a_killed_build,
+];
+
+fn main() -> ExitCode {
+    runner_main_if_asked();
+    let args: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
+    match args.first().map(String::as_str) {
+        Some("hold") => return lifecycle::hold(Path::new(&args[1])),
+        Some("measure") => return measure(),
+        _ => {}
+    }
+    let chosen = TESTS.iter().filter(|(name, _)| args.iter().all(|a| name.contains(a.as_str())));
+    if !is_root() {
+        println!("\n*** SKIPPED, NOT TESTED: {} sandbox tests need root ***\n", chosen.count());
+        return ExitCode::SUCCESS;
+    }
+    let runner = Runner::start().expect("the runner starts");
+    let mut failed = Vec::new();
+    for (name, test) in chosen {
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| test(&runner)));
+        println!("test {name} ... {}", if result.is_ok() { "ok" } else { "FAILED" });
+        if result.is_err() {
+            failed.push(*name);
+        }
+    }
+    if failed.is_empty() {
+        return ExitCode::SUCCESS;
+    }
+    println!("\nfailed: {}", failed.join(", "));
+    ExitCode::FAILURE
+}
+
+fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|m| m.uid() == 0)
+}
+
+/// What a step costs: overlay, namespaces, `true`, cleaning up.
+fn measure() -> ExitCode {
+    let start = Instant::now();
+    let runner = Runner::start().unwrap();
+    println!("runner started in {:?}", start.elapsed());
+    for (what, network, stubs) in [
+        ("host network", Network::Host, false),
+        ("host network, image without /etc/hosts", Network::Host, true),
+        ("network none", Network::None, false),
+    ] {
+        let mut times = Vec::new();
+        for _ in 0..50 {
+            let image = Image::new();
+            if !stubs {
+                for d in ["proc", "sys", "dev"] {
+                    fs::create_dir(image.at("l").join(d)).unwrap();
+                }
+                image.file("etc/hosts", "");
+                image.file("etc/resolv.conf", "");
+            }
+            let mut spec = image.spec(&["/bin/true"]);
+            spec.network = network;
+            let start = Instant::now();
+            assert_eq!(run(&runner, &spec).outcome, Outcome::Exited(0));
+            times.push(start.elapsed());
+        }
+        times.sort();
+        println!("{what}: median {:?}, least {:?}, most {:?}", times[25], times[0], times[49]);
+    }
+    ExitCode::SUCCESS
+}
