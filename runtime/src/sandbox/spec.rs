@@ -75,7 +75,8 @@ pub struct Rootfs {
     pub lowers: Vec<PathBuf>,
     /// Where changes go. Its own mode and owner are those of `/` in the step.
     pub upper: PathBuf,
-    /// Empty directory on the same file system, for the kernel.
+    /// Empty directory on the same file system, for the kernel. Of no use afterwards: a second
+    /// step needs a new one, even on the same upper.
     pub work: PathBuf,
     /// Overlay's marks are in `user.*` attributes (in a user namespace).
     pub userxattr: bool,

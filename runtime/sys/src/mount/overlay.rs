@@ -16,7 +16,8 @@ pub const MAX_LOWERS: usize = 500;
 pub struct OverlaySpec<'a> {
     /// Read-only directories, the **top** layer first.
     pub lowers: &'a [PathBuf],
-    /// Where changes go, and the kernel's scratch directory beside it; `None`: read-only.
+    /// Where changes go, and the kernel's scratch directory beside it; `None`: read-only. The
+    /// latter must be empty: one that a volatile overlay has used is refused by the kernel.
     pub upper: Option<(&'a Path, &'a Path)>,
     /// No syncs at all for the upper directory: right for what is thrown away after a crash.
     pub volatile: bool,
@@ -75,7 +76,13 @@ fn union(
             fs.string(key, OsStr::new(value))?;
         }
     }
-    fs.finish(AttrFlags::empty())
+    fs.finish(AttrFlags::empty()).map_err(|mut e| {
+        let used = |work: &Path| work.join("work/incompat/volatile").exists();
+        if e.kernel.is_none() && upper.is_some_and(|(_, work)| used(work)) {
+            e.kernel = Some("the work directory was used for a volatile overlay before".into());
+        }
+        e
+    })
 }
 
 /// `upperdir` and `workdir` have backslashes taken out of them by the kernel, `lowerdir+` has not.
@@ -172,6 +179,25 @@ mod tests {
             let err = write(&tree, "fresh").unwrap_err();
             assert_eq!(err.kind(), io::ErrorKind::ReadOnlyFilesystem, "{} lowers", lowers.len());
         }
+    }
+
+    #[test]
+    fn a_work_directory_serves_one_volatile_overlay() {
+        if !root() {
+            return;
+        }
+        let (_dir, at) = trees();
+        let lowers = [at("a")];
+        let upper = (at("u"), at("w"));
+        let spec = OverlaySpec {
+            lowers: &lowers,
+            upper: Some((&upper.0, &upper.1)),
+            volatile: true,
+            userxattr: false,
+        };
+        drop(overlay(&spec).unwrap());
+        let err = overlay(&spec).unwrap_err();
+        assert!(err.to_string().contains("volatile overlay before"), "{err}");
     }
 
     #[test]
