@@ -294,10 +294,22 @@ fn wait_on(id: WaitId<'_>) -> io::Result<Ended> {
 /// # Errors
 /// The error of `sigprocmask(2)`.
 pub fn default_signals() -> io::Result<()> {
-    for signal in 1..=libc::SIGRTMAX() {
-        // SAFETY: the default action is no function; nothing of this process can be called by it.
-        // Signals that cannot be changed make the call fail, which is what is wanted.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    // The kernel's `sigaction`, four words: no handler, no flags, no restorer, an empty mask.
+    let default = [0u64; 4];
+    for signal in 1..=64 {
+        // SAFETY: the kernel reads `default`, which has the structure's size, and writes nothing.
+        // The default action is no function, so nothing of this process can be called by it. Not
+        // through libc, which hides its own two signals: `posix_spawn` left them ignored. Signals
+        // that cannot be changed make the call fail, which is what is wanted.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal as libc::c_int,
+                default.as_ptr(),
+                std::ptr::null_mut::<u64>(),
+                size_of::<u64>(),
+            )
+        };
     }
     let mut none = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: `sigemptyset` initialises the set before `sigprocmask` reads it; the old mask is
