@@ -104,7 +104,9 @@ impl ArchiveFile {
             return Err(ArchiveError::Form("it is compressed".into()));
         }
         let mut members: HashMap<Vec<u8>, Place> = HashMap::new();
-        let mut tar = TarReader::new(&file);
+        // From its start, wherever the caller left the file's position.
+        let left = file.metadata().map_err(read_err)?.len();
+        let mut tar = TarReader::new(Section { file: &file, offset: 0, left });
         while let Some(m) = tar.next_member()? {
             // Links, devices and pipes are no content; what refers to them is not found.
             if m.kind != Kind::File {
