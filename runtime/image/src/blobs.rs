@@ -7,7 +7,7 @@ use rgraph_ir::limits::{MAX_CONFIG, MAX_MANIFEST};
 use rgraph_ir::{BlobDigest, Reference};
 
 use crate::assemble::Image;
-use crate::hash::{Mismatch, VerifyReader};
+use crate::hash::VerifyReader;
 use crate::manifest::{Descriptor, Document, Index, ManifestError};
 
 /// Deepest nesting of an index in an index.
@@ -25,7 +25,7 @@ pub trait BlobSource: Sync {
 /// Why a blob cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum BlobError {
-    /// It cannot be read.
+    /// It cannot be read, or a [`Mismatch`](crate::Mismatch) was found while reading.
     #[error("cannot read blob {digest}")]
     Io {
         /// Which.
@@ -34,9 +34,6 @@ pub enum BlobError {
         #[source]
         source: io::Error,
     },
-    /// It is something else than its descriptor says.
-    #[error("a blob is not what its descriptor says")]
-    Mismatch(#[from] Mismatch),
     /// A document over its limit.
     #[error("blob {digest} claims {got} bytes, {limit} are allowed for a document")]
     TooLarge {
@@ -54,7 +51,7 @@ pub enum BlobError {
         digest: BlobDigest,
         /// Why.
         #[source]
-        source: ManifestError,
+        source: Box<ManifestError>,
     },
     /// Indexes in indexes without end.
     #[error("index {0} is nested too deeply")]
@@ -94,7 +91,7 @@ pub fn read_manifest(
 ) -> Result<(Vec<u8>, Document), BlobError> {
     let bytes = read_document(blobs, d, MAX_MANIFEST)?;
     let document = Document::parse(&bytes, Some(&d.media_type))
-        .map_err(|source| BlobError::Document { digest: d.digest, source })?;
+        .map_err(|e| BlobError::Document { digest: d.digest, source: Box::new(e) })?;
     Ok((bytes, document))
 }
 

@@ -173,6 +173,7 @@ pub struct Index {
 
 /// What a manifest request may answer with.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "one is read per image, and taken apart at once")]
 pub enum Document {
     /// One image.
     Manifest(Manifest),

@@ -385,7 +385,8 @@ fn hostile_layouts_are_refused() {
 
 #[test]
 fn hostile_archives_are_refused() {
-    let make = |members: &[(Kind, &str, &str)]| {
+    type M<'a> = (Kind, &'a str, &'a str);
+    let make = |members: &[M<'_>]| {
         let mut out = tempfile::tempfile().unwrap();
         let mut w = TarWriter::new(&mut out);
         for (kind, path, text) in members {
@@ -413,7 +414,7 @@ fn hostile_archives_are_refused() {
     };
     use Kind::{File, Symlink};
     let good = m("c.json", "\"l.tar\"");
-    let cases: Vec<(&str, bool, Vec<(Kind, &str, &str)>)> = vec![
+    let cases: Vec<(&str, bool, Vec<M<'_>>)> = vec![
         (
             "good",
             true,

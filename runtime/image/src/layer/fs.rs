@@ -45,11 +45,7 @@ impl Meta {
     }
 }
 
-#[expect(
-    clippy::unnecessary_cast,
-    clippy::cast_lossless,
-    reason = "the fields' types differ between architectures"
-)]
+#[allow(clippy::unnecessary_cast, reason = "the fields' types differ between architectures")]
 fn meta(s: &Stat) -> Meta {
     let kind = match FileType::from_raw_mode(s.st_mode as u32) {
         FileType::RegularFile => Some(Kind::File),
