@@ -48,8 +48,9 @@ fn look(op: &Op) -> (&'static str, &'static str, &'static str) {
         Op::Source(SourceOp::Git(_)) => ("tab", "#e8e0f5", "#6b4fa0"),
         Op::Exec(_) => ("box", "#dff0dc", "#3d7a37"),
         Op::File(_) => ("component", "#f1f2f4", "#5b6472"),
-        Op::Merge(_) => ("invtrapezium", "#fbe2d4", "#b05a2a"),
-        Op::Diff(_) => ("trapezium", "#fbe2d4", "#b05a2a"),
+        // Trapezia would say it better, but grow far beyond their text.
+        Op::Merge(_) => ("box, peripheries=2", "#fbe2d4", "#b05a2a"),
+        Op::Diff(_) => ("cds", "#fbe2d4", "#b05a2a"),
     }
 }
 
@@ -189,8 +190,9 @@ impl Dot<'_> {
             };
             let mut attrs = line.to_owned();
             if !u.what.is_empty() {
-                let label = html(&lines(&u.what, 32, 96));
-                let _ = write!(attrs, ", label=<{label}>");
+                // Blanks keep the text off the line.
+                let label = html(&lines(&u.what, 40, 96));
+                let _ = write!(attrs, ", label=<&#160;{label}&#160;>");
             }
             self.line(1, &format!("{from} -> {to} [{attrs}];"));
         }
@@ -250,8 +252,8 @@ mod tests {
             "Dockerfile:3 \u{b7} linux/amd64",
             "Dockerfile:6 \u{b7} layer 4",
             "echo &quot;&lt;&amp;&gt;&quot;",
-            "v3 -> v4 [style=dashed, label=</out/app>];",
-            "v1 -> v2 [style=dashed, label=</>];",
+            "v3 -> v4 [style=dashed, label=<&#160;/out/app&#160;>];",
+            "v1 -> v2 [style=dashed];",
             "v5 -> image0",
             "image: stage-1",
             "5 layers",

@@ -26,7 +26,7 @@ pub(super) struct Use {
     pub edge: Edge,
     /// `root`, `content` or `seed`: by key, by content, not at all.
     pub role: &'static str,
-    /// What of it, and where: `/src`, `/out/app`, `mount /root/.cache`.
+    /// What of it, and where it is mounted: `/src`, `/out/app → /mnt`; empty: all.
     pub what: String,
 }
 
@@ -97,7 +97,8 @@ impl<'a> View<'a> {
             let (role, paths) = match v.op.keying(at) {
                 Keying::Chain => ("root", Vec::new()),
                 Keying::Content(sel) => {
-                    ("content", sel.paths.into_iter().map(|p| p.path).collect())
+                    let paths = sel.paths.into_iter().map(|p| p.path);
+                    ("content", paths.filter(|p| p != "/").collect())
                 }
                 Keying::Ignored => ("seed", Vec::new()),
             };
