@@ -18,6 +18,9 @@ use super::{ContextError, ListedEntry, Scan};
 /// Names the encoding.
 const DOMAIN: &[u8] = b"rgraph tree 1";
 
+/// How much encoding is gathered before it is hashed.
+const FLUSH: usize = 1 << 20;
+
 /// How often a file that changes while it is read is read again.
 const TRIES: usize = 3;
 /// Files above this are hashed by several threads.
@@ -124,6 +127,7 @@ fn put(out: &mut Vec<u8>, text: &[u8]) {
 impl Scan {
     /// Names all that was picked, by content.
     pub fn digest(&self) -> TreeDigest {
+        let mut h = blake3::Hasher::new();
         let mut out = DOMAIN.to_vec();
         out.extend([u8::from(self.owner), u8::from(self.mode)]);
         for picks in &self.parts {
@@ -141,10 +145,13 @@ impl Scan {
                     // The top one's name is said above, where it counts.
                     put(&mut out, if i == 0 { b"" } else { &e.path[e.below..] });
                     self.encode(e, &mut out);
+                    if out.len() > FLUSH {
+                        h.update_rayon(&out);
+                        out.clear();
+                    }
                 }
             }
         }
-        let mut h = blake3::Hasher::new();
         h.update_rayon(&out);
         TreeDigest::from_bytes(*h.finalize().as_bytes())
     }

@@ -9,8 +9,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rgraph_ir::pattern::{Glob, PatternSet};
 use rustix::fs::{
-    AtFlags, Mode, OFlags, RawDir, ResolveFlags, Statx, StatxFlags, openat, openat2, readlinkat,
-    statx,
+    AtFlags, FileType, Mode, OFlags, RawDir, ResolveFlags, Statx, StatxFlags, openat, openat2,
+    readlinkat, statx,
 };
 use rustix::io::Errno;
 
@@ -173,8 +173,8 @@ impl<'a> Tree<'a> {
                     Some(_) if *part == "**" && !last => self.folders_below(dir, &mut next)?,
                     Some(glob) => {
                         let names = self.names(dir)?;
-                        let fit = names.iter().filter(|n| glob.matches(n));
-                        next.extend(fit.map(|n| join(dir, n)));
+                        let fit = names.iter().filter(|(n, _)| glob.matches(n));
+                        next.extend(fit.map(|(n, _)| join(dir, n)));
                     }
                 }
             }
@@ -184,7 +184,7 @@ impl<'a> Tree<'a> {
     }
 
     /// Names in the folder `path` leads to; none when it is no folder.
-    fn names(&self, path: &[u8]) -> Result<Vec<Vec<u8>>, ContextError> {
+    fn names(&self, path: &[u8]) -> Result<Vec<(Vec<u8>, FileType)>, ContextError> {
         match self.resolve(path, true)? {
             Some(f) if Kind::of(&f.stat) == Kind::Dir && !self.hides_all(&f.real) => {
                 let dir = self.open(&f.real, OFlags::RDONLY | OFlags::DIRECTORY);
@@ -204,10 +204,17 @@ impl<'a> Tree<'a> {
     fn folders_below(&self, dir: &[u8], out: &mut BTreeSet<Vec<u8>>) -> Result<(), ContextError> {
         let mut todo = vec![dir.to_vec()];
         while let Some(dir) = todo.pop() {
-            for name in self.names(&dir)? {
+            for (name, kind) in self.names(&dir)? {
                 let child = join(&dir, &name);
-                let stat = self.resolve(&child, false)?;
-                if stat.is_some_and(|f| Kind::of(&f.stat) == Kind::Dir) {
+                let is_dir = match kind {
+                    FileType::Directory => true,
+                    // Some file systems do not say it in the listing.
+                    FileType::Unknown => {
+                        self.resolve(&child, false)?.is_some_and(|f| Kind::of(&f.stat) == Kind::Dir)
+                    }
+                    _ => false,
+                };
+                if is_dir {
                     todo.push(child);
                 }
             }
@@ -217,8 +224,8 @@ impl<'a> Tree<'a> {
     }
 }
 
-/// The names in a folder, sorted.
-pub(super) fn names(dir: &OwnedFd) -> Result<Vec<Vec<u8>>, Errno> {
+/// The names in a folder, sorted, with what the listing says of their types.
+pub(super) fn names(dir: &OwnedFd) -> Result<Vec<(Vec<u8>, FileType)>, Errno> {
     let mut buf = Vec::with_capacity(32 * 1024);
     let mut raw = RawDir::new(dir, buf.spare_capacity_mut());
     let mut out = Vec::new();
@@ -226,9 +233,42 @@ pub(super) fn names(dir: &OwnedFd) -> Result<Vec<Vec<u8>>, Errno> {
         let entry = entry?;
         let name = entry.file_name().to_bytes();
         if !matches!(name, b"." | b"..") {
-            out.push(name.to_vec());
+            out.push((name.to_vec(), entry.file_type()));
         }
     }
-    out.sort_unstable();
+    out.sort_unstable_by(|a, b| a.0.cmp(&b.0));
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_way_for_old_kernels_opens_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("a/b")).unwrap();
+        std::fs::write(dir.path().join("a/b/c"), "").unwrap();
+        std::os::unix::fs::symlink("a", dir.path().join("link")).unwrap();
+        let root = std::fs::File::open(dir.path()).unwrap();
+        let tree = Tree::new(root.as_fd(), None);
+        let base = OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        for (path, flags, want) in [
+            (".", OFlags::RDONLY, true),
+            ("a/b/c", OFlags::RDONLY, true),
+            ("a/b/c", OFlags::PATH, true),
+            ("link", OFlags::PATH, true),
+            ("link", OFlags::RDONLY, false),
+            ("link/b/c", OFlags::RDONLY, false),
+            ("a/none", OFlags::RDONLY, false),
+        ] {
+            let path = path.as_bytes();
+            assert_eq!(tree.open(path, flags).is_ok(), want, "openat2 {path:?}");
+            let stepwise = tree.open_stepwise(path, flags | base);
+            assert_eq!(stepwise.is_ok(), want, "stepwise {path:?}");
+            if let Err(e) = stepwise {
+                assert!(is_absent(e), "{e}");
+            }
+        }
+    }
 }

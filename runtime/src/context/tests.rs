@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use proptest::prelude::*;
 use rgraph_ir::TreeDigest;
 use rgraph_ir::op::{SelectedPath, Selector};
 use rgraph_ir::pattern::PatternSet;
@@ -376,4 +377,54 @@ fn several_places_keep_their_order() {
     assert_ne!(d(&two("/top", "/src")), d(&two("/src", "/top")));
     assert_ne!(d(&two("/top", "/none")), d(&two("/none", "/top")));
     assert_ne!(d(&two("/top", "/none")), d(&Selector::path("/top")));
+}
+
+/// Every path below `dir`, each with its kind.
+fn all_paths(dir: &Path, at: &str, out: &mut Vec<(String, bool)>) {
+    for e in fs::read_dir(dir.join(at)).unwrap() {
+        let e = e.unwrap();
+        let name = e.file_name().into_string().unwrap();
+        let path = if at.is_empty() { name } else { format!("{at}/{name}") };
+        let is_dir = e.file_type().unwrap().is_dir();
+        out.push((path.clone(), is_dir));
+        if is_dir {
+            all_paths(dir, &path, out);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
+
+    /// A walk that skips what it can gives what asking about every path gives.
+    #[test]
+    fn pruning_hides_nothing_that_is_free(
+        files in prop::collection::vec("[ab]/[ab]/[abc]|[ab]/[abc]|c", 1..12),
+        rules in prop::collection::vec("!?(a|b|\\*|\\*\\*)(/(a|b|c|\\*|\\*\\*)){0,2}", 0..5),
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        for f in &files {
+            let path = dir.path().join(f);
+            // One name may be wanted as file and as folder; the first one stays.
+            let _ = fs::create_dir_all(path.parent().unwrap()).and_then(|()| File::create(path));
+        }
+        let rules = rules.join("\n");
+        let set = PatternSet::parse(rules.as_bytes()).unwrap();
+        let mut all = Vec::new();
+        all_paths(dir.path(), "", &mut all);
+        let free = |p: &str| !set.matches_or_parent(p);
+        let mut want: Vec<String> = all
+            .iter()
+            .filter(|(p, is_dir)| {
+                let below = format!("{p}/");
+                free(p) || (*is_dir && all.iter().any(|(q, _)| q.starts_with(&below) && free(q)))
+            })
+            .map(|(p, _)| format!("/{p}"))
+            .chain(["/".to_owned()])
+            .collect();
+        want.sort();
+        let mut got = paths_of(dir.path(), &Selector::all(), &rules);
+        got.sort();
+        prop_assert_eq!(got, want);
+    }
 }

@@ -7,7 +7,9 @@ use std::os::fd::OwnedFd;
 
 use rgraph_ir::limits::MAX_TAR_PATH;
 use rgraph_ir::pattern::PatternSet;
-use rustix::fs::{AtFlags, Mode, OFlags, Statx, fgetxattr, flistxattr, openat, readlinkat, statx};
+use rustix::fs::{
+    AtFlags, FileType, Mode, OFlags, Statx, fgetxattr, flistxattr, openat, readlinkat, statx,
+};
 use rustix::io::Errno;
 
 use super::ContextError;
@@ -35,13 +37,13 @@ pub enum Kind {
 
 impl Kind {
     pub(super) fn of(stat: &Statx) -> Self {
-        match rustix::fs::FileType::from_raw_mode(u32::from(stat.stx_mode)) {
-            rustix::fs::FileType::Directory => Self::Dir,
-            rustix::fs::FileType::Symlink => Self::Symlink,
-            rustix::fs::FileType::Fifo => Self::Fifo,
-            rustix::fs::FileType::Socket => Self::Socket,
-            rustix::fs::FileType::CharacterDevice => Self::CharDevice,
-            rustix::fs::FileType::BlockDevice => Self::BlockDevice,
+        match FileType::from_raw_mode(u32::from(stat.stx_mode)) {
+            FileType::Directory => Self::Dir,
+            FileType::Symlink => Self::Symlink,
+            FileType::Fifo => Self::Fifo,
+            FileType::Socket => Self::Socket,
+            FileType::CharacterDevice => Self::CharDevice,
+            FileType::BlockDevice => Self::BlockDevice,
             _ => Self::File,
         }
     }
@@ -129,7 +131,7 @@ struct Frame {
     /// Given up with the last name, so that a deep chain needs few handles.
     dir: Option<OwnedFd>,
     path: Vec<u8>,
-    names: std::vec::IntoIter<Vec<u8>>,
+    names: std::vec::IntoIter<(Vec<u8>, FileType)>,
     /// Its own entry.
     entry: usize,
     if_used: bool,
@@ -171,7 +173,7 @@ pub(super) fn walk(
     let below = if real.is_empty() { 0 } else { real.len() + 1 };
     let mut stack = vec![enter(&mut out, dir, real, below, &stat, keep)?];
     while let Some(frame) = stack.last_mut() {
-        let Some(name) = frame.names.next() else {
+        let Some((name, _)) = frame.names.next() else {
             if frame.if_used && out.len() == frame.entry + 1 {
                 out.pop();
             }
@@ -244,8 +246,8 @@ fn enter(
     stat: &Statx,
     keep: Keep,
 ) -> Result<Frame, ContextError> {
-    let read = || -> Result<(Vec<u8>, Vec<Vec<u8>>), Errno> { Ok((xattrs(&dir)?, names(&dir)?)) };
-    let (xattrs, names) = read().map_err(|e| ContextError::read(&path, e))?;
+    let read = xattrs(&dir).and_then(|attrs| Ok((attrs, names(&dir)?)));
+    let (xattrs, names) = read.map_err(|e| ContextError::read(&path, e))?;
     let at = out.len();
     out.push(entry(path.clone(), below, Kind::Dir, stat, Content::Dir(xattrs)));
     let if_used = keep == Keep::IfUsed;
