@@ -100,6 +100,10 @@ impl Http {
             .connect_timeout(self.config.connect_timeout)
             .pool_idle_timeout(Duration::from_secs(60))
             .pool_max_idle_per_host(8)
+            // Per HTTP/2 connection as good as no limit, per stream a small one: readers that wait
+            // for each other must not starve because one of them fills the common window.
+            .http2_initial_stream_window_size(2 << 20)
+            .http2_initial_connection_window_size(1 << 30)
             .no_proxy();
         let direct = match trust {
             Trust::Nobody { direct } | Trust::Host { direct, .. } => *direct,

@@ -8,8 +8,8 @@
 //! - what was asked for by digest is that, byte for byte, or an error: a reader of a blob sees its
 //!   end only after size and digest were checked ([`BlobReader`]);
 //! - no answer is read further than its limit (`rgraph_ir::limits`) or its descriptor;
-//! - credentials and tokens reach only the host they are for ([`auth`], [`endpoint`]);
-//! - every wait and every number of tries is bounded ([`retry`], idle timeouts in [`http`]), and
+//! - credentials and tokens reach only the host they are for (`auth`, `endpoint`);
+//! - every wait and every number of tries is bounded (`retry`, idle timeouts in `http`), and
 //!   ends within a moment once the caller's [`Watch`] says so.
 //!
 //! Spec: OCI distribution-spec 1.1; distribution's token specification.
@@ -23,6 +23,7 @@ mod error;
 mod http;
 mod list;
 mod push;
+mod reader;
 mod retry;
 mod transfer;
 mod watch;
@@ -32,6 +33,6 @@ pub use config::{HostConfig, Mirror, Proxies, RegistryConfig};
 pub use credentials::{Credential, CredentialStore};
 pub use error::RegistryError;
 pub use push::Pushed;
+pub use reader::{BlobDesc, BlobReader};
 pub use retry::RetryPolicy;
-pub use transfer::{BlobDesc, BlobReader};
 pub use watch::{TransferEvent, Watch};

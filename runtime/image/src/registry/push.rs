@@ -18,8 +18,8 @@ use super::client::{Inner, ManifestRef, RegistryClient, content_digest};
 use super::endpoint::{Endpoint, host_of, same_origin};
 use super::error::{RegistryError, Result};
 use super::http::location;
+use super::reader::BlobDesc;
 use super::retry::Backoff;
-use super::transfer::BlobDesc;
 use super::watch::{Report as _, TransferEvent, Watch};
 
 /// Bytes per piece between the source and the connection, and pieces in between.

@@ -375,6 +375,30 @@ fn tokens_are_fetched_and_used_again() {
 }
 
 #[test]
+fn an_identity_token_is_shown_to_the_token_service_only() {
+    let server = Server::start("127.0.0.1", |q, out| {
+        let host = q.header("host").unwrap();
+        let challenge = format!("Bearer realm=\"http://{host}/token\",service=\"reg\"");
+        let body = String::from_utf8_lossy(&q.body);
+        match (q.path.as_str(), q.header("authorization")) {
+            ("/token", None) if body.ends_with("&refresh_token=id%26tok") => {
+                answer(out, 200, &[], br#"{"access_token":"short"}"#);
+            }
+            (_, Some("Bearer short")) => answer(out, 200, &[], b"blob"),
+            _ => answer(out, 401, &[("WWW-Authenticate", &challenge)], b""),
+        }
+    });
+    let mut config = quick();
+    let token = Credential::IdentityToken("id&tok".into());
+    config.credentials.fixed.push((server.addr.to_string(), token));
+    let (error, _) = pull(&server, config, b"blob");
+    assert_eq!(error, "");
+    let log = server.log();
+    assert_eq!((log.len(), log[1].method.as_str()), (3, "POST"));
+    assert!(log.iter().filter(|q| q.path != "/token").all(|q| q.body.is_empty()));
+}
+
+#[test]
 fn denied_without_and_with_a_login() {
     let server = Server::start("127.0.0.1", |_, out| {
         answer(out, 401, &[("WWW-Authenticate", "Basic realm=\"x\"")], b"");
