@@ -64,6 +64,22 @@ fn wrong_bytes_are_refused() {
 }
 
 #[test]
+fn one_byte_too_many_is_refused_even_if_it_comes_late() {
+    let good = noise(1000, 2);
+    for (extra, want) in [("", ""), ("1\r\nx\r\n", "size mismatch")] {
+        let body = good.clone();
+        let server = Server::start("127.0.0.1", move |_, out| {
+            head(out, 200, &[("Transfer-Encoding", "chunked")]);
+            let _ = out.write_all(b"3e8\r\n");
+            let _ = out.write_all(&body);
+            let _ = out.write_all(format!("\r\n{extra}0\r\n\r\n").as_bytes());
+        });
+        let (error, _) = pull(&server, quick(), &good);
+        assert!(error.starts_with(want) && want.is_empty() == error.is_empty(), "{error}");
+    }
+}
+
+#[test]
 fn a_reader_never_sees_the_end_of_a_wrong_blob() {
     let good = noise(50_000, 3);
     let mut bad = good.clone();
