@@ -212,7 +212,6 @@ fn realm(text: &str, base: &Url) -> Result<Url> {
         "http" if base.scheme() == "http" => {
             Err(refuse("a token service in plain HTTP must be on the registry's own host"))
         }
-        "http" => Err(refuse("a token service must use HTTPS")),
         _ => Err(refuse("a token service must use HTTPS")),
     }
 }
