@@ -104,7 +104,7 @@ impl<'a> Lines<'a> {
         let whole = rest.find('\n').map_or(rest, |i| &rest[..=i]);
         if whole.len() > MAX_LINE {
             self.stopped = true;
-            let span = self.span(start, start + 1);
+            let span = self.span(start, start);
             self.diags.push(
                 Diagnostic::error(
                     "line-too-long",

@@ -16,6 +16,8 @@ mod lex;
 mod lint;
 mod lower;
 mod parse;
+#[cfg(test)]
+mod testkit;
 
 pub use facts::{Facts, Query};
 pub use lower::{Lowered, Lowering, lower};

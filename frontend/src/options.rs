@@ -42,6 +42,8 @@ pub struct LowerOptions {
     pub source_date_epoch: Option<i64>,
     /// `RUN --device` and the like are taken.
     pub allow_labs: bool,
+    /// Most layers the image may have, base included; more is an error.
+    pub max_layers: usize,
     /// Every stage is lowered, not only what the target needs (`--check`).
     pub all_stages: bool,
 }
@@ -113,6 +115,7 @@ impl Default for LowerOptions {
             pull: false,
             source_date_epoch: None,
             allow_labs: true,
+            max_layers: rgraph_ir::limits::MAX_LAYERS,
             all_stages: false,
         }
     }

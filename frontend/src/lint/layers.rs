@@ -154,7 +154,12 @@ fn merged(row: &[Link<'_>]) -> String {
 }
 
 /// An error when the image gets more layers than can be used, a warning close to that.
-pub(crate) fn limit(target: &Target, ast: &Dockerfile, lint: &mut Lint) -> Option<Diagnostic> {
+pub(crate) fn limit(
+    target: &Target,
+    ast: &Dockerfile,
+    max: usize,
+    lint: &mut Lint,
+) -> Option<Diagnostic> {
     let count = target.layer_count();
     if count < WARN_LAYERS {
         return None;
@@ -163,18 +168,18 @@ pub(crate) fn limit(target: &Target, ast: &Dockerfile, lint: &mut Lint) -> Optio
     let made: Vec<Span> =
         target.history.iter().filter(|h| h.layer.is_some()).filter_map(|h| h.span).collect();
     // The first instruction whose layer is over the limit; with a base over it, the `FROM` line.
-    let crossing = MAX_LAYERS.checked_sub(base).and_then(|n| made.get(n).copied());
-    let at = if count > MAX_LAYERS { crossing.or(target.base.span) } else { made.last().copied() };
+    let crossing = max.checked_sub(base).and_then(|n| made.get(n).copied());
+    let at = if count > max { crossing.or(target.base.span) } else { made.last().copied() };
     let at = at.or(target.base.span).or_else(|| ast.stages.last().map(|s| s.span))?;
     let counted = format!(
         "{count} layers ({base} of the base image, {} of this file)",
         target.history.iter().filter(|h| h.layer.is_some()).count()
     );
     let help = merge_help(target, ast, count);
-    if count > MAX_LAYERS {
+    if count > max {
         let message = format!(
-            "the image would have {counted}, and {MAX_LAYERS} is the most that can be mounted; this line makes number {}",
-            (MAX_LAYERS + 1).max(base)
+            "the image would have {counted}, and {max} is the most that can be mounted; this line makes number {}",
+            max.saturating_add(1).max(base)
         );
         return Some(Diagnostic::error("too-many-layers", at, message).help(help));
     }

@@ -3,6 +3,8 @@
 
 mod file;
 pub(crate) mod layers;
+#[cfg(test)]
+mod rule_tests;
 pub(crate) mod rules;
 
 use std::collections::BTreeSet;

@@ -164,10 +164,14 @@ impl<'a> super::Cx<'a> {
                 continue;
             }
             match self.resolve(at, reached) {
-                Ok(Some(st)) => {
+                Ok(Some(mut st)) => {
+                    let triggers = std::mem::take(&mut st.config().on_build);
                     let node = &mut self.nodes[at];
                     node.resolved = true;
                     node.dispatched = node.stage.is_none() || node.named.is_some();
+                    if !node.dispatched {
+                        node.triggers = triggers;
+                    }
                     node.root = st.root;
                     node.state = Some(st);
                 }

@@ -2,7 +2,7 @@
 //! name folders by [`Ref::Local`] until [`Draft::finish`] puts everything the target reaches into the
 //! final graph.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use rgraph_ir::graph::GraphBuilder;
 use rgraph_ir::op::{LocalSource, Op, SourceOp};
@@ -66,7 +66,7 @@ impl Draft {
     }
 
     /// Adds what `roots` reach, inputs first, and says where each went.
-    pub fn finish(self, roots: &[Ref], graph: &mut GraphBuilder) -> HashMap<Ref, VertexId> {
+    pub fn finish(self, roots: &[Ref], graph: &mut GraphBuilder) -> Placed {
         let mut wanted = vec![false; self.vertices.len()];
         let mut wanted_local = vec![false; self.locals.len()];
         let mut mark = |r: &Ref, wanted: &mut Vec<bool>| match r {
@@ -80,7 +80,10 @@ impl Draft {
                 self.vertices[i].inputs.iter().for_each(|r| mark(r, &mut wanted));
             }
         }
-        let mut at = HashMap::new();
+        let mut at = Placed {
+            vertices: vec![None; self.vertices.len()],
+            locals: vec![None; self.locals.len()],
+        };
         for (i, local) in self.locals.into_iter().enumerate() {
             if !wanted_local[i] {
                 continue;
@@ -93,16 +96,33 @@ impl Draft {
                 shared_key_hint: Some(local.hint),
             }));
             let meta = VertexMeta { name: local.display, ..VertexMeta::default() };
-            at.insert(Ref::Local(i as u32), graph.add(op, Vec::new(), None, meta));
+            at.locals[i] = Some(graph.add(op, Vec::new(), None, meta));
         }
         for (i, v) in self.vertices.into_iter().enumerate() {
             if !wanted[i] {
                 continue;
             }
-            let inputs = v.inputs.iter().map(|r| Edge::main(at[r])).collect();
-            at.insert(Ref::Vertex(i as u32), graph.add(v.op, inputs, v.platform, v.meta));
+            let inputs = v.inputs.iter().filter_map(|r| at.edge(*r)).collect();
+            at.vertices[i] = Some(graph.add(v.op, inputs, v.platform, v.meta));
         }
         at
+    }
+}
+
+/// Where drafted vertices went.
+pub(super) struct Placed {
+    vertices: Vec<Option<VertexId>>,
+    locals: Vec<Option<VertexId>>,
+}
+
+impl Placed {
+    /// The edge in the final graph; there is one for everything below a root.
+    pub fn edge(&self, r: Ref) -> Option<Edge> {
+        let id = match r {
+            Ref::Vertex(i) => self.vertices[i as usize],
+            Ref::Local(i) => self.locals[i as usize],
+        };
+        id.map(Edge::main)
     }
 }
 

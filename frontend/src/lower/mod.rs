@@ -3,6 +3,7 @@
 //!
 //! Errors are collected: an instruction that cannot be lowered is skipped and the rest is looked at.
 
+mod args;
 mod base;
 mod config;
 mod copy;
@@ -16,6 +17,8 @@ mod path;
 mod run;
 mod stages;
 mod state;
+#[cfg(test)]
+mod tests;
 mod warn;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -24,11 +27,11 @@ use rgraph_ir::graph::GraphBuilder;
 use rgraph_ir::op::ProxyEnv;
 use rgraph_ir::pattern::PatternSet;
 use rgraph_ir::{
-    BuildPlan, Diagnostic, Edge, HistoryEntry, Platform, Severity, Span, Target, VertexMeta,
+    BuildPlan, Diagnostic, HistoryEntry, Platform, Severity, Span, Target, VertexMeta,
 };
 
 use crate::ast::{Dockerfile, Instruction, Kind, Word};
-use crate::expand::{Expanded, Lookup, Mode, expand, is_plain};
+use crate::expand::{Expanded, Mode, expand, is_plain};
 use crate::facts::{Facts, Query};
 use crate::lint::{Lint, layers, rules};
 use crate::options::{LowerOptions, NoCache};
@@ -56,6 +59,8 @@ pub struct Lowered {
 
 /// The name of the main context.
 const CONTEXT: &str = "context";
+/// The code of errors after which a stage is not looked at further.
+const TOO_LARGE: &str = "too-large";
 const HISTORY_COMMENT: &str = "buildkit.dockerfile.v0";
 
 /// Lowers `ast` for every platform asked for. Errors come all at once, in file order.
@@ -169,7 +174,7 @@ impl<'a> Cx<'a> {
             build_args.entry("SOURCE_DATE_EPOCH".to_owned()).or_insert_with(|| epoch.to_string());
         }
         Ok(Self {
-            proxy: proxy(&build_args),
+            proxy: args::proxy(&build_args),
             ast,
             opts,
             facts,
@@ -242,98 +247,6 @@ impl<'a> Cx<'a> {
         Mode::plain(self.ast.escape)
     }
 
-    /// What `build_args` and the global `ARG` lines say, over the automatic ones.
-    fn global_args(&mut self) {
-        let (bp, tp) = (&self.opts.build_platform, &self.platform);
-        let stage = match &self.opts.target {
-            Some(t) => t.clone(),
-            None => self.ast.stages.last().and_then(|s| s.name.clone()).unwrap_or_default(),
-        };
-        let stage = if stage.is_empty() { "default".to_owned() } else { stage };
-        // Without the os version, which only the target's own name shows.
-        let build = Platform { os_version: String::new(), ..bp.clone() }.to_string();
-        let automatic = [
-            ("BUILDPLATFORM", build),
-            ("BUILDOS", bp.os.clone()),
-            ("BUILDOSVERSION", bp.os_version.clone()),
-            ("BUILDARCH", bp.architecture.clone()),
-            ("BUILDVARIANT", bp.variant.clone()),
-            ("TARGETPLATFORM", tp.to_string()),
-            ("TARGETOS", tp.os.clone()),
-            ("TARGETOSVERSION", tp.os_version.clone()),
-            ("TARGETARCH", tp.architecture.clone()),
-            ("TARGETVARIANT", tp.variant.clone()),
-            ("TARGETSTAGE", stage),
-        ];
-        for (key, value) in &automatic {
-            self.globals.set(key, self.build_args.get(*key).unwrap_or(value));
-        }
-        let ast = self.ast;
-        let mut defaults = self.globals.clone();
-        let mut defaults_ok = true;
-        for i in &ast.global_args {
-            let Kind::Arg(args) = &i.kind else { continue };
-            for a in args {
-                self.declared.insert(&a.key.text);
-                let default = a.value.as_ref();
-                if let Some(v) = default {
-                    match expand(&v.text, &defaults, self.mode()) {
-                        Ok(e) => defaults.set(&a.key.text, &e.text),
-                        Err(_) => defaults_ok = false,
-                    }
-                }
-                let value = match (self.build_args.get(&a.key.text), default) {
-                    (Some(v), _) => v.clone(),
-                    (None, None) => continue,
-                    (None, Some(v)) => match expand(&v.text, &self.globals, self.mode()) {
-                        Ok(e) => e.text,
-                        Err(e) => {
-                            self.error("expansion", v.span, e.to_string());
-                            continue;
-                        }
-                    },
-                };
-                self.globals.set(&a.key.text, &value);
-            }
-        }
-        if defaults_ok {
-            self.lint_default_bases(&defaults);
-        }
-    }
-
-    /// `SOURCE_DATE_EPOCH` as a number of seconds.
-    fn source_date_epoch(&mut self) {
-        const KEY: &str = "SOURCE_DATE_EPOCH";
-        let given = self.build_args.get(KEY).cloned();
-        let value = given.or_else(|| self.globals.get(KEY).map(str::to_owned));
-        let Some(value) = value.filter(|v| !v.is_empty()) else {
-            self.build_args.remove(KEY);
-            return;
-        };
-        if let Ok(n) = value.parse() {
-            self.epoch = Some(n);
-            return;
-        }
-        let stage = self
-            .ast
-            .stages
-            .iter()
-            .find(|s| s.name.as_deref().is_some_and(|n| n.eq_ignore_ascii_case(&value)));
-        let span = stage
-            .map(|s| s.span)
-            .or_else(|| self.ast.global_args.iter().find(|i| i.text.contains(KEY)).map(|i| i.span));
-        let message = match stage {
-            Some(_) => {
-                format!("{KEY} from a stage is not supported: `{value}`; give seconds since 1970")
-            }
-            None if value == CONTEXT || self.opts.build_contexts.contains_key(&value) => {
-                format!("{KEY} from a context is not supported: `{value}`; give seconds since 1970")
-            }
-            None => format!("invalid {KEY}: {value}"),
-        };
-        self.diags.push(Diagnostic::new(Severity::Error, "source-date-epoch", span, message));
-    }
-
     fn dispatch_stages(&mut self, reachable: &[bool], target: usize) {
         // The last child of a stage takes its state instead of copying it.
         let mut children = vec![0usize; self.nodes.len()];
@@ -396,7 +309,12 @@ impl<'a> Cx<'a> {
                 _ => self.config_step(st, &step, &mut once),
             };
             if let Err(d) = result {
+                let stop = d.code == TOO_LARGE;
                 self.diags.push(*d);
+                // What follows would only be larger.
+                if stop {
+                    break;
+                }
             }
         }
         self.nodes[at].commands = commands;
@@ -481,7 +399,6 @@ impl<'a> Cx<'a> {
         let mut roots: Vec<Ref> = st.root.into_iter().collect();
         roots.extend(st.history.iter().filter_map(|h| h.layer));
         let at = std::mem::take(&mut self.draft).finish(&roots, graph);
-        let edge = |r: Ref| Edge::main(at[&r]);
         let history = st
             .history
             .iter()
@@ -489,7 +406,7 @@ impl<'a> Cx<'a> {
                 created_by: h.created_by.clone(),
                 comment: HISTORY_COMMENT.to_owned(),
                 author: None,
-                layer: h.layer.map(edge),
+                layer: h.layer.and_then(|r| at.edge(r)),
                 span: Some(h.span),
             })
             .collect();
@@ -497,13 +414,13 @@ impl<'a> Cx<'a> {
         let target = Target {
             stage,
             platform: if self.implicit { platform } else { self.platform.clone() },
-            root: st.root.map(edge),
+            root: st.root.and_then(|r| at.edge(r)),
             config: st.image,
             history,
             base: st.base,
         };
         layers::chained_runs(&target, graph, self.ast, &mut self.lint);
-        if let Some(d) = layers::limit(&target, self.ast, &mut self.lint) {
+        if let Some(d) = layers::limit(&target, self.ast, self.opts.max_layers, &mut self.lint) {
             return Err(vec![d]);
         }
         Ok(Outcome::Done { target: Box::new(target), warnings: self.lint.warnings })
@@ -528,23 +445,4 @@ impl Step<'_> {
     fn error(&self, code: &'static str, message: impl Into<String>) -> Box<Diagnostic> {
         Box::new(Diagnostic::error(code, self.instruction.span, message))
     }
-}
-
-/// Of two spellings of a key the later in byte order wins.
-fn proxy(args: &BTreeMap<String, String>) -> Option<ProxyEnv> {
-    let mut env = ProxyEnv::default();
-    let mut any = false;
-    for (key, value) in args {
-        let slot = match key.to_ascii_lowercase().as_str() {
-            "http_proxy" => &mut env.http,
-            "https_proxy" => &mut env.https,
-            "ftp_proxy" => &mut env.ftp,
-            "no_proxy" => &mut env.no,
-            "all_proxy" => &mut env.all,
-            _ => continue,
-        };
-        slot.clone_from(value);
-        any = true;
-    }
-    any.then_some(env)
 }

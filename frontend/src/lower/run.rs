@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use rgraph_ir::limits::MAX_CONFIG;
 use rgraph_ir::op::{
     ActionRef, Device, ExecOp, FileAction, FileActionKind, FileOp, MkfileAction, Mount, MountKind,
     NetworkMode, Op,
@@ -12,7 +13,7 @@ use super::draft::Inputs;
 use super::mounts::Mounts;
 use super::names::{shown, summary};
 use super::state::StageState;
-use super::{Cx, Step};
+use super::{Cx, Step, TOO_LARGE};
 use crate::ast::{CmdForm, Run};
 use crate::expand::{Lookup, Mode};
 
@@ -54,7 +55,7 @@ impl Cx<'_> {
         if let Some(size) = self.opts.shm_size.filter(|s| *s > 0) {
             found.list.push(Mount { dest: "/dev/shm".to_owned(), kind: MountKind::Tmpfs { size } });
         }
-        let env = st.vars.env();
+        let env = st.vars.env().map_err(|e| step.error(TOO_LARGE, e))?;
         let env = match &found.ssh_socket {
             Some(socket) if st.vars.get("SSH_AUTH_SOCK").is_none() => {
                 env.push_new("SSH_AUTH_SOCK".into(), socket.as_str().into())
@@ -74,6 +75,10 @@ impl Cx<'_> {
         let mut meta = self.meta(step, name);
         meta.ignore_cache = self.nodes[step.node].ignore_cache;
         let created_by = format!("RUN {} # buildkit", command_line(&args, st));
+        if st.history_size + created_by.len() > MAX_CONFIG as usize {
+            let message = format!("the image's history would be larger than {MAX_CONFIG} bytes");
+            return Err(step.error(TOO_LARGE, message));
+        }
         let op = ExecOp {
             args,
             env,

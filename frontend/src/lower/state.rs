@@ -18,7 +18,13 @@ pub(super) struct Vars {
     /// What `entries[..built_to]` is as an [`Env`].
     built: Env,
     built_to: usize,
+    /// How often a variable was put into `built`.
+    work: usize,
 }
+
+/// Most variables that may be put into environments by one stage: setting one again means that the
+/// list is made anew.
+const MAX_WORK: usize = 1 << 20;
 
 impl Vars {
     pub fn set(&mut self, key: &str, value: &str) {
@@ -38,7 +44,7 @@ impl Vars {
     }
 
     /// The list as the op takes it; shares all that did not change since the last call.
-    pub fn env(&mut self) -> Env {
+    pub fn env(&mut self) -> Result<Env, String> {
         if self.built_to == 0 && self.entries.len() > 2 * self.index.len() {
             self.entries.retain(Option::is_some);
             for (i, e) in self.entries.iter().enumerate() {
@@ -47,11 +53,15 @@ impl Vars {
                 }
             }
         }
+        self.work += self.entries.len() - self.built_to;
+        if self.work > MAX_WORK {
+            return Err("too many variables are set again between steps".to_owned());
+        }
         for (key, value) in self.entries[self.built_to..].iter().flatten() {
             self.built = self.built.push_new(key.clone(), value.clone());
         }
         self.built_to = self.entries.len();
-        self.built.clone()
+        Ok(self.built.clone())
     }
 
     pub fn names(&self) -> impl Iterator<Item = &str> {
@@ -110,6 +120,8 @@ pub(super) struct StageState {
     /// Everything but the variables.
     pub image: ImageConfig,
     pub history: Vec<History>,
+    /// Length of the history's texts, bytes.
+    pub history_size: usize,
     pub base: TargetBase,
     /// `ARG`s so far, with the values they had when declared.
     pub build_args: Vec<(String, Option<String>)>,
@@ -144,6 +156,7 @@ impl StageState {
             config_env,
             image,
             history: Vec::new(),
+            history_size: 0,
             base: TargetBase::default(),
             build_args: Vec::new(),
             workdir_set: false,
@@ -191,7 +204,9 @@ impl StageState {
     }
 
     pub fn commit(&mut self, created_by: impl Into<String>, layer: Option<Ref>, span: Span) {
-        self.history.push(History { created_by: created_by.into(), layer, span });
+        let created_by = created_by.into();
+        self.history_size += created_by.len();
+        self.history.push(History { created_by, layer, span });
     }
 
     /// The shell in force.
@@ -217,18 +232,18 @@ mod tests {
         let mut v = Vars::default();
         v.set("A", "1");
         v.set("B", "2");
-        assert_eq!(v.env().to_strings(), ["A=1", "B=2"]);
+        assert_eq!(v.env().unwrap().to_strings(), ["A=1", "B=2"]);
         v.set("A", "3");
         v.set("C", "4");
-        assert_eq!(v.env().to_strings(), ["B=2", "A=3", "C=4"]);
+        assert_eq!(v.env().unwrap().to_strings(), ["B=2", "A=3", "C=4"]);
         for i in 0..10 {
             v.set("B", &i.to_string());
         }
-        assert_eq!(v.env().to_strings(), ["A=3", "C=4", "B=9"]);
+        assert_eq!(v.env().unwrap().to_strings(), ["A=3", "C=4", "B=9"]);
         assert_eq!(v.get("B"), Some("9"));
         assert_eq!(v.get("A"), Some("3"));
         v.set("D", "");
-        assert_eq!(v.env().to_strings(), ["A=3", "C=4", "B=9", "D="]);
+        assert_eq!(v.env().unwrap().to_strings(), ["A=3", "C=4", "B=9", "D="]);
     }
 
     #[test]
@@ -240,7 +255,7 @@ mod tests {
         s.set_arg("X", "y");
         assert_eq!(s.vars.get("A"), Some("2"));
         s.adopt_config();
-        let env = s.vars.env().to_strings();
+        let env = s.vars.env().unwrap().to_strings();
         assert_eq!(env[0], "X=y");
         assert_eq!(env[2], "A=1");
     }

@@ -8,6 +8,8 @@ mod from;
 mod heredoc;
 mod json;
 mod run;
+#[cfg(test)]
+mod tests;
 pub(crate) mod value;
 mod words;
 
@@ -170,13 +172,14 @@ pub fn parse(src: &SourceFile) -> Parsed {
     ast.empty_continuations = std::mem::take(&mut lines.empty_continuations);
     diags.append(&mut lines.diags);
     if diags.is_empty() && ast.stages.is_empty() {
-        let end = src.text.trim_end().len();
+        let text = src.text.trim_end();
+        let start = text.char_indices().next_back().map_or(0, |(i, _)| i);
         let message = match (src.text.is_empty(), any) {
             (true, _) => "the Dockerfile cannot be empty",
             (false, false) => "file with no instructions",
             (false, true) => "dockerfile contains no stages to build",
         };
-        let at = lines.span(end.saturating_sub(1), end);
+        let at = lines.span(start, text.len());
         diags.push(
             Diagnostic::error("no-instructions", at, message)
                 .help("a Dockerfile starts with `FROM`, for example `FROM alpine`"),

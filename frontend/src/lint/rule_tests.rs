@@ -1,0 +1,131 @@
+use rgraph_ir::limits::MAX_LAYERS;
+
+use crate::LowerOptions;
+use crate::testkit::{lowered, said, warned};
+
+fn rules(text: &str) -> Vec<String> {
+    warned(text, &LowerOptions::default())
+}
+
+#[test]
+fn buildkits_rules() {
+    for (text, want) in [
+        ("FROM a AS B\n", vec!["1: StageNameCasing"]),
+        ("FROM a as b\n", vec!["1: FromAsCasing"]),
+        ("from a AS b\nrun x\n", vec!["1: FromAsCasing"]),
+        ("FROM a\nRUN x \\\n\n  y\n", vec!["3: NoEmptyContinuation"]),
+        ("FROM a\nrun x\nCMD [\"x\"]\n", vec!["2: ConsistentInstructionCasing"]),
+        ("FROM a AS b\nFROM a AS b\n", vec!["2: DuplicateStageName"]),
+        ("FROM a AS scratch\n", vec!["1: ReservedStageName"]),
+        ("FROM a\nCMD x\n", vec!["2: JSONArgsRecommended"]),
+        ("FROM a\nSHELL [\"s\"]\nCMD x\n", vec![]),
+        ("FROM a\nMAINTAINER m\n", vec!["2: MaintainerDeprecated"]),
+        ("FROM a$X\n", vec!["1: UndefinedArgInFrom"]),
+        ("ARG X\nFROM a$X\n", vec![]),
+        ("FROM a\nWORKDIR x\nWORKDIR y\n", vec!["2: WorkdirRelativePath"]),
+        ("FROM a\nENV A=$B\n", vec!["2: UndefinedVar"]),
+        ("FROM a\nARG B\nENV A=$B\n", vec![]),
+        ("FROM a\nCMD [\"x\"]\nCMD [\"y\"]\n", vec!["2: MultipleInstructionsDisallowed"]),
+        (
+            "FROM a\nENV A b\nLABEL c d\n",
+            vec!["2: LegacyKeyValueFormat", "3: LegacyKeyValueFormat"],
+        ),
+        ("FROM --platform=$TARGETPLATFORM a\n", vec!["1: RedundantTargetPlatform"]),
+        ("FROM --platform=linux/arm64 a\n", vec!["1: FromPlatformFlagConstDisallowed"]),
+        ("FROM --platform=linux/arm64 a AS arm64\n", vec![]),
+        ("FROM a\nENV MY_TOKEN=x PUBLIC_KEY=y\n", vec!["2: SecretsUsedInArgOrEnv"]),
+        ("ARG X\nFROM scratch AS b\nFROM ${X:-a} AS c\n", vec![]),
+        ("FROM a\nEXPOSE 80/TCP 1:2\n", vec!["2: ExposeInvalidFormat", "2: ExposeProtoCasing"]),
+        ("# x y\nFROM a AS b\n", vec![]),
+        ("# check=experimental=all\n# x y\nFROM a AS b\n", vec!["3: InvalidDefinitionDescription"]),
+        ("# check=skip=all\nFROM a AS B\n", vec![]),
+        ("# check=skip=StageNameCasing\nFROM a AS B\nCMD x\n", vec!["3: JSONArgsRecommended"]),
+        ("FROM a\n# check=skip=JSONArgsRecommended\nCMD x\n", vec![]),
+    ] {
+        let mut got = rules(text);
+        got.sort();
+        assert_eq!(got, want, "{text}");
+    }
+}
+
+#[test]
+fn error_true_ends_the_build() {
+    let text = "# check=error=true\nFROM a\nCMD x\n";
+    let e = lowered(text, &LowerOptions::default()).unwrap_err();
+    assert_eq!(said(text, &e), ["1: lint violation found for rules: JSONArgsRecommended"]);
+    // Our own rules do not end what BuildKit builds.
+    let own = "# check=error=true\nFROM a\nRUN a\nRUN b\nRUN c\n";
+    assert_eq!(rules(own), ["3: ChainedRun"]);
+    let wrong = "# check=foo=1\nFROM a\n";
+    assert!(lowered(wrong, &LowerOptions::default()).is_err());
+}
+
+#[test]
+fn ignored_sources() {
+    let opts = |p: &[&str]| LowerOptions {
+        ignore_patterns: p.iter().map(|s| (*s).to_owned()).collect(),
+        ..LowerOptions::default()
+    };
+    let text = "FROM a\nCOPY src/x y /\n";
+    assert_eq!(warned(text, &opts(&["src"])), ["2: CopyIgnoredFile"]);
+    assert!(warned(text, &opts(&["src", "!src/x"])).is_empty());
+    assert!(warned("FROM a\nCOPY --from=a src /\n", &opts(&["src"])).is_empty());
+}
+
+#[test]
+fn steps_in_a_row() {
+    for (text, want) in [
+        ("RUN a\n", vec![]),
+        ("RUN a\nRUN b\n", vec![]),
+        ("RUN a\nRUN b\nRUN c\n", vec!["2: ChainedRun"]),
+        ("RUN a\nRUN b\nRUN c\nRUN d\nRUN e\nRUN f\n", vec!["2: ChainedRun"]),
+        ("RUN a\nCOPY x /\nRUN b\n", vec![]),
+        ("RUN a\nRUN b\nCOPY x /\nRUN c\nRUN d\n", vec![]),
+        ("RUN apt-get update\nRUN rm -rf /var/lib/apt/lists/*\n", vec!["2: ChainedRun"]),
+        ("RUN rm -rf /x\nRUN b\n", vec![]),
+        ("RUN a\nUSER u\nRUN b\nUSER v\nRUN c\n", vec![]),
+        ("RUN a\nENV A=b\nRUN b\nRUN c\n", vec![]),
+        ("RUN a\nRUN [\"b\"]\nRUN c\n", vec![]),
+        ("RUN <<E\na\nE\nRUN b\nRUN c\n", vec![]),
+    ] {
+        let text = format!("FROM a\n{text}");
+        assert_eq!(rules(&text), want, "{text}");
+    }
+    // Only the target's own chain counts.
+    assert!(
+        rules("FROM a AS b\nRUN a\nRUN b\nRUN c\nFROM scratch\nCOPY --from=b / /\n").is_empty()
+    );
+
+    let text = "FROM a\nRUN --mount=type=cache,target=/c one\nRUN two || three\nRUN rm x;\n";
+    let done = lowered(text, &LowerOptions::default()).unwrap();
+    let w = &done.warnings[0];
+    assert_eq!(w.labels.len(), 3);
+    assert!(w.message.contains("3 layers"), "{}", w.message);
+    assert_eq!(
+        w.help.as_deref(),
+        Some(
+            "write them as one:\nRUN --mount=type=cache,target=/c \\\n    one && \\\n    { two || three; } && \\\n    rm x"
+        )
+    );
+}
+
+#[test]
+fn layers_are_counted() {
+    // The stub of a base image has one layer.
+    let file = |n: usize| {
+        (0..n).fold("FROM a\n".to_owned(), |t, i| t + &format!("COPY f{i} /\nLABEL l=m\n"))
+    };
+    let opts = LowerOptions::default();
+    assert!(warned(&file(123), &opts).is_empty());
+    assert_eq!(warned(&file(124), &opts), ["248: TooManyLayers"]);
+    assert_eq!(warned(&file(126), &opts), ["252: TooManyLayers"]);
+    let text = file(127);
+    let e = lowered(&text, &opts).unwrap_err();
+    assert_eq!(e.len(), 1);
+    // 126 lines of two fit beside the base: number 128 is made by the 127th COPY.
+    assert!(said(&text, &e)[0].starts_with("254: the image would have 128 layers (1 of the base"));
+    assert!(e[0].help.as_ref().unwrap().contains("lines 2 to 254"), "{:?}", e[0].help);
+    let free = LowerOptions { max_layers: usize::MAX, ..LowerOptions::default() };
+    assert!(lowered(&text, &free).is_ok());
+    assert_eq!(MAX_LAYERS, 127);
+}
