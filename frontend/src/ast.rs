@@ -191,8 +191,6 @@ pub struct Run {
     pub mounts: Vec<MountSpec>,
     /// `--network`.
     pub network: rgraph_ir::op::NetworkMode,
-    /// `--network` was given.
-    pub network_set: bool,
     /// `--security`.
     pub security: rgraph_ir::op::SecurityMode,
     /// `--device` in order.

@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 
+use rgraph_ir::near::nearest;
+
 use super::{Lint, rules};
 use crate::ast::{Dockerfile, Instruction, Kind, Stage, Word};
 
@@ -11,6 +13,7 @@ pub(crate) fn check(ast: &Dockerfile, lint: &mut Lint) {
         from_line(stage, lint);
     }
     names(ast, lint);
+    syntax(ast, lint);
     casing(ast, lint);
     for i in instructions(ast) {
         match &i.kind {
@@ -81,6 +84,67 @@ fn names(ast: &Dockerfile, lint: &mut Lint) {
             lint.warn(&rules::DUPLICATE_STAGE_NAME, stage.span, &[], message);
         }
     }
+}
+
+/// The file is read as a Dockerfile whatever `# syntax=` says.
+fn syntax(ast: &Dockerfile, lint: &mut Lint) {
+    let Some(word) = &ast.directives.syntax else { return };
+    let image = word.text.split(' ').next().unwrap_or_default();
+    let name = image.strip_prefix("docker.io/").unwrap_or(image);
+    let ours = ["docker/dockerfile", "docker/dockerfile-upstream"]
+        .iter()
+        .any(|n| name.strip_prefix(n).is_some_and(|r| r.is_empty() || r.starts_with([':', '@'])));
+    if !ours {
+        let message = format!("frontend `{image}` is not used: the file is read as a Dockerfile");
+        lint.warn(&rules::FOREIGN_SYNTAX, word.span, &[], message);
+    }
+}
+
+/// Build args that mean something without an `ARG` line.
+const AUTOMATIC: [&str; 12] = [
+    "SOURCE_DATE_EPOCH",
+    "BUILDPLATFORM",
+    "BUILDOS",
+    "BUILDOSVERSION",
+    "BUILDARCH",
+    "BUILDVARIANT",
+    "TARGETPLATFORM",
+    "TARGETOS",
+    "TARGETOSVERSION",
+    "TARGETARCH",
+    "TARGETVARIANT",
+    "TARGETSTAGE",
+];
+
+/// Build args nobody asked for, as one warning without a place.
+pub(crate) fn unconsumed<'a>(
+    ast: &Dockerfile,
+    given: impl Iterator<Item = &'a str>,
+    lint: &mut Lint,
+) {
+    let declared: HashSet<&str> = instructions(ast)
+        .filter_map(|i| match &i.kind {
+            Kind::Arg(args) => Some(args.iter().map(|a| a.key.text.as_str())),
+            _ => None,
+        })
+        .flatten()
+        .collect();
+    let known = |k: &str| {
+        declared.contains(k)
+            || AUTOMATIC.contains(&k)
+            || k.starts_with("BUILDKIT_")
+            || k.to_ascii_lowercase()
+                .strip_suffix("_proxy")
+                .is_some_and(|p| matches!(p, "http" | "https" | "ftp" | "no" | "all"))
+    };
+    let unknown: Vec<&str> = given.filter(|k| !known(k)).collect();
+    let near = unknown.iter().find_map(|k| nearest(k, declared.iter().copied()));
+    if unknown.is_empty() {
+        return;
+    }
+    let message = format!("One or more build-args [{}] were not consumed", unknown.join(" "));
+    let help = near.map(|n| format!("did you mean `{n}`?"));
+    lint.general(&rules::UNCONSUMED_BUILD_ARGS, message, help);
 }
 
 /// The keyword's case must be that of most.

@@ -120,11 +120,18 @@ fn report(row: &[Link<'_>], lint: &mut Lint) {
         };
         d.labels.push(rgraph_ir::Label { span: link.span, text: text.to_owned() });
     }
-    d.help = Some(format!("write them as one:\n{}", merged(row)));
+    d.help = Some(match merged(row) {
+        Some(text) => format!("write them as one:\n{text}"),
+        None => "write them as one RUN, with `&&` between the commands".to_owned(),
+    });
 }
 
-/// All steps as one instruction.
-fn merged(row: &[Link<'_>]) -> String {
+/// All steps as one instruction; `None` when their texts cannot simply be put together.
+fn merged(row: &[Link<'_>]) -> Option<String> {
+    let comment = |s: &str| s.starts_with('#') || s.contains(" #") || s.contains("\t#");
+    if row.iter().any(|l| comment(l.script) || l.script.contains("<<")) {
+        return None;
+    }
     let mut flags: Vec<&str> = Vec::new();
     for link in row {
         for m in link.run.mounts.iter().map(|m| m.written.as_str()) {
@@ -142,15 +149,23 @@ fn merged(row: &[Link<'_>]) -> String {
         .iter()
         .map(|l| {
             let s = l.script.trim().trim_end_matches(';').trim_end();
-            // `a || b && c` would run c only by chance.
-            if s.contains("||") || s.contains(" & ") || s.ends_with('&') {
-                format!("{{ {s}; }}")
-            } else {
-                s.to_owned()
-            }
+            if stands_alone(s) { s.to_owned() } else { format!("({s})") }
         })
         .collect();
-    out + &scripts.join(" && \\\n    ")
+    Some(out + &scripts.join(" && \\\n    "))
+}
+
+/// False for what would change the commands behind it: `a || b`, jobs, a folder or option that stays.
+fn stands_alone(script: &str) -> bool {
+    const STAYS: [&str; 13] = [
+        "cd", "pushd", "export", "set", "unset", "umask", "alias", "source", "trap", "exit",
+        "exec", "shopt", "ulimit",
+    ];
+    let word = |c: char| !c.is_alphanumeric() && c != '_' && c != '-' && c != '/';
+    !script.contains("||")
+        && !script.replace("&&", "").contains('&')
+        && !script.contains(". ")
+        && !script.split(word).any(|w| STAYS.contains(&w))
 }
 
 /// An error when the image gets more layers than can be used, a warning close to that.

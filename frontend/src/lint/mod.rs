@@ -14,7 +14,7 @@ use rgraph_ir::{Diagnostic, Severity, Span};
 use crate::ast::Word;
 use crate::directive;
 use crate::parse::value::boolean;
-pub(crate) use file::check as rules_of_file;
+pub(crate) use file::{check as rules_of_file, unconsumed};
 use rules::Rule;
 
 /// What `# check=` says.
@@ -116,6 +116,15 @@ impl Lint {
         let mut d = Diagnostic::warning(rule.id, span, message);
         d.url = rule.url;
         self.warnings.push(d);
+    }
+
+    /// Warns about something that stands nowhere in the file.
+    pub fn general(&mut self, rule: &'static Rule, message: String, help: Option<String>) {
+        if self.check.wants(rule) {
+            let mut d = Diagnostic::new(Severity::Warning, rule.id, None, message);
+            d.help = help;
+            self.warnings.push(d);
+        }
     }
 
     /// The error that `error=true` makes of warnings.

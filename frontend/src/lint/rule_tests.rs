@@ -104,9 +104,53 @@ fn steps_in_a_row() {
     assert_eq!(
         w.help.as_deref(),
         Some(
-            "write them as one:\nRUN --mount=type=cache,target=/c \\\n    one && \\\n    { two || three; } && \\\n    rm x"
+            "write them as one:\nRUN --mount=type=cache,target=/c \\\n    one && \\\n    (two || three) && \\\n    rm x"
         )
     );
+}
+
+#[test]
+fn merged_steps_mean_the_same() {
+    let help = |text: &str| {
+        let done = lowered(&format!("FROM a\n{text}"), &LowerOptions::default()).unwrap();
+        done.warnings[0].help.clone().unwrap()
+    };
+    let text = help("RUN cd /x && make\nRUN sleep 1 &\nRUN a && b-set\n");
+    assert!(
+        text.ends_with("RUN (cd /x && make) && \\\n    (sleep 1 &) && \\\n    a && b-set"),
+        "{text}"
+    );
+    // A comment would hide all that follows it.
+    assert!(help("RUN a # c\nRUN b\nRUN c\n").contains("with `&&` between"));
+}
+
+#[test]
+fn what_the_caller_gave_in_vain() {
+    let args = |list: &[&str]| LowerOptions {
+        build_args: list.iter().map(|k| ((*k).to_owned(), "v".to_owned())).collect(),
+        ..LowerOptions::default()
+    };
+    let text = "ARG G\nFROM a AS b\nARG VERSION\nFROM a\n";
+    let used = ["G", "VERSION", "http_proxy", "NO_PROXY", "TARGETARCH", "BUILDKIT_INLINE_CACHE"];
+    assert!(warned(text, &args(&used)).is_empty());
+    let done = lowered(text, &args(&["VERSON", "X"])).unwrap();
+    let w = &done.warnings[0];
+    assert_eq!(w.message, "One or more build-args [VERSON X] were not consumed");
+    assert_eq!(w.help.as_deref(), Some("did you mean `VERSION`?"));
+}
+
+#[test]
+fn another_frontend_is_named() {
+    for (syntax, want) in [
+        ("docker/dockerfile:1", 0),
+        ("docker.io/docker/dockerfile:1.7-labs", 0),
+        ("docker/dockerfile-upstream:master", 0),
+        ("docker/dockerfile@sha256:0", 0),
+        ("example.com/my/frontend", 1),
+    ] {
+        let text = format!("# syntax={syntax}\nFROM a\n");
+        assert_eq!(rules(&text).len(), want, "{syntax}");
+    }
 }
 
 #[test]

@@ -125,5 +125,9 @@ pub(crate) static EXPOSE_INVALID_FORMAT: Rule = buildkit(
 );
 /// Steps in a row that could be one.
 pub(crate) static CHAINED_RUN: Rule = own("ChainedRun");
+/// `# syntax=` names a frontend that is not this one.
+pub(crate) static FOREIGN_SYNTAX: Rule = own("ForeignSyntax");
+/// Build args that no `ARG` takes.
+pub(crate) static UNCONSUMED_BUILD_ARGS: Rule = own("UnconsumedBuildArgs");
 /// Close to the largest number of layers.
 pub(crate) static TOO_MANY_LAYERS: Rule = own("TooManyLayers");

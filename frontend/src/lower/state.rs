@@ -24,7 +24,7 @@ pub(super) struct Vars {
 
 /// Most variables that may be put into environments by one stage: setting one again means that the
 /// list is made anew.
-const MAX_WORK: usize = 1 << 20;
+const MAX_WORK: usize = 1 << 19;
 
 impl Vars {
     pub fn set(&mut self, key: &str, value: &str) {

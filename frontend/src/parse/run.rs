@@ -66,7 +66,6 @@ pub(super) fn parse(
         only_heredoc,
         mounts,
         network,
-        network_set: network != NetworkMode::Default,
         security,
         devices,
     })))
