@@ -7,6 +7,10 @@ pub mod cancel;
 pub mod drive;
 pub mod event;
 pub mod explain;
+#[cfg(any(test, feature = "fake"))]
+pub mod fake;
+#[cfg(test)]
+mod fake_tests;
 pub mod key;
 pub mod machine;
 pub mod outcome;

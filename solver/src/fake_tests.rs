@@ -1,0 +1,265 @@
+//! What the machine and the driver must hold to, on scripted and on thousands of random graphs.
+
+use std::collections::HashSet;
+
+use rgraph_ir::{Edge, Graph, GraphBuilder, Op, VertexId, VertexMeta};
+
+use crate::fake::*;
+use crate::ports::{Ports, TaskError, Tree};
+use crate::{CancelToken, Policy, Solution, SolveError, solve_edges};
+
+fn meta(name: &str) -> VertexMeta {
+    VertexMeta { name: name.to_owned(), ..VertexMeta::default() }
+}
+
+fn set_sources(w: &FakeWorker, rng: &mut Rng) {
+    for s in 0..4 {
+        // Two pins may be one tree.
+        w.set_source(&format!("s{s}"), rng.next() % 4 + 100 * (rng.next() % 2));
+    }
+}
+
+fn right(w: &FakeWorker, g: &Graph, s: &Solution, seed: u64) {
+    let want = w.oracle(g);
+    for (e, t) in &s.trees {
+        // A hit is lazy: whether the target itself is still there is the exporter's to find out.
+        if let Some(got) = w.content(*t) {
+            assert_eq!(got, want[e.vertex.at()], "seed {seed}, {e:?}");
+        }
+    }
+}
+
+fn no_step_twice(w: &FakeWorker, g: &Graph, seed: u64) {
+    let runs = w.take_runs();
+    let vertices: HashSet<_> = runs.iter().map(|r| r.0).collect();
+    assert_eq!(vertices.len(), runs.len(), "seed {seed}: a vertex ran twice");
+    let steps: Vec<_> =
+        runs.iter().filter(|r| !matches!(g.vertex(r.0).op, Op::Source(_))).collect();
+    let keys: HashSet<_> = steps.iter().map(|r| r.1).collect();
+    assert_eq!(keys.len(), steps.len(), "seed {seed}: a key ran twice");
+}
+
+/// Two definitions, one key: the second waits and takes the first one's result.
+#[test]
+fn equal_keys_run_once() {
+    for seed in 0..200 {
+        let mut g = GraphBuilder::new();
+        let (a, b) = (image("a"), image("b"));
+        let a = g.add(a, vec![], None, meta("a"));
+        let b = g.add(b, vec![], None, meta("b"));
+        let x = g.add(exec("x", true, &[]), vec![Edge::main(a)], None, meta("x"));
+        let y = g.add(exec("x", true, &[]), vec![Edge::main(b)], None, meta("y"));
+        let both = vec![Edge::main(x), Edge::main(y)];
+        let z = g.add(exec("z", true, &["/"]), both, None, meta("z"));
+        let g = g.finish();
+        let w = FakeWorker::default();
+        w.set_source("a", 3);
+        w.set_source("b", 3);
+        let cache = FakeCache::new(&w);
+        let s = simulate(&g, &[Edge::main(z)], &w, &cache, &mut Rng(seed), None).unwrap();
+        right(&w, &g, &s, seed);
+        assert_eq!(w.take_steps().len(), 2, "seed {seed}");
+        assert_eq!(s.keys[&x], s.keys[&y]);
+    }
+}
+
+/// A result that is gone is found missing while it is digested, not while something runs on it.
+#[test]
+fn a_loss_found_by_a_digest_is_healed() {
+    for seed in 0..50 {
+        let mut g = GraphBuilder::new();
+        let a = g.add(image("a"), vec![], None, meta("a"));
+        let x = g.add(exec("x", true, &[]), vec![Edge::main(a)], None, meta("x"));
+        let g1 = {
+            let mut g = GraphBuilder::new();
+            let a = g.add(image("a"), vec![], None, meta("a"));
+            g.add(exec("x", true, &[]), vec![Edge::main(a)], None, meta("x"));
+            g.finish()
+        };
+        let y = g.add(exec("y", false, &["/low"]), vec![Edge::main(x)], None, meta("y"));
+        let g = g.finish();
+        let w = FakeWorker::default();
+        let cache = FakeCache::new(&w);
+        let mut rng = Rng(seed);
+        let s = simulate(&g1, &[Edge::main(x)], &w, &cache, &mut rng, None).unwrap();
+        let Tree::Snapshot(id) = s.trees[&Edge::main(x)] else { panic!("no snapshot") };
+        w.lose(id);
+        w.take_steps();
+        let s = simulate(&g, &[Edge::main(y)], &w, &cache, &mut rng, None).unwrap();
+        right(&w, &g, &s, seed);
+        let names: Vec<_> = w.take_steps().into_iter().map(|s| s.0).collect();
+        assert_eq!(names, ["x", "y"], "seed {seed}");
+    }
+}
+
+#[test]
+fn sequences_of_builds_are_right_and_repeat_nothing() {
+    for seed in 0..4000 {
+        let mut rng = Rng(seed);
+        let (g, targets) = random_graph(&mut rng, false);
+        let w = FakeWorker::default();
+        let cache = FakeCache::new(&w);
+        let mut ever: HashSet<(String, Vec<u64>)> = HashSet::new();
+        for _ in 0..4 {
+            set_sources(&w, &mut rng);
+            let s = simulate(&g, &targets, &w, &cache, &mut rng, None).unwrap();
+            right(&w, &g, &s, seed);
+            no_step_twice(&w, &g, seed);
+            let steps = w.take_steps();
+            for step in &steps {
+                assert!(!ever.contains(step), "seed {seed}: {step:?} again");
+            }
+            ever.extend(steps);
+        }
+        // Warm, and warm when only the targets' results are left.
+        for min in [false, true] {
+            if min {
+                let s = simulate(&g, &targets, &w, &cache, &mut rng, None).unwrap();
+                let keep: HashSet<_> =
+                    targets.iter().filter_map(|e| s.keys.get(&e.vertex).copied()).collect();
+                cache.retain(|k| keep.contains(&k));
+            }
+            w.take_runs();
+            let s = simulate(&g, &targets, &w, &cache, &mut rng, None).unwrap();
+            right(&w, &g, &s, seed);
+            // An image that is itself a target has no record worth asking for.
+            let ran = w.take_runs();
+            let is_target = |v: VertexId| targets.iter().any(|e| e.vertex == v);
+            let ran: Vec<_> = ran
+                .iter()
+                .filter(|r| !(is_target(r.0) && matches!(g.vertex(r.0).op, Op::Source(_))))
+                .collect();
+            assert!(ran.is_empty(), "seed {seed}, min {min}: {ran:?}");
+        }
+    }
+}
+
+#[test]
+fn losses_evictions_and_cancellation_never_give_a_wrong_tree() {
+    let (mut ended, mut healed) = (0, 0);
+    for seed in 0..4000 {
+        let mut rng = Rng(seed ^ 0xabcd_0000);
+        let (g, targets) = random_graph(&mut rng, false);
+        let w = FakeWorker::default();
+        let cache = FakeCache::new(&w);
+        for _ in 0..5 {
+            if rng.one_in(2) {
+                set_sources(&w, &mut rng);
+            }
+            let mut lost = 0;
+            for id in w.snapshots() {
+                if rng.one_in(6) {
+                    w.lose(id);
+                    lost += 1;
+                }
+            }
+            if rng.one_in(2) {
+                let mut r = rng.clone();
+                cache.retain(|_| !r.one_in(4));
+            }
+            let cancel = rng.one_in(4).then(|| rng.below(40));
+            match simulate(&g, &targets, &w, &cache, &mut rng, cancel) {
+                Ok(s) => {
+                    right(&w, &g, &s, seed);
+                    healed += usize::from(lost > 0);
+                }
+                Err(SolveError { vertex: None, cause: TaskError::Cancelled }) => {
+                    assert!(cancel.is_some(), "seed {seed}");
+                    ended += 1;
+                }
+                Err(e) => panic!("seed {seed}: {e}: {}", e.cause),
+            }
+        }
+    }
+    assert!(ended > 1000 && healed > 1000, "{ended} {healed}");
+}
+
+#[test]
+fn what_ignores_the_cache_runs_once_and_its_users_follow_its_tree() {
+    for seed in 0..4000 {
+        let mut rng = Rng(seed ^ 0x1234_0000);
+        let (mut g, mut targets) = random_graph(&mut rng, true);
+        while g.iter().all(|(_, v)| !v.meta.ignore_cache) {
+            (g, targets) = random_graph(&mut rng, true);
+        }
+        // What gives another tree at every run is only what ignores the cache wherever it stands.
+        let command = |op: &Op| match op {
+            Op::Exec(e) => e.args[0].clone(),
+            _ => String::new(),
+        };
+        let kept: HashSet<String> =
+            g.iter().filter(|(_, v)| !v.meta.ignore_cache).map(|(_, v)| command(&v.op)).collect();
+        let w = FakeWorker::default();
+        let cache = FakeCache::new(&w);
+        for _ in 0..4 {
+            if rng.one_in(3) {
+                set_sources(&w, &mut rng);
+            }
+            for (_, v) in g.iter() {
+                if !kept.contains(&command(&v.op)) {
+                    w.set_salt(&command(&v.op), rng.next() % 3);
+                }
+            }
+            let cancel = rng.one_in(4).then(|| rng.below(40));
+            let Ok(s) = simulate(&g, &targets, &w, &cache, &mut rng, cancel) else {
+                assert!(cancel.is_some(), "seed {seed}");
+                w.take_runs();
+                continue;
+            };
+            right(&w, &g, &s, seed);
+            no_step_twice(&w, &g, seed);
+        }
+    }
+}
+
+fn drive(
+    g: &Graph,
+    target: VertexId,
+    w: &FakeWorker,
+    cache: &FakeCache<'_>,
+    cancel: &CancelToken,
+) -> Result<Solution, SolveError> {
+    let ports = Ports { worker: w, cache, clock: &FakeClock::default() };
+    solve_edges(g, &[Edge::main(target)], &ports, &Policy::default(), cancel, &())
+}
+
+#[test]
+fn threads_solve_as_the_simulation_does() {
+    for seed in 0..200 {
+        let mut rng = Rng(seed);
+        let (g, targets) = random_graph(&mut rng, false);
+        let w = FakeWorker::default();
+        set_sources(&w, &mut rng);
+        let cache = FakeCache::new(&w);
+        let target = targets[0].vertex;
+        let cold = drive(&g, target, &w, &cache, &CancelToken::new()).unwrap();
+        right(&w, &g, &cold, seed);
+        no_step_twice(&w, &g, seed);
+        w.take_steps();
+        let warm = drive(&g, target, &w, &cache, &CancelToken::new()).unwrap();
+        right(&w, &g, &warm, seed);
+        assert_eq!(w.take_steps(), [], "seed {seed}");
+    }
+}
+
+#[test]
+fn the_first_failure_is_the_answer_and_finished_steps_are_kept() {
+    let mut g = GraphBuilder::new();
+    let a = g.add(image("a"), vec![], None, meta("a"));
+    let x = g.add(exec("x", true, &[]), vec![Edge::main(a)], None, meta("x"));
+    let y = g.add(exec("y", true, &[]), vec![Edge::main(x)], None, meta("y"));
+    let g = g.finish();
+    let w = FakeWorker::default();
+    let cache = FakeCache::new(&w);
+    w.set_failing("y");
+    for ran in [1, 0] {
+        let e = drive(&g, y, &w, &cache, &CancelToken::new()).unwrap_err();
+        assert_eq!(e.vertex, Some(y));
+        assert!(matches!(e.cause, TaskError::Exit { code: 1 }));
+        assert_eq!(w.take_steps().len(), ran);
+    }
+    let cancelled = CancelToken::new();
+    cancelled.cancel();
+    let e = drive(&g, y, &w, &cache, &cancelled).unwrap_err();
+    assert!(e.vertex.is_none() && matches!(e.cause, TaskError::Cancelled));
+}
