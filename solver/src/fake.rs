@@ -178,7 +178,7 @@ impl FakeWorker {
         std::mem::take(&mut self.state().runs)
     }
 
-    /// The commands that ran since the last call, with what they saw of their inputs.
+    /// The commands that ran since the last call, mounts included, with what they saw of their inputs.
     pub fn take_steps(&self) -> Vec<(String, Vec<u64>)> {
         std::mem::take(&mut self.state().steps)
     }
@@ -277,7 +277,9 @@ impl Worker for FakeWorker {
                     return Err(TaskError::Exit { code: 1 });
                 }
                 let tree = result(op, &looked, s.salt(op));
-                s.steps.push((e.args[0].clone(), looked));
+                let mounts: Vec<&MountKind> = e.mounts.iter().map(|m| &m.kind).collect();
+                let what = format!("{} {:?} {mounts:?}", e.args[0], e.root);
+                s.steps.push((what, looked));
                 tree
             }
         };

@@ -264,7 +264,12 @@ pub trait ResultCache: Sync {
     fn last_recipe(&self, slot: &Slot) -> Result<Option<KeyRecipe>, CacheError>;
 
     /// Remembers a result. `Some(k)`: an earlier key `k` gave an equal tree, and stands for this
-    /// one from now on.
+    /// one from now on (`k` may be the key itself). The outputs of a lookup of `k` are then taken
+    /// instead, when its hit says that `k` is still canonical.
+    ///
+    /// Where the key stood for another tree until now (a step that ignored the cache), what was
+    /// remembered for its users is outdated: drop its content digests, and give a new canonical key
+    /// made from the key and the tree, which later calls of [`Self::canonical`] and hits give too.
     fn record(&self, rec: &Record<'_>) -> Result<Option<CacheKey>, CacheError>;
 }
 
