@@ -31,14 +31,14 @@ pub struct Rng(pub u64);
 
 impl Rng {
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         mix(self.0)
     }
 
     /// A number below `n`, which is not 0.
     pub fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
+        (self.draw() % n as u64) as usize
     }
 
     /// True once in `n` times.
@@ -278,7 +278,9 @@ impl Worker for FakeWorker {
                 }
                 let tree = result(op, &looked, s.salt(op));
                 let mounts: Vec<&MountKind> = e.mounts.iter().map(|m| &m.kind).collect();
-                let what = format!("{} {:?} {mounts:?}", e.args[0], e.root);
+                // A live root is keyed by content, any other by its key: two different steps.
+                let live = e.root.is_some() && matches!(task.inputs[0], Tree::Context(_));
+                let what = format!("{} {:?} {live} {mounts:?}", e.args[0], e.root);
                 s.steps.push((what, looked));
                 tree
             }
