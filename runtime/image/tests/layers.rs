@@ -368,6 +368,54 @@ fn hard_links_holes_and_odd_owners_survive() {
     fs::remove_file(up.join("socket")).unwrap();
     assert_eq!(tree(&up), tree(&copy));
     assert_eq!(tree(&copy)[Path::new("setuid")].xattrs[&b"security.capability"[..]], cap);
+
+    // GNU tar reads the same from it.
+    let gnu = dir.path().join("gnu");
+    fs::create_dir(&gnu).unwrap();
+    fs::write(dir.path().join("layer.tar"), &tar).unwrap();
+    let status = std::process::Command::new("tar")
+        .args(["--xattrs", "--xattrs-include=*", "--numeric-owner", "-xpf", "../layer.tar"])
+        .current_dir(&gnu)
+        .status()
+        .unwrap();
+    assert!(status.success());
+    assert_eq!(tree(&gnu), tree(&up));
+}
+
+#[test]
+fn rootless_marks_are_read_and_written() {
+    if !root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (up, copy) = (dir.path().join("up"), dir.path().join("copy"));
+    fs::create_dir_all(up.join("d")).unwrap();
+    fs::create_dir(&copy).unwrap();
+    let opaque = "user.overlay.opaque";
+    rustix::fs::lsetxattr(up.join("d"), opaque, b"y", XattrFlags::empty()).unwrap();
+    fs::write(up.join("d/f"), "x").unwrap();
+    let write = |upper: &Path, userxattr| {
+        let mut tar = Vec::new();
+        let opts = LayerWriteOptions { userxattr, ..LayerWriteOptions::default() };
+        write_layer(&LayerSource { upper, lowers: &[] }, &opts, &mut tar).map(|s| (tar, s)).unwrap()
+    };
+    assert_eq!(write(&up, false).1.whiteouts, 0);
+    let (tar, stats) = write(&up, true);
+    assert_eq!(stats.whiteouts, 1);
+    let opts = UnpackOptions { userxattr: true, ..UnpackOptions::default() };
+    unpack_layer(tar.as_slice(), &copy, &opts).unwrap();
+    let mut value = [0u8; 4];
+    assert_eq!(rustix::fs::lgetxattr(copy.join("d"), opaque, &mut value[..]).unwrap(), 1);
+    assert_eq!(write(&copy, true).0, tar);
+}
+
+#[test]
+fn names_that_mean_deletions_cannot_be_written() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join(".wh.x"), "").unwrap();
+    let src = LayerSource { upper: dir.path(), lowers: &[] };
+    let e = write_layer(&src, &LayerWriteOptions::default(), &mut Vec::new()).unwrap_err();
+    assert!(e.to_string().contains(".wh.x"), "{e}");
 }
 
 #[test]
