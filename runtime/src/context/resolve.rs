@@ -36,6 +36,9 @@ pub(super) struct Found {
     pub stat: Statx,
 }
 
+/// What is at a path, and the text of the link when it is one.
+type Look = (Statx, Option<Vec<u8>>);
+
 /// Appends a component.
 pub(super) fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
     if dir.is_empty() { name.to_vec() } else { [dir, b"/", name].concat() }
@@ -78,8 +81,8 @@ impl<'a> Tree<'a> {
     }
 
     /// What is at a real path, and the text of the link when it is one.
-    fn look(&self, real: &[u8]) -> Result<Option<(Statx, Option<Vec<u8>>)>, ContextError> {
-        let look = || -> Result<(Statx, Option<Vec<u8>>), Errno> {
+    fn look(&self, real: &[u8]) -> Result<Option<Look>, ContextError> {
+        let look = || -> Result<Look, Errno> {
             let fd = self.open(real, OFlags::PATH)?;
             let stat = statx(&fd, "", AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW, WANT)?;
             let link = match Kind::of(&stat) {
