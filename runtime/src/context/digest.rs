@@ -32,12 +32,15 @@ pub(super) fn hash_files<'e>(
     entries: impl Iterator<Item = &'e mut Entry>,
     cache: Option<&dyn StatCache>,
 ) -> Result<(), ContextError> {
-    let mut unread = Vec::new();
-    for e in entries.filter(|e| e.content == Content::Unread) {
-        match cache.and_then(|c| c.lookup(&e.stamp)) {
-            Some(digest) => e.content = Content::File(digest),
-            None => unread.push(e),
+    let mut unread: Vec<_> = entries.filter(|e| e.content == Content::Unread).collect();
+    if let Some(cache) = cache {
+        let stamps: Vec<Stamp> = unread.iter().map(|e| e.stamp).collect();
+        for (e, known) in unread.iter_mut().zip(cache.lookup_all(&stamps)) {
+            if let Some(digest) = known {
+                e.content = Content::File(digest);
+            }
         }
+        unread.retain(|e| e.content == Content::Unread);
     }
     unread.into_par_iter().try_for_each(|e| hash_file(tree, e, cache))
 }
@@ -114,7 +117,7 @@ fn read_all(fd: &OwnedFd, size: u64) -> Result<FileDigest, Errno> {
         }
     }
     // After the bytes their count, so that attributes cannot be taken for content.
-    h.update(&xattrs(fd)?);
+    h.update(&xattrs(fd, false)?);
     h.update(&len.to_le_bytes());
     Ok(FileDigest(*h.finalize().as_bytes()))
 }

@@ -112,10 +112,27 @@ pub fn scan(
     ignore: Option<&PatternSet>,
     cache: Option<&dyn StatCache>,
 ) -> Result<Scan, ContextError> {
+    scan_with(root, sel, ignore, cache, false)
+}
+
+/// The digest of an overlay's upper folder, or of a layer kept in that form: all of it, with the
+/// marks that say a folder hides what is below it. Two layers with equal ones do the same to
+/// whatever they lie on.
+pub fn layer_digest(root: BorrowedFd<'_>) -> Result<TreeDigest, ContextError> {
+    Ok(scan_with(root, &Selector::all(), None, None, true)?.digest())
+}
+
+fn scan_with(
+    root: BorrowedFd<'_>,
+    sel: &Selector,
+    ignore: Option<&PatternSet>,
+    cache: Option<&dyn StatCache>,
+    overlay: bool,
+) -> Result<Scan, ContextError> {
     let tree = Tree::new(root, ignore);
     let mut parts = Vec::with_capacity(sel.paths.len());
     for path in &sel.paths {
-        parts.push(select(&tree, path)?);
+        parts.push(select(&tree, path, overlay)?);
     }
     let entries = parts.iter_mut().flatten().flat_map(|p: &mut Pick| &mut p.entries);
     digest::hash_files(&tree, entries, cache)?;
@@ -142,13 +159,17 @@ pub fn list(
     Ok(scan(root, sel, ignore, cache)?.entries())
 }
 
-fn select(tree: &Tree<'_>, sel: &SelectedPath) -> Result<Vec<Pick>, ContextError> {
+fn select(tree: &Tree<'_>, sel: &SelectedPath, overlay: bool) -> Result<Vec<Pick>, ContextError> {
     let SelectedPath { path, wildcard, follow, name, include, exclude } = sel;
     let compile = |list: &[String]| {
         PatternSet::new(list).map_err(|source| ContextError::Pattern { path: path.clone(), source })
     };
-    let filter =
-        Filter { ignore: tree.ignore, include: compile(include)?, exclude: compile(exclude)? };
+    let filter = Filter {
+        ignore: tree.ignore,
+        include: compile(include)?,
+        exclude: compile(exclude)?,
+        overlay,
+    };
     let named: Vec<Vec<u8>> = if *wildcard {
         tree.matches(path)?
     } else {

@@ -64,6 +64,12 @@ pub trait StatCache: Sync {
     /// The digest recorded for a file with this stamp.
     fn lookup(&self, stamp: &Stamp) -> Option<FileDigest>;
 
+    /// The digests recorded for many files, one answer each, in order. Worth its own code where one
+    /// question for many is cheaper than many questions.
+    fn lookup_all(&self, stamps: &[Stamp]) -> Vec<Option<FileDigest>> {
+        stamps.iter().map(|s| self.lookup(s)).collect()
+    }
+
     /// Records a digest. Only settled stamps come here.
     fn record(&self, stamp: Stamp, digest: FileDigest);
 

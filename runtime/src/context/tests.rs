@@ -395,6 +395,18 @@ fn all_paths(dir: &Path, at: &str, out: &mut Vec<(String, bool)>) {
     }
 }
 
+#[test]
+fn marks_of_opaque_folders_count_in_layers_only() {
+    let dir = tree();
+    let root = File::open(dir.path()).unwrap();
+    let layer = || layer_digest(root.as_fd()).unwrap();
+    let (plain, before) = (digest_of(dir.path(), &Selector::all()), layer());
+    let flags = rustix::fs::XattrFlags::empty();
+    rustix::fs::setxattr(dir.path().join("src"), "user.overlay.opaque", b"y", flags).unwrap();
+    assert_eq!(digest_of(dir.path(), &Selector::all()), plain);
+    assert_ne!(layer(), before);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
 

@@ -93,6 +93,8 @@ pub(super) struct Filter<'a> {
     pub include: PatternSet,
     /// Asked about paths below the selected one.
     pub exclude: PatternSet,
+    /// The tree is an overlay's upper folder: its marks of opaque folders count.
+    pub overlay: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -171,7 +173,7 @@ pub(super) fn walk(
         .map_err(|e| ContextError::read(&real, e))?;
     // Below the folder begins after its name and a slash, but the root has neither.
     let below = if real.is_empty() { 0 } else { real.len() + 1 };
-    let mut stack = vec![enter(&mut out, dir, real, below, &stat, keep)?];
+    let mut stack = vec![enter(&mut out, dir, real, below, &stat, keep, filter.overlay)?];
     while let Some(frame) = stack.last_mut() {
         let Some((name, _)) = frame.names.next() else {
             if frame.if_used && out.len() == frame.entry + 1 {
@@ -223,7 +225,7 @@ fn visit(
             if frame.names.len() == 0 {
                 frame.dir = None;
             }
-            return enter(out, inner, path, below, &stat, keep).map(Some);
+            return enter(out, inner, path, below, &stat, keep, filter.overlay).map(Some);
         }
         Kind::Symlink => match readlinkat(dir, name, Vec::new()) {
             Ok(link) => {
@@ -245,8 +247,9 @@ fn enter(
     below: usize,
     stat: &Statx,
     keep: Keep,
+    overlay: bool,
 ) -> Result<Frame, ContextError> {
-    let read = xattrs(&dir).and_then(|attrs| Ok((attrs, names(&dir)?)));
+    let read = xattrs(&dir, overlay).and_then(|attrs| Ok((attrs, names(&dir)?)));
     let (xattrs, names) = read.map_err(|e| ContextError::read(&path, e))?;
     let at = out.len();
     out.push(entry(path.clone(), below, Kind::Dir, stat, Content::Dir(xattrs)));
@@ -282,8 +285,9 @@ fn last_name(path: &[u8]) -> &[u8] {
 }
 
 /// The extended attributes that a copy carries, sorted, encoded with lengths: `security.capability`
-/// and `user.*`, but not what overlayfs keeps there for itself.
-pub(super) fn xattrs(fd: &OwnedFd) -> Result<Vec<u8>, Errno> {
+/// and `user.*`, but not what overlayfs keeps there for itself, unless
+/// `overlay` asks for its marks of opaque folders.
+pub(super) fn xattrs(fd: &OwnedFd, overlay: bool) -> Result<Vec<u8>, Errno> {
     let mut list = vec![0u8; 512];
     let len = loop {
         match flistxattr(fd, &mut list[..]) {
@@ -298,6 +302,7 @@ pub(super) fn xattrs(fd: &OwnedFd) -> Result<Vec<u8>, Errno> {
         .filter(|k| {
             *k == b"security.capability"
                 || (k.starts_with(b"user.") && !k.starts_with(b"user.overlay."))
+                || (overlay && matches!(*k, b"user.overlay.opaque" | b"trusted.overlay.opaque"))
         })
         .collect();
     keys.sort_unstable();
