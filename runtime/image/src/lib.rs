@@ -3,10 +3,8 @@
 //!
 //! Reading order: [`tar`] (the byte format, hostile in, deterministic out), [`layer`] (a folder of
 //! overlay's upper form to a layer and back, compression), [`config`] and [`manifest`] (the JSON
-//! documents), [`assemble`] (a target and its layers to an image), [`layout`] and [`archive`]
-//! (images as files), [`registry`] (images over the network).
 //! documents), [`assemble`] (a target and its layers to an image), [`blobs`] (where blobs come from),
-//! [`layout`] and [`archive`] (images as files).
+//! [`layout`] and [`archive`] (images as files), [`registry`] (images over the network).
 
 mod hash;
 mod json;
@@ -19,11 +17,12 @@ pub mod manifest;
 
 pub mod assemble;
 
-pub mod registry;
-
 pub mod blobs;
 
 pub mod archive;
 pub mod layout;
+
+pub mod registry;
+
 pub use hash::{Mismatch, VerifyReader};
 pub use json::JsonError;
