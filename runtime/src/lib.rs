@@ -1,3 +1,28 @@
-//! The world: containers, snapshots, downloads and exports behind the solver's ports.
+//! The world: runs ops in sandboxes, keeps results in the store, fetches sources, writes outputs.
+//!
+//! Reading order: [`local_backend`] (a whole build), [`worker`] (one vertex), [`ops`], [`snapshot`]
+//! and [`tree`] (file system states), [`sandbox`] (a process), [`context`] (the caller's folders),
+//! [`fetch`] (sources), [`cache`] (results by key), [`export`] (outputs).
 
+pub mod local_backend;
+
+pub mod worker;
+
+pub mod ops;
+
+pub mod snapshot;
+pub mod tree;
+
+pub mod context;
 pub mod sandbox;
+
+pub mod fetch;
+
+pub mod cache;
+pub mod export;
+pub mod import;
+
+pub mod host;
+
+pub use local_backend::{LocalBackend, SystemClock};
+pub use worker::report;

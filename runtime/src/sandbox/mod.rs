@@ -23,7 +23,7 @@ mod network;
 mod rootfs;
 mod runner;
 mod spec;
-mod user;
+pub(crate) mod user;
 
 pub use error::{InitError, SandboxError};
 pub use launch::{Finished, Outcome, Runner, Running, Stream};

@@ -15,7 +15,7 @@ const MAX_USER_FILE: u64 = 10 << 20;
 
 /// The identity of a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Identity {
+pub(crate) struct Identity {
     pub uid: u32,
     pub gid: u32,
     pub groups: Vec<u32>,
@@ -37,7 +37,7 @@ struct Group<'a> {
 }
 
 /// Looks `user` up in the tree `root`.
-pub(super) fn look_up(root: impl AsFd, user: &str) -> Result<Identity, InitError> {
+pub(crate) fn look_up(root: impl AsFd, user: &str) -> Result<Identity, InitError> {
     let read = |path: &str| match tree::read_small(&root, Path::new(path), MAX_USER_FILE) {
         Ok(bytes) => Ok(String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned()),
         Err(e) => Err(InitError::UserFile { path: path.into(), reason: e.to_string() }),

@@ -1,0 +1,222 @@
+//! Images: put together from a target and its layers, kept in the store, pushed.
+
+use std::time::{Duration, SystemTime};
+
+use rgraph_image::assemble::{AssembleOptions, Image, Layer, assemble};
+use rgraph_ir::request::{ImageOutput, LayerOptions};
+use rgraph_image::manifest::{Index, OCI_INDEX};
+use rgraph_ir::{BlobDigest, ManifestDigest, SnapshotId, Target};
+use rgraph_solver::backend::BuiltImage;
+use rgraph_store::{ImageRef, ImageRow};
+
+use super::layers::is_virtual;
+use super::{Built, ExportError, Exporter, NamedLayer};
+
+/// An image with everything its documents name.
+pub(super) struct Whole {
+    /// Its documents.
+    pub image: Image,
+    /// Its layers, bottom first.
+    pub layers: Vec<NamedLayer>,
+    /// What is said of it.
+    pub built: BuiltImage,
+}
+
+impl Exporter<'_> {
+    /// Puts an image together.
+    pub(super) fn whole(
+        &self,
+        b: &Built<'_>,
+        layers: Vec<NamedLayer>,
+        opts: &LayerOptions,
+        annotations: &std::collections::BTreeMap<String, String>,
+    ) -> Result<Whole, ExportError> {
+        let parts: Vec<Layer> = layers
+            .iter()
+            .map(|l| Layer {
+                diff_id: l.diff_id,
+                blob: l.blob.digest,
+                size: l.blob.size,
+                media_type: l.blob.media_type.clone(),
+            })
+            .collect();
+        let image = assemble(
+            b.target,
+            &parts,
+            &AssembleOptions {
+                // What an image is does not depend on when it is looked at: it is as old as its
+                // newest layer, so that an unchanged rebuild gives the same image id.
+                created: newest(&layers),
+                epoch: self.request.source_date_epoch,
+                oci_media_types: opts.oci_media_types,
+                annotations: annotations.clone(),
+            },
+        )?;
+        let built = BuiltImage {
+            platform: b.target.platform.clone(),
+            config: image.config_digest,
+            manifest: image.manifest_digest,
+            media_type: image.media_type.to_owned(),
+            size: image.manifest.len() as u64,
+            layers: layers.len(),
+        };
+        Ok(Whole { image, layers, built })
+    }
+
+    /// Keeps the images in the local store under every name. Layers stay directories: nothing is
+    /// packed.
+    pub(super) fn keep(&self, built: &[Built<'_>], o: &ImageOutput) -> Result<Vec<BuiltImage>, ExportError> {
+        if o.push {
+            return self.push(built, o);
+        }
+        let mut out = Vec::new();
+        for b in built {
+            let layers = self.named_layers(b.top)?;
+            let whole = self.whole(b, layers, &o.layers, &Default::default())?;
+            self.put(&whole, b.top)?;
+            out.push(whole);
+        }
+        let names = self.names(&o.names);
+        let top = match &out[..] {
+            [one] => one.built.manifest,
+            several => self.put_index(several)?,
+        };
+        self.make_durable(&out, Some(top))?;
+        for name in names {
+            self.store.tag(name, &ImageRef { manifest: top })?;
+            self.say(&format!("naming to {name}"));
+        }
+        Ok(out.into_iter().map(|w| w.built).collect())
+    }
+
+    /// Writes config and manifest into the store, unless they are there.
+    pub(super) fn put_documents(&self, w: &Whole) -> Result<(), ExportError> {
+        let docs = [(w.built.config.into(), &w.image.config), (w.built.manifest.into(), &w.image.manifest)];
+        for (digest, bytes) in docs {
+            if !self.store.has_blob(&digest)? {
+                self.store.put_blob(bytes)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps one image that was made of `top` in the local store.
+    pub(crate) fn keep_one(
+        &self,
+        target: &Target,
+        top: Option<SnapshotId>,
+        layers: &LayerOptions,
+    ) -> Result<BuiltImage, ExportError> {
+        let o = ImageOutput { names: Vec::new(), push: false, layers: layers.clone(), insecure: false };
+        let images = self.keep(&[Built { target, top }], &o)?;
+        images.into_iter().next().ok_or(ExportError::NotASnapshot)
+    }
+
+    /// Makes the store know an image.
+    pub(super) fn put(&self, w: &Whole, top: Option<SnapshotId>) -> Result<(), ExportError> {
+        self.put_documents(w)?;
+        let manifest = w.built.manifest;
+        if self.store.image_record(&manifest)?.is_none() {
+            self.store.put_image(&ImageRow {
+                manifest,
+                config: w.built.config,
+                platform: w.built.platform.to_string(),
+                size: w.layers.iter().map(|l| l.blob.size).sum(),
+                created: w.image.created.clone(),
+                layers: w.layers.iter().map(|l| l.diff_id).collect(),
+                snapshot: top,
+            })?;
+            let mut children = vec![BlobDigest::from(w.built.config)];
+            children.extend(w.layers.iter().filter(|l| !is_virtual(l)).map(|l| l.blob.digest));
+            self.store.link_blobs(&manifest.into(), &children)?;
+        }
+        Ok(())
+    }
+
+    fn put_index(&self, images: &[Whole]) -> Result<ManifestDigest, ExportError> {
+        let parts = images.iter().map(|w| w.image.descriptor()).collect();
+        let bytes = Index::new(OCI_INDEX, parts, None).to_json();
+        let digest = BlobDigest::of(&bytes);
+        if !self.store.has_blob(&digest)? {
+            self.store.put_blob(&bytes)?;
+            let children: Vec<BlobDigest> = images.iter().map(|w| w.built.manifest.into()).collect();
+            self.store.link_blobs(&digest, &children)?;
+        }
+        Ok(ManifestDigest::from(digest))
+    }
+
+    /// The commit point of an image in the store.
+    fn make_durable(&self, images: &[Whole], top: Option<ManifestDigest>) -> Result<(), ExportError> {
+        let mut blobs: Vec<BlobDigest> = top.map(BlobDigest::from).into_iter().collect();
+        let mut snapshots = Vec::new();
+        for w in images {
+            blobs.push(w.built.config.into());
+            blobs.push(w.built.manifest.into());
+            for l in &w.layers {
+                if is_virtual(l) {
+                    snapshots.push(l.snapshot);
+                } else if self.store.has_blob(&l.blob.digest)? {
+                    blobs.push(l.blob.digest);
+                }
+            }
+        }
+        blobs.sort();
+        blobs.dedup();
+        Ok(self.store.make_durable(&blobs, &snapshots)?)
+    }
+
+    /// Pushes the images under every name: layers first, the manifest last.
+    pub(super) fn push(&self, built: &[Built<'_>], o: &ImageOutput) -> Result<Vec<BuiltImage>, ExportError> {
+        let names = self.names(&o.names);
+        if names.is_empty() {
+            return Err(ExportError::Unsupported("a push without a name (-t, or name=)".to_owned()));
+        }
+        let mut wholes = Vec::new();
+        for b in built {
+            let layers = self.packed_layers(b.top, &o.layers)?;
+            let whole = self.whole(b, layers, &o.layers, &Default::default())?;
+            self.put(&whole, b.top)?;
+            wholes.push(whole);
+        }
+        let index = match &wholes[..] {
+            [_] => None,
+            several => Some(self.put_index(several)?),
+        };
+        for name in names {
+            let failed = |source: Box<dyn std::error::Error + Send + Sync>| ExportError::Push { name: name.clone(), source };
+            for w in &wholes {
+                let blobs: Vec<_> = w
+                    .layers
+                    .iter()
+                    .map(|l| (l.blob.digest, l.blob.size))
+                    .chain([(w.built.config.into(), w.image.config.len() as u64)])
+                    .collect();
+                let tag = index.is_none();
+                self.images
+                    .push(name, &blobs, &w.image.manifest, w.image.media_type, tag, &|id, done, all| {
+                        self.emit(rgraph_solver::EventKind::Progress {
+                            id: id.to_string(),
+                            action: "pushing",
+                            current: done,
+                            total: all,
+                        });
+                    })
+                    .map_err(failed)?;
+            }
+            if let Some(index) = index {
+                let bytes = self.store.read_blob_verified(&index.into(), rgraph_ir::limits::MAX_MANIFEST)?;
+                self.images
+                    .push(name, &[], &bytes, OCI_INDEX, true, &|_, _, _| ())
+                    .map_err(failed)?;
+            }
+            self.say(&format!("pushed {name}"));
+        }
+        Ok(wholes.into_iter().map(|w| w.built).collect())
+    }
+}
+
+/// When the newest layer was made; 1970 for an image without layers.
+fn newest(layers: &[NamedLayer]) -> SystemTime {
+    let seconds = layers.iter().map(|l| l.created).max().unwrap_or(0);
+    SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+}

@@ -1,0 +1,177 @@
+//! From snapshots to images: layers get diff IDs, images get manifests, outputs get written.
+//!
+//! Durable where it is promised, and only there: what a tag or an output needs is synced before it
+//! appears, nothing else is (`Store::make_durable`).
+
+mod archive;
+mod image;
+mod layers;
+mod tree;
+
+use rgraph_ir::request::{BuildRequest, ImageOutput, LayerOptions, OutputSpec};
+use rgraph_ir::{BuildPlan, SnapshotId, Target};
+use rgraph_solver::backend::BuiltImage;
+use rgraph_solver::event::{Event, EventKind, EventSink, Step};
+use rgraph_solver::{CancelToken, Clock, Solution, Tree};
+use rgraph_store::{BlobRef, Store, StoreError};
+
+use crate::fetch::image::ImageFetcher;
+use crate::host::Host;
+use crate::snapshot::{LayerProvider, SnapshotError, Snapshots};
+
+/// Why an output could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A snapshot.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// A layer could not be written or read.
+    #[error("cannot pack a layer")]
+    Layer(#[from] rgraph_image::layer::LayerError),
+    /// The image's documents could not be put together.
+    #[error("cannot put the image together")]
+    Assemble(#[from] rgraph_image::assemble::AssembleError),
+    /// The output file.
+    #[error("cannot write `{path}`")]
+    Write {
+        /// The file.
+        path: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// An archive could not be written.
+    #[error("cannot write the archive `{path}`")]
+    Archive {
+        /// The file.
+        path: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A registry.
+    #[error("cannot push `{name}`")]
+    Push {
+        /// The name.
+        name: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A layer's bytes are nowhere to be had.
+    #[error("layer {0} is neither in the store nor where it came from")]
+    NoBlob(rgraph_ir::DiffId),
+    /// A tree could not be written out.
+    #[error(transparent)]
+    Tree(#[from] crate::tree::TreeError),
+    /// A result that is no snapshot.
+    #[error("the result is a folder of the caller")]
+    NotASnapshot,
+    /// A cache folder could not be written.
+    #[error(transparent)]
+    Cache(crate::cache::dir::CacheDirError),
+    /// Not built yet.
+    #[error("{0} is not supported yet")]
+    Unsupported(String),
+    /// The build is to stop.
+    #[error("canceled")]
+    Cancelled,
+}
+
+/// Writes the outputs of one build.
+pub struct Exporter<'a> {
+    /// The store.
+    pub store: &'a Store,
+    /// What the host allows.
+    pub host: &'a Host,
+    /// The store's snapshots.
+    pub snapshots: &'a Snapshots<'a>,
+    /// Gives the bytes of layers that were never needed.
+    pub provider: &'a dyn LayerProvider,
+    /// For pushes.
+    pub images: &'a ImageFetcher<'a>,
+    /// The build.
+    pub request: &'a BuildRequest,
+    /// Where events go.
+    pub sink: &'a dyn EventSink,
+    /// For event times.
+    pub clock: &'a dyn Clock,
+    /// Polled often.
+    pub cancel: &'a CancelToken,
+    /// The step events are about.
+    pub step: Step,
+}
+
+/// One target with its stack of layers, bottom first.
+struct Built<'a> {
+    target: &'a Target,
+    top: Option<SnapshotId>,
+}
+
+impl Exporter<'_> {
+    fn emit(&self, kind: EventKind) {
+        self.sink.emit(Event { at: self.clock.now(), step: self.step, kind });
+    }
+
+    /// One line of the export step.
+    pub(crate) fn say(&self, text: &str) {
+        let data = format!("{text}\n").into_bytes();
+        self.emit(EventKind::Log { stream: rgraph_solver::Stream::Stdout, data });
+    }
+
+    pub(crate) fn check(&self) -> Result<(), ExportError> {
+        if self.cancel.is_cancelled() { Err(ExportError::Cancelled) } else { Ok(()) }
+    }
+
+    /// Writes every output that was asked for; without one, the image goes to the local store.
+    pub fn run(&self, plan: &BuildPlan, solution: &Solution) -> Result<Vec<BuiltImage>, ExportError> {
+        let mut built = Vec::new();
+        for target in &plan.targets {
+            let top = match target.root {
+                None => None,
+                Some(edge) => match solution.trees.get(&edge) {
+                    Some(Tree::Snapshot(id)) => Some(*id),
+                    _ => return Err(ExportError::NotASnapshot),
+                },
+            };
+            built.push(Built { target, top });
+        }
+        let default = [OutputSpec::Image(ImageOutput {
+            names: Vec::new(),
+            push: false,
+            layers: LayerOptions::default(),
+            insecure: false,
+        })];
+        let outputs = if self.request.outputs.is_empty() { &default[..] } else { &self.request.outputs[..] };
+        let mut images = Vec::new();
+        for output in outputs {
+            self.check()?;
+            match output {
+                OutputSpec::CacheOnly => {}
+                OutputSpec::Image(o) => images = self.keep(&built, o)?,
+                OutputSpec::Registry(o) => images = self.push(&built, o)?,
+                OutputSpec::Oci(o) => images = self.oci(&built, o)?,
+                OutputSpec::Docker(o) => images = self.docker(&built, o)?,
+                OutputSpec::Local { dest } => self.local(&built, dest)?,
+                OutputSpec::Tar { dest } => self.tar(&built, dest)?,
+            }
+        }
+        Ok(images)
+    }
+
+    fn names<'b>(&'b self, own: &'b [String]) -> &'b [String] {
+        if own.is_empty() { &self.request.tags } else { own }
+    }
+}
+
+/// A layer as an image names it.
+#[derive(Debug, Clone)]
+pub(crate) struct NamedLayer {
+    pub(crate) snapshot: SnapshotId,
+    pub(crate) diff_id: rgraph_ir::DiffId,
+    pub(crate) blob: BlobRef,
+    pub(crate) created: i64,
+}

@@ -1,0 +1,33 @@
+//! Sources: what a name means now, and its bytes.
+
+pub mod image;
+pub mod registry;
+
+use std::io::Read;
+
+use rgraph_store::BlobRef;
+
+use crate::cache::dir::CacheDirReader;
+use crate::snapshot::LayerProvider;
+
+/// Everybody who may have a layer's bytes: imported caches first, they are near, then registries.
+pub struct Providers<'a> {
+    /// Imported caches.
+    pub dirs: &'a [CacheDirReader<'a>],
+    /// Registries.
+    pub images: &'a image::ImageFetcher<'a>,
+}
+
+impl LayerProvider for Providers<'_> {
+    fn open(
+        &self,
+        blob: &BlobRef,
+    ) -> Result<Option<Box<dyn Read + Send + '_>>, Box<dyn std::error::Error + Send + Sync>> {
+        for dir in self.dirs {
+            if let Some(file) = dir.open_blob(blob) {
+                return Ok(Some(Box::new(file)));
+            }
+        }
+        self.images.open(blob)
+    }
+}

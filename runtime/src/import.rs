@@ -1,0 +1,112 @@
+//! An image of one layer from an archive of a root file system.
+
+use std::fs::File;
+use std::io::Read;
+
+use rgraph_image::layer::{UnpackOptions, decompress, unpack_layer};
+use rgraph_ir::plan::TargetBase;
+use rgraph_ir::request::{BuildRequest, Entitlements, LayerOptions};
+use rgraph_ir::{Edge, HistoryEntry, Platform, Target, VertexId};
+use rgraph_solver::backend::BuiltImage;
+use rgraph_solver::event::{EventSink, Step};
+use rgraph_solver::CancelToken;
+use rgraph_store::{NewSnapshot, Store};
+
+use crate::export::{ExportError, Exporter};
+use crate::fetch::image::{ImageFetcher, PullPolicy};
+use crate::host::Host;
+use crate::local_backend::SystemClock;
+use crate::snapshot::Snapshots;
+
+/// What to import.
+pub struct Import<'a> {
+    /// The archive: a tar, plain or compressed.
+    pub from: &'a mut dyn Read,
+    /// Settings of the image.
+    pub config: rgraph_ir::image_config::ImageConfig,
+    /// Text in its history.
+    pub comment: String,
+    /// Names, written out with tag.
+    pub names: Vec<String>,
+}
+
+/// Imports an archive into the store.
+pub fn import(store: &Store, host: &Host, cancel: &CancelToken, what: Import<'_>) -> Result<BuiltImage, ExportError> {
+    let lease = store.lease()?;
+    let prepared = store.prepare(&lease)?;
+    let plain = decompress(what.from)
+        .map_err(|source| ExportError::Write { path: "the archive".to_owned(), source })?;
+    // An archive of a root file system is no layer: `.wh.` names are refused by it, and a stream
+    // that is no tar at all is told as such.
+    let stats = unpack_layer(
+        plain,
+        prepared.fs(),
+        &UnpackOptions { userxattr: host.userxattr, ..UnpackOptions::default() },
+    )
+    .map_err(ExportError::Layer)?;
+    if stats.members == 0 {
+        return Err(ExportError::Unsupported("an import of an empty archive".to_owned()));
+    }
+    let top = store.commit(prepared, NewSnapshot { parent: None, layer: None, description: "import".to_owned() })?;
+    let target = Target {
+        stage: String::new(),
+        platform: what.config.platform.clone(),
+        // The one layer; no graph stands behind it.
+        root: Some(Edge::main(VertexId(0))),
+        history: vec![HistoryEntry {
+            created_by: String::new(),
+            comment: what.comment,
+            author: None,
+            layer: Some(Edge::main(VertexId(0))),
+            span: None,
+        }],
+        config: what.config,
+        base: TargetBase::default(),
+    };
+    let images = ImageFetcher::new(store, None, PullPolicy::Never, cancel);
+    let request = request(what.names, target.platform.clone());
+    let snapshots = Snapshots::new(store, host, &images, &lease);
+    let sink: &dyn EventSink = &();
+    let exporter = Exporter {
+        store,
+        host,
+        snapshots: &snapshots,
+        provider: &images,
+        images: &images,
+        request: &request,
+        sink,
+        clock: &SystemClock,
+        cancel,
+        step: Step::Other(0),
+    };
+    exporter.keep_one(&target, Some(top), &LayerOptions::default())
+}
+
+fn request(tags: Vec<String>, host_platform: Platform) -> BuildRequest {
+    BuildRequest {
+        plan: Default::default(),
+        contexts: Default::default(),
+        outputs: Vec::new(),
+        tags,
+        cache_from: Vec::new(),
+        cache_to: Vec::new(),
+        secrets: Default::default(),
+        ssh: Default::default(),
+        allow: Entitlements::default(),
+        jobs: None,
+        source_date_epoch: None,
+        shm_size: None,
+        host_platform,
+    }
+}
+
+/// Opens an archive by path without hanging on a FIFO.
+pub fn open_archive(path: &std::path::Path) -> std::io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+    let file = File::options().read(true).custom_flags(flags).open(path)?;
+    if file.metadata()?.is_dir() {
+        return Err(std::io::Error::other("it is a folder"));
+    }
+    Ok(file)
+}

@@ -1,0 +1,174 @@
+//! Builds on this machine: the solver over a local worker, then the outputs, then the caches.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rgraph_ir::op::{NetworkMode, SecurityMode};
+use rgraph_ir::request::{BuildRequest, CacheSpec};
+use rgraph_ir::{Op, VertexId};
+use rgraph_solver::backend::{Backend, BuildError, BuildOutcome};
+use rgraph_solver::drive::solve;
+use rgraph_solver::policy::Policy;
+use rgraph_solver::event::{Event, EventKind, EventSink, Step, Timestamp};
+use rgraph_solver::{CancelToken, Clock, Ports};
+use rgraph_store::Store;
+
+use crate::cache::combined::CombinedCache;
+use crate::cache::dir::CacheDirReader;
+use crate::cache::export::export_cache;
+use crate::cache::local::LocalCache;
+use crate::export::Exporter;
+use crate::fetch::Providers;
+use crate::fetch::image::ImageFetcher;
+use crate::host::Host;
+use crate::snapshot::Snapshots;
+use crate::worker::LocalWorker;
+
+/// See the module.
+pub struct LocalBackend<'a> {
+    /// The store.
+    pub store: &'a Store,
+    /// What the host allows.
+    pub host: &'a Host,
+    /// Images and registries.
+    pub images: &'a ImageFetcher<'a>,
+    /// Numbers for steps that are no vertex; shared with whoever announces others.
+    pub next_step: &'a AtomicU32,
+}
+
+/// The system's clock.
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Timestamp {
+        let ns = jiff::Timestamp::now().as_nanosecond();
+        Timestamp(u64::try_from(ns).unwrap_or(0))
+    }
+}
+
+impl Backend for LocalBackend<'_> {
+    fn build(
+        &self,
+        request: &BuildRequest,
+        sink: &dyn EventSink,
+        cancel: &CancelToken,
+    ) -> Result<BuildOutcome, BuildError> {
+        check_entitlements(request)?;
+        let setup = |e: rgraph_store::StoreError| BuildError::Setup(Box::new(e));
+        let lease = self.store.lease().map_err(setup)?;
+        let imports: Vec<CacheDirReader<'_>> = request
+            .cache_from
+            .iter()
+            .map(|CacheSpec::Local { dir, .. }| CacheDirReader::new(dir.clone(), self.store))
+            .collect();
+        let providers = Providers { images: self.images, dirs: &imports };
+        let worker = LocalWorker::new(self.store, self.host, request, self.images, &providers, &lease);
+        let cache = CombinedCache::new(LocalCache::new(self.store), &imports);
+        let clock = SystemClock;
+        for import in &imports {
+            if let Some(text) = import.problem() {
+                self.other(sink, &clock, "importing cache", |emit| emit(EventKind::Warning { text }));
+            }
+        }
+        let ports = Ports { worker: &worker, cache: &cache, clock: &clock };
+        let policy = Policy { exec: request.jobs.unwrap_or(Policy::default().exec), ..Policy::default() };
+        let solved = solve(&request.plan, &ports, &policy, cancel, sink);
+        let rejected: Vec<String> = imports.iter().flat_map(CacheDirReader::rejected).collect();
+        if !rejected.is_empty() {
+            self.other(sink, &clock, "importing cache", |emit| {
+                for text in rejected {
+                    emit(EventKind::Warning { text });
+                }
+            });
+        }
+        let solution = solved?;
+        let snapshots = Snapshots::new(self.store, self.host, &providers, &lease);
+        let step = Step::Other(self.next_step.fetch_add(1, Ordering::Relaxed));
+        let exporter = Exporter {
+            store: self.store,
+            host: self.host,
+            snapshots: &snapshots,
+            provider: &providers,
+            images: self.images,
+            request,
+            sink,
+            clock: &clock,
+            cancel,
+            step,
+        };
+        let emit = |kind| sink.emit(Event { at: clock.now(), step, kind });
+        emit(EventKind::Announced { name: "exporting".to_owned() });
+        emit(EventKind::Started);
+        let finish = |result: Result<Vec<_>, crate::export::ExportError>| match result {
+            Ok(images) => Ok(images),
+            Err(crate::export::ExportError::Cancelled) => {
+                emit(EventKind::Cancelled);
+                Err(BuildError::Solve(rgraph_solver::SolveError {
+                    vertex: None,
+                    cause: rgraph_solver::TaskError::Cancelled,
+                }))
+            }
+            Err(e) => {
+                emit(EventKind::Failed { message: crate::worker::report(&e) });
+                Err(BuildError::Export(Box::new(e)))
+            }
+        };
+        let images = finish(exporter.run(&request.plan, &solution))?;
+        for CacheSpec::Local { dir, max } in &request.cache_to {
+            finish(export_cache(&exporter, dir, *max, &request.plan, &solution).map(|()| Vec::new()))?;
+        }
+        emit(EventKind::Finished);
+        self.store.flush_uses(&lease).map_err(setup)?;
+        Ok(BuildOutcome { images, index: None, cached: solution.cached, ran: solution.ran })
+    }
+}
+
+impl LocalBackend<'_> {
+    /// A step that is no vertex.
+    fn other(&self, sink: &dyn EventSink, clock: &dyn Clock, name: &str, body: impl FnOnce(&mut dyn FnMut(EventKind))) {
+        let step = Step::Other(self.next_step.fetch_add(1, Ordering::Relaxed));
+        let mut emit = |kind| sink.emit(Event { at: clock.now(), step, kind });
+        emit(EventKind::Announced { name: name.to_owned() });
+        emit(EventKind::Started);
+        body(&mut emit);
+        emit(EventKind::Finished);
+    }
+}
+
+/// What a Dockerfile asks for beyond a plain step needs the caller's word, before anything runs.
+fn check_entitlements(request: &BuildRequest) -> Result<(), BuildError> {
+    let graph = &request.plan.graph;
+    let wanted = rgraph_ir::analysis::reachable(&request.plan);
+    for (id, vertex) in graph.iter() {
+        let Op::Exec(op) = &vertex.op else { continue };
+        if !wanted.contains(&id) {
+            continue;
+        }
+        let refused = |name: &str| refusal(&request.plan, id, name);
+        if op.network == NetworkMode::Host && !request.allow.network_host {
+            return Err(refused("network.host"));
+        }
+        if op.security == SecurityMode::Insecure && !request.allow.security_insecure {
+            return Err(refused("security.insecure"));
+        }
+        if let Some(d) = op.devices.first() {
+            let granted = request
+                .allow
+                .devices
+                .as_ref()
+                .is_some_and(|names| names.is_empty() || names.contains(&d.name));
+            if !granted {
+                return Err(refused("device"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn refusal(plan: &rgraph_ir::BuildPlan, id: VertexId, name: &str) -> BuildError {
+    let meta = &plan.graph.vertex(id).meta;
+    BuildError::Entitlement {
+        what: format!("`{}`", meta.name),
+        name: name.to_owned(),
+        span: meta.spans.first().copied(),
+    }
+}

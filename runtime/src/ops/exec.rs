@@ -1,0 +1,386 @@
+//! `RUN`: a process on a snapshot, in a sandbox. Its overlay's upper directory becomes the layer.
+
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use rgraph_ir::op::{
+    CacheMount, CacheSharing, ExecOp, InputIndex, MountKind, NetworkMode, ProxyEnv, SecretEnv, SecretMount,
+    SecurityMode, SshMount,
+};
+use rgraph_ir::{SnapshotId, limits};
+use rgraph_solver::{EventKind, Stream, Task, TaskCx, TaskError, Tree};
+use rgraph_store::{KeyLock, Prepared};
+use rustix::fs::{Mode, OFlags};
+
+use crate::sandbox::{
+    Dns, ExtraHost, MountSource, Network, Outcome, Rootfs, SandboxMount, SandboxMountKind, SandboxSpec, Security,
+    Stream as SandboxStream, Ulimit,
+};
+use crate::snapshot::SnapshotError;
+use crate::worker::LocalWorker;
+
+/// Why a step could not be run, apart from the step itself.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecError {
+    /// `--secret` is missing.
+    #[error("secret `{id}` is required and was not given: add --secret id={id},src=FILE")]
+    NoSecret {
+        /// Its name.
+        id: String,
+    },
+    /// `--ssh` is missing.
+    #[error("ssh agent `{id}` is required and was not given: add --ssh {id}")]
+    NoSsh {
+        /// Its name.
+        id: String,
+    },
+    /// A secret for a variable that no variable can hold.
+    #[error("secret `{id}` cannot be a variable: it holds a NUL byte or is not UTF-8")]
+    SecretText {
+        /// Its name.
+        id: String,
+    },
+    /// A secret larger than allowed.
+    #[error("secret `{id}` is larger than {max} bytes", max = limits::MAX_SECRET)]
+    SecretSize {
+        /// Its name.
+        id: String,
+    },
+    /// CDI devices come later.
+    #[error("`RUN --device` is not supported yet")]
+    Device,
+    /// Control groups come later.
+    #[error("`--cgroup-parent` is not supported yet")]
+    CgroupParent,
+    /// The step's program never ran.
+    #[error(transparent)]
+    NotStarted(#[from] crate::sandbox::InitError),
+    /// The sandbox.
+    #[error(transparent)]
+    Sandbox(#[from] crate::sandbox::SandboxError),
+    /// A folder or file of the host that the step needs.
+    #[error("cannot prepare `{path}`")]
+    Prepare {
+        /// Which.
+        path: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The program could not be run (exit code 126 or 127).
+    #[error("{reason} (exit code: {code})")]
+    Program {
+        /// What the child said.
+        reason: crate::sandbox::InitError,
+        /// 126 or 127.
+        code: i32,
+    },
+}
+
+/// What lives as long as the step.
+#[derive(Default)]
+struct Held {
+    fds: Vec<OwnedFd>,
+    locks: Vec<KeyLock>,
+    scratch: Vec<Prepared>,
+}
+
+/// Runs a step.
+pub fn run(w: &LocalWorker<'_>, op: &ExecOp, task: &Task<'_>, cx: &TaskCx<'_>) -> Result<Vec<Tree>, TaskError> {
+    if !op.devices.is_empty() {
+        return Err(TaskError::failed(ExecError::Device));
+    }
+    if op.cgroup_parent.is_some() {
+        return Err(TaskError::failed(ExecError::CgroupParent));
+    }
+    let root: Option<SnapshotId> = match op.root {
+        Some(i) => Some(w.as_snapshot(task.inputs[i.at()], cx)?),
+        None => None,
+    };
+    let layer = w.begin_layer(root, cx)?;
+    let mut held = Held::default();
+    let spec = spec(w, op, task, cx, &layer, &mut held)?;
+    cx.check()?;
+    let running = w.runner()?.launch(&spec, std::mem::take(&mut held.fds)).map_err(sandbox_error)?;
+    let finished = running
+        .wait(cx.cancel, &mut |stream, bytes| {
+            let stream = match stream {
+                SandboxStream::Stdout => Stream::Stdout,
+                SandboxStream::Stderr => Stream::Stderr,
+            };
+            cx.log(stream, bytes);
+        })
+        .map_err(sandbox_error)?;
+    if finished.cancelled {
+        return Err(TaskError::Cancelled);
+    }
+    match finished.outcome {
+        Outcome::Exited(0) => {}
+        Outcome::Exited(code) => return Err(TaskError::Exit { code }),
+        Outcome::Signalled(signal) => return Err(TaskError::Signal { signal, why: None }),
+        Outcome::NotStarted(reason) => {
+            return Err(TaskError::failed(match reason.exit_code() {
+                Some(code) => ExecError::Program { reason, code },
+                None => ExecError::NotStarted(reason),
+            }));
+        }
+    }
+    drop(held);
+    Ok(vec![Tree::Snapshot(layer.commit(&task.meta.name)?)])
+}
+
+fn sandbox_error(e: crate::sandbox::SandboxError) -> TaskError {
+    TaskError::failed(ExecError::Sandbox(e))
+}
+
+fn spec(
+    w: &LocalWorker<'_>,
+    op: &ExecOp,
+    task: &Task<'_>,
+    cx: &TaskCx<'_>,
+    layer: &crate::snapshot::LayerInProgress<'_>,
+    held: &mut Held,
+) -> Result<SandboxSpec, TaskError> {
+    let rootfs = Rootfs {
+        lowers: layer.lowers.clone(),
+        upper: layer.prepared.fs().to_owned(),
+        work: layer.prepared.work().to_owned(),
+        userxattr: w.host.userxattr,
+    };
+    let mut env = op.env.to_strings();
+    if let Some(p) = &op.proxy_env {
+        env.extend(proxies(p).into_iter().filter(|(k, _)| op.env.get(k).is_none()).map(|(k, v)| format!("{k}={v}")));
+    }
+    for SecretEnv { id, name, required } in &op.secret_env {
+        match w.request.secrets.get(id) {
+            Some(s) => {
+                let text = std::str::from_utf8(s.expose()).ok().filter(|t| !t.contains('\0'));
+                let text = text.ok_or_else(|| TaskError::failed(ExecError::SecretText { id: id.clone() }))?;
+                env.push(format!("{name}={text}"));
+            }
+            None if *required => return Err(TaskError::failed(ExecError::NoSecret { id: id.clone() })),
+            None => {}
+        }
+    }
+    let mut mounts = Vec::new();
+    for (n, m) in op.mounts.iter().enumerate() {
+        if let Some(kind) = mount(w, m, n, task, cx, held)? {
+            mounts.push(SandboxMount { dest: m.dest.clone(), kind });
+        }
+    }
+    Ok(SandboxSpec {
+        args: op.args.clone(),
+        env,
+        cwd: op.cwd.clone(),
+        user: op.user.clone(),
+        hostname: op.hostname.clone().unwrap_or_default(),
+        rootfs,
+        mounts,
+        network: match op.network {
+            // A private network with a way out comes later; until then a step that says nothing
+            // shares the host's, so that package managers work.
+            NetworkMode::Default | NetworkMode::Host => Network::Host,
+            NetworkMode::None => Network::None,
+        },
+        security: match op.security {
+            SecurityMode::Sandbox => Security::Sandbox,
+            SecurityMode::Insecure => Security::Insecure,
+        },
+        extra_hosts: op.extra_hosts.iter().map(|h| ExtraHost { host: h.host.clone(), ip: h.ip.clone() }).collect(),
+        ulimits: op
+            .ulimits
+            .iter()
+            .map(|u| Ulimit { name: u.name.clone(), soft: u.soft, hard: u.hard })
+            .collect(),
+        shm_size: w.request.shm_size.unwrap_or(0),
+        dns: Dns::default(),
+        no_new_privileges: false,
+        grace: SandboxSpec::GRACE,
+    })
+}
+
+/// Both spellings of every proxy variable that is set.
+fn proxies(p: &ProxyEnv) -> Vec<(String, String)> {
+    let ProxyEnv { http, https, ftp, no, all } = p;
+    [("http_proxy", http), ("https_proxy", https), ("ftp_proxy", ftp), ("no_proxy", no), ("all_proxy", all)]
+        .into_iter()
+        .filter(|(_, v)| !v.is_empty())
+        .flat_map(|(k, v)| [(k.to_uppercase(), v.clone()), (k.to_owned(), v.clone())])
+        .collect()
+}
+
+fn mount(
+    w: &LocalWorker<'_>,
+    m: &rgraph_ir::op::Mount,
+    n: usize,
+    task: &Task<'_>,
+    cx: &TaskCx<'_>,
+    held: &mut Held,
+) -> Result<Option<SandboxMountKind>, TaskError> {
+    Ok(Some(match &m.kind {
+        MountKind::Bind { from, selector, readonly } => {
+            let source = tree_source(w, *from, !readonly, task, cx, held)?;
+            SandboxMountKind::Bind { source, selector: selector.clone(), readonly: *readonly }
+        }
+        MountKind::Cache(c) => cache(w, c, task, cx, held)?,
+        MountKind::Tmpfs { size } => SandboxMountKind::Tmpfs { size: *size },
+        MountKind::Secret(SecretMount { id, uid, gid, mode, required }) => match w.request.secrets.get(id) {
+            Some(s) => {
+                if s.expose().len() as u64 > limits::MAX_SECRET {
+                    return Err(TaskError::failed(ExecError::SecretSize { id: id.clone() }));
+                }
+                let data = held.fds.len();
+                held.fds.push(memory_file(s.expose()).map_err(|source| {
+                    TaskError::failed(ExecError::Prepare { path: m.dest.clone(), source })
+                })?);
+                SandboxMountKind::File { data, mode: *mode, uid: *uid, gid: *gid }
+            }
+            None if *required => return Err(TaskError::failed(ExecError::NoSecret { id: id.clone() })),
+            None => return Ok(None),
+        },
+        MountKind::Ssh(SshMount { id, required, .. }) => {
+            let id = if id.is_empty() { "default" } else { id };
+            match w.request.ssh.get(id) {
+                Some(s) => SandboxMountKind::Socket { source: s.socket.clone() },
+                None if *required => {
+                    return Err(TaskError::failed(ExecError::NoSsh { id: id.to_owned() }));
+                }
+                None => {
+                    tracing::debug!(mount = n, id, "optional ssh mount without an agent");
+                    return Ok(None);
+                }
+            }
+        }
+    }))
+}
+
+/// A tree as a mount. With `write`, what is written goes to a scratch directory and is thrown away.
+fn tree_source(
+    w: &LocalWorker<'_>,
+    from: Option<InputIndex>,
+    write: bool,
+    task: &Task<'_>,
+    cx: &TaskCx<'_>,
+    held: &mut Held,
+) -> Result<MountSource, TaskError> {
+    let lowers = match from {
+        Some(i) => {
+            let id = w.as_snapshot(task.inputs[i.at()], cx)?;
+            w.snapshots.lowers(id, Some(cx)).map_err(SnapshotError::into_task)?
+        }
+        None => Vec::new(),
+    };
+    let upper = if write || lowers.is_empty() {
+        let p = w.store.prepare(w.lease()).map_err(TaskError::failed)?;
+        let dirs = (p.fs().to_owned(), p.work().to_owned());
+        held.scratch.push(p);
+        Some(dirs)
+    } else {
+        None
+    };
+    Ok(MountSource::Overlay { lowers, upper, userxattr: w.host.userxattr })
+}
+
+/// A folder that outlives the build.
+fn cache(
+    w: &LocalWorker<'_>,
+    c: &CacheMount,
+    task: &Task<'_>,
+    cx: &TaskCx<'_>,
+    held: &mut Held,
+) -> Result<SandboxMountKind, TaskError> {
+    let failed = |e: rgraph_store::StoreError| TaskError::failed(e);
+    let seed = match c.from {
+        Some(i) => Some(w.as_snapshot(task.inputs[i.at()], cx)?),
+        None => None,
+    };
+    // Another seed is another cache, as in BuildKit.
+    let base = match seed {
+        Some(id) => format!("{}\0{id}\0{}", c.id, c.selector),
+        None => c.id.clone(),
+    };
+    let lock_name = |id: &str| format!("cache-mount-{id}");
+    let mut id = base.clone();
+    match c.sharing {
+        CacheSharing::Shared => {}
+        CacheSharing::Locked => {
+            let lock = w.store.key_lock(&lock_name(&id), &mut |wait| {
+                if wait.first {
+                    cx.emit(EventKind::Progress {
+                        id: format!("cache mount {}", c.id),
+                        action: "waiting for its lock",
+                        current: 0,
+                        total: u64::from(wait.holder.unwrap_or(0)),
+                    });
+                }
+                !cx.cancel.is_cancelled()
+            });
+            match lock {
+                Err(rgraph_store::StoreError::Cancelled) => return Err(TaskError::Cancelled),
+                lock => held.locks.push(lock.map_err(failed)?),
+            }
+        }
+        CacheSharing::Private => {
+            let mut n = 0;
+            let lock = loop {
+                id = if n == 0 { base.clone() } else { format!("{base}\0{n}") };
+                match w.store.try_key_lock(&lock_name(&id)).map_err(failed)? {
+                    Some(lock) => break lock,
+                    None => n += 1,
+                }
+            };
+            held.locks.push(lock);
+        }
+    }
+    let dir = w.store.cache_mount(&id).map_err(failed)?;
+    if let Some(seed) = seed {
+        fill(w, &dir, seed, &c.selector, cx)?;
+    }
+    let selector = "/".to_owned();
+    Ok(SandboxMountKind::Bind { source: MountSource::Path(dir), selector, readonly: c.readonly })
+}
+
+/// Fills a new cache folder from a tree; one that has anything in it stays as it is.
+fn fill(w: &LocalWorker<'_>, dir: &PathBuf, seed: SnapshotId, from: &str, cx: &TaskCx<'_>) -> Result<(), TaskError> {
+    let prepare = |source| TaskError::failed(ExecError::Prepare { path: "cache mount".to_owned(), source });
+    let _one = w.store.key_lock(&format!("seed-{}", dir.display()), &mut |_| true).map_err(TaskError::failed)?;
+    if std::fs::read_dir(dir).map_err(prepare)?.next().is_some() {
+        return Ok(());
+    }
+    let tree = w.read_tree(Tree::Snapshot(seed), cx)?;
+    let to = rustix::fs::open(dir, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| prepare(e.into()))?;
+    let source = crate::tree::copy::Source {
+        root: std::os::fd::AsFd::as_fd(&tree.root),
+        ignore: None,
+        as_root: false,
+    };
+    let opts = crate::tree::copy::CopyOptions {
+        owner: None,
+        mode: None,
+        time: None,
+        include: None,
+        exclude: None,
+        dir_contents: true,
+        follow: true,
+        cancelled: &|| cx.cancel.is_cancelled(),
+    };
+    let place = crate::tree::resolve::resolve(source.root, std::ffi::OsStr::new(from), true, None)
+        .map_err(TaskError::failed)?;
+    if let Some(st) = place.stat {
+        // The folder itself takes the seed's mode and owner.
+        let (uid, gid) = (rustix::fs::Uid::from_raw(st.st_uid), rustix::fs::Gid::from_raw(st.st_gid));
+        rustix::fs::fchown(&to, Some(uid), Some(gid)).map_err(|e| prepare(e.into()))?;
+        rustix::fs::fchmod(&to, Mode::from_raw_mode(st.st_mode & 0o7777)).map_err(|e| prepare(e.into()))?;
+    }
+    crate::tree::copy::copy(&source, from, std::os::fd::AsFd::as_fd(&to), "/", &opts).map_err(TaskError::failed)
+}
+
+/// A file that exists only in memory.
+fn memory_file(bytes: &[u8]) -> std::io::Result<OwnedFd> {
+    let fd = rustix::fs::memfd_create("rgraph", rustix::fs::MemfdFlags::CLOEXEC)?;
+    let mut file = std::fs::File::from(fd);
+    file.write_all(bytes)?;
+    Ok(OwnedFd::from(file))
+}

@@ -1,0 +1,5 @@
+//! One file per kind of op.
+
+pub mod exec;
+pub mod file;
+pub mod merge;

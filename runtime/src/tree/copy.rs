@@ -1,0 +1,455 @@
+//! Copies from one tree into another, with the rules of BuildKit's copy (its `fsutil/copy`): folders
+//! merge, files replace files, links are copied as links, times are kept, hard links within one copy
+//! stay hard links.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+
+use rgraph_ir::op::FileMode;
+use rgraph_ir::pattern::PatternSet;
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, Timespec, Timestamps};
+use rustix::io::Errno;
+
+use super::resolve::{NewDir, Place, chown, make_dirs, resolve};
+use super::{TreeError, open_dir};
+
+/// A tree that is read.
+pub struct Source<'a> {
+    /// Its root.
+    pub root: BorrowedFd<'a>,
+    /// What the ignore file hides, relative to the root.
+    pub ignore: Option<&'a PatternSet>,
+    /// Files count as root's, whoever owns them (a caller's folder).
+    pub as_root: bool,
+}
+
+/// How to copy.
+pub struct CopyOptions<'a> {
+    /// New owner and group; `None`: kept.
+    pub owner: Option<(u32, u32)>,
+    /// New permissions; `None`: kept.
+    pub mode: Option<&'a FileMode>,
+    /// New times; `None`: kept.
+    pub time: Option<Timestamps>,
+    /// Only these, relative to the source.
+    pub include: Option<&'a PatternSet>,
+    /// Not these, relative to the source.
+    pub exclude: Option<&'a PatternSet>,
+    /// Of a folder, the content is copied.
+    pub dir_contents: bool,
+    /// A link at the source is followed.
+    pub follow: bool,
+    /// Polled often; true ends the copy.
+    pub cancelled: &'a dyn Fn() -> bool,
+}
+
+/// ns since 1970 as both times of a file.
+pub fn times(ns: i64) -> Timestamps {
+    let t = Timespec { tv_sec: ns.div_euclid(1_000_000_000), tv_nsec: ns.rem_euclid(1_000_000_000) };
+    Timestamps { last_access: t, last_modification: t }
+}
+
+/// Copies `src` of `from` to `dest` of `to`. `dest` ending in `/` or `/.` is a folder, made when
+/// missing.
+pub fn copy(
+    from: &Source<'_>,
+    src: &str,
+    to: BorrowedFd<'_>,
+    dest: &str,
+    opts: &CopyOptions<'_>,
+) -> Result<(), TreeError> {
+    let source = resolve(from.root, OsStr::new(src), opts.follow, None)?;
+    let Some(stat) = source.stat else { return Err(TreeError::NotFound { path: src.to_owned() }) };
+    if from.hides_for_sure(&source.real, source.is_dir()) {
+        return Err(TreeError::NotFound { path: src.to_owned() });
+    }
+    let new_dir = NewDir {
+        mode: match opts.mode {
+            Some(FileMode::Bits(b)) => *b,
+            _ => 0o755,
+        },
+        owner: opts.owner,
+        time: opts.time.clone(),
+    };
+    let into_dir = dest.ends_with('/') || dest.ends_with("/.");
+    if into_dir {
+        make_dirs(to, OsStr::new(dest), &new_dir)?;
+    }
+    let mut place = resolve(to, OsStr::new(dest), true, Some(&new_dir))?;
+    let is_dir = source.is_dir();
+    let below = (!opts.dir_contents && is_dir && place.stat.is_some()) || (!is_dir && place.is_dir());
+    if below {
+        let base = src.trim_end_matches('/').rsplit('/').next().unwrap_or("");
+        if !base.is_empty() {
+            let parent = place.open_dir()?;
+            let stat = match rustix::fs::statat(&parent, base, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(s) => Some(s),
+                Err(Errno::NOENT) => None,
+                Err(e) => return Err(TreeError::io("look at", dest)(e)),
+            };
+            let real = format!("{}/{base}", place.real);
+            place = Place { parent, name: base.into(), stat, real };
+        }
+    }
+    if opts.dir_contents && is_dir && place.stat.is_none() {
+        make_dirs(to, OsStr::new(dest), &new_dir)?;
+        place = resolve(to, OsStr::new(dest), true, None)?;
+    }
+    let mut copier = Copier { from, opts, links: HashMap::new(), pending: Vec::new() };
+    let top = Entry { dir: source.parent.as_fd(), name: &source.name, stat, real: &source.real };
+    copier.entry(&top, "", &place.parent, &place.name, true, &place.real)
+}
+
+impl Source<'_> {
+    /// True when the ignore file hides this path and nothing below it can be shown again.
+    fn hides_for_sure(&self, real: &str, dir: bool) -> bool {
+        let Some(ignore) = self.ignore else { return false };
+        !real.is_empty() && ignore.matches_or_parent(real) && !(dir && ignore.may_free_below(real))
+    }
+
+    fn hides(&self, real: &str) -> bool {
+        !real.is_empty() && self.ignore.is_some_and(|i| i.matches_or_parent(real))
+    }
+}
+
+/// Something in the source tree.
+struct Entry<'a> {
+    dir: BorrowedFd<'a>,
+    name: &'a OsStr,
+    stat: Stat,
+    real: &'a str,
+}
+
+/// A folder of the source that will exist in the destination only if something below it is copied.
+struct PendingDir {
+    stat: Stat,
+    source: OwnedFd,
+    parent: OwnedFd,
+    name: OsString,
+    shown: String,
+    made: bool,
+}
+
+struct Copier<'a> {
+    from: &'a Source<'a>,
+    opts: &'a CopyOptions<'a>,
+    /// Files with several names: (device, inode) to the first copy, as a handle.
+    links: HashMap<(u64, u64), OwnedFd>,
+    pending: Vec<PendingDir>,
+}
+
+impl Copier<'_> {
+    fn entry(
+        &mut self,
+        e: &Entry<'_>,
+        rel: &str,
+        parent: &OwnedFd,
+        name: &OsStr,
+        top: bool,
+        shown: &str,
+    ) -> Result<(), TreeError> {
+        if (self.opts.cancelled)() {
+            return Err(TreeError::Cancelled);
+        }
+        let kind = FileType::from_raw_mode(e.stat.st_mode);
+        let wanted = self.wanted(e.real, rel);
+        if kind == FileType::Directory {
+            return self.folder(e, rel, parent, name, top, shown, wanted);
+        }
+        if !wanted {
+            return Ok(());
+        }
+        self.make_pending()?;
+        // The folder itself may only now have been made by `make_pending`.
+        let owned;
+        let parent = match self.pending.last() {
+            Some(p) if !top => {
+                owned = open_dir(&p.parent, &p.name).map_err(TreeError::io("open", shown))?;
+                &owned
+            }
+            _ => parent,
+        };
+        match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(s) if FileType::from_raw_mode(s.st_mode) == FileType::Directory => {
+                return Err(TreeError::WrongKind { what: "a folder by a file", path: shown.to_owned() });
+            }
+            Ok(_) => rustix::fs::unlinkat(parent, name, AtFlags::empty()).map_err(TreeError::io("replace", shown))?,
+            Err(Errno::NOENT) => {}
+            Err(err) => return Err(TreeError::io("look at", shown)(err)),
+        }
+        match kind {
+            FileType::RegularFile => self.file(e, parent, name, shown),
+            FileType::Symlink => {
+                let target = rustix::fs::readlinkat(e.dir, e.name, Vec::new())
+                    .map_err(TreeError::io("read link", shown))?;
+                rustix::fs::symlinkat(&target, parent, name).map_err(TreeError::io("make link", shown))?;
+                self.own_and_time(e, parent, name, shown)
+            }
+            FileType::Socket => Ok(()),
+            kind => {
+                let mode = Mode::from_raw_mode(self.mode(&e.stat)?);
+                rustix::fs::mknodat(parent, name, kind, mode, e.stat.st_rdev)
+                    .map_err(TreeError::io("make device", shown))?;
+                let (uid, gid) = self.owner(&e.stat);
+                chown(parent.as_fd(), name, uid, gid).map_err(TreeError::io("chown", shown))?;
+                rustix::fs::chmodat(parent, name, mode, AtFlags::empty()).map_err(TreeError::io("chmod", shown))?;
+                self.time(e, parent, name, shown)
+            }
+        }
+    }
+
+    /// True when patterns let this path through. Folders that are not wanted may still be entered.
+    fn wanted(&self, real: &str, rel: &str) -> bool {
+        if self.from.hides(real) {
+            return false;
+        }
+        if rel.is_empty() {
+            return true;
+        }
+        self.opts.include.is_none_or(|i| i.matches_or_parent(rel)) && !self.opts.exclude.is_some_and(|x| x.matches_or_parent(rel))
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one recursion step: where from, where to, what is known")]
+    fn folder(
+        &mut self,
+        e: &Entry<'_>,
+        rel: &str,
+        parent: &OwnedFd,
+        name: &OsStr,
+        top: bool,
+        shown: &str,
+        wanted: bool,
+    ) -> Result<(), TreeError> {
+        let dead = |set: Option<&PatternSet>, path: &str| {
+            set.is_some_and(|s| !path.is_empty() && s.matches_or_parent(path) && !s.may_free_below(path))
+        };
+        if dead(self.from.ignore, e.real) || dead(self.opts.exclude, rel) {
+            return Ok(());
+        }
+        let source = open_dir(e.dir, e.name).map_err(TreeError::io("open", e.real))?;
+        let dup = |fd: &OwnedFd| fd.try_clone().map_err(TreeError::std("open", shown));
+        let parent_here = match self.pending.last() {
+            Some(p) if p.made && !top => open_dir(&p.parent, &p.name).map_err(TreeError::io("open", shown))?,
+            _ => dup(parent)?,
+        };
+        self.pending.push(PendingDir {
+            stat: e.stat,
+            source: dup(&source)?,
+            parent: parent_here,
+            name: name.to_owned(),
+            shown: shown.to_owned(),
+            made: false,
+        });
+        let mut made_now = false;
+        let existed = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW).is_ok();
+        if wanted {
+            self.make_pending()?;
+            made_now = true;
+        }
+        let mut names = Vec::new();
+        for entry in Dir::read_from(&source).map_err(TreeError::io("read", e.real))? {
+            let entry = entry.map_err(TreeError::io("read", e.real))?;
+            let n = entry.file_name().to_bytes();
+            if n != b"." && n != b".." {
+                names.push(OsStr::from_bytes(n).to_owned());
+            }
+        }
+        names.sort();
+        for n in names {
+            let text = n.to_string_lossy();
+            let join = |a: &str| if a.is_empty() { text.to_string() } else { format!("{a}/{text}") };
+            let stat = rustix::fs::statat(&source, &n, AtFlags::SYMLINK_NOFOLLOW)
+                .map_err(TreeError::io("look at", join(e.real)))?;
+            let real = join(e.real);
+            let child = Entry { dir: source.as_fd(), name: &n, stat, real: &real };
+            self.entry(&child, &join(rel), parent, &n, false, &join(shown))?;
+        }
+        let done = self.pending.pop().expect("pushed above");
+        // Times last: copying into the folder changed them. A folder that was there already keeps
+        // its owner and mode at the top of the copy, and takes the source's below it.
+        if done.made {
+            let dir = open_dir(&done.parent, &done.name).map_err(TreeError::io("open", shown))?;
+            if !top || !existed {
+                self.attributes(e, &source, &dir, shown)?;
+            } else if made_now {
+                self.time(e, &done.parent, &done.name, shown)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes every folder on the way that is still missing.
+    fn make_pending(&mut self) -> Result<(), TreeError> {
+        for i in 0..self.pending.len() {
+            if self.pending[i].made {
+                continue;
+            }
+            if i > 0 {
+                let up = &self.pending[i - 1];
+                let parent = open_dir(&up.parent, &up.name).map_err(TreeError::io("open", &up.shown))?;
+                self.pending[i].parent = parent;
+            }
+            let p = &self.pending[i];
+            match rustix::fs::statat(&p.parent, &p.name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(s) if FileType::from_raw_mode(s.st_mode) == FileType::Directory => {}
+                Ok(_) => {
+                    return Err(TreeError::WrongKind { what: "a file by a folder", path: p.shown.clone() });
+                }
+                Err(Errno::NOENT) => {
+                    rustix::fs::mkdirat(&p.parent, &p.name, Mode::from_raw_mode(0o700))
+                        .map_err(TreeError::io("make folder", &p.shown))?;
+                    let dir = open_dir(&p.parent, &p.name).map_err(TreeError::io("open", &p.shown))?;
+                    let e = Entry { dir: p.source.as_fd(), name: OsStr::new("."), stat: p.stat, real: &p.shown };
+                    self.attributes(&e, &p.source, &dir, &p.shown)?;
+                }
+                Err(err) => return Err(TreeError::io("look at", &p.shown)(err)),
+            }
+            self.pending[i].made = true;
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, e: &Entry<'_>, parent: &OwnedFd, name: &OsStr, shown: &str) -> Result<(), TreeError> {
+        let id = (e.stat.st_dev, e.stat.st_ino);
+        if e.stat.st_nlink > 1
+            && let Some(first) = self.links.get(&id)
+        {
+            let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(first));
+            return rustix::fs::linkat(rustix::fs::CWD, &path, parent, name, AtFlags::SYMLINK_FOLLOW)
+                .map_err(TreeError::io("link", shown));
+        }
+        // NONBLOCK: what was a file a moment ago may be a FIFO now.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let source = rustix::fs::openat(e.dir, e.name, flags, Mode::empty())
+            .map_err(TreeError::io("open", e.real))?;
+        let opened = rustix::fs::fstat(&source).map_err(TreeError::io("look at", e.real))?;
+        if FileType::from_raw_mode(opened.st_mode) != FileType::RegularFile {
+            return Err(TreeError::Io {
+                verb: "copy",
+                path: e.real.to_owned(),
+                source: io::Error::other("it changed while it was read"),
+            });
+        }
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let target = rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o600))
+            .map_err(TreeError::io("create", shown))?;
+        copy_bytes(&source, &target, opened.st_size as u64).map_err(TreeError::std("copy", shown))?;
+        self.attributes(e, &source, &target, shown)?;
+        if e.stat.st_nlink > 1 {
+            self.links.insert(id, target);
+        }
+        Ok(())
+    }
+
+    /// Owner, then mode (chown clears setuid), then xattrs (capabilities after chown), then times.
+    fn attributes(&self, e: &Entry<'_>, source: &OwnedFd, target: &OwnedFd, shown: &str) -> Result<(), TreeError> {
+        let (uid, gid) = self.owner(&e.stat);
+        let (u, g) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
+        rustix::fs::fchown(target, Some(u), Some(g)).map_err(TreeError::io("chown", shown))?;
+        rustix::fs::fchmod(target, Mode::from_raw_mode(self.mode(&e.stat)?)).map_err(TreeError::io("chmod", shown))?;
+        copy_xattrs(source, target).map_err(TreeError::io("copy attributes of", shown))?;
+        let t = self.opts.time.clone().unwrap_or_else(|| kept_times(&e.stat));
+        rustix::fs::futimens(target, &t).map_err(TreeError::io("set times of", shown))
+    }
+
+    fn own_and_time(&self, e: &Entry<'_>, parent: &OwnedFd, name: &OsStr, shown: &str) -> Result<(), TreeError> {
+        let (uid, gid) = self.owner(&e.stat);
+        chown(parent.as_fd(), name, uid, gid).map_err(TreeError::io("chown", shown))?;
+        self.time(e, parent, name, shown)
+    }
+
+    fn time(&self, e: &Entry<'_>, parent: &OwnedFd, name: &OsStr, shown: &str) -> Result<(), TreeError> {
+        let t = self.opts.time.clone().unwrap_or_else(|| kept_times(&e.stat));
+        rustix::fs::utimensat(parent, name, &t, AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(TreeError::io("set times of", shown))
+    }
+
+    fn owner(&self, stat: &Stat) -> (u32, u32) {
+        match self.opts.owner {
+            Some(o) => o,
+            None if self.from.as_root => (0, 0),
+            None => (stat.st_uid, stat.st_gid),
+        }
+    }
+
+    fn mode(&self, stat: &Stat) -> Result<u32, TreeError> {
+        let old = stat.st_mode & 0o7777;
+        let dir = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        Ok(match self.opts.mode {
+            Some(m) => m.apply(old, dir)?,
+            None => old,
+        })
+    }
+}
+
+fn kept_times(stat: &Stat) -> Timestamps {
+    let t = Timespec { tv_sec: stat.st_mtime, tv_nsec: stat.st_mtime_nsec as _ };
+    Timestamps { last_access: t, last_modification: t }
+}
+
+/// Copies all bytes: by sharing extents where the file system can, else inside the kernel, else by
+/// hand.
+pub fn copy_bytes(source: &OwnedFd, target: &OwnedFd, size: u64) -> io::Result<()> {
+    if size == 0 {
+        // Files of /proc and the like say 0 and have content all the same.
+        return by_hand(source, target);
+    }
+    if rustix::fs::ioctl_ficlone(target, source).is_ok() {
+        return Ok(());
+    }
+    let mut done = 0u64;
+    loop {
+        match rustix::fs::copy_file_range(source, None, target, None, 1 << 30) {
+            Ok(0) => return Ok(()),
+            Ok(n) => done += n as u64,
+            Err(Errno::INTR) => {}
+            Err(Errno::XDEV | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS | Errno::BADF) if done == 0 => {
+                return by_hand(source, target);
+            }
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+fn by_hand(source: &OwnedFd, target: &OwnedFd) -> io::Result<()> {
+    let mut from = std::fs::File::from(source.try_clone()?);
+    let mut to = std::fs::File::from(target.try_clone()?);
+    io::copy(&mut from, &mut to).map(drop)
+}
+
+/// Copies extended attributes but the ones of overlayfs and of the host's security modules. A file
+/// system that has none is no error.
+fn copy_xattrs(source: &OwnedFd, target: &OwnedFd) -> rustix::io::Result<()> {
+    let skip: [&[u8]; 4] = [b"trusted.", b"user.overlay.", b"security.selinux", b"system."];
+    xattrs(source, target, &|name| !skip.iter().any(|p| name.starts_with(p)))
+}
+
+/// Copies every extended attribute, those of overlayfs too: a layer's directory made again.
+pub fn copy_all_xattrs(source: &OwnedFd, target: &OwnedFd) -> rustix::io::Result<()> {
+    xattrs(source, target, &|_| true)
+}
+
+fn xattrs(source: &OwnedFd, target: &OwnedFd, want: &dyn Fn(&[u8]) -> bool) -> rustix::io::Result<()> {
+    let mut names = vec![0u8; 1024];
+    let n = loop {
+        match rustix::fs::flistxattr(source, &mut names[..]) {
+            Ok(n) => break n,
+            Err(Errno::RANGE) if names.len() < 1 << 20 => names.resize(names.len() * 4, 0),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::PERM) => return Ok(()),
+            Err(e) => return Err(e),
+        }
+    };
+    for name in names[..n].split(|b| *b == 0).filter(|n| !n.is_empty() && want(n)) {
+        let mut value = vec![0u8; 65536];
+        let name = OsStr::from_bytes(name);
+        let len = rustix::fs::fgetxattr(source, name, &mut value[..])?;
+        match rustix::fs::fsetxattr(target, name, &value[..len], rustix::fs::XattrFlags::empty()) {
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::PERM) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,81 @@
+//! Trees of files below a held directory: resolving paths in them, finding what a pattern names,
+//! copying between them.
+//!
+//! Invariant: no path of an image, a step or a context is ever resolved with the host's meaning.
+//! Everything starts from a directory handle, goes one component at a time without following
+//! links, and reads links itself, with `/` meaning the handle.
+
+pub mod copy;
+pub mod find;
+pub mod resolve;
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::{Mode, OFlags};
+
+/// Why a tree could not be read or changed. `path` is the path within the tree.
+#[derive(Debug, thiserror::Error)]
+pub enum TreeError {
+    /// The kernel said no.
+    #[error("cannot {verb} `{path}`")]
+    Io {
+        /// `open`, `copy`, ...
+        verb: &'static str,
+        /// Within the tree.
+        path: String,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// Nothing there.
+    #[error("`{path}` not found")]
+    NotFound {
+        /// Within the tree.
+        path: String,
+    },
+    /// A file in place of a folder, or the reverse.
+    #[error("cannot replace {what}: `{path}`")]
+    WrongKind {
+        /// `a folder by a file`, `a file by a folder`.
+        what: &'static str,
+        /// Within the tree.
+        path: String,
+    },
+    /// A symbolic mode that is none.
+    #[error(transparent)]
+    Mode(#[from] rgraph_ir::op::FileModeError),
+    /// Patterns that are none.
+    #[error("pattern `{pattern}`: {why}")]
+    Pattern {
+        /// The pattern.
+        pattern: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// The build is to stop.
+    #[error("canceled")]
+    Cancelled,
+}
+
+impl TreeError {
+    pub(crate) fn io(verb: &'static str, path: impl Into<String>) -> impl FnOnce(rustix::io::Errno) -> Self {
+        let path = path.into();
+        move |e| match e {
+            rustix::io::Errno::NOENT => Self::NotFound { path },
+            e => Self::Io { verb, path, source: e.into() },
+        }
+    }
+
+    pub(crate) fn std(verb: &'static str, path: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { verb, path, source }
+    }
+}
+
+/// Opens `name` of `dir` as a directory, without following a link, for use with the `*at` calls and
+/// for reading.
+pub(crate) fn open_dir(dir: impl AsFd, name: &std::ffi::OsStr) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(dir, name, flags, Mode::empty())
+}

@@ -1,0 +1,240 @@
+//! Runs vertices on this machine: a `match` over ops, and what ops share.
+//!
+//! One worker serves one build. It holds the build's lease, its runner process, and what it learnt
+//! about images and folders; results live in the store.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock};
+
+use rgraph_ir::op::{Selector, SourceOp};
+use rgraph_ir::pattern::PatternSet;
+use rgraph_ir::request::BuildRequest;
+use rgraph_ir::{Op, Platform, SnapshotId, TreeDigest};
+use rgraph_solver::{Pin, Task, TaskCx, TaskError, Tree, Worker};
+use rgraph_store::{Lease, Store};
+
+use crate::context;
+use crate::fetch::image::ImageFetcher;
+use crate::host::Host;
+use crate::ops;
+use crate::sandbox::Runner;
+use crate::snapshot::{LayerInProgress, LayerProvider, SnapshotError, Snapshots};
+
+/// A folder of the caller, as this build sees it.
+pub struct ContextTree {
+    /// Where it lies, for errors.
+    pub path: PathBuf,
+    root: OwnedFd,
+    ignore: Option<Arc<PatternSet>>,
+}
+
+/// A tree opened for reading.
+pub struct ReadTree {
+    /// Its root.
+    pub root: OwnedFd,
+    /// What is hidden in it.
+    pub ignore: Option<Arc<PatternSet>>,
+    /// Files count as root's.
+    pub as_root: bool,
+}
+
+/// See the module.
+pub struct LocalWorker<'a> {
+    /// The store.
+    pub store: &'a Store,
+    /// What the host allows.
+    pub host: &'a Host,
+    /// The request being built.
+    pub request: &'a BuildRequest,
+    /// Images and their layers.
+    pub images: &'a ImageFetcher<'a>,
+    /// Snapshots of the store.
+    pub snapshots: Snapshots<'a>,
+    lease: &'a Lease,
+    contexts: Mutex<Vec<Arc<ContextTree>>>,
+    by_vertex_source: Mutex<HashMap<String, u32>>,
+    runner: OnceLock<Result<Runner, String>>,
+}
+
+impl<'a> LocalWorker<'a> {
+    /// A worker for one build.
+    pub fn new(
+        store: &'a Store,
+        host: &'a Host,
+        request: &'a BuildRequest,
+        images: &'a ImageFetcher<'a>,
+        provider: &'a dyn LayerProvider,
+        lease: &'a Lease,
+    ) -> Self {
+        Self {
+            store,
+            host,
+            request,
+            images,
+            snapshots: Snapshots::new(store, host, provider, lease),
+            lease,
+            contexts: Mutex::default(),
+            by_vertex_source: Mutex::default(),
+            runner: OnceLock::new(),
+        }
+    }
+
+    /// The process that starts containers; the first RUN starts it.
+    pub fn runner(&self) -> Result<&Runner, TaskError> {
+        let started = self.runner.get_or_init(|| Runner::start().map_err(|e| report(&e)));
+        started.as_ref().map_err(|e| TaskError::failed(e.clone()))
+    }
+
+    /// The store's lease of this build.
+    pub fn lease(&self) -> &Lease {
+        self.lease
+    }
+
+    /// Starts a new layer on `base`.
+    pub fn begin_layer(&self, base: Option<SnapshotId>, cx: &TaskCx<'_>) -> Result<LayerInProgress<'_>, TaskError> {
+        self.snapshots.begin(base, cx).map_err(SnapshotError::into_task)
+    }
+
+    /// The snapshot of a tree; a live folder becomes one.
+    pub fn as_snapshot(&self, tree: Tree, cx: &TaskCx<'_>) -> Result<SnapshotId, TaskError> {
+        match tree {
+            Tree::Snapshot(id) => Ok(id),
+            Tree::Context(_) => {
+                let from = self.read_tree(tree, cx)?;
+                let layer = self.begin_layer(None, cx)?;
+                let root = layer.mount()?;
+                let source = crate::tree::copy::Source {
+                    root: from.root.as_fd(),
+                    ignore: from.ignore.as_deref(),
+                    as_root: true,
+                };
+                let opts = crate::tree::copy::CopyOptions {
+                    owner: None,
+                    mode: None,
+                    time: None,
+                    include: None,
+                    exclude: None,
+                    dir_contents: true,
+                    follow: true,
+                    cancelled: &|| cx.cancel.is_cancelled(),
+                };
+                crate::tree::copy::copy(&source, "/", root.as_fd(), "/", &opts).map_err(TaskError::failed)?;
+                drop(root);
+                layer.commit("context")
+            }
+        }
+    }
+
+    /// Opens a tree for reading.
+    pub fn read_tree(&self, tree: Tree, cx: &TaskCx<'_>) -> Result<ReadTree, TaskError> {
+        match tree {
+            Tree::Snapshot(id) => {
+                let root = self.snapshots.mount_read_only(id, Some(cx)).map_err(SnapshotError::into_task)?;
+                Ok(ReadTree { root, ignore: None, as_root: false })
+            }
+            Tree::Context(n) => {
+                let c = self.context(n);
+                let root = c.root.try_clone().map_err(TaskError::failed)?;
+                Ok(ReadTree { root, ignore: c.ignore.clone(), as_root: true })
+            }
+        }
+    }
+
+    /// Where a context lies on the host.
+    pub fn context(&self, n: u32) -> Arc<ContextTree> {
+        self.contexts.lock().unwrap_or_else(|e| e.into_inner())[n as usize].clone()
+    }
+
+    /// Opens the folder behind a local source, once per build.
+    fn open_context(&self, l: &rgraph_ir::op::LocalSource) -> Result<u32, TaskError> {
+        let id = format!("{}\0{}", l.name, l.exclude.join("\n"));
+        let mut known = self.by_vertex_source.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(n) = known.get(&id) {
+            return Ok(*n);
+        }
+        let Some(at) = self.request.contexts.get(&l.name) else {
+            return Err(TaskError::failed(format!("no folder was given for the context `{}`", l.name)));
+        };
+        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+        let root = rustix::fs::open(&at.path, flags, rustix::fs::Mode::empty())
+            .map_err(|e| TaskError::failed(format!("cannot open the context `{}`: {e}", at.path.display())))?;
+        let ignore = if l.exclude.is_empty() {
+            None
+        } else {
+            let set = PatternSet::new(&l.exclude)
+                .map_err(|e| TaskError::failed(format!("the ignore file of `{}`: {e}", l.name)))?;
+            Some(Arc::new(set))
+        };
+        let mut all = self.contexts.lock().unwrap_or_else(|e| e.into_inner());
+        all.push(Arc::new(ContextTree { path: at.path.clone(), root, ignore }));
+        let n = all.len() as u32 - 1;
+        known.insert(id, n);
+        Ok(n)
+    }
+}
+
+impl Worker for LocalWorker<'_> {
+    fn pin(&self, op: &SourceOp, platform: Option<&Platform>, _cx: &TaskCx<'_>) -> Result<Pin, TaskError> {
+        match op {
+            SourceOp::Local(_) => Ok(Pin::Live),
+            SourceOp::Image(i) => {
+                let platform = platform.unwrap_or(&self.request.host_platform);
+                let image = self.images.resolve(&i.reference, platform, i.resolve).map_err(TaskError::failed)?;
+                Ok(Pin::Fixed(image.pin()))
+            }
+            SourceOp::Http(_) => Err(unsupported("ADD of a URL")),
+            SourceOp::Git(_) => Err(unsupported("ADD of a git repository")),
+            SourceOp::OciLayout(_) => Err(unsupported("an OCI layout as a context")),
+        }
+    }
+
+    fn run(&self, task: &Task<'_>, cx: &TaskCx<'_>) -> Result<Vec<Tree>, TaskError> {
+        cx.check()?;
+        match task.op {
+            Op::Source(SourceOp::Local(l)) => Ok(vec![Tree::Context(self.open_context(l)?)]),
+            Op::Source(SourceOp::Image(i)) => {
+                let platform = task.platform.unwrap_or(&self.request.host_platform);
+                let image = self.images.resolve(&i.reference, platform, i.resolve).map_err(TaskError::failed)?;
+                let id = self.images.snapshot(&image, self.store).map_err(TaskError::failed)?;
+                Ok(vec![Tree::Snapshot(id)])
+            }
+            Op::Source(SourceOp::Http(_)) => Err(unsupported("ADD of a URL")),
+            Op::Source(SourceOp::Git(_)) => Err(unsupported("ADD of a git repository")),
+            Op::Source(SourceOp::OciLayout(_)) => Err(unsupported("an OCI layout as a context")),
+            Op::Exec(op) => ops::exec::run(self, op, task, cx),
+            Op::File(op) => ops::file::run(self, op, task, cx),
+            Op::Merge(_) => ops::merge::run(self, task, cx),
+            Op::Diff(_) => Err(unsupported("a diff of two trees")),
+        }
+    }
+
+    fn digest(&self, of: Tree, sel: &Selector, cx: &TaskCx<'_>) -> Result<TreeDigest, TaskError> {
+        let tree = self.read_tree(of, cx)?;
+        let mut sel = sel.clone();
+        if tree.as_root {
+            // Whoever owns the caller's files, the copy is root's.
+            sel.owner = false;
+        }
+        let cache = crate::cache::stat::StoreStatCache::new(self.store);
+        let cache: Option<&dyn context::StatCache> = if tree.as_root { Some(&cache) } else { None };
+        context::digest(tree.root.as_fd(), &sel, tree.ignore.as_deref(), cache).map_err(TaskError::failed)
+    }
+}
+
+fn unsupported(what: &str) -> TaskError {
+    TaskError::failed(format!("{what} is not supported yet"))
+}
+
+/// An error with all its causes in one line.
+pub fn report(e: &dyn std::error::Error) -> String {
+    let mut text = e.to_string();
+    let mut next = e.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}
