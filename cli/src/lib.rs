@@ -1,11 +1,19 @@
 //! The person's side of rgraph: what was typed, what is shown.
 //!
 //! Reading order: [`args`] (raw flags and the environment), [`options`] (typed, every error of the
-//! command line), [`progress`] (readers of the event stream), [`report`] (diagnostics, failures,
+//! command line), [`load`] and [`pipeline`] (the way of a build), [`commands`], [`progress`] (readers of the event stream), [`report`] (diagnostics, failures,
 //! exit codes), [`table`] (columns, sizes, times). `main.rs` is the program.
 
 pub mod args;
 pub mod options;
+
+pub mod load;
+pub mod pipeline;
+
+pub mod commands;
+pub mod output;
+pub mod session;
+
 pub mod progress;
 pub mod report;
 pub mod table;

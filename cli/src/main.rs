@@ -1,11 +1,44 @@
 //! The program.
 
-fn main() -> std::process::ExitCode {
-    match rgraph_cli::args::parse(std::env::args_os()) {
-        Ok(_) => std::process::ExitCode::FAILURE,
+use std::process::ExitCode;
+
+use rgraph_cli::args::{self, Environment};
+use rgraph_cli::commands;
+use rgraph_cli::report::{CliError, ErrorKind, Reporter, Style, install_panic_hook};
+
+fn main() -> ExitCode {
+    // The sandbox runner is this program run again; it must not see a thread.
+    rgraph_runtime::sandbox::runner_main_if_asked();
+    let panicked = install_panic_hook();
+    let cli = match args::parse(std::env::args_os()) {
+        Ok(cli) => cli,
         Err(e) => {
-            let _ = e.print();
-            std::process::ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2))
+            // Help goes to stdout, wrong use to stderr; a closed one is nobody's loss.
+            e.print().unwrap_or(());
+            return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2));
         }
+    };
+    let debug = cli.debug;
+    let env = Environment::capture();
+    if let Some(filter) = &env.log {
+        tracing_subscriber::fmt().with_env_filter(filter.as_str()).with_writer(std::io::stderr).init();
     }
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| commands::run(cli, env)));
+    if panicked.is_set() {
+        return ExitCode::from(ErrorKind::Internal.exit_code());
+    }
+    match result {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(e)) => {
+            let style = Style { colours: false, debug };
+            draw(&e, style);
+            ExitCode::from(e.kind.exit_code())
+        }
+        Err(_) => ExitCode::from(ErrorKind::Internal.exit_code()),
+    }
+}
+
+fn draw(e: &CliError, style: Style) {
+    let mut out = std::io::stderr().lock();
+    Reporter::new(&mut out, style).error(e).unwrap_or(());
 }

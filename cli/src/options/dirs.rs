@@ -66,17 +66,17 @@ mod tests {
 
     #[test]
     fn the_table() {
-        let home = ("HOME", "/home/u");
+        const HOME: (&str, &str) = ("HOME", "/home/u");
         // (--root, environment, uid), (root, run, config)
         type Given = (Option<&'static str>, &'static [(&'static str, &'static str)], u32);
         type Wanted = (&'static str, &'static str, Option<&'static str>);
         let cases: [(Given, Wanted); 8] = [
             (
-                (None, &[home], 0),
+                (None, &[HOME], 0),
                 ("/var/lib/rgraph", "/run/rgraph", Some("/etc/rgraph/config.toml")),
             ),
             (
-                (None, &[home], 1),
+                (None, &[HOME], 1),
                 (
                     "/home/u/.local/share/rgraph",
                     "/home/u/.local/share/rgraph/run",
@@ -84,7 +84,7 @@ mod tests {
                 ),
             ),
             (
-                (None, &[home, ("XDG_RUNTIME_DIR", "/run/user/1")], 1),
+                (None, &[HOME, ("XDG_RUNTIME_DIR", "/run/user/1")], 1),
                 (
                     "/home/u/.local/share/rgraph",
                     "/run/user/1/rgraph",
@@ -92,11 +92,11 @@ mod tests {
                 ),
             ),
             (
-                (None, &[home, ("XDG_DATA_HOME", "/d"), ("XDG_CONFIG_HOME", "/c")], 1),
+                (None, &[HOME, ("XDG_DATA_HOME", "/d"), ("XDG_CONFIG_HOME", "/c")], 1),
                 ("/d/rgraph", "/d/rgraph/run", Some("/c/rgraph/config.toml")),
             ),
             (
-                (Some("/r"), &[home, ("XDG_RUNTIME_DIR", "/run/user/1")], 1),
+                (Some("/r"), &[HOME, ("XDG_RUNTIME_DIR", "/run/user/1")], 1),
                 ("/r", "/r/run", Some("/home/u/.config/rgraph/config.toml")),
             ),
             (

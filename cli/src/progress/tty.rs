@@ -73,7 +73,11 @@ impl Tty {
     }
 
     fn paint(&self, colour: &str, text: &str) -> String {
-        if self.colours { format!("{colour}{text}{OFF}") } else { text.to_owned() }
+        if self.colours && !colour.is_empty() {
+            format!("{colour}{text}{OFF}")
+        } else {
+            text.to_owned()
+        }
     }
 
     /// A line with its time at the right edge.

@@ -1,0 +1,122 @@
+//! `rgraph graph`: the plan, written out. Runs no step.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::sync::atomic::AtomicU32;
+
+use rgraph_ir::image_config::BaseHistory;
+use rgraph_ir::render;
+use rgraph_ir::{BuildPlan, SourceMap, Target};
+use rgraph_runtime::fetch::image::{ImageFetcher, PullPolicy};
+
+use super::{Context, print};
+use crate::args::{GraphArgs, GraphFormat};
+use crate::options::{GraphOptions, Pull};
+use crate::output::write_whole;
+use crate::pipeline::{Answers, Compiled, compile};
+use crate::report::CliError;
+use crate::session;
+
+/// Runs the command.
+pub fn run(cx: &Context, args: GraphArgs) -> Result<(), CliError> {
+    let opts = GraphOptions::new(args, &cx.env, cx.terminals)?;
+    if opts.cached {
+        return Err(CliError::not_yet("`rgraph graph --cached`"));
+    }
+    let compiled = if opts.build.offline {
+        compile(&opts.build, &Answers::Stubs)
+    } else {
+        let store = session::open_store(cx.root())?;
+        let registry = session::registries(&cx.env, &opts.build.insecure_registries);
+        let images = ImageFetcher::new(&store, Some(&registry), policy(opts.build.pull), &cx.cancel);
+        let next_step = AtomicU32::new(0);
+        compile(&opts.build, &Answers::Images { images: &images, sink: &(), next_step: &next_step })
+    };
+    let compiled = compiled.map_err(|e| cx.compile_error(e))?;
+    let text = render(&compiled, opts.format)?;
+    if let Some(path) = &opts.build.metadata_file {
+        write_whole(path, &metadata(&compiled.plan))?;
+    }
+    print(&text)
+}
+
+/// The policy behind `--pull`.
+pub fn policy(pull: Pull) -> PullPolicy {
+    match pull {
+        Pull::Always => PullPolicy::Always,
+        Pull::Missing => PullPolicy::Missing,
+        Pull::Newer => PullPolicy::Newer,
+        Pull::Never => PullPolicy::Never,
+    }
+}
+
+fn render(c: &Compiled, format: GraphFormat) -> Result<Vec<u8>, CliError> {
+    let (plan, map): (&BuildPlan, &SourceMap) = (&c.plan, &c.sources);
+    let style = render::Style::default();
+    Ok(match format {
+        GraphFormat::Dot => render::dot(plan, map, &style).into_bytes(),
+        GraphFormat::Mermaid => render::mermaid(plan, map, &style).into_bytes(),
+        GraphFormat::Json => render::json(plan, map).into_bytes(),
+        GraphFormat::Llb => match &plan.targets[..] {
+            [one] => rgraph_llb::encode(&plan.graph, one.root).bytes,
+            _ => return Err(CliError::not_yet("`--format llb` of several platforms")),
+        },
+        GraphFormat::Svg => svg(render::dot(plan, map, &style).as_bytes())?,
+    })
+}
+
+/// Graphviz draws; without it there is only the text.
+fn svg(dot: &[u8]) -> Result<Vec<u8>, CliError> {
+    let failed = |e: std::io::Error| {
+        CliError::failed("cannot run `dot` of Graphviz")
+            .because(e)
+            .help("install Graphviz, or use --format dot")
+    };
+    let mut child = Command::new("dot")
+        .arg("-Tsvg")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(failed)?;
+    let mut stdin = child.stdin.take().ok_or_else(|| CliError::internal("no pipe to `dot`"))?;
+    let dot = dot.to_vec();
+    let writer = std::thread::spawn(move || stdin.write_all(&dot));
+    let out = child.wait_with_output().map_err(failed)?;
+    // A `dot` that ended early has said why with its exit code.
+    drop(writer.join());
+    if !out.status.success() {
+        return Err(CliError::failed("`dot` of Graphviz failed"));
+    }
+    Ok(out.stdout)
+}
+
+/// `containerimage.config`, one per platform.
+fn metadata(plan: &BuildPlan) -> Vec<u8> {
+    let mut out = serde_json::Map::new();
+    for (n, t) in plan.targets.iter().enumerate() {
+        let config: serde_json::Value =
+            serde_json::from_slice(&config_json(t)).unwrap_or(serde_json::Value::Null);
+        if n == 0 {
+            out.insert("containerimage.config".to_owned(), config.clone());
+        }
+        if plan.targets.len() > 1 {
+            out.insert(format!("containerimage.config/{}", t.platform), config);
+        }
+    }
+    let mut bytes = serde_json::to_vec_pretty(&out).expect("always serialises");
+    bytes.push(b'\n');
+    bytes
+}
+
+/// The config as it will be, but for what only a build knows: layers and times.
+fn config_json(t: &Target) -> Vec<u8> {
+    let mut history = t.base.history.clone();
+    history.extend(t.history.iter().map(|h| BaseHistory {
+        created: None,
+        created_by: Some(h.created_by.clone()),
+        author: h.author.clone(),
+        comment: Some(h.comment.clone()).filter(|c| !c.is_empty()),
+        empty_layer: h.layer.is_none(),
+    }));
+    rgraph_image::config::to_json(&t.config, &history, &[], None)
+}

@@ -1,0 +1,254 @@
+//! Reads what lowering starts from: the Dockerfile, the ignore files, the folders that were named.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rgraph_frontend::NamedContext as Lowered;
+use rgraph_ir::pattern::PatternSet;
+use rgraph_ir::request::LocalContext;
+use rgraph_ir::{FileId, SourceMap, limits};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+
+use crate::options::{BuildOptions, ContextSpec, FileSpec, NamedContext};
+
+/// Why the build cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The context is no folder.
+    #[error("cannot open the context `{path}`")]
+    Context {
+        /// The operand.
+        path: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// No Dockerfile.
+    #[error("no Dockerfile: `{tried}` not found")]
+    NoDockerfile {
+        /// The paths tried.
+        tried: String,
+    },
+    /// The Dockerfile or an ignore file cannot be read.
+    #[error("cannot read `{path}`")]
+    Read {
+        /// The file.
+        path: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The Dockerfile is no text.
+    #[error("{name}:{line}: not valid UTF-8")]
+    NotText {
+        /// The file.
+        name: String,
+        /// The line with the first wrong byte.
+        line: usize,
+    },
+    /// Larger than a Dockerfile or ignore file may be.
+    #[error("`{path}` is larger than {max} bytes")]
+    TooLarge {
+        /// The file.
+        path: String,
+        /// The limit.
+        max: usize,
+    },
+    /// A pattern that is none.
+    #[error("{name}: line {line}: {why}")]
+    Pattern {
+        /// The ignore file.
+        name: String,
+        /// Line in it.
+        line: u32,
+        /// What is wrong.
+        why: String,
+    },
+    /// A kind of context that comes later.
+    #[error("{0} is not supported yet")]
+    Unsupported(&'static str),
+}
+
+/// See the module.
+pub struct Loaded {
+    /// The texts, for diagnostics.
+    pub sources: SourceMap,
+    /// The Dockerfile.
+    pub dockerfile: FileId,
+    /// Patterns of the main context's ignore file, in file order.
+    pub ignore: Vec<String>,
+    /// Folders by the name of their source.
+    pub contexts: BTreeMap<String, LocalContext>,
+    /// Named contexts as lowering wants them.
+    pub named: BTreeMap<String, Lowered>,
+}
+
+/// Reads everything. With `offline_graph`, folders of named contexts need not be read.
+pub fn load(opts: &BuildOptions) -> Result<Loaded, LoadError> {
+    let folder = match &opts.context {
+        ContextSpec::Folder(p) => p.clone(),
+        ContextSpec::Stdin => return Err(LoadError::Unsupported("a context on standard input")),
+        ContextSpec::Git(_) => return Err(LoadError::Unsupported("a git repository as the context")),
+        ContextSpec::Http(_) => return Err(LoadError::Unsupported("a URL as the context")),
+    };
+    let root = open_folder(&folder)?;
+    let (name, text, beside) = dockerfile(&opts.file, &folder, &root)?;
+    let mut sources = SourceMap::default();
+    let dockerfile = sources.add(name, text);
+    let ignore = match beside {
+        Some(path) if path.exists() => read_ignore(&path)?,
+        _ => ignore_in(&root)?,
+    };
+    let mut contexts = BTreeMap::from([("context".to_owned(), LocalContext { path: folder })]);
+    let mut named = BTreeMap::new();
+    for (name, context) in &opts.build_contexts {
+        let lowered = match context {
+            NamedContext::Folder(path) => {
+                let ignore_patterns = ignore_in(&open_folder(path)?)?;
+                contexts.insert(name.clone(), LocalContext { path: path.clone() });
+                Lowered::Local { ignore_patterns }
+            }
+            NamedContext::Image(reference) => Lowered::Image { reference: reference.clone() },
+            NamedContext::OciLayout { dir, tag, digest } => {
+                let mut reference = dir.display().to_string();
+                if let Some(t) = tag {
+                    reference.push_str(&format!(":{t}"));
+                }
+                if let Some(d) = digest {
+                    reference.push_str(&format!("@{d}"));
+                }
+                Lowered::OciLayout { reference }
+            }
+            NamedContext::Http(url) => Lowered::Http { url: url.clone() },
+            NamedContext::Git(url) => Lowered::Git { url: url.clone() },
+            NamedContext::Target(name) => Lowered::Target { name: name.clone() },
+        };
+        named.insert(name.clone(), lowered);
+    }
+    Ok(Loaded { sources, dockerfile, ignore, contexts, named })
+}
+
+fn open_folder(path: &Path) -> Result<OwnedFd, LoadError> {
+    rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| LoadError::Context { path: path.display().to_string(), source: e.into() })
+}
+
+/// Name for errors, text, and where an ignore file of its own would lie.
+fn dockerfile(
+    spec: &FileSpec,
+    folder: &Path,
+    root: &OwnedFd,
+) -> Result<(String, String, Option<PathBuf>), LoadError> {
+    match spec {
+        FileSpec::Stdin => {
+            let text = text_of("Dockerfile", &mut std::io::stdin().lock())?;
+            Ok(("Dockerfile".to_owned(), text, None))
+        }
+        FileSpec::Path(path) => {
+            let name = path.display().to_string();
+            let file = match File::options().read(true).custom_flags_nonblock().open(path) {
+                Ok(f) => f,
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                    return Err(LoadError::NoDockerfile { tried: name });
+                }
+                Err(source) => return Err(LoadError::Read { path: name, source }),
+            };
+            let shown = path.file_name().unwrap_or(OsStr::new("Dockerfile")).to_string_lossy().into_owned();
+            let text = text_of(&name, &mut regular(file, &name)?)?;
+            let beside = PathBuf::from(format!("{name}.dockerignore"));
+            Ok((shown, text, Some(beside)))
+        }
+        FileSpec::Default => {
+            for name in ["Dockerfile", "dockerfile"] {
+                if let Some(file) = open_inside(root, name)? {
+                    let text = text_of(name, &mut regular(file, name)?)?;
+                    let beside = folder.join(format!("{name}.dockerignore"));
+                    return Ok((name.to_owned(), text, Some(beside)));
+                }
+            }
+            let tried = folder.join("Dockerfile").display().to_string();
+            Err(LoadError::NoDockerfile { tried })
+        }
+    }
+}
+
+trait Nonblock {
+    fn custom_flags_nonblock(&mut self) -> &mut Self;
+}
+
+impl Nonblock for std::fs::OpenOptions {
+    /// A FIFO in place of a file must not hang the open.
+    fn custom_flags_nonblock(&mut self) -> &mut Self {
+        use std::os::unix::fs::OpenOptionsExt as _;
+        self.custom_flags(OFlags::NONBLOCK.bits() as i32)
+    }
+}
+
+/// Opens a file of the context; a link in it cannot lead out.
+fn open_inside(root: &OwnedFd, name: &str) -> Result<Option<File>, LoadError> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    match rustix::fs::openat2(root, name, flags, Mode::empty(), how) {
+        Ok(fd) => Ok(Some(File::from(fd))),
+        Err(rustix::io::Errno::NOENT) => Ok(None),
+        Err(e) => Err(LoadError::Read { path: name.to_owned(), source: e.into() }),
+    }
+}
+
+fn regular(file: File, name: &str) -> Result<File, LoadError> {
+    let read = |source| LoadError::Read { path: name.to_owned(), source };
+    if file.metadata().map_err(read)?.is_file() {
+        Ok(file)
+    } else {
+        Err(read(std::io::Error::other("it is not a regular file")))
+    }
+}
+
+fn bounded(name: &str, from: &mut dyn Read, max: usize) -> Result<Vec<u8>, LoadError> {
+    let mut bytes = Vec::new();
+    from.take(max as u64 + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|source| LoadError::Read { path: name.to_owned(), source })?;
+    if bytes.len() > max {
+        return Err(LoadError::TooLarge { path: name.to_owned(), max });
+    }
+    Ok(bytes)
+}
+
+fn text_of(name: &str, from: &mut dyn Read) -> Result<String, LoadError> {
+    String::from_utf8(bounded(name, from, limits::MAX_DOCKERFILE)?).map_err(|e| {
+        let at = e.utf8_error().valid_up_to();
+        let line = 1 + e.as_bytes()[..at].iter().filter(|b| **b == b'\n').count();
+        LoadError::NotText { name: name.to_owned(), line }
+    })
+}
+
+fn ignore_in(root: &OwnedFd) -> Result<Vec<String>, LoadError> {
+    let name = ".dockerignore";
+    match open_inside(root, name)? {
+        Some(file) => patterns(name, &bounded(name, &mut regular(file, name)?, limits::MAX_IGNORE_FILE)?),
+        None => Ok(Vec::new()),
+    }
+}
+
+fn read_ignore(path: &Path) -> Result<Vec<String>, LoadError> {
+    let name = path.display().to_string();
+    let file = File::options()
+        .read(true)
+        .custom_flags_nonblock()
+        .open(path)
+        .map_err(|source| LoadError::Read { path: name.clone(), source })?;
+    patterns(&name, &bounded(&name, &mut regular(file, &name)?, limits::MAX_IGNORE_FILE)?)
+}
+
+fn patterns(name: &str, bytes: &[u8]) -> Result<Vec<String>, LoadError> {
+    PatternSet::parse(bytes).map(|set| set.to_strings()).map_err(|e| LoadError::Pattern {
+        name: name.to_owned(),
+        line: e.line,
+        why: e.to_string(),
+    })
+}

@@ -1,0 +1,173 @@
+//! The whole way of a build in one screen: load, parse, lower until no fact is missing, verify,
+//! hand over to a backend, report.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rgraph_frontend::{Facts, LowerOptions, Lowered, Lowering, NoCache, Query, lower, parse};
+use rgraph_ir::request::BuildRequest;
+use rgraph_ir::{BuildPlan, Diagnostic, Severity, SourceMap};
+use rgraph_runtime::fetch::image::ImageFetcher;
+use rgraph_runtime::{SystemClock, report};
+use rgraph_solver::event::{Event, EventKind, EventSink, Step};
+use rgraph_solver::Clock;
+
+use crate::load::{Loaded, load};
+use crate::options::{BuildOptions, Pull, host_platform};
+use crate::report::CliError;
+
+/// A Dockerfile turned into a plan.
+pub struct Compiled {
+    /// The plan.
+    pub plan: Arc<BuildPlan>,
+    /// The texts.
+    pub sources: SourceMap,
+    /// What lint and lowering found.
+    pub warnings: Vec<Diagnostic>,
+    /// Folders by name.
+    pub contexts: BTreeMap<String, rgraph_ir::request::LocalContext>,
+}
+
+/// Why there is no plan.
+pub enum CompileError {
+    /// Before any text was read.
+    Cli(CliError),
+    /// In the text.
+    Text(Vec<Diagnostic>, SourceMap),
+}
+
+impl From<CliError> for CompileError {
+    fn from(e: CliError) -> Self {
+        Self::Cli(e)
+    }
+}
+
+/// Who answers questions about base images.
+pub enum Answers<'a> {
+    /// Nobody: stubs.
+    Stubs,
+    /// The store, then registries.
+    Images {
+        /// Who.
+        images: &'a ImageFetcher<'a>,
+        /// Where questions are shown.
+        sink: &'a dyn EventSink,
+        /// Numbers for their progress lines.
+        next_step: &'a AtomicU32,
+    },
+}
+
+/// Text to plan.
+pub fn compile(opts: &BuildOptions, answers: &Answers<'_>) -> Result<Compiled, CompileError> {
+    let loaded = load(opts).map_err(|e| CliError::failed(report(&e)))?;
+    let file = loaded.sources.file(loaded.dockerfile).clone();
+    let parsed = parse(&file);
+    let (mut found, mut warnings): (Vec<_>, Vec<_>) =
+        parsed.diags.into_iter().partition(|d| d.severity == Severity::Error);
+    if !found.is_empty() {
+        return Err(CompileError::Text(found, loaded.sources));
+    }
+    let options = lower_options(opts, &loaded);
+    let mut facts = match answers {
+        Answers::Stubs => Facts::offline(),
+        Answers::Images { .. } => Facts::new(),
+    };
+    let lowered: Lowered = loop {
+        match lower(&parsed.ast, &options, &facts) {
+            Ok(Lowering::Done(done)) => break done,
+            Ok(Lowering::Missing(queries)) => answer(&queries.into_iter().collect::<Vec<_>>(), answers, &mut facts)?,
+            Err(diags) => {
+                found.extend(diags);
+                return Err(CompileError::Text(found, loaded.sources));
+            }
+        }
+    };
+    let broken = rgraph_ir::verify::verify(&lowered.plan);
+    if let Some(v) = broken.first() {
+        return Err(CliError::internal(format!("the plan breaks an invariant: {v}")).into());
+    }
+    warnings.extend(lowered.warnings);
+    Ok(Compiled { plan: Arc::new(lowered.plan), sources: loaded.sources, warnings, contexts: loaded.contexts })
+}
+
+fn lower_options(opts: &BuildOptions, loaded: &Loaded) -> LowerOptions {
+    LowerOptions {
+        target: opts.target.clone(),
+        platforms: opts.platforms.clone(),
+        build_platform: host_platform(),
+        build_args: opts.build_args.clone(),
+        labels: opts.labels.clone(),
+        no_cache: match (opts.no_cache, opts.no_cache_filter.is_empty()) {
+            (true, _) => NoCache::All,
+            (false, true) => NoCache::None,
+            (false, false) => NoCache::Stages(opts.no_cache_filter.clone()),
+        },
+        network: opts.network.unwrap_or_default(),
+        add_hosts: opts.add_hosts.clone(),
+        ulimits: opts.ulimits.clone(),
+        shm_size: opts.shm_size,
+        cgroup_parent: opts.cgroup_parent.clone(),
+        build_contexts: loaded.named.clone(),
+        ignore_patterns: loaded.ignore.clone(),
+        pull: opts.pull == Pull::Always,
+        source_date_epoch: opts.source_date_epoch,
+        ..LowerOptions::default()
+    }
+}
+
+/// Answers all questions of one round at once.
+fn answer(queries: &[Query], answers: &Answers<'_>, facts: &mut Facts) -> Result<(), CliError> {
+    let Answers::Images { images, sink, next_step } = answers else {
+        return Err(CliError::internal("lowering asked although every answer is a stub"));
+    };
+    let ask = |q: &Query| match q {
+        Query::ImageConfig { reference, platform, mode } => {
+            let step = Step::Other(next_step.fetch_add(1, Ordering::Relaxed));
+            let emit = |kind| sink.emit(Event { at: SystemClock.now(), step, kind });
+            let name = reference.trim_start_matches("docker.io/library/");
+            emit(EventKind::Announced { name: format!("[internal] load metadata for {name}") });
+            emit(EventKind::Started);
+            match images.resolve(reference, platform, *mode) {
+                Ok(image) => {
+                    emit(EventKind::Finished);
+                    Ok(image.base_image())
+                }
+                Err(e) => {
+                    let message = report(&e);
+                    emit(EventKind::Failed { message: message.clone() });
+                    Err(message)
+                }
+            }
+        }
+        Query::OciLayoutConfig { .. } => Err("an OCI layout as a context is not supported yet".to_owned()),
+    };
+    let results: Vec<_> = std::thread::scope(|s| {
+        let threads: Vec<_> = queries.iter().map(|q| s.spawn(|| (q.clone(), ask(q)))).collect();
+        threads.into_iter().map(std::thread::ScopedJoinHandle::join).collect()
+    });
+    for r in results {
+        let (query, result) = r.map_err(|_| CliError::internal("a look-up of an image panicked"))?;
+        facts.insert(query, result);
+    }
+    Ok(())
+}
+
+/// The request of a build.
+pub fn request(opts: &BuildOptions, compiled: &Compiled) -> BuildRequest {
+    BuildRequest {
+        plan: compiled.plan.clone(),
+        contexts: compiled.contexts.clone(),
+        outputs: opts.outputs.clone(),
+        tags: opts.tags.clone(),
+        cache_from: opts.cache_from.clone(),
+        cache_to: opts.cache_to.clone(),
+        secrets: opts.secrets.clone(),
+        ssh: opts.ssh.clone(),
+        allow: opts.allow.clone(),
+        jobs: opts.jobs,
+        source_date_epoch: opts.source_date_epoch,
+        shm_size: opts.shm_size,
+        host_platform: host_platform(),
+    }
+}

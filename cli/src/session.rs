@@ -1,0 +1,70 @@
+//! What every command that touches the world opens: store, host, registries, signals.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use nix::sys::signal::{SigSet, Signal};
+use rgraph_runtime::fetch::registry::LazyRegistry;
+use rgraph_solver::CancelToken;
+use rgraph_store::{OpenOptions, Store};
+
+use crate::args::Environment;
+use crate::report::{CliError, ErrorKind};
+
+/// Opens the state root for writing.
+pub fn open_store(root: &Path) -> Result<Store, CliError> {
+    Store::open(root, OpenOptions::default()).map_err(|e| store_error(&e))
+}
+
+/// A store's error as the user reads it.
+pub fn store_error(e: &rgraph_store::StoreError) -> CliError {
+    CliError { source: std::error::Error::source(e).map(|s| rgraph_runtime::report(s).into()), ..CliError::failed(e.to_string()) }
+}
+
+/// Registries as configured by flags and environment; nothing is opened before the first question.
+pub fn registries(env: &Environment, insecure: &[String]) -> LazyRegistry {
+    LazyRegistry::new(insecure.to_vec(), env.auth_files(), concat!("rgraph/", env!("CARGO_PKG_VERSION")))
+}
+
+/// Turns the first SIGINT or SIGTERM into a cancelled build, and ends at once with the second.
+pub struct Signals {
+    got: Arc<AtomicI32>,
+}
+
+impl Signals {
+    /// Blocks both signals in this thread and all it starts from now on, and waits for them in one
+    /// thread. Call before any other thread exists.
+    pub fn watch(cancel: &CancelToken) -> Self {
+        let got = Arc::new(AtomicI32::new(0));
+        let mut set = SigSet::empty();
+        set.add(Signal::SIGINT);
+        set.add(Signal::SIGTERM);
+        if set.thread_block().is_ok() {
+            let (got, cancel) = (got.clone(), cancel.clone());
+            std::thread::spawn(move || {
+                while let Ok(signal) = set.wait() {
+                    if got.swap(signal as i32, Ordering::SeqCst) != 0 {
+                        end_now(signal);
+                    }
+                    cancel.cancel();
+                }
+            });
+        }
+        Self { got }
+    }
+
+    /// How the command ends when a signal came.
+    pub fn kind(&self) -> Option<ErrorKind> {
+        match self.got.load(Ordering::SeqCst) {
+            0 => None,
+            n if n == Signal::SIGTERM as i32 => Some(ErrorKind::Terminated),
+            _ => Some(ErrorKind::Interrupted),
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a second signal means: do not clean up, end")]
+fn end_now(signal: Signal) -> ! {
+    std::process::exit(128 + signal as i32)
+}
