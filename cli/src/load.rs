@@ -92,7 +92,9 @@ pub fn load(opts: &BuildOptions) -> Result<Loaded, LoadError> {
     let folder = match &opts.context {
         ContextSpec::Folder(p) => p.clone(),
         ContextSpec::Stdin => return Err(LoadError::Unsupported("a context on standard input")),
-        ContextSpec::Git(_) => return Err(LoadError::Unsupported("a git repository as the context")),
+        ContextSpec::Git(_) => {
+            return Err(LoadError::Unsupported("a git repository as the context"));
+        }
         ContextSpec::Http(_) => return Err(LoadError::Unsupported("a URL as the context")),
     };
     let root = open_folder(&folder)?;
@@ -157,7 +159,8 @@ fn dockerfile(
                 }
                 Err(source) => return Err(LoadError::Read { path: name, source }),
             };
-            let shown = path.file_name().unwrap_or(OsStr::new("Dockerfile")).to_string_lossy().into_owned();
+            let shown =
+                path.file_name().unwrap_or(OsStr::new("Dockerfile")).to_string_lossy().into_owned();
             let text = text_of(&name, &mut regular(file, &name)?)?;
             let beside = PathBuf::from(format!("{name}.dockerignore"));
             Ok((shown, text, Some(beside)))
@@ -230,7 +233,9 @@ fn text_of(name: &str, from: &mut dyn Read) -> Result<String, LoadError> {
 fn ignore_in(root: &OwnedFd) -> Result<Vec<String>, LoadError> {
     let name = ".dockerignore";
     match open_inside(root, name)? {
-        Some(file) => patterns(name, &bounded(name, &mut regular(file, name)?, limits::MAX_IGNORE_FILE)?),
+        Some(file) => {
+            patterns(name, &bounded(name, &mut regular(file, name)?, limits::MAX_IGNORE_FILE)?)
+        }
         None => Ok(Vec::new()),
     }
 }

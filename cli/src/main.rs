@@ -21,7 +21,10 @@ fn main() -> ExitCode {
     let debug = cli.debug;
     let env = Environment::capture();
     if let Some(filter) = &env.log {
-        tracing_subscriber::fmt().with_env_filter(filter.as_str()).with_writer(std::io::stderr).init();
+        tracing_subscriber::fmt()
+            .with_env_filter(filter.as_str())
+            .with_writer(std::io::stderr)
+            .init();
     }
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| commands::run(cli, env)));
     if panicked.is_set() {

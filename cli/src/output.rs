@@ -8,9 +8,13 @@ use crate::report::CliError;
 
 /// Writes `bytes` to `path` by a rename, synced.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
-    let failed = |e: std::io::Error| CliError::failed(format!("cannot write `{}`", path.display())).because(e);
-    let name = path.file_name().ok_or_else(|| failed(std::io::Error::other("it is not a file name")))?;
-    let tmp = path.with_file_name(format!(".{}.{}.tmp", name.to_string_lossy(), std::process::id()));
+    let failed = |e: std::io::Error| {
+        CliError::failed(format!("cannot write `{}`", path.display())).because(e)
+    };
+    let name =
+        path.file_name().ok_or_else(|| failed(std::io::Error::other("it is not a file name")))?;
+    let tmp =
+        path.with_file_name(format!(".{}.{}.tmp", name.to_string_lossy(), std::process::id()));
     let write = || -> std::io::Result<()> {
         let mut f = File::options().write(true).create_new(true).open(&tmp)?;
         f.write_all(bytes)?;

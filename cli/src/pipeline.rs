@@ -10,8 +10,8 @@ use rgraph_ir::request::BuildRequest;
 use rgraph_ir::{BuildPlan, Diagnostic, Severity, SourceMap};
 use rgraph_runtime::fetch::image::ImageFetcher;
 use rgraph_runtime::{SystemClock, report};
-use rgraph_solver::event::{Event, EventKind, EventSink, Step};
 use rgraph_solver::Clock;
+use rgraph_solver::event::{Event, EventKind, EventSink, Step};
 
 use crate::load::{Loaded, load};
 use crate::options::{BuildOptions, Pull, host_platform};
@@ -76,7 +76,9 @@ pub fn compile(opts: &BuildOptions, answers: &Answers<'_>) -> Result<Compiled, C
     let lowered: Lowered = loop {
         match lower(&parsed.ast, &options, &facts) {
             Ok(Lowering::Done(done)) => break done,
-            Ok(Lowering::Missing(queries)) => answer(&queries.into_iter().collect::<Vec<_>>(), answers, &mut facts)?,
+            Ok(Lowering::Missing(queries)) => {
+                answer(&queries.into_iter().collect::<Vec<_>>(), answers, &mut facts)?
+            }
             Err(diags) => {
                 found.extend(diags);
                 return Err(CompileError::Text(found, loaded.sources));
@@ -88,7 +90,12 @@ pub fn compile(opts: &BuildOptions, answers: &Answers<'_>) -> Result<Compiled, C
         return Err(CliError::internal(format!("the plan breaks an invariant: {v}")).into());
     }
     warnings.extend(lowered.warnings);
-    Ok(Compiled { plan: Arc::new(lowered.plan), sources: loaded.sources, warnings, contexts: loaded.contexts })
+    Ok(Compiled {
+        plan: Arc::new(lowered.plan),
+        sources: loaded.sources,
+        warnings,
+        contexts: loaded.contexts,
+    })
 }
 
 fn lower_options(opts: &BuildOptions, loaded: &Loaded) -> LowerOptions {
@@ -140,14 +147,17 @@ fn answer(queries: &[Query], answers: &Answers<'_>, facts: &mut Facts) -> Result
                 }
             }
         }
-        Query::OciLayoutConfig { .. } => Err("an OCI layout as a context is not supported yet".to_owned()),
+        Query::OciLayoutConfig { .. } => {
+            Err("an OCI layout as a context is not supported yet".to_owned())
+        }
     };
     let results: Vec<_> = std::thread::scope(|s| {
         let threads: Vec<_> = queries.iter().map(|q| s.spawn(|| (q.clone(), ask(q)))).collect();
         threads.into_iter().map(std::thread::ScopedJoinHandle::join).collect()
     });
     for r in results {
-        let (query, result) = r.map_err(|_| CliError::internal("a look-up of an image panicked"))?;
+        let (query, result) =
+            r.map_err(|_| CliError::internal("a look-up of an image panicked"))?;
         facts.insert(query, result);
     }
     Ok(())

@@ -19,12 +19,19 @@ pub fn open_store(root: &Path) -> Result<Store, CliError> {
 
 /// A store's error as the user reads it.
 pub fn store_error(e: &rgraph_store::StoreError) -> CliError {
-    CliError { source: std::error::Error::source(e).map(|s| rgraph_runtime::report(s).into()), ..CliError::failed(e.to_string()) }
+    CliError {
+        source: std::error::Error::source(e).map(|s| rgraph_runtime::report(s).into()),
+        ..CliError::failed(e.to_string())
+    }
 }
 
 /// Registries as configured by flags and environment; nothing is opened before the first question.
 pub fn registries(env: &Environment, insecure: &[String]) -> LazyRegistry {
-    LazyRegistry::new(insecure.to_vec(), env.auth_files(), concat!("rgraph/", env!("CARGO_PKG_VERSION")))
+    LazyRegistry::new(
+        insecure.to_vec(),
+        env.auth_files(),
+        concat!("rgraph/", env!("CARGO_PKG_VERSION")),
+    )
 }
 
 /// Turns the first SIGINT or SIGTERM into a cancelled build, and ends at once with the second.

@@ -7,9 +7,9 @@ use rgraph_image::layer::{UnpackOptions, decompress, unpack_layer};
 use rgraph_ir::plan::TargetBase;
 use rgraph_ir::request::{BuildRequest, Entitlements, LayerOptions};
 use rgraph_ir::{Edge, HistoryEntry, Platform, Target, VertexId};
+use rgraph_solver::CancelToken;
 use rgraph_solver::backend::BuiltImage;
 use rgraph_solver::event::{EventSink, Step};
-use rgraph_solver::CancelToken;
 use rgraph_store::{NewSnapshot, Store};
 
 use crate::export::{ExportError, Exporter};
@@ -31,7 +31,12 @@ pub struct Import<'a> {
 }
 
 /// Imports an archive into the store.
-pub fn import(store: &Store, host: &Host, cancel: &CancelToken, what: Import<'_>) -> Result<BuiltImage, ExportError> {
+pub fn import(
+    store: &Store,
+    host: &Host,
+    cancel: &CancelToken,
+    what: Import<'_>,
+) -> Result<BuiltImage, ExportError> {
     let lease = store.lease()?;
     let prepared = store.prepare(&lease)?;
     let plain = decompress(what.from)
@@ -47,7 +52,10 @@ pub fn import(store: &Store, host: &Host, cancel: &CancelToken, what: Import<'_>
     if stats.members == 0 {
         return Err(ExportError::Unsupported("an import of an empty archive".to_owned()));
     }
-    let top = store.commit(prepared, NewSnapshot { parent: None, layer: None, description: "import".to_owned() })?;
+    let top = store.commit(
+        prepared,
+        NewSnapshot { parent: None, layer: None, description: "import".to_owned() },
+    )?;
     let target = Target {
         stage: String::new(),
         platform: what.config.platform.clone(),

@@ -7,8 +7,8 @@ use rgraph_ir::request::{BuildRequest, CacheSpec};
 use rgraph_ir::{Op, VertexId};
 use rgraph_solver::backend::{Backend, BuildError, BuildOutcome};
 use rgraph_solver::drive::solve;
-use rgraph_solver::policy::Policy;
 use rgraph_solver::event::{Event, EventKind, EventSink, Step, Timestamp};
+use rgraph_solver::policy::Policy;
 use rgraph_solver::{CancelToken, Clock, Ports};
 use rgraph_store::Store;
 
@@ -61,16 +61,20 @@ impl Backend for LocalBackend<'_> {
             .map(|CacheSpec::Local { dir, .. }| CacheDirReader::new(dir.clone(), self.store))
             .collect();
         let providers = Providers { images: self.images, dirs: &imports };
-        let worker = LocalWorker::new(self.store, self.host, request, self.images, &providers, &lease);
+        let worker =
+            LocalWorker::new(self.store, self.host, request, self.images, &providers, &lease);
         let cache = CombinedCache::new(LocalCache::new(self.store), &imports);
         let clock = SystemClock;
         for import in &imports {
             if let Some(text) = import.problem() {
-                self.other(sink, &clock, "importing cache", |emit| emit(EventKind::Warning { text }));
+                self.other(sink, &clock, "importing cache", |emit| {
+                    emit(EventKind::Warning { text })
+                });
             }
         }
         let ports = Ports { worker: &worker, cache: &cache, clock: &clock };
-        let policy = Policy { exec: request.jobs.unwrap_or(Policy::default().exec), ..Policy::default() };
+        let policy =
+            Policy { exec: request.jobs.unwrap_or(Policy::default().exec), ..Policy::default() };
         let solved = solve(&request.plan, &ports, &policy, cancel, sink);
         let rejected: Vec<String> = imports.iter().flat_map(CacheDirReader::rejected).collect();
         if !rejected.is_empty() {
@@ -114,7 +118,9 @@ impl Backend for LocalBackend<'_> {
         };
         let images = finish(exporter.run(&request.plan, &solution))?;
         for CacheSpec::Local { dir, max } in &request.cache_to {
-            finish(export_cache(&exporter, dir, *max, &request.plan, &solution).map(|()| Vec::new()))?;
+            finish(
+                export_cache(&exporter, dir, *max, &request.plan, &solution).map(|()| Vec::new()),
+            )?;
         }
         emit(EventKind::Finished);
         self.store.flush_uses(&lease).map_err(setup)?;
@@ -124,7 +130,13 @@ impl Backend for LocalBackend<'_> {
 
 impl LocalBackend<'_> {
     /// A step that is no vertex.
-    fn other(&self, sink: &dyn EventSink, clock: &dyn Clock, name: &str, body: impl FnOnce(&mut dyn FnMut(EventKind))) {
+    fn other(
+        &self,
+        sink: &dyn EventSink,
+        clock: &dyn Clock,
+        name: &str,
+        body: impl FnOnce(&mut dyn FnMut(EventKind)),
+    ) {
         let step = Step::Other(self.next_step.fetch_add(1, Ordering::Relaxed));
         let mut emit = |kind| sink.emit(Event { at: clock.now(), step, kind });
         emit(EventKind::Announced { name: name.to_owned() });

@@ -98,12 +98,21 @@ pub struct Snapshots<'a> {
 
 impl<'a> Snapshots<'a> {
     /// A view of the store's snapshots; layers that are missing come from `provider`.
-    pub fn new(store: &'a Store, host: &'a Host, provider: &'a dyn LayerProvider, lease: &'a Lease) -> Self {
+    pub fn new(
+        store: &'a Store,
+        host: &'a Host,
+        provider: &'a dyn LayerProvider,
+        lease: &'a Lease,
+    ) -> Self {
         Self { store, host, provider, lease }
     }
 
     /// The directories of `id`, top first, all on disk.
-    pub fn lowers(&self, id: SnapshotId, cx: Option<&TaskCx<'_>>) -> Result<Vec<PathBuf>, SnapshotError> {
+    pub fn lowers(
+        &self,
+        id: SnapshotId,
+        cx: Option<&TaskCx<'_>>,
+    ) -> Result<Vec<PathBuf>, SnapshotError> {
         let mut dirs: Vec<PathBuf> = Vec::new();
         for rec in self.store.chain(id).map_err(|e| lost_or(e, id))? {
             let dir = match rec.dir {
@@ -116,14 +125,27 @@ impl<'a> Snapshots<'a> {
     }
 
     /// A detached read-only mount of `id`.
-    pub fn mount_read_only(&self, id: SnapshotId, cx: Option<&TaskCx<'_>>) -> Result<OwnedFd, SnapshotError> {
+    pub fn mount_read_only(
+        &self,
+        id: SnapshotId,
+        cx: Option<&TaskCx<'_>>,
+    ) -> Result<OwnedFd, SnapshotError> {
         let lowers = self.lowers(id, cx)?;
-        overlay(&OverlaySpec { lowers: &lowers, upper: None, volatile: false, userxattr: self.host.userxattr })
-            .map_err(|source| SnapshotError::Mount { id, source })
+        overlay(&OverlaySpec {
+            lowers: &lowers,
+            upper: None,
+            volatile: false,
+            userxattr: self.host.userxattr,
+        })
+        .map_err(|source| SnapshotError::Mount { id, source })
     }
 
     /// Starts a layer on `base`.
-    pub fn begin(&self, base: Option<SnapshotId>, cx: &TaskCx<'_>) -> Result<LayerInProgress<'_>, SnapshotError> {
+    pub fn begin(
+        &self,
+        base: Option<SnapshotId>,
+        cx: &TaskCx<'_>,
+    ) -> Result<LayerInProgress<'_>, SnapshotError> {
         let lowers = match base {
             Some(id) => self.lowers(id, Some(cx))?,
             None => Vec::new(),
@@ -193,7 +215,10 @@ impl<'a> Snapshots<'a> {
     }
 
     /// One pass: read, keep, hash, decompress, hash, unpack.
-    #[expect(clippy::too_many_arguments, reason = "one pass over the bytes, all its ends are named")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one pass over the bytes, all its ends are named"
+    )]
     fn unpack(
         &self,
         blob: &BlobRef,
@@ -204,13 +229,21 @@ impl<'a> Snapshots<'a> {
         lowers: &[PathBuf],
         cx: Option<&TaskCx<'_>>,
     ) -> Result<(), SnapshotError> {
-        let read_error = |source: std::io::Error| SnapshotError::Read { blob: blob.digest, source: source.into() };
-        let mut counted = Counted { inner: reader, keep: keep.as_mut(), seen: 0, told: 0, blob, cx };
+        let read_error = |source: std::io::Error| SnapshotError::Read {
+            blob: blob.digest,
+            source: source.into(),
+        };
+        let mut counted =
+            Counted { inner: reader, keep: keep.as_mut(), seen: 0, told: 0, blob, cx };
         let mut hasher = Sha256::new();
         {
             let plain = decompress_layer(&mut counted).map_err(read_error)?;
             let mut tee = HashRead { inner: plain, hasher: &mut hasher };
-            let opts = UnpackOptions { lowers: Some(lowers), userxattr: self.host.userxattr, ..UnpackOptions::default() };
+            let opts = UnpackOptions {
+                lowers: Some(lowers),
+                userxattr: self.host.userxattr,
+                ..UnpackOptions::default()
+            };
             unpack_layer(&mut tee, prepared.fs(), &opts)
                 .map_err(|source| SnapshotError::Unpack { blob: blob.digest, source })?;
             // The tar ends before the stream does: padding counts for the diff ID.
@@ -242,7 +275,11 @@ fn lost_or(e: StoreError, id: SnapshotId) -> SnapshotError {
 fn copy_root_attributes(from: &std::path::Path, to: &std::path::Path) {
     let (Ok(st), Ok(dir)) = (
         rustix::fs::stat(from),
-        rustix::fs::open(to, rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY, rustix::fs::Mode::empty()),
+        rustix::fs::open(
+            to,
+            rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY,
+            rustix::fs::Mode::empty(),
+        ),
     ) else {
         return;
     };
@@ -319,13 +356,22 @@ impl LayerInProgress<'_> {
     /// A detached, writable mount of base and layer.
     pub fn mount(&self) -> Result<OwnedFd, TaskError> {
         let upper = Some((self.prepared.fs(), self.prepared.work()));
-        let spec = OverlaySpec { lowers: &self.lowers, upper, volatile: true, userxattr: self.host.userxattr };
-        overlay(&spec).map_err(|source| SnapshotError::Mount { id: SnapshotId(0), source }.into_task())
+        let spec = OverlaySpec {
+            lowers: &self.lowers,
+            upper,
+            volatile: true,
+            userxattr: self.host.userxattr,
+        };
+        overlay(&spec)
+            .map_err(|source| SnapshotError::Mount { id: SnapshotId(0), source }.into_task())
     }
 
     /// Makes it a snapshot. Every mount of it must be closed.
     pub fn commit(self, description: &str) -> Result<SnapshotId, TaskError> {
-        let new = NewSnapshot { parent: self.base, layer: None, description: description.to_owned() };
-        self.store.commit(self.prepared, new).map_err(|e| TaskError::failed(SnapshotError::Store(e)))
+        let new =
+            NewSnapshot { parent: self.base, layer: None, description: description.to_owned() };
+        self.store
+            .commit(self.prepared, new)
+            .map_err(|e| TaskError::failed(SnapshotError::Store(e)))
     }
 }

@@ -93,7 +93,11 @@ impl<'a> LocalWorker<'a> {
     }
 
     /// Starts a new layer on `base`.
-    pub fn begin_layer(&self, base: Option<SnapshotId>, cx: &TaskCx<'_>) -> Result<LayerInProgress<'_>, TaskError> {
+    pub fn begin_layer(
+        &self,
+        base: Option<SnapshotId>,
+        cx: &TaskCx<'_>,
+    ) -> Result<LayerInProgress<'_>, TaskError> {
         self.snapshots.begin(base, cx).map_err(SnapshotError::into_task)
     }
 
@@ -120,7 +124,8 @@ impl<'a> LocalWorker<'a> {
                     follow: true,
                     cancelled: &|| cx.cancel.is_cancelled(),
                 };
-                crate::tree::copy::copy(&source, "/", root.as_fd(), "/", &opts).map_err(TaskError::failed)?;
+                crate::tree::copy::copy(&source, "/", root.as_fd(), "/", &opts)
+                    .map_err(TaskError::failed)?;
                 drop(root);
                 layer.commit("context")
             }
@@ -131,7 +136,10 @@ impl<'a> LocalWorker<'a> {
     pub fn read_tree(&self, tree: Tree, cx: &TaskCx<'_>) -> Result<ReadTree, TaskError> {
         match tree {
             Tree::Snapshot(id) => {
-                let root = self.snapshots.mount_read_only(id, Some(cx)).map_err(SnapshotError::into_task)?;
+                let root = self
+                    .snapshots
+                    .mount_read_only(id, Some(cx))
+                    .map_err(SnapshotError::into_task)?;
                 Ok(ReadTree { root, ignore: None, as_root: false })
             }
             Tree::Context(n) => {
@@ -155,11 +163,17 @@ impl<'a> LocalWorker<'a> {
             return Ok(*n);
         }
         let Some(at) = self.request.contexts.get(&l.name) else {
-            return Err(TaskError::failed(format!("no folder was given for the context `{}`", l.name)));
+            return Err(TaskError::failed(format!(
+                "no folder was given for the context `{}`",
+                l.name
+            )));
         };
-        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
-        let root = rustix::fs::open(&at.path, flags, rustix::fs::Mode::empty())
-            .map_err(|e| TaskError::failed(format!("cannot open the context `{}`: {e}", at.path.display())))?;
+        let flags = rustix::fs::OFlags::RDONLY
+            | rustix::fs::OFlags::DIRECTORY
+            | rustix::fs::OFlags::CLOEXEC;
+        let root = rustix::fs::open(&at.path, flags, rustix::fs::Mode::empty()).map_err(|e| {
+            TaskError::failed(format!("cannot open the context `{}`: {e}", at.path.display()))
+        })?;
         let ignore = if l.exclude.is_empty() {
             None
         } else {
@@ -176,12 +190,20 @@ impl<'a> LocalWorker<'a> {
 }
 
 impl Worker for LocalWorker<'_> {
-    fn pin(&self, op: &SourceOp, platform: Option<&Platform>, _cx: &TaskCx<'_>) -> Result<Pin, TaskError> {
+    fn pin(
+        &self,
+        op: &SourceOp,
+        platform: Option<&Platform>,
+        _cx: &TaskCx<'_>,
+    ) -> Result<Pin, TaskError> {
         match op {
             SourceOp::Local(_) => Ok(Pin::Live),
             SourceOp::Image(i) => {
                 let platform = platform.unwrap_or(&self.request.host_platform);
-                let image = self.images.resolve(&i.reference, platform, i.resolve).map_err(TaskError::failed)?;
+                let image = self
+                    .images
+                    .resolve(&i.reference, platform, i.resolve)
+                    .map_err(TaskError::failed)?;
                 Ok(Pin::Fixed(image.pin()))
             }
             SourceOp::Http(_) => Err(unsupported("ADD of a URL")),
@@ -196,7 +218,10 @@ impl Worker for LocalWorker<'_> {
             Op::Source(SourceOp::Local(l)) => Ok(vec![Tree::Context(self.open_context(l)?)]),
             Op::Source(SourceOp::Image(i)) => {
                 let platform = task.platform.unwrap_or(&self.request.host_platform);
-                let image = self.images.resolve(&i.reference, platform, i.resolve).map_err(TaskError::failed)?;
+                let image = self
+                    .images
+                    .resolve(&i.reference, platform, i.resolve)
+                    .map_err(TaskError::failed)?;
                 let id = self.images.snapshot(&image, self.store).map_err(TaskError::failed)?;
                 Ok(vec![Tree::Snapshot(id)])
             }
@@ -219,7 +244,8 @@ impl Worker for LocalWorker<'_> {
         }
         let cache = crate::cache::stat::StoreStatCache::new(self.store);
         let cache: Option<&dyn context::StatCache> = if tree.as_root { Some(&cache) } else { None };
-        context::digest(tree.root.as_fd(), &sel, tree.ignore.as_deref(), cache).map_err(TaskError::failed)
+        context::digest(tree.root.as_fd(), &sel, tree.ignore.as_deref(), cache)
+            .map_err(TaskError::failed)
     }
 }
 

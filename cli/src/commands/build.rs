@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use rgraph_ir::request::{Dest, OutputSpec};
 use rgraph_ir::{Diagnostic, SourceMap};
+use rgraph_runtime::LocalBackend;
 use rgraph_runtime::fetch::image::ImageFetcher;
 use rgraph_runtime::host::Host;
-use rgraph_runtime::LocalBackend;
 use rgraph_solver::backend::{Backend, BuildError, BuildOutcome};
 use rgraph_solver::{SolveError, Step, TaskError};
 
@@ -41,7 +41,8 @@ pub fn run(cx: &Context, args: BuildArgs) -> Result<(), CliError> {
     let registry = session::registries(&cx.env, &opts.insecure_registries);
     let network = (!opts.offline && opts.pull != Pull::Never).then_some(&registry);
     let images = ImageFetcher::new(&store, network, policy(opts.pull), &cx.cancel);
-    let progress = Progress::new(&Settings::for_build(&opts, cx.style.colours), Box::new(std::io::stderr()));
+    let progress =
+        Progress::new(&Settings::for_build(&opts, cx.style.colours), Box::new(std::io::stderr()));
     let next_step = AtomicU32::new(0);
     let answers = Answers::Images { images: &images, sink: &progress, next_step: &next_step };
     let compiled = compile(&opts, &answers).map_err(|e| {
@@ -49,7 +50,8 @@ pub fn run(cx: &Context, args: BuildArgs) -> Result<(), CliError> {
         cx.compile_error(e)
     })?;
     loud(cx, &progress, &compiled);
-    let backend = LocalBackend { store: &store, host: &host, images: &images, next_step: &next_step };
+    let backend =
+        LocalBackend { store: &store, host: &host, images: &images, next_step: &next_step };
     let outcome = backend.build(&request(&opts, &compiled), &progress, &cx.cancel);
     progress.close();
     let quiet = opts.progress == ProgressMode::Quiet;
@@ -68,7 +70,9 @@ fn check(cx: &Context, opts: &BuildOptions) -> Result<(), CliError> {
     }
     cx.report(|r| r.diagnostics(&compiled.warnings, &compiled.sources));
     let n = compiled.warnings.len();
-    print(format!("Check complete, {n} warning{} found!\n", if n == 1 { "" } else { "s" }).as_bytes())?;
+    print(
+        format!("Check complete, {n} warning{} found!\n", if n == 1 { "" } else { "s" }).as_bytes(),
+    )?;
     Err(CliError::reported(ErrorKind::Failed))
 }
 
@@ -82,7 +86,8 @@ fn loud(cx: &Context, progress: &Progress, compiled: &Compiled) {
     }
     let mut text = Vec::new();
     let style = crate::report::Style { colours: false, ..cx.style };
-    let drawn = crate::report::Reporter::new(&mut text, style).diagnostics(&about_layers, &compiled.sources);
+    let drawn = crate::report::Reporter::new(&mut text, style)
+        .diagnostics(&about_layers, &compiled.sources);
     if drawn.is_ok() {
         progress.message(String::from_utf8_lossy(&text).trim_end());
     }
@@ -91,9 +96,9 @@ fn loud(cx: &Context, progress: &Progress, compiled: &Compiled) {
 fn failure(cx: &Context, e: BuildError, progress: &Progress, c: &Compiled) -> CliError {
     let sources: &SourceMap = &c.sources;
     match e {
-        BuildError::Solve(SolveError { vertex: None, .. } | SolveError { cause: TaskError::Cancelled, .. }) => {
-            CliError::failed("canceled")
-        }
+        BuildError::Solve(
+            SolveError { vertex: None, .. } | SolveError { cause: TaskError::Cancelled, .. },
+        ) => CliError::failed("canceled"),
         BuildError::Solve(SolveError { vertex: Some(v), cause }) => {
             let vertex = c.plan.graph.vertex(v);
             let tail = progress.tail(Step::Vertex(v));

@@ -28,7 +28,8 @@ pub fn run(cx: &Context, args: GraphArgs) -> Result<(), CliError> {
     } else {
         let store = session::open_store(cx.root())?;
         let registry = session::registries(&cx.env, &opts.build.insecure_registries);
-        let images = ImageFetcher::new(&store, Some(&registry), policy(opts.build.pull), &cx.cancel);
+        let images =
+            ImageFetcher::new(&store, Some(&registry), policy(opts.build.pull), &cx.cancel);
         let next_step = AtomicU32::new(0);
         compile(&opts.build, &Answers::Images { images: &images, sink: &(), next_step: &next_step })
     };

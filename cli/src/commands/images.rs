@@ -56,8 +56,9 @@ pub fn run(cx: &Context, args: ImagesArgs) -> Result<(), CliError> {
 
 /// `REPO[:TAG]`: without a tag, every tag is meant.
 fn pattern(text: &str) -> Result<Reference, CliError> {
-    let r: Reference =
-        text.parse().map_err(|e: rgraph_ir::reference::ReferenceError| CliError::usage(e.to_string()))?;
+    let r: Reference = text
+        .parse()
+        .map_err(|e: rgraph_ir::reference::ReferenceError| CliError::usage(e.to_string()))?;
     let tag = r.tag.clone().filter(|t| text.ends_with(&format!(":{t}")));
     Ok(Reference { tag, ..r })
 }
@@ -77,7 +78,11 @@ fn seconds(i: &ImageRow) -> Option<i64> {
     i.created.as_deref()?.parse::<jiff::Timestamp>().ok().map(jiff::Timestamp::as_second)
 }
 
-fn columns(rows: &[(ImageRow, Option<Reference>)], opts: &ImagesOptions, now: i64) -> Result<Vec<u8>, CliError> {
+fn columns(
+    rows: &[(ImageRow, Option<Reference>)],
+    opts: &ImagesOptions,
+    now: i64,
+) -> Result<Vec<u8>, CliError> {
     let mut headings = vec!["REPOSITORY", "TAG"];
     if opts.digests {
         headings.push("DIGEST");

@@ -36,8 +36,9 @@ pub fn run(cx: &Context, args: ImportArgs) -> Result<(), CliError> {
     let host = Host::probe().map_err(|e| CliError::failed(e.to_string()))?;
     let store = session::open_store(cx.root())?;
     let comment = opts.message.clone().unwrap_or_else(|| format!("Imported from {source}"));
-    let image = import(&store, &host, &cx.cancel, Import { from: &mut from, config, comment, names })
-        .map_err(|e| CliError::failed(format!("cannot import `{source}`")).because(e))?;
+    let image =
+        import(&store, &host, &cx.cancel, Import { from: &mut from, config, comment, names })
+            .map_err(|e| CliError::failed(format!("cannot import `{source}`")).because(e))?;
     print(format!("{}\n", image.config).as_bytes())
 }
 
@@ -52,7 +53,8 @@ fn changed(cx: &Context, platform: Platform, changes: &[String]) -> Result<Image
     for c in changes {
         let word = c.split_whitespace().next().unwrap_or("").to_ascii_uppercase();
         if !ALLOWED.contains(&word.as_str()) && word != "WORKDIR" {
-            let near = rgraph_ir::near::nearest(&word, ALLOWED).map(|n| format!("did you mean {n}?"));
+            let near =
+                rgraph_ir::near::nearest(&word, ALLOWED).map(|n| format!("did you mean {n}?"));
             let e = CliError::usage(format!("`{word}` is not an instruction that --change takes"));
             return Err(e.help(near.unwrap_or_else(|| ALLOWED.join(", "))));
         }
@@ -61,7 +63,8 @@ fn changed(cx: &Context, platform: Platform, changes: &[String]) -> Result<Image
     let text = format!("FROM scratch\n{}\n", changes.join("\n"));
     let file = sources.add("--change", text);
     let parsed = parse(&sources.file(file).clone());
-    let errors: Vec<_> = parsed.diags.iter().filter(|d| d.severity == Severity::Error).cloned().collect();
+    let errors: Vec<_> =
+        parsed.diags.iter().filter(|d| d.severity == Severity::Error).cloned().collect();
     let fail = |diags: &[rgraph_ir::Diagnostic]| {
         cx.report(|r| r.diagnostics(diags, &sources));
         CliError::reported(ErrorKind::Usage)

@@ -93,12 +93,19 @@ pub fn run(cli: Cli, env: Environment) -> Result<(), CliError> {
         Command::Tag(a) => tag::run(&cx, a),
         Command::Rmi(_) => Err(CliError::not_yet("`rgraph rmi`")),
         Command::History(_) => Err(CliError::not_yet("`rgraph history`")),
-        Command::Version(_) => print(concat!("rgraph ", env!("CARGO_PKG_VERSION"), "\n").as_bytes()),
+        Command::Version(_) => {
+            print(concat!("rgraph ", env!("CARGO_PKG_VERSION"), "\n").as_bytes())
+        }
         Command::Inspect(_) => Err(CliError::not_yet("`rgraph inspect`")),
-        Command::Save(_) => Err(CliError::not_yet("`rgraph save`").help("`rgraph build -o type=docker,dest=FILE` writes one")),
+        Command::Save(_) => Err(CliError::not_yet("`rgraph save`")
+            .help("`rgraph build -o type=docker,dest=FILE` writes one")),
         Command::Load(_) => Err(CliError::not_yet("`rgraph load`")),
-        Command::Pull(_) => Err(CliError::not_yet("`rgraph pull`").help("`FROM` pulls what a build needs")),
-        Command::Push(_) => Err(CliError::not_yet("`rgraph push`").help("`rgraph build --push -t NAME` pushes")),
+        Command::Pull(_) => {
+            Err(CliError::not_yet("`rgraph pull`").help("`FROM` pulls what a build needs"))
+        }
+        Command::Push(_) => {
+            Err(CliError::not_yet("`rgraph push`").help("`rgraph build --push -t NAME` pushes"))
+        }
         Command::Prune(_) => Err(CliError::not_yet("`rgraph prune`")),
         Command::Du(_) => Err(CliError::not_yet("`rgraph du`")),
         Command::Doctor(_) => Err(CliError::not_yet("`rgraph doctor`")),

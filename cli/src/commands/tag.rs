@@ -32,7 +32,9 @@ pub fn find(store: &Store, name: &ImageName) -> Result<ManifestDigest, CliError>
     match (hits.next(), hits.next()) {
         (Some(one), None) => Ok(one.manifest),
         (Some(a), Some(b)) if a.config == b.config => Ok(a.manifest),
-        (Some(_), Some(_)) => Err(CliError::failed(format!("id `{id}` is ambiguous")).help("give more digits of it")),
+        (Some(_), Some(_)) => {
+            Err(CliError::failed(format!("id `{id}` is ambiguous")).help("give more digits of it"))
+        }
         (None, _) => Err(none()),
     }
 }

@@ -48,7 +48,12 @@ impl ResultCache for CombinedCache<'_> {
         Ok(None)
     }
 
-    fn record_content(&self, key: CacheKey, sel: &Selector, digest: TreeDigest) -> Result<(), CacheError> {
+    fn record_content(
+        &self,
+        key: CacheKey,
+        sel: &Selector,
+        digest: TreeDigest,
+    ) -> Result<(), CacheError> {
         self.local.record_content(key, sel, digest)
     }
 

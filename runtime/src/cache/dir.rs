@@ -122,10 +122,16 @@ impl<'a> CacheDirReader<'a> {
     /// What is wrong with the folder as a whole: a warning for the user.
     pub fn problem(&self) -> Option<String> {
         if !self.dir.is_dir() {
-            return Some(format!("cache folder `{}` is not there: nothing is imported from it", self.dir.display()));
+            return Some(format!(
+                "cache folder `{}` is not there: nothing is imported from it",
+                self.dir.display()
+            ));
         }
         if !self.dir.join(RECORDS).is_dir() {
-            return Some(format!("`{}` holds no cache of rgraph: nothing is imported from it", self.dir.display()));
+            return Some(format!(
+                "`{}` holds no cache of rgraph: nothing is imported from it",
+                self.dir.display()
+            ));
         }
         None
     }
@@ -184,7 +190,8 @@ impl ResultCache for CacheDirReader<'_> {
         for l in &rec.layers {
             let here = !self.store.layer_blobs(&l.diff_id).map_err(failed)?.is_empty();
             let there = l.blob.as_ref().is_some_and(|b| {
-                let blob = BlobRef { digest: b.digest, size: b.size, media_type: b.media_type.clone() };
+                let blob =
+                    BlobRef { digest: b.digest, size: b.size, media_type: b.media_type.clone() };
                 self.open_blob(&blob).is_some()
             });
             if !here && !there {
@@ -199,7 +206,8 @@ impl ResultCache for CacheDirReader<'_> {
                 media_type: b.media_type.clone(),
             });
             let layer = LayerInfo { diff_id: l.diff_id, tar_size: None, blob };
-            let new = NewSnapshot { parent, layer: Some(layer), description: rec.description.clone() };
+            let new =
+                NewSnapshot { parent, layer: Some(layer), description: rec.description.clone() };
             parent = Some(self.store.add_lazy(new).map_err(failed)?);
         }
         let outputs: Vec<_> = parent.into_iter().collect();
@@ -301,7 +309,12 @@ impl CacheDirWriter {
     }
 
     /// Adds a blob unless it is there.
-    pub fn put_blob(&mut self, digest: &BlobDigest, size: u64, from: &mut dyn Read) -> Result<(), CacheDirError> {
+    pub fn put_blob(
+        &mut self,
+        digest: &BlobDigest,
+        size: u64,
+        from: &mut dyn Read,
+    ) -> Result<(), CacheDirError> {
         if !self.has_blob(digest, size) {
             self.written += self.put_from(&format!("{BLOBS}/{}", digest.hex()), from)?;
         }
@@ -322,16 +335,23 @@ impl CacheDirWriter {
             .flatten()
             .and_then(|b| serde_json::from_slice(&b).ok());
         let blobs = |l: &[LayerFile]| l.iter().filter(|l| l.blob.is_some()).count();
-        if old.is_some_and(|o| o.version == 1 && o.key == key && blobs(&o.layers) >= blobs(&layers)) {
+        if old.is_some_and(|o| o.version == 1 && o.key == key && blobs(&o.layers) >= blobs(&layers))
+        {
             return Ok(());
         }
-        let rec = RecordFile { version: 1, key, canonical, layers, description: description.to_owned() };
+        let rec =
+            RecordFile { version: 1, key, canonical, layers, description: description.to_owned() };
         let bytes = serde_json::to_vec(&rec).expect("strings and digests always serialise");
         self.put(&rel, &bytes)
     }
 
     /// Writes a content digest unless it is there.
-    pub fn put_content(&mut self, key: CacheKey, selector: [u8; 32], digest: TreeDigest) -> Result<(), CacheDirError> {
+    pub fn put_content(
+        &mut self,
+        key: CacheKey,
+        selector: [u8; 32],
+        digest: TreeDigest,
+    ) -> Result<(), CacheDirError> {
         let rel = format!("{CONTENT}/{}-{}", key.hex(), TreeDigest::from_bytes(selector).hex());
         if self.dir.join(&rel).exists() {
             return Ok(());
@@ -382,7 +402,9 @@ impl CacheDirWriter {
             }],
         });
         let index = serde_json::to_vec(&index).expect("always serialises");
-        if read_small(&self.dir.join("index.json"), limits::MAX_MANIFEST).ok().flatten().as_deref() != Some(&index) {
+        if read_small(&self.dir.join("index.json"), limits::MAX_MANIFEST).ok().flatten().as_deref()
+            != Some(&index)
+        {
             self.put("index.json", &index)?;
         }
         if !self.dir.join("oci-layout").exists() {

@@ -27,7 +27,8 @@ pub fn export_cache(
 ) -> Result<(), ExportError> {
     let nonce = format!("{:x}-{:x}", std::process::id(), jiff::Timestamp::now().as_nanosecond());
     let mut out = CacheDirWriter::open(dir, &nonce)?;
-    let roots: BTreeSet<VertexId> = plan.targets.iter().filter_map(|t| t.root).map(|e| e.vertex).collect();
+    let roots: BTreeSet<VertexId> =
+        plan.targets.iter().filter_map(|t| t.root).map(|e| e.vertex).collect();
     // zstd: three times gzip's speed, and only rgraph reads these blobs.
     let opts = LayerOptions { compression: Compression::Zstd, ..LayerOptions::default() };
     for (vertex, key) in &solution.keys {
@@ -57,6 +58,10 @@ pub fn export_cache(
         out.put_record(*key, row.canonical, layers, &plan.graph.vertex(*vertex).meta.name)?;
     }
     out.finish()?;
-    exporter.say(&format!("exported the cache to {}: {} bytes are new", dir.display(), out.written));
+    exporter.say(&format!(
+        "exported the cache to {}: {} bytes are new",
+        dir.display(),
+        out.written
+    ));
     Ok(())
 }

@@ -23,7 +23,11 @@ impl<'a> LocalCache<'a> {
 
     /// The digest of what a step itself changed, on top of what it stood on: two steps with equal
     /// ones have equal trees. Costs a walk of the layer only.
-    fn tree_of(&self, recipe: &KeyRecipe, top: SnapshotId) -> Result<Option<TreeDigest>, StoreError> {
+    fn tree_of(
+        &self,
+        recipe: &KeyRecipe,
+        top: SnapshotId,
+    ) -> Result<Option<TreeDigest>, StoreError> {
         let Some(rec) = self.store.snapshot(top)? else { return Ok(None) };
         let Some(dir) = rec.dir else { return Ok(None) };
         let Ok(fd) = std::fs::File::open(&dir) else { return Ok(None) };
@@ -47,7 +51,10 @@ impl<'a> LocalCache<'a> {
         Ok(Some(TreeDigest::from_bytes(h.finish())))
     }
 
-    fn early_cutoff(&self, rec: &Record<'_>) -> Result<(Option<TreeDigest>, Option<CacheKey>), StoreError> {
+    fn early_cutoff(
+        &self,
+        rec: &Record<'_>,
+    ) -> Result<(Option<TreeDigest>, Option<CacheKey>), StoreError> {
         let Some(old) = self.store.last_in_slot(&rec.slot.0)? else { return Ok((None, None)) };
         let (Some(new_top), Some(old_top)) = (rec.outputs.first(), old.outputs.first()) else {
             return Ok((None, None));
@@ -82,7 +89,12 @@ impl ResultCache for LocalCache<'_> {
         self.store.content(&key, &selector_digest(sel)).map_err(cache)
     }
 
-    fn record_content(&self, key: CacheKey, sel: &Selector, digest: TreeDigest) -> Result<(), CacheError> {
+    fn record_content(
+        &self,
+        key: CacheKey,
+        sel: &Selector,
+        digest: TreeDigest,
+    ) -> Result<(), CacheError> {
         self.store.put_content(&key, &selector_digest(sel), &digest).map_err(cache)
     }
 

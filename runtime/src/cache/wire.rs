@@ -1,7 +1,7 @@
 //! How recipes and selectors are written down. Versioned; what does not read back is a miss.
 
-use rgraph_ir::op::{SelectedPath, Selector};
 use rgraph_ir::fields::{KeyFields, KeyHasher};
+use rgraph_ir::op::{SelectedPath, Selector};
 use rgraph_ir::{CacheKey, TreeDigest};
 use rgraph_solver::key::{InputKey, KeyRecipe};
 use serde::{Deserialize, Serialize};

@@ -35,7 +35,11 @@ impl BlobSource for StoreBlobs<'_> {
 
 impl Exporter<'_> {
     /// An OCI layout as one tar, or as a folder.
-    pub(super) fn oci(&self, built: &[Built<'_>], o: &ArchiveOutput) -> Result<Vec<BuiltImage>, ExportError> {
+    pub(super) fn oci(
+        &self,
+        built: &[Built<'_>],
+        o: &ArchiveOutput,
+    ) -> Result<Vec<BuiltImage>, ExportError> {
         let wholes = self.packed_images(built, &o.layers, o)?;
         let names = self.references(&o.names, &o.dest)?;
         let exports = match &wholes[..] {
@@ -51,24 +55,37 @@ impl Exporter<'_> {
                 write_oci_layout(&exports, &source, dir).map_err(|e| archive_error(&o.dest, e))?;
             }
             _ => self.write_output(&o.dest, &mut |out| {
-                write_oci_archive(&exports, &source, out).map(drop).map_err(|e| archive_error(&o.dest, e))
+                write_oci_archive(&exports, &source, out)
+                    .map(drop)
+                    .map_err(|e| archive_error(&o.dest, e))
             })?,
         }
         Ok(wholes.into_iter().map(|w| w.built).collect())
     }
 
     /// A Docker archive: `docker load` takes it, layers plain.
-    pub(super) fn docker(&self, built: &[Built<'_>], o: &ArchiveOutput) -> Result<Vec<BuiltImage>, ExportError> {
+    pub(super) fn docker(
+        &self,
+        built: &[Built<'_>],
+        o: &ArchiveOutput,
+    ) -> Result<Vec<BuiltImage>, ExportError> {
         if built.len() > 1 {
             return Err(ExportError::Unsupported("`type=docker` of several platforms".to_owned()));
         }
-        let layers = LayerOptions { compression: Compression::Uncompressed, force: true, ..o.layers.clone() };
+        let layers = LayerOptions {
+            compression: Compression::Uncompressed,
+            force: true,
+            ..o.layers.clone()
+        };
         let wholes = self.packed_images(built, &layers, o)?;
         let names = self.references(&o.names, &o.dest)?;
-        let exports: Vec<_> = wholes.iter().map(|w| Export::image(&w.image, names.clone())).collect();
+        let exports: Vec<_> =
+            wholes.iter().map(|w| Export::image(&w.image, names.clone())).collect();
         let source = StoreBlobs(self.store);
         self.write_output(&o.dest, &mut |out: &mut dyn Write| {
-            write_docker_archive(&exports, &source, out).map(drop).map_err(|e| archive_error(&o.dest, e))
+            write_docker_archive(&exports, &source, out)
+                .map(drop)
+                .map_err(|e| archive_error(&o.dest, e))
         })?;
         Ok(wholes.into_iter().map(|w| w.built).collect())
     }
@@ -95,7 +112,10 @@ impl Exporter<'_> {
     }
 }
 
-fn archive_error(dest: &Dest, e: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ExportError {
+fn archive_error(
+    dest: &Dest,
+    e: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> ExportError {
     let path = match dest {
         Dest::Path(p) => p.display().to_string(),
         Dest::Stdout => "-".to_owned(),

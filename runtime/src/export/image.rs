@@ -3,8 +3,8 @@
 use std::time::{Duration, SystemTime};
 
 use rgraph_image::assemble::{AssembleOptions, Image, Layer, assemble};
-use rgraph_ir::request::{ImageOutput, LayerOptions};
 use rgraph_image::manifest::{Index, OCI_INDEX};
+use rgraph_ir::request::{ImageOutput, LayerOptions};
 use rgraph_ir::{BlobDigest, ManifestDigest, SnapshotId, Target};
 use rgraph_solver::backend::BuiltImage;
 use rgraph_store::{ImageRef, ImageRow};
@@ -65,7 +65,11 @@ impl Exporter<'_> {
 
     /// Keeps the images in the local store under every name. Layers stay directories: nothing is
     /// packed.
-    pub(super) fn keep(&self, built: &[Built<'_>], o: &ImageOutput) -> Result<Vec<BuiltImage>, ExportError> {
+    pub(super) fn keep(
+        &self,
+        built: &[Built<'_>],
+        o: &ImageOutput,
+    ) -> Result<Vec<BuiltImage>, ExportError> {
         if o.push {
             return self.push(built, o);
         }
@@ -91,7 +95,10 @@ impl Exporter<'_> {
 
     /// Writes config and manifest into the store, unless they are there.
     pub(super) fn put_documents(&self, w: &Whole) -> Result<(), ExportError> {
-        let docs = [(w.built.config.into(), &w.image.config), (w.built.manifest.into(), &w.image.manifest)];
+        let docs = [
+            (w.built.config.into(), &w.image.config),
+            (w.built.manifest.into(), &w.image.manifest),
+        ];
         for (digest, bytes) in docs {
             if !self.store.has_blob(&digest)? {
                 self.store.put_blob(bytes)?;
@@ -107,7 +114,8 @@ impl Exporter<'_> {
         top: Option<SnapshotId>,
         layers: &LayerOptions,
     ) -> Result<BuiltImage, ExportError> {
-        let o = ImageOutput { names: Vec::new(), push: false, layers: layers.clone(), insecure: false };
+        let o =
+            ImageOutput { names: Vec::new(), push: false, layers: layers.clone(), insecure: false };
         let images = self.keep(&[Built { target, top }], &o)?;
         images.into_iter().next().ok_or(ExportError::NotASnapshot)
     }
@@ -139,14 +147,19 @@ impl Exporter<'_> {
         let digest = BlobDigest::of(&bytes);
         if !self.store.has_blob(&digest)? {
             self.store.put_blob(&bytes)?;
-            let children: Vec<BlobDigest> = images.iter().map(|w| w.built.manifest.into()).collect();
+            let children: Vec<BlobDigest> =
+                images.iter().map(|w| w.built.manifest.into()).collect();
             self.store.link_blobs(&digest, &children)?;
         }
         Ok(ManifestDigest::from(digest))
     }
 
     /// The commit point of an image in the store.
-    fn make_durable(&self, images: &[Whole], top: Option<ManifestDigest>) -> Result<(), ExportError> {
+    fn make_durable(
+        &self,
+        images: &[Whole],
+        top: Option<ManifestDigest>,
+    ) -> Result<(), ExportError> {
         let mut blobs: Vec<BlobDigest> = top.map(BlobDigest::from).into_iter().collect();
         let mut snapshots = Vec::new();
         for w in images {
@@ -166,10 +179,16 @@ impl Exporter<'_> {
     }
 
     /// Pushes the images under every name: layers first, the manifest last.
-    pub(super) fn push(&self, built: &[Built<'_>], o: &ImageOutput) -> Result<Vec<BuiltImage>, ExportError> {
+    pub(super) fn push(
+        &self,
+        built: &[Built<'_>],
+        o: &ImageOutput,
+    ) -> Result<Vec<BuiltImage>, ExportError> {
         let names = self.names(&o.names);
         if names.is_empty() {
-            return Err(ExportError::Unsupported("a push without a name (-t, or name=)".to_owned()));
+            return Err(ExportError::Unsupported(
+                "a push without a name (-t, or name=)".to_owned(),
+            ));
         }
         let mut wholes = Vec::new();
         for b in built {
@@ -183,7 +202,10 @@ impl Exporter<'_> {
             several => Some(self.put_index(several)?),
         };
         for name in names {
-            let failed = |source: Box<dyn std::error::Error + Send + Sync>| ExportError::Push { name: name.clone(), source };
+            let failed = |source: Box<dyn std::error::Error + Send + Sync>| ExportError::Push {
+                name: name.clone(),
+                source,
+            };
             for w in &wholes {
                 let blobs: Vec<_> = w
                     .layers
@@ -193,18 +215,27 @@ impl Exporter<'_> {
                     .collect();
                 let tag = index.is_none();
                 self.images
-                    .push(name, &blobs, &w.image.manifest, w.image.media_type, tag, &|id, done, all| {
-                        self.emit(rgraph_solver::EventKind::Progress {
-                            id: id.to_string(),
-                            action: "pushing",
-                            current: done,
-                            total: all,
-                        });
-                    })
+                    .push(
+                        name,
+                        &blobs,
+                        &w.image.manifest,
+                        w.image.media_type,
+                        tag,
+                        &|id, done, all| {
+                            self.emit(rgraph_solver::EventKind::Progress {
+                                id: id.to_string(),
+                                action: "pushing",
+                                current: done,
+                                total: all,
+                            });
+                        },
+                    )
                     .map_err(failed)?;
             }
             if let Some(index) = index {
-                let bytes = self.store.read_blob_verified(&index.into(), rgraph_ir::limits::MAX_MANIFEST)?;
+                let bytes = self
+                    .store
+                    .read_blob_verified(&index.into(), rgraph_ir::limits::MAX_MANIFEST)?;
                 self.images
                     .push(name, &[], &bytes, OCI_INDEX, true, &|_, _, _| ())
                     .map_err(failed)?;

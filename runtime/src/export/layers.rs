@@ -2,7 +2,9 @@
 
 use std::io::{self, Read, Write};
 
-use rgraph_image::layer::{LayerError, LayerSource, LayerWriteOptions, decompress_layer, pack, write_layer};
+use rgraph_image::layer::{
+    LayerError, LayerSource, LayerWriteOptions, decompress_layer, pack, write_layer,
+};
 use rgraph_image::manifest::{layer_compression, layer_media_type};
 use rgraph_ir::request::LayerOptions;
 use rgraph_ir::{BlobDigest, DiffId, SnapshotId};
@@ -36,7 +38,10 @@ impl<W: Write> Write for Hashing<W> {
 impl Exporter<'_> {
     /// The stack of `top`, bottom first, each with its diff ID; the blob is the plain tar, made on
     /// demand, unless the layer came from outside as something else.
-    pub(crate) fn named_layers(&self, top: Option<SnapshotId>) -> Result<Vec<NamedLayer>, ExportError> {
+    pub(crate) fn named_layers(
+        &self,
+        top: Option<SnapshotId>,
+    ) -> Result<Vec<NamedLayer>, ExportError> {
         let Some(top) = top else { return Ok(Vec::new()) };
         let chain = self.store.chain(top)?;
         let mut out = Vec::with_capacity(chain.len());
@@ -44,8 +49,12 @@ impl Exporter<'_> {
         for rec in &chain {
             self.check()?;
             let (diff_id, size, blob) = match &rec.layer {
-                Some(LayerInfo { diff_id, tar_size: Some(size), blob }) => (*diff_id, *size, blob.clone()),
-                Some(LayerInfo { diff_id, tar_size: None, blob: Some(b) }) => (*diff_id, b.size, Some(b.clone())),
+                Some(LayerInfo { diff_id, tar_size: Some(size), blob }) => {
+                    (*diff_id, *size, blob.clone())
+                }
+                Some(LayerInfo { diff_id, tar_size: None, blob: Some(b) }) => {
+                    (*diff_id, b.size, Some(b.clone()))
+                }
                 _ => {
                     let (diff_id, size) = self.measure(rec, &lowers)?;
                     let layer = LayerInfo { diff_id, tar_size: Some(size), blob: None };
@@ -53,7 +62,11 @@ impl Exporter<'_> {
                     (diff_id, size, None)
                 }
             };
-            let blob = blob.unwrap_or(BlobRef { digest: diff_id.into(), size, media_type: TAR.to_owned() });
+            let blob = blob.unwrap_or(BlobRef {
+                digest: diff_id.into(),
+                size,
+                media_type: TAR.to_owned(),
+            });
             out.push(NamedLayer { snapshot: rec.id, diff_id, blob, created: rec.created });
             if let Some(dir) = &rec.dir {
                 lowers.insert(0, dir.clone());
@@ -77,18 +90,27 @@ impl Exporter<'_> {
         clamp: bool,
         out: &mut dyn Write,
     ) -> Result<(), ExportError> {
-        let Some(upper) = &rec.dir else { return Err(crate::snapshot::SnapshotError::Lost(rec.id).into()) };
+        let Some(upper) = &rec.dir else {
+            return Err(crate::snapshot::SnapshotError::Lost(rec.id).into());
+        };
         let source = LayerSource { upper, lowers };
         write_layer(&source, &self.write_options(clamp), out)?;
         Ok(())
     }
 
-    fn measure(&self, rec: &SnapshotRecord, lowers: &[std::path::PathBuf]) -> Result<(DiffId, u64), ExportError> {
+    fn measure(
+        &self,
+        rec: &SnapshotRecord,
+        lowers: &[std::path::PathBuf],
+    ) -> Result<(DiffId, u64), ExportError> {
         let mut out = Hashing { inner: io::sink(), hasher: Sha256::new(), bytes: 0 };
         // Every directory below must be at hand to tell what changed.
         let full;
         let lowers = match rec.parent {
-            Some(parent) if lowers.is_empty() || self.store.chain(parent)?.iter().any(|r| r.dir.is_none()) => {
+            Some(parent)
+                if lowers.is_empty()
+                    || self.store.chain(parent)?.iter().any(|r| r.dir.is_none()) =>
+            {
                 full = self.snapshots.lowers(parent, None)?;
                 &full[..]
             }
@@ -111,7 +133,8 @@ impl Exporter<'_> {
             for rec in self.store.chain(top)? {
                 self.check()?;
                 let foreign = rec.layer.as_ref().is_some_and(|l| l.blob.is_some());
-                let named = if foreign { self.foreign(&rec, opts)? } else { self.clamped(&rec, opts)? };
+                let named =
+                    if foreign { self.foreign(&rec, opts)? } else { self.clamped(&rec, opts)? };
                 out.push(named);
             }
             return Ok(out);
@@ -124,17 +147,26 @@ impl Exporter<'_> {
         Ok(out)
     }
 
-    fn foreign(&self, rec: &SnapshotRecord, opts: &LayerOptions) -> Result<NamedLayer, ExportError> {
+    fn foreign(
+        &self,
+        rec: &SnapshotRecord,
+        opts: &LayerOptions,
+    ) -> Result<NamedLayer, ExportError> {
         let layer = rec.layer.as_ref().ok_or(crate::snapshot::SnapshotError::Lost(rec.id))?;
         let blob = layer.blob.clone().ok_or(ExportError::NoBlob(layer.diff_id))?;
-        let named = NamedLayer { snapshot: rec.id, diff_id: layer.diff_id, blob, created: rec.created };
+        let named =
+            NamedLayer { snapshot: rec.id, diff_id: layer.diff_id, blob, created: rec.created };
         let blob = self.packed(&named, opts)?;
         Ok(NamedLayer { blob, ..named })
     }
 
     /// A layer with its times cut at the epoch is another layer: diff ID and blob of its own, kept
     /// beside the snapshot's.
-    fn clamped(&self, rec: &SnapshotRecord, opts: &LayerOptions) -> Result<NamedLayer, ExportError> {
+    fn clamped(
+        &self,
+        rec: &SnapshotRecord,
+        opts: &LayerOptions,
+    ) -> Result<NamedLayer, ExportError> {
         let lowers = match rec.parent {
             Some(p) => self.snapshots.lowers(p, None)?,
             None => Vec::new(),
@@ -143,14 +175,19 @@ impl Exporter<'_> {
         if rec_on_disk.dir.is_none() {
             rec_on_disk.dir = self.snapshots.lowers(rec.id, None)?.into_iter().next();
         }
-        let (diff_id, blob) = self.pack(&|out| self.write_tar(&rec_on_disk, &lowers, true, out), opts)?;
+        let (diff_id, blob) =
+            self.pack(&|out| self.write_tar(&rec_on_disk, &lowers, true, out), opts)?;
         self.store.add_layer_blob(&diff_id, &blob)?;
         Ok(NamedLayer { snapshot: rec.id, diff_id, blob, created: rec.created })
     }
 
     /// A blob of the layer in the form asked for. What came from outside keeps its form unless
     /// `force` is given.
-    pub(crate) fn packed(&self, layer: &NamedLayer, opts: &LayerOptions) -> Result<BlobRef, ExportError> {
+    pub(crate) fn packed(
+        &self,
+        layer: &NamedLayer,
+        opts: &LayerOptions,
+    ) -> Result<BlobRef, ExportError> {
         let known = self.store.layer_blobs(&layer.diff_id)?;
         let wanted = |b: &BlobRef| layer_compression(&b.media_type) == Some(opts.compression);
         let from_outside = layer.blob.media_type != TAR;
@@ -198,7 +235,11 @@ impl Exporter<'_> {
     }
 
     /// Writes the plain tar of a layer: from its directory, or from a blob in another form.
-    pub(super) fn plain_tar(&self, layer: &NamedLayer, out: &mut dyn Write) -> Result<(), ExportError> {
+    pub(super) fn plain_tar(
+        &self,
+        layer: &NamedLayer,
+        out: &mut dyn Write,
+    ) -> Result<(), ExportError> {
         let rec = self
             .store
             .snapshot(layer.snapshot)?
@@ -220,7 +261,10 @@ impl Exporter<'_> {
                 continue;
             }
             let Some((file, _)) = self.store.open_blob(&blob.digest)? else { continue };
-            let read = |e: io::Error| crate::snapshot::SnapshotError::Read { blob: blob.digest, source: e.into() };
+            let read = |e: io::Error| crate::snapshot::SnapshotError::Read {
+                blob: blob.digest,
+                source: e.into(),
+            };
             let mut plain = decompress_layer(file).map_err(read)?;
             io::copy(&mut plain, out).map_err(read)?;
             return Ok(());
@@ -243,7 +287,10 @@ impl Exporter<'_> {
         let info = blob.commit(Expect { digest: Some(packed.blob), size: Some(packed.size) })?;
         // Blobs are kept under OCI's types; a manifest with Docker's names them in its own way.
         let media_type = layer_media_type(opts.compression, true).unwrap_or(TAR);
-        Ok((packed.diff_id, BlobRef { digest: info.digest, size: info.size, media_type: media_type.to_owned() }))
+        Ok((
+            packed.diff_id,
+            BlobRef { digest: info.digest, size: info.size, media_type: media_type.to_owned() },
+        ))
     }
 }
 

@@ -127,7 +127,11 @@ impl Exporter<'_> {
     }
 
     /// Writes every output that was asked for; without one, the image goes to the local store.
-    pub fn run(&self, plan: &BuildPlan, solution: &Solution) -> Result<Vec<BuiltImage>, ExportError> {
+    pub fn run(
+        &self,
+        plan: &BuildPlan,
+        solution: &Solution,
+    ) -> Result<Vec<BuiltImage>, ExportError> {
         let mut built = Vec::new();
         for target in &plan.targets {
             let top = match target.root {
@@ -145,7 +149,8 @@ impl Exporter<'_> {
             layers: LayerOptions::default(),
             insecure: false,
         })];
-        let outputs = if self.request.outputs.is_empty() { &default[..] } else { &self.request.outputs[..] };
+        let outputs =
+            if self.request.outputs.is_empty() { &default[..] } else { &self.request.outputs[..] };
         let mut images = Vec::new();
         for output in outputs {
             self.check()?;

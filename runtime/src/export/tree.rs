@@ -20,7 +20,11 @@ impl Exporter<'_> {
             move |source: io::Error| ExportError::Write { path, source }
         };
         for b in built {
-            let dest = if built.len() > 1 { dest.join(folder(&b.target.platform)) } else { dest.to_owned() };
+            let dest = if built.len() > 1 {
+                dest.join(folder(&b.target.platform))
+            } else {
+                dest.to_owned()
+            };
             std::fs::create_dir_all(&dest).map_err(failed(&dest))?;
             let Some(top) = b.top else { continue };
             let to = File::open(&dest).map_err(failed(&dest))?;
@@ -36,7 +40,13 @@ impl Exporter<'_> {
                 follow: true,
                 cancelled: &|| self.cancel.is_cancelled(),
             };
-            copy(&Source { root: from.as_fd(), ignore: None, as_root: false }, "/", to.as_fd(), "/", &opts)?;
+            copy(
+                &Source { root: from.as_fd(), ignore: None, as_root: false },
+                "/",
+                to.as_fd(),
+                "/",
+                &opts,
+            )?;
             rustix::fs::syncfs(&to).map_err(|e| failed(&dest)(e.into()))?;
             self.say(&format!("copied files to {}", dest.display()));
         }
@@ -50,14 +60,20 @@ impl Exporter<'_> {
         }
         self.write_output(dest, &mut |out| {
             let Some(top) = built.first().and_then(|b| b.top) else {
-                return out.write_all(&[0; 1024]).map_err(|source| ExportError::Write { path: "-".into(), source });
+                return out
+                    .write_all(&[0; 1024])
+                    .map_err(|source| ExportError::Write { path: "-".into(), source });
             };
             let root = self.snapshots.mount_read_only(top, None)?;
             // The merged view as a directory: every file of it is "new".
             let path = PathBuf::from(format!("/proc/self/fd/{}", root.as_raw_fd()));
             let source = LayerSource { upper: &path, lowers: &[] };
             let clamp_mtime = self.request.source_date_epoch;
-            write_layer(&source, &LayerWriteOptions { clamp_mtime, userxattr: self.host.userxattr }, out)?;
+            write_layer(
+                &source,
+                &LayerWriteOptions { clamp_mtime, userxattr: self.host.userxattr },
+                out,
+            )?;
             Ok(())
         })
     }
@@ -72,12 +88,15 @@ impl Exporter<'_> {
             Dest::Stdout => {
                 let mut out = BufWriter::with_capacity(256 << 10, io::stdout().lock());
                 write(&mut out)?;
-                return out.flush().map_err(|source| ExportError::Write { path: "-".into(), source });
+                return out
+                    .flush()
+                    .map_err(|source| ExportError::Write { path: "-".into(), source });
             }
             Dest::Path(p) => p,
         };
         let failed = |source| ExportError::Write { path: path.display().to_string(), source };
-        let name = path.file_name().ok_or_else(|| failed(io::Error::other("it is not a file name")))?;
+        let name =
+            path.file_name().ok_or_else(|| failed(io::Error::other("it is not a file name")))?;
         let dir = match path.parent() {
             Some(p) if !p.as_os_str().is_empty() => p,
             _ => Path::new("."),

@@ -10,7 +10,10 @@ use rgraph_image::manifest::{Document, Manifest, ManifestError};
 use rgraph_image::registry::{BlobDesc, ManifestRef, RegistryClient, RegistryError, Watch};
 use rgraph_ir::image_config::{BaseHistory, BaseImage, ImageConfig};
 use rgraph_ir::op::ResolveMode;
-use rgraph_ir::{BlobDigest, ChainId, ConfigDigest, DiffId, ManifestDigest, Platform, Reference, SnapshotId, limits};
+use rgraph_ir::{
+    BlobDigest, ChainId, ConfigDigest, DiffId, ManifestDigest, Platform, Reference, SnapshotId,
+    limits,
+};
 use rgraph_solver::CancelToken;
 use rgraph_store::{BlobRef, LayerInfo, NewSnapshot, Store, StoreError};
 
@@ -47,7 +50,9 @@ pub enum FetchError {
         source: RegistryError,
     },
     /// Not in the store, and nobody may be asked.
-    #[error("`{reference}` is not in the store, and the network is not used (--offline, --pull=never)")]
+    #[error(
+        "`{reference}` is not in the store, and the network is not used (--offline, --pull=never)"
+    )]
     Offline {
         /// The image.
         reference: String,
@@ -149,7 +154,14 @@ impl<'a> ImageFetcher<'a> {
     ) -> Self {
         let cancel = cancel.clone();
         let cancelled = Box::new(move || cancel.is_cancelled());
-        Self { store, registry, policy, cancelled, known: Mutex::default(), origins: Mutex::default() }
+        Self {
+            store,
+            registry,
+            policy,
+            cancelled,
+            known: Mutex::default(),
+            origins: Mutex::default(),
+        }
     }
 
     fn watch(&self) -> Watch<'_> {
@@ -187,7 +199,12 @@ impl<'a> ImageFetcher<'a> {
         Ok(image)
     }
 
-    fn find(&self, r: &Reference, platform: &Platform, policy: PullPolicy) -> Result<ResolvedImage, FetchError> {
+    fn find(
+        &self,
+        r: &Reference,
+        platform: &Platform,
+        policy: PullPolicy,
+    ) -> Result<ResolvedImage, FetchError> {
         let local = match r.digest {
             Some(d) => Some(d),
             None => self.local_digest(r, platform)?,
@@ -211,14 +228,19 @@ impl<'a> ImageFetcher<'a> {
         match self.ask(registry, r, platform) {
             Err(FetchError::Registry { .. }) if policy == PullPolicy::Newer && local.is_some() => {
                 let digest = local.expect("checked");
-                self.load(r, digest, platform)?.ok_or(FetchError::Offline { reference: r.familiar() })
+                self.load(r, digest, platform)?
+                    .ok_or(FetchError::Offline { reference: r.familiar() })
             }
             other => other,
         }
     }
 
     /// The digest a tag has in the store: an image of this machine, or the last pull.
-    fn local_digest(&self, r: &Reference, platform: &Platform) -> Result<Option<ManifestDigest>, FetchError> {
+    fn local_digest(
+        &self,
+        r: &Reference,
+        platform: &Platform,
+    ) -> Result<Option<ManifestDigest>, FetchError> {
         let name = r.to_string();
         if let Some(tag) = self.store.resolve_tag(&name)? {
             return Ok(Some(tag.manifest));
@@ -242,31 +264,48 @@ impl<'a> ImageFetcher<'a> {
         digest: ManifestDigest,
         platform: &Platform,
     ) -> Result<Option<ResolvedImage>, FetchError> {
-        let Some(bytes) = self.document(&digest.into(), limits::MAX_MANIFEST)? else { return Ok(None) };
+        let Some(bytes) = self.document(&digest.into(), limits::MAX_MANIFEST)? else {
+            return Ok(None);
+        };
         let document = |source| FetchError::Manifest { reference: r.familiar(), source };
         let (digest, m) = match Document::parse(&bytes, None).map_err(document)? {
             Document::Manifest(m) => (digest, m),
             Document::Index(index) => {
                 let entry = index.choose(platform).map_err(document)?;
                 let inner = ManifestDigest::from(entry.digest);
-                let Some(bytes) = self.document(&entry.digest, limits::MAX_MANIFEST)? else { return Ok(None) };
+                let Some(bytes) = self.document(&entry.digest, limits::MAX_MANIFEST)? else {
+                    return Ok(None);
+                };
                 match Document::parse(&bytes, None).map_err(document)? {
                     Document::Manifest(m) => (inner, m),
-                    Document::Index(_) => return Err(document(ManifestError::MediaType("an index within an index".to_owned()))),
+                    Document::Index(_) => {
+                        return Err(document(ManifestError::MediaType(
+                            "an index within an index".to_owned(),
+                        )));
+                    }
                 }
             }
         };
-        let Some(config) = self.document(&m.config.digest, limits::MAX_CONFIG)? else { return Ok(None) };
+        let Some(config) = self.document(&m.config.digest, limits::MAX_CONFIG)? else {
+            return Ok(None);
+        };
         self.assemble(r, digest, &m, &config).map(Some)
     }
 
     /// Asks the registry and keeps the documents.
-    fn ask(&self, registry: &RegistryClient, r: &Reference, platform: &Platform) -> Result<ResolvedImage, FetchError> {
+    fn ask(
+        &self,
+        registry: &RegistryClient,
+        r: &Reference,
+        platform: &Platform,
+    ) -> Result<ResolvedImage, FetchError> {
         let failed = |source| FetchError::Registry { reference: r.familiar(), source };
         let document = |source| FetchError::Manifest { reference: r.familiar(), source };
         let watch = self.watch();
         let top = registry.manifest(r, ManifestRef::of(r), &watch).map_err(failed)?;
-        let (digest, bytes) = match Document::parse(&top.bytes, Some(&top.media_type)).map_err(document)? {
+        let (digest, bytes) = match Document::parse(&top.bytes, Some(&top.media_type))
+            .map_err(document)?
+        {
             Document::Manifest(_) => (top.digest, top.bytes),
             Document::Index(index) => {
                 let entry = index.choose(platform).map_err(document)?;
@@ -275,9 +314,14 @@ impl<'a> ImageFetcher<'a> {
                 if r.digest.is_none() {
                     // The index is remembered too, so that other platforms of the name need no
                     // second question.
-                    self.store.put_remote_tag(&r.to_string(), &platform.to_string(), &top.digest)?;
+                    self.store.put_remote_tag(
+                        &r.to_string(),
+                        &platform.to_string(),
+                        &top.digest,
+                    )?;
                 }
-                let inner = registry.manifest(r, ManifestRef::Digest(wanted), &watch).map_err(failed)?;
+                let inner =
+                    registry.manifest(r, ManifestRef::Digest(wanted), &watch).map_err(failed)?;
                 (wanted, inner.bytes)
             }
         };
@@ -289,7 +333,9 @@ impl<'a> ImageFetcher<'a> {
         let image = self.assemble(r, digest, &m, &config)?;
         self.store.put_blob(&config)?;
         self.store.put_blob(&bytes)?;
-        if r.digest.is_none() && self.store.remote_tag(&r.to_string(), &platform.to_string())? != Some(digest) {
+        if r.digest.is_none()
+            && self.store.remote_tag(&r.to_string(), &platform.to_string())? != Some(digest)
+        {
             self.store.put_remote_tag(&r.to_string(), &platform.to_string(), &digest)?;
         }
         Ok(image)
@@ -314,7 +360,9 @@ impl<'a> ImageFetcher<'a> {
         let layers = diff_ids
             .iter()
             .zip(&m.layers)
-            .map(|(d, l)| (*d, BlobRef { digest: l.digest, size: l.size, media_type: l.media_type.clone() }))
+            .map(|(d, l)| {
+                (*d, BlobRef { digest: l.digest, size: l.size, media_type: l.media_type.clone() })
+            })
             .collect();
         let reference = Reference { digest: Some(manifest), ..r.clone() };
         Ok(ResolvedImage {
@@ -333,9 +381,14 @@ impl<'a> ImageFetcher<'a> {
         for (diff_id, blob) in &image.layers {
             let layer = LayerInfo { diff_id: *diff_id, tar_size: None, blob: Some(blob.clone()) };
             let description = format!("layer of {}", image.reference.familiar());
-            parent = Some(store.add_lazy(NewSnapshot { parent, layer: Some(layer), description })?);
+            parent =
+                Some(store.add_lazy(NewSnapshot { parent, layer: Some(layer), description })?);
         }
-        parent.ok_or_else(|| FetchError::Layers { reference: image.reference.familiar(), layers: 0, diff_ids: 0 })
+        parent.ok_or_else(|| FetchError::Layers {
+            reference: image.reference.familiar(),
+            layers: 0,
+            diff_ids: 0,
+        })
     }
 }
 
@@ -352,16 +405,20 @@ impl ImageFetcher<'_> {
         progress: &(dyn Fn(BlobDigest, u64, u64) + Sync),
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let mut r: Reference = name.parse()?;
-        let registry = self.registry.ok_or_else(|| FetchError::Offline { reference: r.familiar() })?.get()?;
+        let registry =
+            self.registry.ok_or_else(|| FetchError::Offline { reference: r.familiar() })?.get()?;
         for (digest, size) in blobs {
             let told = |done, all| progress(*digest, done, all);
             let watch = Watch { progress: &told, ..self.watch() };
-            let origin = self.origins.lock().unwrap_or_else(|e| e.into_inner()).get(digest).cloned();
+            let origin =
+                self.origins.lock().unwrap_or_else(|e| e.into_inner()).get(digest).cloned();
             let mount_from = origin.filter(|o| o.registry == r.registry).map(|o| o.repository);
             let open = |offset: u64| -> std::io::Result<Box<dyn Read + Send>> {
                 use std::io::Seek as _;
                 let found = self.store.open_blob(digest).map_err(std::io::Error::other)?;
-                let (mut file, _) = found.ok_or_else(|| std::io::Error::other(format!("blob {digest} is not in the store")))?;
+                let (mut file, _) = found.ok_or_else(|| {
+                    std::io::Error::other(format!("blob {digest} is not in the store"))
+                })?;
                 file.seek(std::io::SeekFrom::Start(offset))?;
                 Ok(Box::new(file))
             };
@@ -382,7 +439,8 @@ impl LayerProvider for ImageFetcher<'_> {
         &self,
         blob: &BlobRef,
     ) -> Result<Option<Box<dyn Read + Send + '_>>, Box<dyn std::error::Error + Send + Sync>> {
-        let origin = self.origins.lock().unwrap_or_else(|e| e.into_inner()).get(&blob.digest).cloned();
+        let origin =
+            self.origins.lock().unwrap_or_else(|e| e.into_inner()).get(&blob.digest).cloned();
         match (origin, self.registry) {
             (Some(r), Some(registry)) => {
                 let desc = BlobDesc { digest: blob.digest, size: blob.size };

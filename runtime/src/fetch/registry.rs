@@ -33,7 +33,8 @@ impl LazyRegistry {
                 .enable_all()
                 .build()
                 .map_err(|e| format!("cannot start the network threads: {e}"))?;
-            let credentials = CredentialStore { files: self.auth_files.clone(), ..CredentialStore::default() };
+            let credentials =
+                CredentialStore { files: self.auth_files.clone(), ..CredentialStore::default() };
             let mut config = RegistryConfig {
                 user_agent: self.user_agent.to_owned(),
                 credentials,

@@ -5,17 +5,18 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use rgraph_ir::op::{
-    CacheMount, CacheSharing, ExecOp, InputIndex, MountKind, NetworkMode, ProxyEnv, SecretEnv, SecretMount,
-    SecurityMode, SshMount,
+    CacheMount, CacheSharing, ExecOp, InputIndex, MountKind, NetworkMode, ProxyEnv, SecretEnv,
+    SecretMount, SecurityMode, SshMount,
 };
 use rgraph_ir::{SnapshotId, limits};
 use rgraph_solver::{EventKind, Stream, Task, TaskCx, TaskError, Tree};
 use rgraph_store::{KeyLock, Prepared};
 use rustix::fs::{Mode, OFlags};
 
+use super::agent::AgentProxy;
 use crate::sandbox::{
-    Dns, ExtraHost, MountSource, Network, Outcome, Rootfs, SandboxMount, SandboxMountKind, SandboxSpec, Security,
-    Stream as SandboxStream, Ulimit,
+    Dns, ExtraHost, MountSource, Network, Outcome, Rootfs, SandboxMount, SandboxMountKind,
+    SandboxSpec, Security, Stream as SandboxStream, Ulimit,
 };
 use crate::snapshot::SnapshotError;
 use crate::worker::LocalWorker;
@@ -83,11 +84,17 @@ pub enum ExecError {
 struct Held {
     fds: Vec<OwnedFd>,
     locks: Vec<KeyLock>,
+    agents: Vec<AgentProxy>,
     scratch: Vec<Prepared>,
 }
 
 /// Runs a step.
-pub fn run(w: &LocalWorker<'_>, op: &ExecOp, task: &Task<'_>, cx: &TaskCx<'_>) -> Result<Vec<Tree>, TaskError> {
+pub fn run(
+    w: &LocalWorker<'_>,
+    op: &ExecOp,
+    task: &Task<'_>,
+    cx: &TaskCx<'_>,
+) -> Result<Vec<Tree>, TaskError> {
     if !op.devices.is_empty() {
         return Err(TaskError::failed(ExecError::Device));
     }
@@ -102,7 +109,8 @@ pub fn run(w: &LocalWorker<'_>, op: &ExecOp, task: &Task<'_>, cx: &TaskCx<'_>) -
     let mut held = Held::default();
     let spec = spec(w, op, task, cx, &layer, &mut held)?;
     cx.check()?;
-    let running = w.runner()?.launch(&spec, std::mem::take(&mut held.fds)).map_err(sandbox_error)?;
+    let running =
+        w.runner()?.launch(&spec, std::mem::take(&mut held.fds)).map_err(sandbox_error)?;
     let finished = running
         .wait(cx.cancel, &mut |stream, bytes| {
             let stream = match stream {
@@ -150,16 +158,24 @@ fn spec(
     };
     let mut env = op.env.to_strings();
     if let Some(p) = &op.proxy_env {
-        env.extend(proxies(p).into_iter().filter(|(k, _)| op.env.get(k).is_none()).map(|(k, v)| format!("{k}={v}")));
+        env.extend(
+            proxies(p)
+                .into_iter()
+                .filter(|(k, _)| op.env.get(k).is_none())
+                .map(|(k, v)| format!("{k}={v}")),
+        );
     }
     for SecretEnv { id, name, required } in &op.secret_env {
         match w.request.secrets.get(id) {
             Some(s) => {
                 let text = std::str::from_utf8(s.expose()).ok().filter(|t| !t.contains('\0'));
-                let text = text.ok_or_else(|| TaskError::failed(ExecError::SecretText { id: id.clone() }))?;
+                let text = text
+                    .ok_or_else(|| TaskError::failed(ExecError::SecretText { id: id.clone() }))?;
                 env.push(format!("{name}={text}"));
             }
-            None if *required => return Err(TaskError::failed(ExecError::NoSecret { id: id.clone() })),
+            None if *required => {
+                return Err(TaskError::failed(ExecError::NoSecret { id: id.clone() }));
+            }
             None => {}
         }
     }
@@ -187,7 +203,11 @@ fn spec(
             SecurityMode::Sandbox => Security::Sandbox,
             SecurityMode::Insecure => Security::Insecure,
         },
-        extra_hosts: op.extra_hosts.iter().map(|h| ExtraHost { host: h.host.clone(), ip: h.ip.clone() }).collect(),
+        extra_hosts: op
+            .extra_hosts
+            .iter()
+            .map(|h| ExtraHost { host: h.host.clone(), ip: h.ip.clone() })
+            .collect(),
         ulimits: op
             .ulimits
             .iter()
@@ -203,11 +223,17 @@ fn spec(
 /// Both spellings of every proxy variable that is set.
 fn proxies(p: &ProxyEnv) -> Vec<(String, String)> {
     let ProxyEnv { http, https, ftp, no, all } = p;
-    [("http_proxy", http), ("https_proxy", https), ("ftp_proxy", ftp), ("no_proxy", no), ("all_proxy", all)]
-        .into_iter()
-        .filter(|(_, v)| !v.is_empty())
-        .flat_map(|(k, v)| [(k.to_uppercase(), v.clone()), (k.to_owned(), v.clone())])
-        .collect()
+    [
+        ("http_proxy", http),
+        ("https_proxy", https),
+        ("ftp_proxy", ftp),
+        ("no_proxy", no),
+        ("all_proxy", all),
+    ]
+    .into_iter()
+    .filter(|(_, v)| !v.is_empty())
+    .flat_map(|(k, v)| [(k.to_uppercase(), v.clone()), (k.to_owned(), v.clone())])
+    .collect()
 }
 
 fn mount(
@@ -225,24 +251,38 @@ fn mount(
         }
         MountKind::Cache(c) => cache(w, c, task, cx, held)?,
         MountKind::Tmpfs { size } => SandboxMountKind::Tmpfs { size: *size },
-        MountKind::Secret(SecretMount { id, uid, gid, mode, required }) => match w.request.secrets.get(id) {
-            Some(s) => {
-                if s.expose().len() as u64 > limits::MAX_SECRET {
-                    return Err(TaskError::failed(ExecError::SecretSize { id: id.clone() }));
+        MountKind::Secret(SecretMount { id, uid, gid, mode, required }) => {
+            match w.request.secrets.get(id) {
+                Some(s) => {
+                    if s.expose().len() as u64 > limits::MAX_SECRET {
+                        return Err(TaskError::failed(ExecError::SecretSize { id: id.clone() }));
+                    }
+                    let data = held.fds.len();
+                    held.fds.push(memory_file(s.expose()).map_err(|source| {
+                        TaskError::failed(ExecError::Prepare { path: m.dest.clone(), source })
+                    })?);
+                    SandboxMountKind::File { data, mode: *mode, uid: *uid, gid: *gid }
                 }
-                let data = held.fds.len();
-                held.fds.push(memory_file(s.expose()).map_err(|source| {
-                    TaskError::failed(ExecError::Prepare { path: m.dest.clone(), source })
-                })?);
-                SandboxMountKind::File { data, mode: *mode, uid: *uid, gid: *gid }
+                None if *required => {
+                    return Err(TaskError::failed(ExecError::NoSecret { id: id.clone() }));
+                }
+                None => return Ok(None),
             }
-            None if *required => return Err(TaskError::failed(ExecError::NoSecret { id: id.clone() })),
-            None => return Ok(None),
-        },
-        MountKind::Ssh(SshMount { id, required, .. }) => {
+        }
+        MountKind::Ssh(SshMount { id, uid, gid, mode, required }) => {
             let id = if id.is_empty() { "default" } else { id };
             match w.request.ssh.get(id) {
-                Some(s) => SandboxMountKind::Socket { source: s.socket.clone() },
+                Some(s) => {
+                    let p = w.store.prepare(w.lease()).map_err(TaskError::failed)?;
+                    let proxy = AgentProxy::start(p.fs(), "agent", &s.socket, *uid, *gid, *mode)
+                        .map_err(|source| {
+                            TaskError::failed(ExecError::Prepare { path: m.dest.clone(), source })
+                        })?;
+                    let source = proxy.path.clone();
+                    held.agents.push(proxy);
+                    held.scratch.push(p);
+                    SandboxMountKind::Socket { source }
+                }
                 None if *required => {
                     return Err(TaskError::failed(ExecError::NoSsh { id: id.to_owned() }));
                 }
@@ -342,15 +382,26 @@ fn cache(
 }
 
 /// Fills a new cache folder from a tree; one that has anything in it stays as it is.
-fn fill(w: &LocalWorker<'_>, dir: &PathBuf, seed: SnapshotId, from: &str, cx: &TaskCx<'_>) -> Result<(), TaskError> {
-    let prepare = |source| TaskError::failed(ExecError::Prepare { path: "cache mount".to_owned(), source });
-    let _one = w.store.key_lock(&format!("seed-{}", dir.display()), &mut |_| true).map_err(TaskError::failed)?;
+fn fill(
+    w: &LocalWorker<'_>,
+    dir: &PathBuf,
+    seed: SnapshotId,
+    from: &str,
+    cx: &TaskCx<'_>,
+) -> Result<(), TaskError> {
+    let prepare =
+        |source| TaskError::failed(ExecError::Prepare { path: "cache mount".to_owned(), source });
+    let _one = w
+        .store
+        .key_lock(&format!("seed-{}", dir.display()), &mut |_| true)
+        .map_err(TaskError::failed)?;
     if std::fs::read_dir(dir).map_err(prepare)?.next().is_some() {
         return Ok(());
     }
     let tree = w.read_tree(Tree::Snapshot(seed), cx)?;
-    let to = rustix::fs::open(dir, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|e| prepare(e.into()))?;
+    let to =
+        rustix::fs::open(dir, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|e| prepare(e.into()))?;
     let source = crate::tree::copy::Source {
         root: std::os::fd::AsFd::as_fd(&tree.root),
         ignore: None,
@@ -370,11 +421,14 @@ fn fill(w: &LocalWorker<'_>, dir: &PathBuf, seed: SnapshotId, from: &str, cx: &T
         .map_err(TaskError::failed)?;
     if let Some(st) = place.stat {
         // The folder itself takes the seed's mode and owner.
-        let (uid, gid) = (rustix::fs::Uid::from_raw(st.st_uid), rustix::fs::Gid::from_raw(st.st_gid));
+        let (uid, gid) =
+            (rustix::fs::Uid::from_raw(st.st_uid), rustix::fs::Gid::from_raw(st.st_gid));
         rustix::fs::fchown(&to, Some(uid), Some(gid)).map_err(|e| prepare(e.into()))?;
-        rustix::fs::fchmod(&to, Mode::from_raw_mode(st.st_mode & 0o7777)).map_err(|e| prepare(e.into()))?;
+        rustix::fs::fchmod(&to, Mode::from_raw_mode(st.st_mode & 0o7777))
+            .map_err(|e| prepare(e.into()))?;
     }
-    crate::tree::copy::copy(&source, from, std::os::fd::AsFd::as_fd(&to), "/", &opts).map_err(TaskError::failed)
+    crate::tree::copy::copy(&source, from, std::os::fd::AsFd::as_fd(&to), "/", &opts)
+        .map_err(TaskError::failed)
 }
 
 /// A file that exists only in memory.

@@ -6,8 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use rgraph_ir::op::{
-    ActionRef, CopyAction, FileAction, FileActionKind, FileOp, MkdirAction, MkfileAction,
-    Owner, OwnerId, RmAction, SymlinkAction,
+    ActionRef, CopyAction, FileAction, FileActionKind, FileOp, MkdirAction, MkfileAction, Owner,
+    OwnerId, RmAction, SymlinkAction,
 };
 use rgraph_ir::pattern::PatternSet;
 use rgraph_solver::{Task, TaskCx, TaskError, Tree};
@@ -47,30 +47,70 @@ pub enum FileError {
         #[source]
         source: rgraph_image::layer::LayerError,
     },
+    /// Several sources onto one name.
+    #[error("several sources need a directory as their destination: write `{dest}/`")]
+    NeedsFolder {
+        /// The destination as written.
+        dest: String,
+    },
     /// A shape of op that no Dockerfile gives.
     #[error("{0} is not supported yet")]
     Unsupported(&'static str),
 }
 
 /// Runs a file op.
-pub fn run(w: &LocalWorker<'_>, op: &FileOp, task: &Task<'_>, cx: &TaskCx<'_>) -> Result<Vec<Tree>, TaskError> {
+pub fn run(
+    w: &LocalWorker<'_>,
+    op: &FileOp,
+    task: &Task<'_>,
+    cx: &TaskCx<'_>,
+) -> Result<Vec<Tree>, TaskError> {
     let base = match op.actions.first().map(|a| a.base) {
         Some(ActionRef::Input(i)) => Some(w.as_snapshot(task.inputs[i.at()], cx)?),
         _ => None,
     };
     for (n, a) in op.actions.iter().enumerate().skip(1) {
         if a.base != ActionRef::Action(n as u32 - 1) {
-            return Err(TaskError::failed(FileError::Unsupported("a file op with several results")));
+            return Err(TaskError::failed(FileError::Unsupported(
+                "a file op with several results",
+            )));
         }
     }
     let layer = w.begin_layer(base, cx)?;
     let root = layer.mount()?;
+    check_one_file(op, root.as_fd()).map_err(TaskError::failed)?;
     for action in &op.actions {
         cx.check()?;
         apply(w, action, root.as_fd(), task, cx)?;
     }
     drop(root);
     Ok(vec![Tree::Snapshot(layer.commit(&task.meta.name)?)])
+}
+
+/// Several sources onto one name that is no folder would replace each other, the last one winning in
+/// silence; BuildKit does that against its own documentation, rgraph refuses.
+fn check_one_file(op: &FileOp, root: BorrowedFd<'_>) -> Result<(), FileError> {
+    let copies = op.actions.iter().filter_map(|a| match &a.kind {
+        FileActionKind::Copy(c) => Some(&c.dest),
+        _ => None,
+    });
+    let mut dests = copies.clone();
+    let Some(dest) = dests.next() else { return Ok(()) };
+    let several = dests.next().is_some();
+    if !several
+        || dest.ends_with('/')
+        || dest.ends_with("/.")
+        || copies.into_iter().any(|d| d != dest)
+    {
+        return Ok(());
+    }
+    match resolve(root, OsStr::new(dest), true, None) {
+        Ok(place) if place.is_dir() => Ok(()),
+        Ok(_) | Err(TreeError::NotFound { .. }) => {
+            Err(FileError::NeedsFolder { dest: dest.clone() })
+        }
+        Err(e) => Err(e.into()),
+    }
 }
 
 fn apply(
@@ -142,15 +182,22 @@ fn copy_action(
 ) -> Result<(), TaskError> {
     let from = match c.from {
         ActionRef::Input(i) => w.read_tree(task.inputs[i.at()], cx)?,
-        ActionRef::Scratch => return Err(TaskError::failed(TreeError::NotFound { path: c.src.clone() })),
+        ActionRef::Scratch => {
+            return Err(TaskError::failed(TreeError::NotFound { path: c.src.clone() }));
+        }
         ActionRef::Action(_) => {
-            return Err(TaskError::failed(FileError::Unsupported("a copy out of an earlier action")));
+            return Err(TaskError::failed(FileError::Unsupported(
+                "a copy out of an earlier action",
+            )));
         }
     };
-    let source = Source { root: from.root.as_fd(), ignore: from.ignore.as_deref(), as_root: from.as_root };
+    let source =
+        Source { root: from.root.as_fd(), ignore: from.ignore.as_deref(), as_root: from.as_root };
     copy_paths(c, &source, owner, root, cx).map_err(|e| match e {
         FileError::Tree(TreeError::Cancelled) => TaskError::Cancelled,
-        FileError::Tree(TreeError::NotFound { path }) => TaskError::failed(explain_missing(path, &source)),
+        FileError::Tree(TreeError::NotFound { path }) => {
+            TaskError::failed(explain_missing(path, &source))
+        }
         e => TaskError::failed(e),
     })
 }
@@ -195,14 +242,18 @@ fn copy_paths(
             return Err(TreeError::NotFound { path: path.clone() }.into());
         }
     }
-    let sources = if c.allow_wildcard { find::matches(source.root, &c.src)? } else { vec![c.src.clone()] };
+    let sources =
+        if c.allow_wildcard { find::matches(source.root, &c.src)? } else { vec![c.src.clone()] };
     // What the ignore file hides is not there: a wildcard does not find it.
     let wild = c.allow_wildcard && rgraph_ir::op::has_wildcard(&c.src);
     let sources: Vec<_> = sources
         .into_iter()
         .filter(|s| {
             let rel = s.trim_start_matches('/');
-            !wild || !source.ignore.is_some_and(|i| i.matches_or_parent(rel) && !i.may_free_below(rel))
+            !wild
+                || !source
+                    .ignore
+                    .is_some_and(|i| i.matches_or_parent(rel) && !i.may_free_below(rel))
         })
         .collect();
     if sources.is_empty() && !c.allow_empty_wildcard {
@@ -246,7 +297,11 @@ fn unpack(
     Ok(true)
 }
 
-fn mkdir(root: BorrowedFd<'_>, a: &MkdirAction, owner: Option<(u32, u32)>) -> Result<(), TreeError> {
+fn mkdir(
+    root: BorrowedFd<'_>,
+    a: &MkdirAction,
+    owner: Option<(u32, u32)>,
+) -> Result<(), TreeError> {
     let new = NewDir { mode: a.mode & 0o777, owner, time: a.timestamp.map(times) };
     if a.make_parents {
         return make_dirs(root, OsStr::new(&a.path), &new).map(drop);
@@ -260,22 +315,29 @@ fn mkdir(root: BorrowedFd<'_>, a: &MkdirAction, owner: Option<(u32, u32)>) -> Re
     }
 }
 
-fn mkfile(root: BorrowedFd<'_>, a: &MkfileAction, owner: Option<(u32, u32)>) -> Result<(), TreeError> {
+fn mkfile(
+    root: BorrowedFd<'_>,
+    a: &MkfileAction,
+    owner: Option<(u32, u32)>,
+) -> Result<(), TreeError> {
     let place = resolve(root, OsStr::new(&a.path), true, None)?;
     if place.is_dir() {
         return Err(TreeError::WrongKind { what: "a folder by a file", path: a.path.clone() });
     }
     if place.stat.is_some() {
-        rustix::fs::unlinkat(&place.parent, &place.name, AtFlags::empty()).map_err(TreeError::io("replace", &a.path))?;
+        rustix::fs::unlinkat(&place.parent, &place.name, AtFlags::empty())
+            .map_err(TreeError::io("replace", &a.path))?;
     }
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file: OwnedFd = rustix::fs::openat(&place.parent, &place.name, flags, Mode::from_raw_mode(0o600))
-        .map_err(TreeError::io("create", &a.path))?;
+    let file: OwnedFd =
+        rustix::fs::openat(&place.parent, &place.name, flags, Mode::from_raw_mode(0o600))
+            .map_err(TreeError::io("create", &a.path))?;
     let mut out = std::fs::File::from(file.try_clone().map_err(TreeError::std("create", &a.path))?);
     std::io::Write::write_all(&mut out, &a.data).map_err(TreeError::std("write", &a.path))?;
     let (uid, gid) = owner.unwrap_or((0, 0));
     chown(place.parent.as_fd(), &place.name, uid, gid).map_err(TreeError::io("chown", &a.path))?;
-    rustix::fs::fchmod(&file, Mode::from_raw_mode(a.mode & 0o777)).map_err(TreeError::io("chmod", &a.path))?;
+    rustix::fs::fchmod(&file, Mode::from_raw_mode(a.mode & 0o777))
+        .map_err(TreeError::io("chmod", &a.path))?;
     if let Some(t) = a.timestamp {
         rustix::fs::futimens(&file, &times(t)).map_err(TreeError::io("set times of", &a.path))?;
     }
@@ -286,7 +348,8 @@ fn rm(root: BorrowedFd<'_>, a: &RmAction) -> Result<(), TreeError> {
     let paths = if a.allow_wildcard { find::matches(root, &a.path)? } else { vec![a.path.clone()] };
     for path in paths {
         match resolve(root, OsStr::new(&path), false, None) {
-            Ok(Place { stat: None, .. }) | Err(TreeError::NotFound { .. }) if a.allow_not_found => {}
+            Ok(Place { stat: None, .. }) | Err(TreeError::NotFound { .. }) if a.allow_not_found => {
+            }
             Ok(Place { stat: None, .. }) => return Err(TreeError::NotFound { path }),
             Ok(place) => remove(&place.parent, &place.name, &path)?,
             Err(e) => return Err(e),
@@ -314,7 +377,11 @@ fn remove(parent: &OwnedFd, name: &OsStr, shown: &str) -> Result<(), TreeError> 
     rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR).map_err(TreeError::io("remove", shown))
 }
 
-fn symlink(root: BorrowedFd<'_>, a: &SymlinkAction, owner: Option<(u32, u32)>) -> Result<(), TreeError> {
+fn symlink(
+    root: BorrowedFd<'_>,
+    a: &SymlinkAction,
+    owner: Option<(u32, u32)>,
+) -> Result<(), TreeError> {
     let place = resolve(root, OsStr::new(&a.path), false, None)?;
     rustix::fs::symlinkat(a.target.as_str(), &place.parent, &place.name)
         .map_err(TreeError::io("make link", &a.path))?;

@@ -25,7 +25,8 @@ pub fn run(w: &LocalWorker<'_>, task: &Task<'_>, cx: &TaskCx<'_>) -> Result<Vec<
             top = Some(id);
             continue;
         }
-        let mut dirs = w.snapshots.lowers(id, Some(cx)).map_err(crate::snapshot::SnapshotError::into_task)?;
+        let mut dirs =
+            w.snapshots.lowers(id, Some(cx)).map_err(crate::snapshot::SnapshotError::into_task)?;
         dirs.reverse();
         for dir in dirs {
             cx.check()?;
@@ -57,21 +58,27 @@ fn level(from: &OwnedFd, to: &OwnedFd, shown: &str) -> Result<(), TreeError> {
     }
     for name in names {
         let path = format!("{shown}/{}", name.to_string_lossy());
-        let st = rustix::fs::statat(from, &name, AtFlags::SYMLINK_NOFOLLOW).map_err(TreeError::io("look at", &path))?;
+        let st = rustix::fs::statat(from, &name, AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(TreeError::io("look at", &path))?;
         if FileType::from_raw_mode(st.st_mode) != FileType::Directory {
-            rustix::fs::linkat(from, &name, to, &name, AtFlags::empty()).map_err(TreeError::io("link", &path))?;
+            rustix::fs::linkat(from, &name, to, &name, AtFlags::empty())
+                .map_err(TreeError::io("link", &path))?;
             continue;
         }
-        rustix::fs::mkdirat(to, &name, Mode::from_raw_mode(0o700)).map_err(TreeError::io("make folder", &path))?;
+        rustix::fs::mkdirat(to, &name, Mode::from_raw_mode(0o700))
+            .map_err(TreeError::io("make folder", &path))?;
         let (a, b) = (
             open_dir(from, &name).map_err(TreeError::io("open", &path))?,
             open_dir(to, &name).map_err(TreeError::io("open", &path))?,
         );
         level(&a, &b, &path)?;
-        let (uid, gid) = (rustix::fs::Uid::from_raw(st.st_uid), rustix::fs::Gid::from_raw(st.st_gid));
+        let (uid, gid) =
+            (rustix::fs::Uid::from_raw(st.st_uid), rustix::fs::Gid::from_raw(st.st_gid));
         rustix::fs::fchown(&b, Some(uid), Some(gid)).map_err(TreeError::io("chown", &path))?;
-        rustix::fs::fchmod(&b, Mode::from_raw_mode(st.st_mode & 0o7777)).map_err(TreeError::io("chmod", &path))?;
-        crate::tree::copy::copy_all_xattrs(&a, &b).map_err(TreeError::io("copy attributes of", &path))?;
+        rustix::fs::fchmod(&b, Mode::from_raw_mode(st.st_mode & 0o7777))
+            .map_err(TreeError::io("chmod", &path))?;
+        crate::tree::copy::copy_all_xattrs(&a, &b)
+            .map_err(TreeError::io("copy attributes of", &path))?;
         let t = Timespec { tv_sec: st.st_mtime, tv_nsec: st.st_mtime_nsec as _ };
         rustix::fs::futimens(&b, &Timestamps { last_access: t, last_modification: t })
             .map_err(TreeError::io("set times of", &path))?;

@@ -1,5 +1,6 @@
 //! One file per kind of op.
 
+pub mod agent;
 pub mod exec;
 pub mod file;
 pub mod merge;

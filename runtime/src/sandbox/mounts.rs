@@ -124,8 +124,23 @@ fn is_reserved(dest: &str, kind: &SandboxMountKind) -> bool {
     match clean.as_slice() {
         [] => true,
         ["dev", "shm"] => !matches!(kind, SandboxMountKind::Tmpfs { .. }),
+        ["dev", name] => OWN_DEV.contains(name),
         [first, ..] => matches!(*first, "proc" | "sys" | "dev"),
     }
+}
+
+/// What the step's own /dev holds; nothing may cover it. A new name beside them harms nothing, and
+/// scripts of heredocs are mounted under one.
+const OWN_DEV: [&str; 16] = [
+    "null", "zero", "full", "random", "urandom", "tty", "console", "fd", "stdin", "stdout",
+    "stderr", "core", "ptmx", "pts", "mqueue", "shm",
+];
+
+/// The name of a target directly below /dev.
+fn dev_name(dest: &str) -> Option<&OsStr> {
+    let name = dest.strip_prefix("/dev/")?.trim_end_matches('/');
+    let plain = !name.is_empty() && !name.contains('/') && !matches!(name, "." | "..");
+    (plain && !OWN_DEV.contains(&name)).then(|| OsStr::new(name))
 }
 
 fn prepare<'a>(
@@ -242,6 +257,17 @@ fn name_files<'a>(spec: &'a SandboxSpec, files: &OwnedFd) -> Result<Vec<Ready<'a
 }
 
 fn put(root: &mut Root, m: Ready<'_>) -> Result<(), InitError> {
+    if let Some(name) = dev_name(m.dest) {
+        // The step's own /dev, gone with it: no stub to clean up.
+        let at = |e| InitError::at(format!("make mount point `{}`", m.dest))(e);
+        let dev = root.place_plain("dev").map_err(at)?;
+        match m.kind {
+            Kind::Directory => drop(tree::make_dir(&dev, name, 0o755).map_err(at)?),
+            _ => drop(tree::make_file(&dev, name, 0o644).map_err(at)?),
+        }
+        let target = tree::entry(&dev, name, As::Handle).map_err(at)?;
+        return mount::attach(&m.tree, &target, m.dest).map_err(InitError::at("mount"));
+    }
     let target = match root.place(m.dest, m.kind) {
         Ok(target) => target,
         Err(PlaceError::Reserved) => {
@@ -282,6 +308,8 @@ mod tests {
             ("/dev/shm/.", &tmpfs, false),
             ("/dev/shm", &bind, true),
             ("/dev/shm/x", &tmpfs, true),
+            ("/dev/pipes/", &bind, false),
+            ("/dev/pts", &bind, true),
             ("/devel", &bind, false),
             ("/a/proc", &bind, false),
         ] {

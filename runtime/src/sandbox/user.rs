@@ -110,6 +110,11 @@ fn resolve(name: &str, group: &str, passwd: &str, groups: &str) -> Result<Identi
             (None, None) => return Err(InitError::NoSuchGroup { group: group.to_owned() }),
         };
     }
+    // As runc does: the primary group is among the others.
+    if !who.groups.contains(&who.gid) {
+        who.groups.push(who.gid);
+        who.groups.sort_unstable();
+    }
     Ok(who)
 }
 
@@ -142,16 +147,16 @@ mod tests {
     #[test]
     fn users() {
         for (user, want) in [
-            ("0", Ok((0, 0, vec![], "/root"))),
-            ("root", Ok((0, 0, vec![], "/root"))),
-            ("app", Ok((1000, 1001, vec![2000, 2001], "/home/app"))),
-            ("1000", Ok((1000, 1001, vec![2000, 2001], "/home/app"))),
-            ("app:extra", Ok((1000, 2000, vec![], "/home/app"))),
-            ("app:9", Ok((1000, 9, vec![], "/home/app"))),
-            ("1234", Ok((1234, 0, vec![], "/"))),
-            ("1234:55", Ok((1234, 55, vec![], "/"))),
-            ("7", Ok((70, 71, vec![], "/seven"))),
-            ("nohome", Ok((5, 5, vec![], "/"))),
+            ("0", Ok((0, 0, vec![0], "/root"))),
+            ("root", Ok((0, 0, vec![0], "/root"))),
+            ("app", Ok((1000, 1001, vec![1001, 2000, 2001], "/home/app"))),
+            ("1000", Ok((1000, 1001, vec![1001, 2000, 2001], "/home/app"))),
+            ("app:extra", Ok((1000, 2000, vec![2000], "/home/app"))),
+            ("app:9", Ok((1000, 9, vec![9], "/home/app"))),
+            ("1234", Ok((1234, 0, vec![0], "/"))),
+            ("1234:55", Ok((1234, 55, vec![55], "/"))),
+            ("7", Ok((70, 71, vec![71], "/seven"))),
+            ("nohome", Ok((5, 5, vec![5], "/"))),
             ("nobody", Err("no such user in image: `nobody`")),
             ("neg", Err("no such user in image: `neg`")),
             ("big", Err("no such user in image: `big`")),

@@ -48,7 +48,8 @@ pub struct CopyOptions<'a> {
 
 /// ns since 1970 as both times of a file.
 pub fn times(ns: i64) -> Timestamps {
-    let t = Timespec { tv_sec: ns.div_euclid(1_000_000_000), tv_nsec: ns.rem_euclid(1_000_000_000) };
+    let t =
+        Timespec { tv_sec: ns.div_euclid(1_000_000_000), tv_nsec: ns.rem_euclid(1_000_000_000) };
     Timestamps { last_access: t, last_modification: t }
 }
 
@@ -80,7 +81,8 @@ pub fn copy(
     }
     let mut place = resolve(to, OsStr::new(dest), true, Some(&new_dir))?;
     let is_dir = source.is_dir();
-    let below = (!opts.dir_contents && is_dir && place.stat.is_some()) || (!is_dir && place.is_dir());
+    let below =
+        (!opts.dir_contents && is_dir && place.stat.is_some()) || (!is_dir && place.is_dir());
     if below {
         let base = src.trim_end_matches('/').rsplit('/').next().unwrap_or("");
         if !base.is_empty() {
@@ -174,9 +176,13 @@ impl Copier<'_> {
         };
         match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(s) if FileType::from_raw_mode(s.st_mode) == FileType::Directory => {
-                return Err(TreeError::WrongKind { what: "a folder by a file", path: shown.to_owned() });
+                return Err(TreeError::WrongKind {
+                    what: "a folder by a file",
+                    path: shown.to_owned(),
+                });
             }
-            Ok(_) => rustix::fs::unlinkat(parent, name, AtFlags::empty()).map_err(TreeError::io("replace", shown))?,
+            Ok(_) => rustix::fs::unlinkat(parent, name, AtFlags::empty())
+                .map_err(TreeError::io("replace", shown))?,
             Err(Errno::NOENT) => {}
             Err(err) => return Err(TreeError::io("look at", shown)(err)),
         }
@@ -185,7 +191,8 @@ impl Copier<'_> {
             FileType::Symlink => {
                 let target = rustix::fs::readlinkat(e.dir, e.name, Vec::new())
                     .map_err(TreeError::io("read link", shown))?;
-                rustix::fs::symlinkat(&target, parent, name).map_err(TreeError::io("make link", shown))?;
+                rustix::fs::symlinkat(&target, parent, name)
+                    .map_err(TreeError::io("make link", shown))?;
                 self.own_and_time(e, parent, name, shown)
             }
             FileType::Socket => Ok(()),
@@ -195,7 +202,8 @@ impl Copier<'_> {
                     .map_err(TreeError::io("make device", shown))?;
                 let (uid, gid) = self.owner(&e.stat);
                 chown(parent.as_fd(), name, uid, gid).map_err(TreeError::io("chown", shown))?;
-                rustix::fs::chmodat(parent, name, mode, AtFlags::empty()).map_err(TreeError::io("chmod", shown))?;
+                rustix::fs::chmodat(parent, name, mode, AtFlags::empty())
+                    .map_err(TreeError::io("chmod", shown))?;
                 self.time(e, parent, name, shown)
             }
         }
@@ -209,10 +217,14 @@ impl Copier<'_> {
         if rel.is_empty() {
             return true;
         }
-        self.opts.include.is_none_or(|i| i.matches_or_parent(rel)) && !self.opts.exclude.is_some_and(|x| x.matches_or_parent(rel))
+        self.opts.include.is_none_or(|i| i.matches_or_parent(rel))
+            && !self.opts.exclude.is_some_and(|x| x.matches_or_parent(rel))
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one recursion step: where from, where to, what is known")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one recursion step: where from, where to, what is known"
+    )]
     fn folder(
         &mut self,
         e: &Entry<'_>,
@@ -224,7 +236,9 @@ impl Copier<'_> {
         wanted: bool,
     ) -> Result<(), TreeError> {
         let dead = |set: Option<&PatternSet>, path: &str| {
-            set.is_some_and(|s| !path.is_empty() && s.matches_or_parent(path) && !s.may_free_below(path))
+            set.is_some_and(|s| {
+                !path.is_empty() && s.matches_or_parent(path) && !s.may_free_below(path)
+            })
         };
         if dead(self.from.ignore, e.real) || dead(self.opts.exclude, rel) {
             return Ok(());
@@ -232,7 +246,9 @@ impl Copier<'_> {
         let source = open_dir(e.dir, e.name).map_err(TreeError::io("open", e.real))?;
         let dup = |fd: &OwnedFd| fd.try_clone().map_err(TreeError::std("open", shown));
         let parent_here = match self.pending.last() {
-            Some(p) if p.made && !top => open_dir(&p.parent, &p.name).map_err(TreeError::io("open", shown))?,
+            Some(p) if p.made && !top => {
+                open_dir(&p.parent, &p.name).map_err(TreeError::io("open", shown))?
+            }
             _ => dup(parent)?,
         };
         self.pending.push(PendingDir {
@@ -260,7 +276,8 @@ impl Copier<'_> {
         names.sort();
         for n in names {
             let text = n.to_string_lossy();
-            let join = |a: &str| if a.is_empty() { text.to_string() } else { format!("{a}/{text}") };
+            let join =
+                |a: &str| if a.is_empty() { text.to_string() } else { format!("{a}/{text}") };
             let stat = rustix::fs::statat(&source, &n, AtFlags::SYMLINK_NOFOLLOW)
                 .map_err(TreeError::io("look at", join(e.real)))?;
             let real = join(e.real);
@@ -289,20 +306,30 @@ impl Copier<'_> {
             }
             if i > 0 {
                 let up = &self.pending[i - 1];
-                let parent = open_dir(&up.parent, &up.name).map_err(TreeError::io("open", &up.shown))?;
+                let parent =
+                    open_dir(&up.parent, &up.name).map_err(TreeError::io("open", &up.shown))?;
                 self.pending[i].parent = parent;
             }
             let p = &self.pending[i];
             match rustix::fs::statat(&p.parent, &p.name, AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(s) if FileType::from_raw_mode(s.st_mode) == FileType::Directory => {}
                 Ok(_) => {
-                    return Err(TreeError::WrongKind { what: "a file by a folder", path: p.shown.clone() });
+                    return Err(TreeError::WrongKind {
+                        what: "a file by a folder",
+                        path: p.shown.clone(),
+                    });
                 }
                 Err(Errno::NOENT) => {
                     rustix::fs::mkdirat(&p.parent, &p.name, Mode::from_raw_mode(0o700))
                         .map_err(TreeError::io("make folder", &p.shown))?;
-                    let dir = open_dir(&p.parent, &p.name).map_err(TreeError::io("open", &p.shown))?;
-                    let e = Entry { dir: p.source.as_fd(), name: OsStr::new("."), stat: p.stat, real: &p.shown };
+                    let dir =
+                        open_dir(&p.parent, &p.name).map_err(TreeError::io("open", &p.shown))?;
+                    let e = Entry {
+                        dir: p.source.as_fd(),
+                        name: OsStr::new("."),
+                        stat: p.stat,
+                        real: &p.shown,
+                    };
                     self.attributes(&e, &p.source, &dir, &p.shown)?;
                 }
                 Err(err) => return Err(TreeError::io("look at", &p.shown)(err)),
@@ -312,14 +339,26 @@ impl Copier<'_> {
         Ok(())
     }
 
-    fn file(&mut self, e: &Entry<'_>, parent: &OwnedFd, name: &OsStr, shown: &str) -> Result<(), TreeError> {
+    fn file(
+        &mut self,
+        e: &Entry<'_>,
+        parent: &OwnedFd,
+        name: &OsStr,
+        shown: &str,
+    ) -> Result<(), TreeError> {
         let id = (e.stat.st_dev, e.stat.st_ino);
         if e.stat.st_nlink > 1
             && let Some(first) = self.links.get(&id)
         {
             let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(first));
-            return rustix::fs::linkat(rustix::fs::CWD, &path, parent, name, AtFlags::SYMLINK_FOLLOW)
-                .map_err(TreeError::io("link", shown));
+            return rustix::fs::linkat(
+                rustix::fs::CWD,
+                &path,
+                parent,
+                name,
+                AtFlags::SYMLINK_FOLLOW,
+            )
+            .map_err(TreeError::io("link", shown));
         }
         // NONBLOCK: what was a file a moment ago may be a FIFO now.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -333,10 +372,12 @@ impl Copier<'_> {
                 source: io::Error::other("it changed while it was read"),
             });
         }
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let target = rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o600))
             .map_err(TreeError::io("create", shown))?;
-        copy_bytes(&source, &target, opened.st_size as u64).map_err(TreeError::std("copy", shown))?;
+        copy_bytes(&source, &target, opened.st_size as u64)
+            .map_err(TreeError::std("copy", shown))?;
         self.attributes(e, &source, &target, shown)?;
         if e.stat.st_nlink > 1 {
             self.links.insert(id, target);
@@ -345,23 +386,42 @@ impl Copier<'_> {
     }
 
     /// Owner, then mode (chown clears setuid), then xattrs (capabilities after chown), then times.
-    fn attributes(&self, e: &Entry<'_>, source: &OwnedFd, target: &OwnedFd, shown: &str) -> Result<(), TreeError> {
+    fn attributes(
+        &self,
+        e: &Entry<'_>,
+        source: &OwnedFd,
+        target: &OwnedFd,
+        shown: &str,
+    ) -> Result<(), TreeError> {
         let (uid, gid) = self.owner(&e.stat);
         let (u, g) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
         rustix::fs::fchown(target, Some(u), Some(g)).map_err(TreeError::io("chown", shown))?;
-        rustix::fs::fchmod(target, Mode::from_raw_mode(self.mode(&e.stat)?)).map_err(TreeError::io("chmod", shown))?;
+        rustix::fs::fchmod(target, Mode::from_raw_mode(self.mode(&e.stat)?))
+            .map_err(TreeError::io("chmod", shown))?;
         copy_xattrs(source, target).map_err(TreeError::io("copy attributes of", shown))?;
         let t = self.opts.time.clone().unwrap_or_else(|| kept_times(&e.stat));
         rustix::fs::futimens(target, &t).map_err(TreeError::io("set times of", shown))
     }
 
-    fn own_and_time(&self, e: &Entry<'_>, parent: &OwnedFd, name: &OsStr, shown: &str) -> Result<(), TreeError> {
+    fn own_and_time(
+        &self,
+        e: &Entry<'_>,
+        parent: &OwnedFd,
+        name: &OsStr,
+        shown: &str,
+    ) -> Result<(), TreeError> {
         let (uid, gid) = self.owner(&e.stat);
         chown(parent.as_fd(), name, uid, gid).map_err(TreeError::io("chown", shown))?;
         self.time(e, parent, name, shown)
     }
 
-    fn time(&self, e: &Entry<'_>, parent: &OwnedFd, name: &OsStr, shown: &str) -> Result<(), TreeError> {
+    fn time(
+        &self,
+        e: &Entry<'_>,
+        parent: &OwnedFd,
+        name: &OsStr,
+        shown: &str,
+    ) -> Result<(), TreeError> {
         let t = self.opts.time.clone().unwrap_or_else(|| kept_times(&e.stat));
         rustix::fs::utimensat(parent, name, &t, AtFlags::SYMLINK_NOFOLLOW)
             .map_err(TreeError::io("set times of", shown))
@@ -406,7 +466,9 @@ pub fn copy_bytes(source: &OwnedFd, target: &OwnedFd, size: u64) -> io::Result<(
             Ok(0) => return Ok(()),
             Ok(n) => done += n as u64,
             Err(Errno::INTR) => {}
-            Err(Errno::XDEV | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS | Errno::BADF) if done == 0 => {
+            Err(Errno::XDEV | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS | Errno::BADF)
+                if done == 0 =>
+            {
                 return by_hand(source, target);
             }
             Err(e) => return Err(e.into()),
@@ -432,7 +494,11 @@ pub fn copy_all_xattrs(source: &OwnedFd, target: &OwnedFd) -> rustix::io::Result
     xattrs(source, target, &|_| true)
 }
 
-fn xattrs(source: &OwnedFd, target: &OwnedFd, want: &dyn Fn(&[u8]) -> bool) -> rustix::io::Result<()> {
+fn xattrs(
+    source: &OwnedFd,
+    target: &OwnedFd,
+    want: &dyn Fn(&[u8]) -> bool,
+) -> rustix::io::Result<()> {
     let mut names = vec![0u8; 1024];
     let n = loop {
         match rustix::fs::flistxattr(source, &mut names[..]) {

@@ -40,14 +40,13 @@ fn walk(
 ) -> Result<(), TreeError> {
     for (name, kind) in entries(dir, below)? {
         let path = if below.is_empty() { name.clone() } else { format!("{below}/{name}") };
-        let hit = rgraph_ir::pattern::glob_match(pattern, &path).map_err(|e| TreeError::Pattern {
-            pattern: pattern.to_owned(),
-            why: e.to_string(),
-        })?;
+        let hit = rgraph_ir::pattern::glob_match(pattern, &path)
+            .map_err(|e| TreeError::Pattern { pattern: pattern.to_owned(), why: e.to_string() })?;
         if hit {
             found.push(path);
         } else if kind == FileType::Directory && depth > 1 {
-            let sub = super::open_dir(dir, OsStr::new(&name)).map_err(TreeError::io("open", &path))?;
+            let sub =
+                super::open_dir(dir, OsStr::new(&name)).map_err(TreeError::io("open", &path))?;
             walk(sub.as_fd(), &path, pattern, depth - 1, found)?;
         }
     }

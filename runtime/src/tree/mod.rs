@@ -59,7 +59,10 @@ pub enum TreeError {
 }
 
 impl TreeError {
-    pub(crate) fn io(verb: &'static str, path: impl Into<String>) -> impl FnOnce(rustix::io::Errno) -> Self {
+    pub(crate) fn io(
+        verb: &'static str,
+        path: impl Into<String>,
+    ) -> impl FnOnce(rustix::io::Errno) -> Self {
         let path = path.into();
         move |e| match e {
             rustix::io::Errno::NOENT => Self::NotFound { path },
@@ -67,7 +70,10 @@ impl TreeError {
         }
     }
 
-    pub(crate) fn std(verb: &'static str, path: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+    pub(crate) fn std(
+        verb: &'static str,
+        path: impl Into<String>,
+    ) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { verb, path, source }
     }

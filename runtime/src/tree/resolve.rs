@@ -66,7 +66,8 @@ pub fn resolve(
     make: Option<&NewDir>,
 ) -> Result<Place, TreeError> {
     let shown = || path.to_string_lossy().into_owned();
-    let dup = |fd: BorrowedFd<'_>| open_dir(fd, OsStr::new(".")).map_err(TreeError::io("open", shown()));
+    let dup =
+        |fd: BorrowedFd<'_>| open_dir(fd, OsStr::new(".")).map_err(TreeError::io("open", shown()));
     let mut todo: VecDeque<OsString> = components(path).collect();
     let mut stack = vec![dup(root)?];
     let mut names: Vec<OsString> = Vec::new();
@@ -111,7 +112,8 @@ pub fn resolve(
             Some(_) if !last => return Err(TreeError::io("enter", shown())(Errno::NOTDIR)),
             None if !last => {
                 let Some(new) = make else { return Err(TreeError::NotFound { path: shown() }) };
-                let next = make_dir(here, &name, new).map_err(TreeError::io("make folder for", shown()))?;
+                let next = make_dir(here, &name, new)
+                    .map_err(TreeError::io("make folder for", shown()))?;
                 stack.push(next);
                 names.push(name);
             }

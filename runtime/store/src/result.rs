@@ -227,11 +227,13 @@ impl Store {
     /// All content digests of a result, with the names of their selectors, by name.
     pub fn contents_of(&self, key: &CacheKey) -> Result<Vec<([u8; 32], TreeDigest)>> {
         self.read("look up content", |c| {
-            c.prepare_cached("SELECT selector, tree FROM contents WHERE key = ?1 ORDER BY selector")?
-                .query_map(params![key.as_bytes()], |r| {
-                    Ok((bytes32(r, 0)?, TreeDigest::from_bytes(bytes32(r, 1)?)))
-                })?
-                .collect()
+            c.prepare_cached(
+                "SELECT selector, tree FROM contents WHERE key = ?1 ORDER BY selector",
+            )?
+            .query_map(params![key.as_bytes()], |r| {
+                Ok((bytes32(r, 0)?, TreeDigest::from_bytes(bytes32(r, 1)?)))
+            })?
+            .collect()
         })
     }
 
