@@ -94,29 +94,48 @@ impl dyn FieldVisitor + '_ {
     }
 }
 
-/// Hashes a description with blake3.
-pub struct KeyHasher(blake3::Hasher);
+/// Hashes a description with blake3. Descriptions are many short pieces, so they are gathered before
+/// they are hashed.
+pub struct KeyHasher {
+    hash: blake3::Hasher,
+    gathered: Vec<u8>,
+}
+
+/// How much is gathered, bytes.
+const GATHER: usize = 1024;
 
 impl KeyHasher {
     /// A hasher in `domain` ("op", "key", ...): equal descriptions in two domains differ.
     pub fn new(domain: &str) -> Self {
-        let mut h = blake3::Hasher::new();
-        h.update(b"rgraph");
-        h.update(&KEY_VERSION.to_le_bytes());
-        let mut this = Self(h);
+        let mut this = Self { hash: blake3::Hasher::new(), gathered: Vec::with_capacity(GATHER) };
+        this.raw(b"rgraph");
+        this.raw(&KEY_VERSION.to_le_bytes());
         this.bytes(b'd', domain.as_bytes());
         this
     }
 
+    fn raw(&mut self, b: &[u8]) {
+        if self.gathered.len() + b.len() > GATHER {
+            self.hash.update(&self.gathered);
+            self.gathered.clear();
+        }
+        if b.len() > GATHER {
+            self.hash.update(b);
+        } else {
+            self.gathered.extend_from_slice(b);
+        }
+    }
+
     fn bytes(&mut self, tag: u8, b: &[u8]) {
-        self.0.update(&[tag]);
-        self.0.update(&(b.len() as u64).to_le_bytes());
-        self.0.update(b);
+        self.raw(&[tag]);
+        self.raw(&(b.len() as u64).to_le_bytes());
+        self.raw(b);
     }
 
     /// The 32 bytes.
-    pub fn finish(self) -> [u8; 32] {
-        *self.0.finalize().as_bytes()
+    pub fn finish(mut self) -> [u8; 32] {
+        self.hash.update(&self.gathered);
+        *self.hash.finalize().as_bytes()
     }
 }
 
@@ -134,10 +153,10 @@ impl FieldVisitor for KeyHasher {
     }
     fn open(&mut self, name: &str, len: usize) {
         self.bytes(b'(', name.as_bytes());
-        self.0.update(&(len as u64).to_le_bytes());
+        self.raw(&(len as u64).to_le_bytes());
     }
     fn close(&mut self) {
-        self.0.update(b")");
+        self.raw(b")");
     }
     fn prefers_digests(&self) -> bool {
         true
