@@ -49,6 +49,11 @@ impl Facts {
         Self { known: BTreeMap::new(), offline: true }
     }
 
+    /// True when stubs answer.
+    pub fn is_offline(&self) -> bool {
+        self.offline
+    }
+
     /// Adds an answer; `Err` holds the reason why there is none, in words for the user.
     pub fn insert(&mut self, query: Query, answer: Result<BaseImage, String>) {
         self.known.insert(query, answer.map(Arc::new));

@@ -5,9 +5,12 @@ use std::collections::BTreeMap;
 use rgraph_ir::op::ProxyEnv;
 use rgraph_ir::{Diagnostic, Platform, Severity};
 
-use super::Cx;
-use crate::ast::Kind;
+use super::state::Vars;
+use super::{Cx, git};
+use crate::ast::{Kind, Stage};
 use crate::expand::{Lookup, expand};
+
+const EPOCH: &str = "SOURCE_DATE_EPOCH";
 
 impl Cx<'_> {
     /// What `build_args` and the global `ARG` lines say, over the automatic ones.
@@ -71,35 +74,95 @@ impl Cx<'_> {
 
     /// `SOURCE_DATE_EPOCH` as a number of seconds.
     pub(super) fn source_date_epoch(&mut self) {
-        const KEY: &str = "SOURCE_DATE_EPOCH";
-        let given = self.build_args.get(KEY).cloned();
-        let value = given.or_else(|| self.globals.get(KEY).map(str::to_owned));
+        let given = self.build_args.get(EPOCH).cloned();
+        let value = given.or_else(|| self.globals.get(EPOCH).map(str::to_owned));
         let Some(value) = value.filter(|v| !v.is_empty()) else {
-            self.build_args.remove(KEY);
+            if self.build_args.remove(EPOCH).is_some() {
+                self.globals.remove(EPOCH);
+            }
             return;
         };
         if let Ok(n) = value.parse() {
             self.epoch = Some(n);
             return;
         }
-        let stage = self
-            .ast
-            .stages
-            .iter()
-            .find(|s| s.name.as_deref().is_some_and(|n| n.eq_ignore_ascii_case(&value)));
-        let span = stage
-            .map(|s| s.span)
-            .or_else(|| self.ast.global_args.iter().find(|i| i.text.contains(KEY)).map(|i| i.span));
-        let message = match stage {
-            Some(_) => {
-                format!("{KEY} from a stage is not supported: `{value}`; give seconds since 1970")
-            }
-            None if value == super::CONTEXT || self.opts.build_contexts.contains_key(&value) => {
-                format!("{KEY} from a context is not supported: `{value}`; give seconds since 1970")
-            }
-            None => format!("invalid {KEY}: {value}"),
+        let named = |s: &&Stage| s.name.as_deref().is_some_and(|n| n.eq_ignore_ascii_case(&value));
+        let stage = self.ast.stages.iter().find(named);
+        if let Some(stage) = stage
+            && let Err(d) = self.epoch_stage(stage)
+        {
+            self.diags.push(*d);
+            return;
+        }
+        let context = value == super::CONTEXT || self.opts.build_contexts.contains_key(&value);
+        if (context || stage.is_some()) && self.facts.is_offline() {
+            // Nobody can be asked for the time: there is none.
+            self.build_args.remove(EPOCH);
+            self.globals.remove(EPOCH);
+            return;
+        }
+        let span = stage.map(|s| s.span).or_else(|| {
+            self.ast.global_args.iter().find(|i| i.text.contains(EPOCH)).map(|i| i.span)
+        });
+        let message = if context || stage.is_some() {
+            format!(
+                "{EPOCH} from a stage or context is not supported: `{value}`; give seconds since 1970"
+            )
+        } else {
+            format!("invalid {EPOCH}: {value}")
         };
         self.diags.push(Diagnostic::new(Severity::Error, "source-date-epoch", span, message));
+    }
+
+    /// A stage that gives the time is `FROM scratch` with one remote `ADD` and nothing but `ARG`s.
+    fn epoch_stage(&self, stage: &Stage) -> Result<(), Box<Diagnostic>> {
+        let err = |m: String| Box::new(Diagnostic::error("source-date-epoch", stage.span, m));
+        let expand = |text: &str, env: &Vars| {
+            expand(text, env, self.mode()).map(|e| e.text).map_err(|e| err(e.to_string()))
+        };
+        if expand(&stage.base.text, &self.globals)? != "scratch" {
+            return Err(err(format!("{EPOCH} stage must use FROM scratch")));
+        }
+        let mut env = self.globals.clone();
+        let mut found = 0;
+        for i in &stage.instructions {
+            match &i.kind {
+                Kind::Arg(args) => {
+                    for a in args {
+                        let value = match (self.build_args.get(&a.key.text), &a.value) {
+                            (Some(v), _) => v.clone(),
+                            (None, Some(v)) => expand(&v.text, &env)?,
+                            (None, None) => continue,
+                        };
+                        env.set(&a.key.text, &value);
+                    }
+                }
+                Kind::Add(add) => {
+                    found += 1;
+                    let ([source], []) = (add.sources.as_slice(), add.files.as_slice()) else {
+                        return Err(err(format!(
+                            "{EPOCH} stage must contain exactly one remote ADD source"
+                        )));
+                    };
+                    let url = expand(&source.text, &env)?;
+                    if !git::is_http(&url) && git::parse(&url).map_err(err)?.is_none() {
+                        return Err(err(format!(
+                            "{EPOCH} stage source must be a single HTTP(S) or Git ADD"
+                        )));
+                    }
+                }
+                _ => {
+                    return Err(err(format!(
+                        "{EPOCH} stage does not meet source-only requirements: unsupported {} instruction",
+                        i.keyword.text
+                    )));
+                }
+            }
+        }
+        if found != 1 {
+            return Err(err(format!("{EPOCH} stage must contain exactly one remote ADD")));
+        }
+        Ok(())
     }
 }
 

@@ -11,7 +11,7 @@ use rgraph_ir::{Diagnostic, Platform, Reference, Span, VertexMeta};
 use super::draft::{Local, Ref};
 use super::git;
 use super::names::Counter;
-use super::state::StageState;
+use super::state::{ConfigEnv, StageState};
 use crate::ast::{Kind, Stage};
 use crate::expand::{Lookup, expand};
 use crate::facts::Query;
@@ -202,12 +202,26 @@ impl<'a> super::Cx<'a> {
         let platform = node.platform.clone().unwrap_or_else(|| self.platform.clone());
         let paths = node.paths;
         if let Some((key, context)) = node.named.clone() {
-            return self.load_named(&key, context, &platform, paths, span);
+            let st = self.load_named(&key, context, &platform, paths, span)?;
+            return Ok(st.map(|(mut st, image)| {
+                // A whole stage is replaced: an image says what it runs on, anything else brings no
+                // settings at all.
+                let own = st.image.platform.clone();
+                match image {
+                    true if !own.os.is_empty() && !own.architecture.is_empty() => st.platform = own,
+                    true => {}
+                    false => {
+                        st.config_env = ConfigEnv::default();
+                        st.config().working_dir.clear();
+                    }
+                }
+                st
+            }));
         }
         let tagged = reference.to_string();
         if let Some((key, context)) = self.named_context(&tagged, &platform) {
             let st = self.load_named(&key, context, &platform, paths, span)?;
-            return Ok(st.map(|mut st| {
+            return Ok(st.map(|(mut st, _)| {
                 st.platform = platform;
                 st
             }));
@@ -288,6 +302,7 @@ impl<'a> super::Cx<'a> {
         st
     }
 
+    /// The first state on a named context, and whether it is an image with settings.
     fn load_named(
         &mut self,
         key: &str,
@@ -295,7 +310,7 @@ impl<'a> super::Cx<'a> {
         platform: &Platform,
         paths: usize,
         span: Span,
-    ) -> Result<Option<StageState>, Box<Diagnostic>> {
+    ) -> Result<Option<(StageState, bool)>, Box<Diagnostic>> {
         let err = |m: String| Box::new(Diagnostic::error("build-context", span, m));
         let meta = |what: &str| VertexMeta {
             name: format!("[context {key}] {what}"),
@@ -308,7 +323,7 @@ impl<'a> super::Cx<'a> {
             let mut st = StageState::on(root, image, platform);
             st.default_path();
             st.base.span = Some(span);
-            Ok(Some(st))
+            Ok(Some((st, false)))
         };
         match context {
             NamedContext::Image { reference } if reference == SCRATCH => plain(None),
@@ -326,7 +341,8 @@ impl<'a> super::Cx<'a> {
                 };
                 let Some(image) = self.fact(query, reference, span)? else { return Ok(None) };
                 let meta = meta(reference);
-                Ok(Some(self.image_state(&image, ResolveMode::Default, platform, meta, span)))
+                let st = self.image_state(&image, ResolveMode::Default, platform, meta, span);
+                Ok(Some((st, true)))
             }
             NamedContext::OciLayout { reference } => {
                 let query = Query::OciLayoutConfig {
@@ -340,7 +356,7 @@ impl<'a> super::Cx<'a> {
                     store: key.to_owned(),
                 });
                 let meta = meta("OCI load from client");
-                Ok(Some(self.state_of(&image, source, platform, meta, span)))
+                Ok(Some((self.state_of(&image, source, platform, meta, span), true)))
             }
             NamedContext::Local { ignore_patterns } => {
                 let root = self.draft.local(Local {

@@ -43,6 +43,14 @@ impl Vars {
         self.entries.push(Some((key, value.into())));
     }
 
+    pub fn remove(&mut self, key: &str) {
+        if let Some(at) = self.index.remove(key) {
+            self.entries[at] = None;
+            self.built = Env::new();
+            self.built_to = 0;
+        }
+    }
+
     /// The list as the op takes it; shares all that did not change since the last call.
     pub fn env(&mut self) -> Result<Env, String> {
         if self.built_to == 0 && self.entries.len() > 2 * self.index.len() {

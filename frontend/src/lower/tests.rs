@@ -246,6 +246,13 @@ fn errors_come_all_at_once_with_their_lines() {
         ("", vec!["1: the Dockerfile cannot be empty"]),
         ("# x\n", vec!["1: file with no instructions"]),
         ("FROM a\nRUN []\n", vec!["2: RUN has no command: the list is empty"]),
+        (
+            "ARG SOURCE_DATE_EPOCH=s\nFROM scratch AS s\nCOPY a /\nFROM a\n",
+            vec![
+                "2: SOURCE_DATE_EPOCH stage does not meet source-only requirements: unsupported COPY instruction",
+            ],
+        ),
+        ("ARG SOURCE_DATE_EPOCH=x\nFROM a\n", vec!["1: invalid SOURCE_DATE_EPOCH: x"]),
         ("FROM --platform=$NO a\n", vec!["1: empty platform value from expression $NO"]),
     ] {
         assert_eq!(errors(text), want, "{text}");
@@ -398,6 +405,15 @@ fn options_reach_the_steps() {
     assert!(done.plan.graph.iter().any(|(_, v)| matches!(&v.op, Op::File(f)
         if matches!(&f.actions[0].kind, rgraph_ir::op::FileActionKind::Mkdir(m)
             if m.timestamp == Some(5_000_000_000)))));
+}
+
+#[test]
+fn a_time_from_elsewhere_is_not_invented() {
+    let text = "ARG SOURCE_DATE_EPOCH=s\nFROM scratch AS s\nARG U=https://h/x\nADD $U /\nFROM scratch\nWORKDIR /w\n";
+    let done = lowered(text, &LowerOptions::default()).unwrap();
+    assert_eq!(drawn(&done.plan), ["0 mkdir /w <- []"]);
+    let e = lower(&parse(&source(text)).ast, &LowerOptions::default(), &Facts::new()).unwrap_err();
+    assert!(e[0].message.contains("not supported"), "{e:?}");
 }
 
 #[test]
