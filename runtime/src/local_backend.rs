@@ -2,14 +2,14 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use rgraph_ir::op::{NetworkMode, SecurityMode};
+use rgraph_ir::op::{NetworkMode, SecurityMode, SourceOp};
 use rgraph_ir::request::{BuildRequest, CacheSpec};
 use rgraph_ir::{Op, VertexId};
 use rgraph_solver::backend::{Backend, BuildError, BuildOutcome};
 use rgraph_solver::drive::solve;
 use rgraph_solver::event::{Event, EventKind, EventSink, Step, Timestamp};
 use rgraph_solver::policy::Policy;
-use rgraph_solver::{CancelToken, Clock, Ports};
+use rgraph_solver::{CancelToken, Clock, Ports, SolveError, TaskCx};
 use rgraph_store::Store;
 
 use crate::cache::combined::CombinedCache;
@@ -73,6 +73,7 @@ impl Backend for LocalBackend<'_> {
             }
         }
         let ports = Ports { worker: &worker, cache: &cache, clock: &clock };
+        check_sources(request, &worker, &clock, cancel)?;
         let policy =
             Policy { exec: request.jobs.unwrap_or(Policy::default().exec), ..Policy::default() };
         let solved = solve(&request.plan, &ports, &policy, cancel, sink);
@@ -144,6 +145,31 @@ impl LocalBackend<'_> {
         body(&mut emit);
         emit(EventKind::Finished);
     }
+}
+
+/// Files that COPY and ADD name must be in the caller's folders, before anything runs.
+fn check_sources(
+    request: &BuildRequest,
+    worker: &LocalWorker<'_>,
+    clock: &SystemClock,
+    cancel: &CancelToken,
+) -> Result<(), BuildError> {
+    let graph = &request.plan.graph;
+    for id in rgraph_ir::analysis::reachable(&request.plan) {
+        let vertex = graph.vertex(id);
+        let Op::File(op) = &vertex.op else { continue };
+        let cx = TaskCx { vertex: id, cancel, sink: &(), clock };
+        let failed = |cause| BuildError::Solve(SolveError { vertex: Some(id), cause });
+        let mut trees = Vec::new();
+        for input in &vertex.inputs {
+            trees.push(match &graph.vertex(input.vertex).op {
+                Op::Source(SourceOp::Local(l)) => Some(worker.live(l).map_err(failed)?),
+                _ => None,
+            });
+        }
+        crate::ops::file::check_sources(worker, op, &|i| trees[i.at()], &cx).map_err(failed)?;
+    }
+    Ok(())
 }
 
 /// What a Dockerfile asks for beyond a plain step needs the caller's word, before anything runs.

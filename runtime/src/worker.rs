@@ -155,6 +155,11 @@ impl<'a> LocalWorker<'a> {
         self.contexts.lock().unwrap_or_else(|e| e.into_inner())[n as usize].clone()
     }
 
+    /// The folder behind a local source.
+    pub fn live(&self, l: &rgraph_ir::op::LocalSource) -> Result<Tree, TaskError> {
+        self.open_context(l).map(Tree::Context)
+    }
+
     /// Opens the folder behind a local source, once per build.
     fn open_context(&self, l: &rgraph_ir::op::LocalSource) -> Result<u32, TaskError> {
         let id = format!("{}\0{}", l.name, l.exclude.join("\n"));
@@ -215,7 +220,7 @@ impl Worker for LocalWorker<'_> {
     fn run(&self, task: &Task<'_>, cx: &TaskCx<'_>) -> Result<Vec<Tree>, TaskError> {
         cx.check()?;
         match task.op {
-            Op::Source(SourceOp::Local(l)) => Ok(vec![Tree::Context(self.open_context(l)?)]),
+            Op::Source(SourceOp::Local(l)) => Ok(vec![self.live(l)?]),
             Op::Source(SourceOp::Image(i)) => {
                 let platform = task.platform.unwrap_or(&self.request.host_platform);
                 let image = self

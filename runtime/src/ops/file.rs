@@ -27,6 +27,14 @@ pub enum FileError {
     /// A tree could not be read or changed.
     #[error(transparent)]
     Tree(#[from] TreeError),
+    /// A COPY source is missing.
+    #[error("`{path}` not found{near}")]
+    Missing {
+        /// The source.
+        path: String,
+        /// What it may have meant, as the rest of the sentence; empty when nothing is near.
+        near: String,
+    },
     /// A COPY source is missing, hidden by the ignore file.
     #[error("`{path}` not found: the ignore file excludes it (rule `{rule}`)")]
     Ignored {
@@ -207,8 +215,66 @@ fn explain_missing(path: String, source: &Source<'_>) -> FileError {
     let rel = path.trim_start_matches('/');
     match source.ignore.and_then(|i| i.verdict(rel).map(|v| i.patterns()[v.index].text())) {
         Some(rule) => FileError::Ignored { rule: rule.to_owned(), path },
-        None => FileError::Tree(TreeError::NotFound { path }),
+        None => {
+            let near = near_name(&path, source)
+                .map_or(String::new(), |n| format!(" (did you mean `{n}`?)"));
+            FileError::Missing { path, near }
+        }
     }
+}
+
+/// Names looked at for a near one.
+const MAX_NEAR: usize = 10_000;
+
+/// A path with a similar last name in the same folder.
+fn near_name(path: &str, source: &Source<'_>) -> Option<String> {
+    let (dir, name) = path.trim_end_matches('/').rsplit_once('/')?;
+    let place =
+        resolve(source.root, OsStr::new(if dir.is_empty() { "/" } else { dir }), true, None)
+            .ok()?;
+    let names: Vec<String> = rustix::fs::Dir::read_from(&place.open_dir().ok()?)
+        .ok()?
+        .take(MAX_NEAR)
+        .filter_map(|e| e.ok()?.file_name().to_str().ok().map(str::to_owned))
+        .filter(|n| !matches!(n.as_str(), "." | ".."))
+        .filter(|n| {
+            !source.ignore.is_some_and(|i| i.matches_or_parent(format!("{}/{n}", place.real)))
+        })
+        .collect();
+    let near = rgraph_ir::near::nearest(name, names.iter().map(String::as_str))?;
+    Some(format!("{dir}/{near}"))
+}
+
+/// Looks for the sources of a file op that a folder of the caller must hold, so that a typo is told
+/// before any step runs. Patterns are left to the op itself.
+pub fn check_sources(
+    w: &LocalWorker<'_>,
+    op: &FileOp,
+    source_of: &dyn Fn(rgraph_ir::op::InputIndex) -> Option<Tree>,
+    cx: &TaskCx<'_>,
+) -> Result<(), TaskError> {
+    for a in &op.actions {
+        let FileActionKind::Copy(c) = &a.kind else { continue };
+        let ActionRef::Input(i) = c.from else { continue };
+        let Some(tree) = source_of(i) else { continue };
+        if !c.include_patterns.is_empty()
+            || (c.allow_wildcard && rgraph_ir::op::has_wildcard(&c.src))
+        {
+            continue;
+        }
+        let from = w.read_tree(tree, cx)?;
+        let source = Source {
+            root: from.root.as_fd(),
+            ignore: from.ignore.as_deref(),
+            as_root: from.as_root,
+        };
+        let place = resolve(source.root, OsStr::new(&c.src), c.follow_symlink, None);
+        let gone = matches!(&place, Ok(Place { stat: None, .. }) | Err(TreeError::NotFound { .. }));
+        if gone || place.is_ok_and(|p| source.hides_for_sure(&p.real, p.is_dir())) {
+            return Err(TaskError::failed(explain_missing(c.src.clone(), &source)));
+        }
+    }
+    Ok(())
 }
 
 fn copy_paths(

@@ -107,7 +107,7 @@ pub fn copy(
 
 impl Source<'_> {
     /// True when the ignore file hides this path and nothing below it can be shown again.
-    fn hides_for_sure(&self, real: &str, dir: bool) -> bool {
+    pub(crate) fn hides_for_sure(&self, real: &str, dir: bool) -> bool {
         let Some(ignore) = self.ignore else { return false };
         !real.is_empty() && ignore.matches_or_parent(real) && !(dir && ignore.may_free_below(real))
     }
