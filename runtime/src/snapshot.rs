@@ -62,6 +62,13 @@ pub enum SnapshotError {
         /// What the bytes are.
         got: DiffId,
     },
+    /// The root of a new layer could not be given the owner and mode of the one below.
+    #[error("cannot set up the root of a layer")]
+    Root {
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// The build is to stop.
     #[error("canceled")]
     Cancelled,
@@ -86,6 +93,12 @@ pub trait LayerProvider: Sync {
         &self,
         blob: &BlobRef,
     ) -> Result<Option<Box<dyn Read + Send + '_>>, Box<dyn std::error::Error + Send + Sync>>;
+
+    /// Is told that what [`Self::open`] gave was not the layer. True: whoever gave it is not asked
+    /// for it again, and asking again may find another one.
+    fn distrust(&self, _blob: &BlobRef, _why: &str) -> bool {
+        false
+    }
 }
 
 /// The snapshots of a store.
@@ -117,7 +130,11 @@ impl<'a> Snapshots<'a> {
         for rec in self.store.chain(id).map_err(|e| lost_or(e, id))? {
             let dir = match rec.dir {
                 Some(d) => d,
-                None => self.materialise(&rec, &dirs, cx)?,
+                None => self.materialise(&rec, &dirs, cx).map_err(|e| match e {
+                    // Whoever asked knows the whole by its top.
+                    SnapshotError::Lost(_) => SnapshotError::Lost(id),
+                    e => e,
+                })?,
             };
             dirs.insert(0, dir);
         }
@@ -153,7 +170,8 @@ impl<'a> Snapshots<'a> {
         let prepared = self.store.prepare(self.lease)?;
         // The merged root shows the upper's own mode and owner.
         if let Some(top) = lowers.first() {
-            copy_root_attributes(top, prepared.fs());
+            copy_root_attributes(top, prepared.fs())
+                .map_err(|source| SnapshotError::Root { source: source.into() })?;
         }
         Ok(LayerInProgress { store: self.store, host: self.host, base, lowers, prepared })
     }
@@ -184,26 +202,45 @@ impl<'a> Snapshots<'a> {
         if let Some(SnapshotRecord { dir: Some(dir), .. }) = self.store.snapshot(rec.id)? {
             return Ok(dir);
         }
-        let blobs = self.store.layer_blobs(&layer.diff_id)?;
-        let prepared = self.store.prepare(self.lease)?;
-        for blob in layer.blob.iter().chain(blobs.iter()) {
-            if let Some((file, _)) = self.store.open_blob(&blob.digest)? {
-                self.unpack(blob, layer.diff_id, Box::new(file), None, &prepared, lowers, cx)?;
-                return self.finish(rec.id, prepared);
+        let mut blobs = self.store.layer_blobs(&layer.diff_id)?;
+        blobs.extend(layer.blob.clone());
+        for blob in &blobs {
+            let Some((file, _)) = self.store.open_blob(&blob.digest)? else { continue };
+            let prepared = self.store.prepare(self.lease)?;
+            match self.unpack(blob, layer.diff_id, Box::new(file), None, &prepared, lowers, cx) {
+                Ok(()) => return self.finish(rec.id, prepared),
+                Err(_) if stopped(cx) => return Err(SnapshotError::Cancelled),
+                // Damaged since it was checked: it is forgotten and had from elsewhere.
+                Err(_) if !self.is_whole(&blob.digest)? => {}
+                Err(e) => return Err(e),
             }
         }
-        for blob in layer.blob.iter().chain(blobs.iter()) {
-            let from = self
-                .provider
-                .open(blob)
-                .map_err(|source| SnapshotError::Read { blob: blob.digest, source })?;
-            if let Some(reader) = from {
+        for blob in &blobs {
+            loop {
+                let from = self
+                    .provider
+                    .open(blob)
+                    .map_err(|source| SnapshotError::Read { blob: blob.digest, source })?;
+                let Some(reader) = from else { break };
                 let keep = self.store.blob_writer()?;
-                self.unpack(blob, layer.diff_id, reader, Some(keep), &prepared, lowers, cx)?;
-                return self.finish(rec.id, prepared);
+                let prepared = self.store.prepare(self.lease)?;
+                let got =
+                    self.unpack(blob, layer.diff_id, reader, Some(keep), &prepared, lowers, cx);
+                match got {
+                    Ok(()) => return self.finish(rec.id, prepared),
+                    Err(_) if stopped(cx) => return Err(SnapshotError::Cancelled),
+                    Err(e) if self.provider.distrust(blob, &crate::worker::report(&e)) => {}
+                    Err(e) => return Err(e),
+                }
             }
         }
         Err(SnapshotError::Lost(rec.id))
+    }
+
+    /// Reads a blob to its end; one that is damaged is forgotten.
+    fn is_whole(&self, digest: &BlobDigest) -> Result<bool, SnapshotError> {
+        let Some(mut reader) = self.store.open_blob_verified(digest)? else { return Ok(false) };
+        Ok(std::io::copy(&mut reader, &mut std::io::sink()).is_ok())
     }
 
     fn finish(&self, id: SnapshotId, prepared: Prepared) -> Result<PathBuf, SnapshotError> {
@@ -263,6 +300,10 @@ impl<'a> Snapshots<'a> {
     }
 }
 
+fn stopped(cx: Option<&TaskCx<'_>>) -> bool {
+    cx.is_some_and(|cx| cx.cancel.is_cancelled())
+}
+
 fn lost_or(e: StoreError, id: SnapshotId) -> SnapshotError {
     match e {
         StoreError::NoSnapshot { .. } => SnapshotError::Lost(id),
@@ -270,24 +311,14 @@ fn lost_or(e: StoreError, id: SnapshotId) -> SnapshotError {
     }
 }
 
-/// Gives the new root directory the mode and owner of the one below. A failure shows later as a
-/// different mode of `/`, which is no reason to stop.
-fn copy_root_attributes(from: &std::path::Path, to: &std::path::Path) {
-    let (Ok(st), Ok(dir)) = (
-        rustix::fs::stat(from),
-        rustix::fs::open(
-            to,
-            rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY,
-            rustix::fs::Mode::empty(),
-        ),
-    ) else {
-        return;
-    };
+/// Gives the new root directory the mode and owner of the one below.
+fn copy_root_attributes(from: &std::path::Path, to: &std::path::Path) -> rustix::io::Result<()> {
+    let st = rustix::fs::stat(from)?;
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+    let dir = rustix::fs::open(to, flags, rustix::fs::Mode::empty())?;
     let (uid, gid) = (rustix::fs::Uid::from_raw(st.st_uid), rustix::fs::Gid::from_raw(st.st_gid));
-    if rustix::fs::fchown(&dir, Some(uid), Some(gid)).is_ok() {
-        let mode = rustix::fs::Mode::from_raw_mode(st.st_mode & 0o7777);
-        rustix::fs::fchmod(&dir, mode).unwrap_or(());
-    }
+    rustix::fs::fchown(&dir, Some(uid), Some(gid))?;
+    rustix::fs::fchmod(&dir, rustix::fs::Mode::from_raw_mode(st.st_mode & 0o7777))
 }
 
 /// Reads, keeps a copy, tells about progress, stops when the build stops.

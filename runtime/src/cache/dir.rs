@@ -9,12 +9,13 @@
 //! What is read is untrusted: sizes are bounded, links are not followed, digests are checked when the
 //! bytes are used, and whatever does not fit is a miss.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
+use rgraph_image::manifest::layer_compression;
 use rgraph_ir::op::Selector;
 use rgraph_ir::{BlobDigest, CacheKey, DiffId, TreeDigest, limits};
 use rgraph_solver::key::{KeyRecipe, Slot};
@@ -111,12 +112,14 @@ pub struct CacheDirReader<'a> {
     store: &'a Store,
     /// Told once each: what was rejected and why.
     rejected: Mutex<Vec<String>>,
+    /// Blobs whose bytes were not what their digest says.
+    bad: Mutex<BTreeSet<BlobDigest>>,
 }
 
 impl<'a> CacheDirReader<'a> {
     /// The folder `dir`; a missing one gives misses.
     pub fn new(dir: PathBuf, store: &'a Store) -> Self {
-        Self { dir, store, rejected: Mutex::default() }
+        Self { dir, store, rejected: Mutex::default(), bad: Mutex::default() }
     }
 
     /// What is wrong with the folder as a whole: a warning for the user.
@@ -149,8 +152,18 @@ impl<'a> CacheDirReader<'a> {
         None
     }
 
-    /// Opens a blob of the folder.
+    /// Is told that a blob of the folder is not what a record says it is.
+    pub fn distrust(&self, blob: &BlobRef, why: &str) {
+        if self.bad.lock().unwrap_or_else(|e| e.into_inner()).insert(blob.digest) {
+            self.reject::<()>(&blob.digest.short(), why);
+        }
+    }
+
+    /// Opens a blob of the folder. Its bytes are the reader's to check.
     pub fn open_blob(&self, blob: &BlobRef) -> Option<File> {
+        if self.bad.lock().unwrap_or_else(|e| e.into_inner()).contains(&blob.digest) {
+            return None;
+        }
         let path = self.dir.join(BLOBS).join(blob.digest.hex());
         match open_regular(&path) {
             Ok(Some((file, size))) if size == blob.size => Some(file),
@@ -178,6 +191,10 @@ impl<'a> CacheDirReader<'a> {
         if rec.layers.is_empty() || rec.layers.len() > limits::MAX_LAYERS {
             return self.reject(&key.short(), "its number of layers is out of range");
         }
+        let types = rec.layers.iter().filter_map(|l| l.blob.as_ref()).map(|b| &b.media_type);
+        if let Some(t) = types.into_iter().find(|t| layer_compression(t).is_none()) {
+            return self.reject(&key.short(), format!("`{t}` is no type of a layer"));
+        }
         Some(rec)
     }
 }
@@ -188,7 +205,10 @@ impl ResultCache for CacheDirReader<'_> {
         let failed = |e| CacheError(Box::new(e));
         // Keys first: a hit is good only when every layer can be had later.
         for l in &rec.layers {
-            let here = !self.store.layer_blobs(&l.diff_id).map_err(failed)?.is_empty();
+            let mut here = false;
+            for b in self.store.layer_blobs(&l.diff_id).map_err(failed)? {
+                here = here || self.store.has_blob(&b.digest).map_err(failed)?;
+            }
             let there = l.blob.as_ref().is_some_and(|b| {
                 let blob =
                     BlobRef { digest: b.digest, size: b.size, media_type: b.media_type.clone() };
@@ -335,14 +355,42 @@ impl CacheDirWriter {
             .flatten()
             .and_then(|b| serde_json::from_slice(&b).ok());
         let blobs = |l: &[LayerFile]| l.iter().filter(|l| l.blob.is_some()).count();
-        if old.is_some_and(|o| o.version == 1 && o.key == key && blobs(&o.layers) >= blobs(&layers))
-        {
-            return Ok(());
+        let same = |o: &RecordFile| {
+            o.canonical == canonical
+                && o.layers.iter().map(|l| l.diff_id).eq(layers.iter().map(|l| l.diff_id))
+        };
+        match old {
+            Some(o) if o.version == 1 && o.key == key && same(&o) => {
+                if blobs(&o.layers) >= blobs(&layers) {
+                    return Ok(());
+                }
+            }
+            // The key has come to mean another tree: what was said of the old one goes first.
+            Some(_) => self.drop_contents(key)?,
+            None => {}
         }
         let rec =
             RecordFile { version: 1, key, canonical, layers, description: description.to_owned() };
         let bytes = serde_json::to_vec(&rec).expect("strings and digests always serialise");
         self.put(&rel, &bytes)
+    }
+
+    fn drop_contents(&mut self, key: CacheKey) -> Result<(), CacheDirError> {
+        let dir = self.dir.join(CONTENT);
+        let failed = |source| CacheDirError { path: dir.display().to_string(), source };
+        let prefix = format!("{}-", key.hex());
+        for entry in std::fs::read_dir(&dir).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            if !entry.file_name().to_string_lossy().starts_with(&prefix) {
+                continue;
+            }
+            match std::fs::remove_file(entry.path()) {
+                // Another writer was faster.
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(failed(e)),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Writes a content digest unless it is there.

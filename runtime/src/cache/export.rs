@@ -34,9 +34,6 @@ pub fn export_cache(
     for (vertex, key) in &solution.keys {
         exporter.check()?;
         let Some(row) = exporter.store.result(key)? else { continue };
-        for (selector, digest) in exporter.store.contents_of(key)? {
-            out.put_content(*key, selector, digest)?;
-        }
         let Some(top) = row.outputs.first() else { continue };
         let with_blobs = max || roots.contains(vertex);
         let mut layers = Vec::new();
@@ -45,9 +42,9 @@ pub fn export_cache(
             if with_blobs {
                 let b = exporter.packed(&layer, &opts)?;
                 if !out.has_blob(&b.digest, b.size) {
-                    let (mut file, _) = exporter
+                    let mut file = exporter
                         .store
-                        .open_blob(&b.digest)?
+                        .open_blob_verified(&b.digest)?
                         .ok_or(rgraph_store::StoreError::NoBlob { digest: b.digest })?;
                     out.put_blob(&b.digest, b.size, &mut file)?;
                 }
@@ -55,7 +52,18 @@ pub fn export_cache(
             }
             layers.push(LayerFile { diff_id: layer.diff_id, blob });
         }
-        out.put_record(*key, row.canonical, layers, &plan.graph.vertex(*vertex).meta.name)?;
+        let name = &plan.graph.vertex(*vertex).meta.name;
+        out.put_record(*key, row.canonical, layers.clone(), name)?;
+        if row.canonical != *key {
+            // Users are keyed by the canonical key, and ask under it.
+            out.put_record(row.canonical, row.canonical, layers, name)?;
+        }
+        // After the record: a new one drops what was said of an older tree.
+        for k in BTreeSet::from([*key, row.canonical]) {
+            for (selector, digest) in exporter.store.contents_of(&k)? {
+                out.put_content(k, selector, digest)?;
+            }
+        }
     }
     out.finish()?;
     exporter.say(&format!(

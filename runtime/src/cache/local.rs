@@ -21,57 +21,118 @@ impl<'a> LocalCache<'a> {
         Self { store }
     }
 
-    /// The digest of what a step itself changed, on top of what it stood on: two steps with equal
-    /// ones have equal trees. Costs a walk of the layer only.
-    fn tree_of(
-        &self,
-        recipe: &KeyRecipe,
-        top: SnapshotId,
-    ) -> Result<Option<TreeDigest>, StoreError> {
+    /// Digest of what a step itself changed; costs a walk of the layer only. `None`: not on disk, or
+    /// unreadable.
+    fn layer_of(&self, top: SnapshotId) -> Result<Option<(TreeDigest, Option<SnapshotId>)>, StoreError> {
         let Some(rec) = self.store.snapshot(top)? else { return Ok(None) };
         let Some(dir) = rec.dir else { return Ok(None) };
         let Ok(fd) = std::fs::File::open(&dir) else { return Ok(None) };
-        let Ok(layer) = context::layer_digest(std::os::fd::AsFd::as_fd(&fd)) else {
-            return Ok(None);
-        };
+        let digest = context::layer_digest(std::os::fd::AsFd::as_fd(&fd)).ok();
+        Ok(digest.map(|d| (d, rec.parent)))
+    }
+
+    /// Compares trees within this store: the layer, and the very snapshot it lies on. Keys would not
+    /// do for what lies below: what a key stands for may have changed since the earlier step ran.
+    fn tree_of(&self, top: SnapshotId) -> Result<Option<TreeDigest>, StoreError> {
+        let Some((layer, parent)) = self.layer_of(top)? else { return Ok(None) };
         let mut h = KeyHasher::new("tree");
         let v: &mut dyn FieldVisitor = &mut h;
         v.value("layer", Value::Digest(layer.as_bytes()));
-        let mut chained = false;
-        for i in &recipe.inputs {
-            if let InputKey::Chain(k) = i {
-                v.value("on", Value::Digest(self.canonical(*k).as_bytes()));
-                chained = true;
-            }
-        }
-        // Without a base whose key says what lies below, the layer has to be all there is.
-        if !chained && rec.parent.is_some() {
-            return Ok(None);
-        }
+        v.value("on", Value::Int(parent.map_or(-1, |p| i64::try_from(p.0).unwrap_or(i64::MAX))));
         Ok(Some(TreeDigest::from_bytes(h.finish())))
     }
 
-    fn early_cutoff(
+    /// A key for a tree that came under a key of an earlier one. It is made of what other machines
+    /// see too, since caches carry it to them; what cannot be told apart gets a key of its own.
+    fn new_canonical(&self, rec: &Record<'_>) -> Result<CacheKey, StoreError> {
+        let mut h = KeyHasher::new("again");
+        let v: &mut dyn FieldVisitor = &mut h;
+        v.value("key", Value::Digest(rec.key.as_bytes()));
+        let layer = match rec.outputs {
+            [one] => self.layer_of(*one)?,
+            _ => None,
+        };
+        match layer {
+            Some((layer, _)) => v.value("layer", Value::Digest(layer.as_bytes())),
+            None => v.value("time", Value::Str(&jiff::Timestamp::now().as_nanosecond().to_string())),
+        }
+        for i in &rec.recipe.inputs {
+            if let InputKey::Chain(k) = i {
+                v.value("on", Value::Digest(self.canonical(*k).as_bytes()));
+            }
+        }
+        Ok(CacheKey::from_bytes(h.finish()))
+    }
+
+    /// An earlier result with the tree of `rec`: of its own key, or the last one at its place. Trees
+    /// are hashed only where there is an earlier result.
+    fn earlier(
         &self,
         rec: &Record<'_>,
-    ) -> Result<(Option<TreeDigest>, Option<CacheKey>), StoreError> {
-        let Some(old) = self.store.last_in_slot(&rec.slot.0)? else { return Ok((None, None)) };
-        let (Some(new_top), Some(old_top)) = (rec.outputs.first(), old.outputs.first()) else {
-            return Ok((None, None));
-        };
-        if old.key == rec.key || self.store.snapshot(*old_top)?.is_none() {
-            return Ok((None, None));
-        }
-        let Some(new_tree) = self.tree_of(rec.recipe, *new_top)? else { return Ok((None, None)) };
-        let old_tree = match old.tree {
-            Some(t) => Some(t),
-            None => match recipe_from_bytes(&old.recipe) {
-                Some(r) => self.tree_of(&r, *old_top)?,
+        own: Option<&ResultRow>,
+    ) -> Result<(Option<TreeDigest>, Option<ResultRow>), StoreError> {
+        let [top] = rec.outputs else { return Ok((None, None)) };
+        let last = self.store.last_in_slot(&rec.slot.0)?;
+        let mut tree = None;
+        for old in own.into_iter().chain(last.as_ref()) {
+            let [old_top] = old.outputs[..] else { continue };
+            let old_tree = match old.tree {
+                Some(t) => Some(t),
+                None if self.store.snapshot(old_top)?.is_some() => self.tree_of(old_top)?,
                 None => None,
-            },
+            };
+            if old_tree.is_none() {
+                continue;
+            }
+            if tree.is_none() {
+                tree = self.tree_of(*top)?;
+            }
+            if tree == old_tree {
+                return Ok((tree, Some(old.clone())));
+            }
+        }
+        Ok((tree, None))
+    }
+
+    fn remember(&self, rec: &Record<'_>) -> Result<Option<CacheKey>, StoreError> {
+        let own = self.store.known_result(&rec.key)?;
+        // Digests without a result come from an imported cache: they are about its tree.
+        let stood = own.is_some() || !self.store.contents_of(&rec.key)?.is_empty();
+        // A pin says what the tree is: nothing else can come under it.
+        let stood = stood && rec.recipe.pin.is_none();
+        let (tree, equal) = self.earlier(rec, own.as_ref())?;
+        let mut row = ResultRow {
+            key: rec.key,
+            canonical: rec.key,
+            op: rec.recipe.op,
+            outputs: rec.outputs.to_vec(),
+            recipe: recipe_to_bytes(rec.recipe),
+            slot: rec.slot.0.clone(),
+            tree,
         };
-        let canonical = (old_tree == Some(new_tree)).then_some(old.canonical);
-        Ok((Some(new_tree), canonical))
+        let canonical = match equal {
+            Some(old) => {
+                if self.store.chain(old.outputs[0]).is_ok() {
+                    // The earlier layers stand for the new ones from now on.
+                    row.outputs = old.outputs;
+                }
+                Some(old.canonical)
+            }
+            None if stood => {
+                let k = self.new_canonical(rec)?;
+                // Under its own name too, and first: the place belongs to the key that a later build
+                // asks for.
+                self.store.put_result(&ResultRow { key: k, canonical: k, ..row.clone() })?;
+                Some(k)
+            }
+            None => None,
+        };
+        row.canonical = canonical.unwrap_or(rec.key);
+        if stood && own.is_none_or(|o| o.canonical != row.canonical) {
+            self.store.forget_contents(&rec.key)?;
+        }
+        self.store.put_result(&row)?;
+        Ok(canonical)
     }
 }
 
@@ -99,10 +160,7 @@ impl ResultCache for LocalCache<'_> {
     }
 
     fn canonical(&self, key: CacheKey) -> CacheKey {
-        match self.store.result(&key) {
-            Ok(Some(r)) => r.canonical,
-            _ => key,
-        }
+        self.store.canonical(&key).ok().flatten().unwrap_or(key)
     }
 
     fn last_recipe(&self, slot: &Slot) -> Result<Option<KeyRecipe>, CacheError> {
@@ -111,26 +169,102 @@ impl ResultCache for LocalCache<'_> {
     }
 
     fn record(&self, rec: &Record<'_>) -> Result<Option<CacheKey>, CacheError> {
-        let (tree, earlier) = self.early_cutoff(rec).map_err(cache)?;
-        let outputs = match earlier {
-            // The earlier layers stand for the new ones from now on.
-            Some(k) => match self.store.result(&k).map_err(cache)? {
-                Some(row) => row.outputs,
-                None => rec.outputs.to_vec(),
-            },
-            None => rec.outputs.to_vec(),
-        };
-        self.store
-            .put_result(&ResultRow {
-                key: rec.key,
-                canonical: earlier.unwrap_or(rec.key),
-                op: rec.recipe.op,
-                outputs,
-                recipe: recipe_to_bytes(rec.recipe),
-                slot: rec.slot.0.clone(),
-                tree,
-            })
-            .map_err(cache)?;
-        Ok(earlier)
+        self.remember(rec).map_err(cache)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rgraph_ir::VertexId;
+    use rgraph_store::{Lease, NewSnapshot, OpenOptions};
+
+    struct Step<'a> {
+        store: &'a Store,
+        lease: &'a Lease,
+    }
+
+    impl Step<'_> {
+        /// Runs a "step": a layer with one file on `parent`, recorded under `key`.
+        fn run(&self, key: u8, on: &[u8], parent: Option<SnapshotId>, text: &str) -> (Option<CacheKey>, SnapshotId) {
+            let p = self.store.prepare(self.lease).unwrap();
+            std::fs::write(p.fs().join("f"), text).unwrap();
+            let new = NewSnapshot { parent, layer: None, description: String::new() };
+            let top = self.store.commit(p, new).unwrap();
+            let recipe = KeyRecipe {
+                fields: Vec::new(),
+                op: [9; 32],
+                pin: None,
+                inputs: on.iter().map(|k| InputKey::Chain(CacheKey::of(&[*k]))).collect(),
+            };
+            let cache = LocalCache::new(self.store);
+            let (slot, key) = (Slot(format!("slot {}", on.len())), CacheKey::of(&[key]));
+            let outputs = [top];
+            let rec = Record { vertex: VertexId(0), key, recipe: &recipe, slot: &slot, outputs: &outputs };
+            (cache.record(&rec).unwrap(), top)
+        }
+    }
+
+    #[test]
+    fn a_key_that_comes_to_mean_another_tree_hands_on_a_new_one() {
+        let tmp = tempfile::tempdir().unwrap();
+        let store = Store::open(tmp.path(), OpenOptions::default()).unwrap();
+        let lease = store.lease().unwrap();
+        let step = Step { store: &store, lease: &lease };
+        let cache = LocalCache::new(&store);
+        let (key, sel) = (CacheKey::of(&[1]), Selector::all());
+
+        let (first, one) = step.run(1, &[], None, "one");
+        assert_eq!(first, None);
+        cache.record_content(key, &sel, TreeDigest::of(b"one")).unwrap();
+
+        // An equal tree: the key itself, the earlier layers, the digests as they were.
+        assert_eq!(step.run(1, &[], None, "one").0, Some(key));
+        assert_eq!(store.result(&key).unwrap().unwrap().outputs, [one]);
+        assert!(cache.content(key, &sel).unwrap().is_some());
+
+        // Another tree: a new key that is stored too, and no digest of the old tree.
+        let (again, two) = step.run(1, &[], None, "two");
+        let again = again.unwrap();
+        assert_ne!(again, key);
+        assert_eq!(cache.canonical(key), again);
+        assert_eq!(cache.canonical(again), again);
+        assert_eq!(store.result(&again).unwrap().unwrap().outputs, [two]);
+        assert_eq!(cache.content(key, &sel).unwrap(), None);
+
+        // Back to it: known under that key.
+        assert_eq!(step.run(1, &[], None, "two").0, Some(again));
+    }
+
+    #[test]
+    fn equal_layers_on_unequal_trees_are_not_equal() {
+        let tmp = tempfile::tempdir().unwrap();
+        let store = Store::open(tmp.path(), OpenOptions::default()).unwrap();
+        let lease = store.lease().unwrap();
+        let step = Step { store: &store, lease: &lease };
+        let (_, old_base) = step.run(1, &[], None, "old");
+        let (_, old) = step.run(2, &[1], Some(old_base), "same");
+        // The base's key stands for another tree now, so its user's key is another one.
+        let (_, new_base) = step.run(1, &[], None, "new");
+        let (canonical, new) = step.run(3, &[1], Some(new_base), "same");
+        assert_eq!(canonical, None, "the new tree taken for the old one");
+        assert_ne!(old, new);
+        assert_eq!(store.result(&CacheKey::of(&[3])).unwrap().unwrap().outputs, [new]);
+        // On the same base they are.
+        let (canonical, _) = step.run(4, &[1], Some(new_base), "same");
+        assert_eq!(canonical, Some(CacheKey::of(&[3])));
+    }
+
+    #[test]
+    fn imported_digests_do_not_outlive_a_run() {
+        let tmp = tempfile::tempdir().unwrap();
+        let store = Store::open(tmp.path(), OpenOptions::default()).unwrap();
+        let lease = store.lease().unwrap();
+        let cache = LocalCache::new(&store);
+        let (key, sel) = (CacheKey::of(&[1]), Selector::all());
+        cache.record_content(key, &sel, TreeDigest::of(b"theirs")).unwrap();
+        let (canonical, _) = Step { store: &store, lease: &lease }.run(1, &[], None, "mine");
+        assert!(canonical.is_some_and(|k| k != key));
+        assert_eq!(cache.content(key, &sel).unwrap(), None);
     }
 }

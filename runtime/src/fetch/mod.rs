@@ -30,4 +30,10 @@ impl LayerProvider for Providers<'_> {
         }
         self.images.open(blob)
     }
+
+    fn distrust(&self, blob: &BlobRef, why: &str) -> bool {
+        // The first that has it is the one that gave it.
+        let giver = self.dirs.iter().find(|d| d.open_blob(blob).is_some());
+        giver.inspect(|d| d.distrust(blob, why)).is_some()
+    }
 }

@@ -128,6 +128,25 @@ impl Store {
         Ok(Some(r))
     }
 
+    /// The last result recorded under a key, its snapshots there or not.
+    pub fn known_result(&self, key: &CacheKey) -> Result<Option<ResultRow>> {
+        self.read("look up a result", |c| {
+            c.prepare_cached(&format!("SELECT {COLUMNS} FROM results WHERE key = ?1"))?
+                .query_row(params![key.as_bytes()], row)
+                .optional()
+        })
+        .map(|o| o.map(|(r, _)| r))
+    }
+
+    /// Drops the content digests of a key that has come to mean another tree.
+    pub fn forget_contents(&self, key: &CacheKey) -> Result<()> {
+        self.write("forget content digests", |t| {
+            t.prepare_cached("DELETE FROM contents WHERE key = ?1")?
+                .execute(params![key.as_bytes()])?;
+            Ok(())
+        })
+    }
+
     /// Writes down which old results were used. Called once, at the end of a build; writes only
     /// when there is one whose time of use is more than an hour old.
     pub fn flush_uses(&self, lease: &crate::Lease) -> Result<()> {
