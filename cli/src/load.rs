@@ -101,9 +101,14 @@ pub fn load(opts: &BuildOptions) -> Result<Loaded, LoadError> {
     let (name, text, beside) = dockerfile(&opts.file, &folder, &root)?;
     let mut sources = SourceMap::default();
     let dockerfile = sources.add(name, text);
-    let ignore = match beside {
-        Some(path) if path.exists() => read_ignore(&path)?,
-        _ => ignore_in(&root)?,
+    let own = match beside {
+        Beside::Nothing => None,
+        Beside::InContext(name) => read_ignore_in(&root, &name)?,
+        Beside::File(path) => read_ignore(&path)?,
+    };
+    let ignore = match own {
+        Some(patterns) => patterns,
+        None => ignore_in(&root)?,
     };
     let mut contexts = BTreeMap::from([("context".to_owned(), LocalContext { path: folder })]);
     let mut named = BTreeMap::new();
@@ -139,16 +144,26 @@ fn open_folder(path: &Path) -> Result<OwnedFd, LoadError> {
         .map_err(|e| LoadError::Context { path: path.display().to_string(), source: e.into() })
 }
 
+/// Where an ignore file that belongs to the Dockerfile would lie.
+enum Beside {
+    /// The Dockerfile has no place.
+    Nothing,
+    /// In the context, which no link may lead out of.
+    InContext(String),
+    /// Beside a file that the caller named.
+    File(PathBuf),
+}
+
 /// Name for errors, text, and where an ignore file of its own would lie.
 fn dockerfile(
     spec: &FileSpec,
     folder: &Path,
     root: &OwnedFd,
-) -> Result<(String, String, Option<PathBuf>), LoadError> {
+) -> Result<(String, String, Beside), LoadError> {
     match spec {
         FileSpec::Stdin => {
             let text = text_of("Dockerfile", &mut std::io::stdin().lock())?;
-            Ok(("Dockerfile".to_owned(), text, None))
+            Ok(("Dockerfile".to_owned(), text, Beside::Nothing))
         }
         FileSpec::Path(path) => {
             let name = path.display().to_string();
@@ -163,14 +178,14 @@ fn dockerfile(
                 path.file_name().unwrap_or(OsStr::new("Dockerfile")).to_string_lossy().into_owned();
             let text = text_of(&name, &mut regular(file, &name)?)?;
             let beside = PathBuf::from(format!("{name}.dockerignore"));
-            Ok((shown, text, Some(beside)))
+            Ok((shown, text, Beside::File(beside)))
         }
         FileSpec::Default => {
             for name in ["Dockerfile", "dockerfile"] {
                 if let Some(file) = open_inside(root, name)? {
                     let text = text_of(name, &mut regular(file, name)?)?;
-                    let beside = folder.join(format!("{name}.dockerignore"));
-                    return Ok((name.to_owned(), text, Some(beside)));
+                    let beside = Beside::InContext(format!("{name}.dockerignore"));
+                    return Ok((name.to_owned(), text, beside));
                 }
             }
             let tried = folder.join("Dockerfile").display().to_string();
@@ -231,23 +246,24 @@ fn text_of(name: &str, from: &mut dyn Read) -> Result<String, LoadError> {
 }
 
 fn ignore_in(root: &OwnedFd) -> Result<Vec<String>, LoadError> {
-    let name = ".dockerignore";
-    match open_inside(root, name)? {
-        Some(file) => {
-            patterns(name, &bounded(name, &mut regular(file, name)?, limits::MAX_IGNORE_FILE)?)
-        }
-        None => Ok(Vec::new()),
-    }
+    Ok(read_ignore_in(root, ".dockerignore")?.unwrap_or_default())
 }
 
-fn read_ignore(path: &Path) -> Result<Vec<String>, LoadError> {
+fn read_ignore_in(root: &OwnedFd, name: &str) -> Result<Option<Vec<String>>, LoadError> {
+    let Some(file) = open_inside(root, name)? else { return Ok(None) };
+    let bytes = bounded(name, &mut regular(file, name)?, limits::MAX_IGNORE_FILE)?;
+    patterns(name, &bytes).map(Some)
+}
+
+fn read_ignore(path: &Path) -> Result<Option<Vec<String>>, LoadError> {
     let name = path.display().to_string();
-    let file = File::options()
-        .read(true)
-        .custom_flags_nonblock()
-        .open(path)
-        .map_err(|source| LoadError::Read { path: name.clone(), source })?;
-    patterns(&name, &bounded(&name, &mut regular(file, &name)?, limits::MAX_IGNORE_FILE)?)
+    let file = match File::options().read(true).custom_flags_nonblock().open(path) {
+        Ok(f) => f,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(LoadError::Read { path: name, source }),
+    };
+    let bytes = bounded(&name, &mut regular(file, &name)?, limits::MAX_IGNORE_FILE)?;
+    patterns(&name, &bytes).map(Some)
 }
 
 fn patterns(name: &str, bytes: &[u8]) -> Result<Vec<String>, LoadError> {

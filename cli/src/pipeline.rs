@@ -1,10 +1,12 @@
 //! The whole way of a build in one screen: load, parse, lower until no fact is missing, verify,
 //! hand over to a backend, report.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use rgraph_frontend::ast::Kind;
 use rgraph_frontend::{Facts, LowerOptions, Lowered, Lowering, NoCache, Query, lower, parse};
 use rgraph_ir::request::BuildRequest;
 use rgraph_ir::{BuildPlan, Diagnostic, Severity, SourceMap};
@@ -14,7 +16,7 @@ use rgraph_solver::Clock;
 use rgraph_solver::event::{Event, EventKind, EventSink, Step};
 
 use crate::load::{Loaded, load};
-use crate::options::{BuildOptions, Pull, host_platform};
+use crate::options::{BuildOptions, ContextSpec, FileSpec, Pull, host_platform};
 use crate::report::CliError;
 
 /// A Dockerfile turned into a plan.
@@ -27,6 +29,10 @@ pub struct Compiled {
     pub warnings: Vec<Diagnostic>,
     /// Folders by name.
     pub contexts: BTreeMap<String, rgraph_ir::request::LocalContext>,
+    /// Which Dockerfile and target, to find what was built here before.
+    pub place: String,
+    /// Names of build arguments.
+    pub args: BTreeSet<String>,
 }
 
 /// Why there is no plan.
@@ -95,7 +101,35 @@ pub fn compile(opts: &BuildOptions, answers: &Answers<'_>) -> Result<Compiled, C
         sources: loaded.sources,
         warnings,
         contexts: loaded.contexts,
+        place: place(opts),
+        args: arg_names(opts, &parsed.ast),
     })
+}
+
+/// Where this build takes place: a Dockerfile and a target. Builds of one place explain each other.
+fn place(opts: &BuildOptions) -> String {
+    let folder = match &opts.context {
+        ContextSpec::Folder(p) => p.as_path(),
+        _ => Path::new(""),
+    };
+    let file = match &opts.file {
+        FileSpec::Path(p) => p.clone(),
+        FileSpec::Default => folder.join("Dockerfile"),
+        FileSpec::Stdin => folder.join("-"),
+    };
+    let file = std::path::absolute(&file).unwrap_or(file);
+    format!("{}\0{}", file.display(), opts.target.as_deref().unwrap_or(""))
+}
+
+/// Names that `ARG` declares or the caller gives.
+fn arg_names(opts: &BuildOptions, ast: &rgraph_frontend::ast::Dockerfile) -> BTreeSet<String> {
+    let of_stages = ast.stages.iter().flat_map(|s| &s.instructions);
+    let declared = ast.global_args.iter().chain(of_stages).filter_map(|i| match &i.kind {
+        Kind::Arg(defs) => Some(defs),
+        _ => None,
+    });
+    let declared = declared.flatten().map(|d| d.key.text.clone());
+    declared.chain(opts.build_args.keys().cloned()).collect()
 }
 
 fn lower_options(opts: &BuildOptions, loaded: &Loaded) -> LowerOptions {
@@ -179,5 +213,7 @@ pub fn request(opts: &BuildOptions, compiled: &Compiled) -> BuildRequest {
         source_date_epoch: opts.source_date_epoch,
         shm_size: opts.shm_size,
         host_platform: host_platform(),
+        place: compiled.place.clone(),
+        args: compiled.args.clone(),
     }
 }

@@ -1,7 +1,7 @@
 //! What a backend is asked to do: a plan and where its parts come from and go to. Strings of the
 //! command line end before this.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -37,6 +37,10 @@ pub struct BuildRequest {
     pub shm_size: Option<u64>,
     /// Platform of this machine.
     pub host_platform: Platform,
+    /// Tells this build's places from another's with equal stage names: Dockerfile and target.
+    pub place: String,
+    /// Names of build arguments, for explanations.
+    pub args: BTreeSet<String>,
 }
 
 /// A folder of the caller.

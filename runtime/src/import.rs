@@ -105,6 +105,8 @@ fn request(tags: Vec<String>, host_platform: Platform) -> BuildRequest {
         source_date_epoch: None,
         shm_size: None,
         host_platform,
+        place: String::new(),
+        args: Default::default(),
     }
 }
 

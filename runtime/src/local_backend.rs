@@ -5,18 +5,18 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use rgraph_ir::op::{NetworkMode, SecurityMode, SourceOp};
 use rgraph_ir::request::{BuildRequest, CacheSpec};
 use rgraph_ir::{Op, VertexId};
-use rgraph_solver::backend::{Backend, BuildError, BuildOutcome};
+use rgraph_solver::backend::{Backend, BuildError, BuildOutcome, BuiltImage};
 use rgraph_solver::drive::solve;
 use rgraph_solver::event::{Event, EventKind, EventSink, Step, Timestamp};
 use rgraph_solver::policy::Policy;
-use rgraph_solver::{CancelToken, Clock, Ports, SolveError, TaskCx};
+use rgraph_solver::{CancelToken, Clock, Ports, Solution, SolveError, TaskCx, Tree};
 use rgraph_store::Store;
 
 use crate::cache::combined::CombinedCache;
 use crate::cache::dir::CacheDirReader;
 use crate::cache::export::export_cache;
 use crate::cache::local::LocalCache;
-use crate::export::Exporter;
+use crate::export::{ExportError, Exporter};
 use crate::fetch::Providers;
 use crate::fetch::image::ImageFetcher;
 use crate::host::Host;
@@ -74,59 +74,95 @@ impl Backend for LocalBackend<'_> {
         }
         let ports = Ports { worker: &worker, cache: &cache, clock: &clock };
         check_sources(request, &worker, &clock, cancel)?;
-        let policy =
-            Policy { exec: request.jobs.unwrap_or(Policy::default().exec), ..Policy::default() };
-        let solved = solve(&request.plan, &ports, &policy, cancel, sink);
-        let rejected: Vec<String> = imports.iter().flat_map(CacheDirReader::rejected).collect();
-        if !rejected.is_empty() {
-            self.other(sink, &clock, "importing cache", |emit| {
-                for text in rejected {
-                    emit(EventKind::Warning { text });
-                }
-            });
-        }
-        let solution = solved?;
+        let mut policy = Policy {
+            exec: request.jobs.unwrap_or(Policy::default().exec),
+            place: request.place.clone(),
+            args: request.args.clone(),
+            ..Policy::default()
+        };
+        let mut warned = 0;
+        let mut warn_of_rejected = || {
+            let rejected: Vec<String> =
+                imports.iter().flat_map(CacheDirReader::rejected).skip(warned).collect();
+            warned += rejected.len();
+            if !rejected.is_empty() {
+                self.other(sink, &clock, "importing cache", |emit| {
+                    for text in rejected {
+                        emit(EventKind::Warning { text });
+                    }
+                });
+            }
+        };
         let snapshots = Snapshots::new(self.store, self.host, &providers, &lease);
-        let step = Step::Other(self.next_step.fetch_add(1, Ordering::Relaxed));
-        let exporter = Exporter {
-            store: self.store,
-            host: self.host,
-            snapshots: &snapshots,
-            provider: &providers,
-            images: self.images,
-            request,
-            sink,
-            clock: &clock,
-            cancel,
-            step,
-        };
-        let emit = |kind| sink.emit(Event { at: clock.now(), step, kind });
-        emit(EventKind::Announced { name: "exporting".to_owned() });
-        emit(EventKind::Started);
-        let finish = |result: Result<Vec<_>, crate::export::ExportError>| match result {
-            Ok(images) => Ok(images),
-            Err(crate::export::ExportError::Cancelled) => {
-                emit(EventKind::Cancelled);
-                Err(BuildError::Solve(rgraph_solver::SolveError {
-                    vertex: None,
-                    cause: rgraph_solver::TaskError::Cancelled,
-                }))
+        let mut attempts = 0;
+        let (images, solution) = loop {
+            let solved = solve(&request.plan, &ports, &policy, cancel, sink);
+            warn_of_rejected();
+            let solution = solved?;
+            let step = Step::Other(self.next_step.fetch_add(1, Ordering::Relaxed));
+            let exporter = Exporter {
+                store: self.store,
+                host: self.host,
+                snapshots: &snapshots,
+                provider: &providers,
+                images: self.images,
+                request,
+                sink,
+                clock: &clock,
+                cancel,
+                step,
+            };
+            let emit = |kind| sink.emit(Event { at: clock.now(), step, kind });
+            emit(EventKind::Announced { name: "exporting".to_owned() });
+            emit(EventKind::Started);
+            match export(&exporter, request, &solution) {
+                Ok(images) => {
+                    emit(EventKind::Finished);
+                    break (images, solution);
+                }
+                Err(_) if cancel.is_cancelled() => {
+                    emit(EventKind::Cancelled);
+                    return Err(BuildError::Solve(rgraph_solver::SolveError {
+                        vertex: None,
+                        cause: rgraph_solver::TaskError::Cancelled,
+                    }));
+                }
+                // A hit whose layers turn out to be gone or damaged is no hit: what it stands for is
+                // built again.
+                Err(e) if e.is_loss() && attempts < 2 => {
+                    attempts += 1;
+                    let text = format!("{}: building it again", crate::worker::report(&e));
+                    emit(EventKind::Warning { text });
+                    emit(EventKind::Finished);
+                    warn_of_rejected();
+                    policy.lost.extend(solution.trees.values().filter_map(|t| match t {
+                        Tree::Snapshot(id) => Some(*id),
+                        Tree::Context(_) => None,
+                    }));
+                }
+                Err(e) => {
+                    emit(EventKind::Failed { message: crate::worker::report(&e) });
+                    return Err(BuildError::Export(Box::new(e)));
+                }
             }
-            Err(e) => {
-                emit(EventKind::Failed { message: crate::worker::report(&e) });
-                Err(BuildError::Export(Box::new(e)))
-            }
         };
-        let images = finish(exporter.run(&request.plan, &solution))?;
-        for CacheSpec::Local { dir, max } in &request.cache_to {
-            finish(
-                export_cache(&exporter, dir, *max, &request.plan, &solution).map(|()| Vec::new()),
-            )?;
-        }
-        emit(EventKind::Finished);
+        warn_of_rejected();
         self.store.flush_uses(&lease).map_err(setup)?;
         Ok(BuildOutcome { images, index: None, cached: solution.cached, ran: solution.ran })
     }
+}
+
+/// Every output, then the caches.
+fn export(
+    exporter: &Exporter<'_>,
+    request: &BuildRequest,
+    solution: &Solution,
+) -> Result<Vec<BuiltImage>, ExportError> {
+    let images = exporter.run(&request.plan, solution)?;
+    for CacheSpec::Local { dir, max } in &request.cache_to {
+        export_cache(exporter, dir, *max, &request.plan, solution)?;
+    }
+    Ok(images)
 }
 
 impl LocalBackend<'_> {

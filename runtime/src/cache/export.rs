@@ -53,12 +53,9 @@ pub fn export_cache(
             layers.push(LayerFile { diff_id: layer.diff_id, blob });
         }
         let name = &plan.graph.vertex(*vertex).meta.name;
-        out.put_record(*key, row.canonical, layers.clone(), name)?;
-        if row.canonical != *key {
-            // Users are keyed by the canonical key, and ask under it.
-            out.put_record(row.canonical, row.canonical, layers, name)?;
-        }
-        // After the record: a new one drops what was said of an older tree.
+        out.put_record(*key, row.canonical, layers, name)?;
+        // After the record: a new one drops what was said of an older tree. Users ask under the
+        // canonical key.
         for k in BTreeSet::from([*key, row.canonical]) {
             for (selector, digest) in exporter.store.contents_of(&k)? {
                 out.put_content(k, selector, digest)?;

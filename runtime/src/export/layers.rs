@@ -13,6 +13,7 @@ use rgraph_store::{BlobRef, Expect, LayerInfo, SnapshotRecord};
 use sha2::{Digest, Sha256};
 
 use super::{ExportError, Exporter, NamedLayer};
+use crate::snapshot::SnapshotError;
 
 /// Media type of a plain layer tar.
 pub(super) const TAR: &str = "application/vnd.oci.image.layer.v1.tar";
@@ -32,6 +33,49 @@ impl<W: Write> Write for Hashing<W> {
     }
     fn flush(&mut self) -> io::Result<()> {
         self.inner.flush()
+    }
+}
+
+/// Keeps what is read, tells about it, stops when the build stops.
+struct Fetching<'a, 's> {
+    exporter: &'a Exporter<'a>,
+    blob: &'a BlobRef,
+    from: Box<dyn Read + Send + 'a>,
+    keep: &'a mut rgraph_store::BlobWriter<'s>,
+    done: u64,
+}
+
+impl Read for Fetching<'_, '_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.exporter.check().map_err(io::Error::other)?;
+        let n = self.from.read(buf)?;
+        self.keep.write_all(&buf[..n])?;
+        self.done += n as u64;
+        if n > 0 {
+            self.exporter.emit(EventKind::Progress {
+                id: self.blob.digest.to_string(),
+                action: "pulling",
+                current: self.done,
+                total: self.blob.size,
+            });
+        }
+        Ok(n)
+    }
+}
+
+/// Passes writes on until the build is to stop.
+struct Stoppable<'a> {
+    exporter: &'a Exporter<'a>,
+    out: &'a mut dyn Write,
+}
+
+impl Write for Stoppable<'_> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        self.exporter.check().map_err(io::Error::other)?;
+        self.out.write(buf)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
     }
 }
 
@@ -91,10 +135,11 @@ impl Exporter<'_> {
         out: &mut dyn Write,
     ) -> Result<(), ExportError> {
         let Some(upper) = &rec.dir else {
-            return Err(crate::snapshot::SnapshotError::Lost(rec.id).into());
+            return Err(SnapshotError::Lost(rec.id).into());
         };
         let source = LayerSource { upper, lowers };
-        write_layer(&source, &self.write_options(clamp), out)?;
+        let mut out = Stoppable { exporter: self, out };
+        write_layer(&source, &self.write_options(clamp), &mut out)?;
         Ok(())
     }
 
@@ -152,7 +197,7 @@ impl Exporter<'_> {
         rec: &SnapshotRecord,
         opts: &LayerOptions,
     ) -> Result<NamedLayer, ExportError> {
-        let layer = rec.layer.as_ref().ok_or(crate::snapshot::SnapshotError::Lost(rec.id))?;
+        let layer = rec.layer.as_ref().ok_or(SnapshotError::Lost(rec.id))?;
         let blob = layer.blob.clone().ok_or(ExportError::NoBlob(layer.diff_id))?;
         let named =
             NamedLayer { snapshot: rec.id, diff_id: layer.diff_id, blob, created: rec.created };
@@ -196,42 +241,54 @@ impl Exporter<'_> {
             if self.store.has_blob(&blob.digest)? {
                 return Ok(blob.clone());
             }
-            if self.fetch(blob)? {
+            if self.fetch(blob, layer.diff_id)? {
                 return Ok(blob.clone());
             }
         }
         let (diff_id, blob) = self.pack(&|out| self.plain_tar(layer, out), opts)?;
         if diff_id != layer.diff_id {
-            return Err(ExportError::NoBlob(layer.diff_id));
+            // Its folder or its blob is not what it was when it was named.
+            return Err(ExportError::Changed { was: layer.diff_id, is: diff_id });
         }
         self.store.add_layer_blob(&diff_id, &blob)?;
         Ok(blob)
     }
 
-    /// Brings a blob that is known but not here. False: nobody has it.
-    fn fetch(&self, blob: &BlobRef) -> Result<bool, ExportError> {
-        let read = |source| crate::snapshot::SnapshotError::Read { blob: blob.digest, source };
-        let Some(mut from) = self.provider.open(blob).map_err(read)? else { return Ok(false) };
-        let mut keep = self.store.blob_writer()?;
-        let mut done = 0;
-        let mut buf = vec![0u8; 256 << 10];
+    /// Brings a blob that is known but not here, and checks that it is the layer it is said to be.
+    /// False: nobody has it.
+    fn fetch(&self, blob: &BlobRef, want: DiffId) -> Result<bool, ExportError> {
         loop {
-            self.check()?;
-            let n = from.read(&mut buf).map_err(|e| read(e.into()))?;
-            if n == 0 {
-                break;
+            let read = |source| SnapshotError::Read { blob: blob.digest, source };
+            let Some(from) = self.provider.open(blob).map_err(read)? else { return Ok(false) };
+            match self.fetch_from(blob, want, from) {
+                Ok(()) => return Ok(true),
+                Err(_) if self.cancel.is_cancelled() => return Err(ExportError::Cancelled),
+                Err(e) if self.provider.distrust(blob, &crate::worker::report(&e)) => {}
+                Err(e) => return Err(e),
             }
-            keep.write_all(&buf[..n]).map_err(|e| read(e.into()))?;
-            done += n as u64;
-            self.emit(EventKind::Progress {
-                id: blob.digest.to_string(),
-                action: "pulling",
-                current: done,
-                total: blob.size,
-            });
+        }
+    }
+
+    fn fetch_from(
+        &self,
+        blob: &BlobRef,
+        want: DiffId,
+        from: Box<dyn Read + Send + '_>,
+    ) -> Result<(), ExportError> {
+        let read = |e: io::Error| SnapshotError::Read { blob: blob.digest, source: e.into() };
+        let mut keep = self.store.blob_writer()?;
+        let mut fetching = Fetching { exporter: self, blob, from, keep: &mut keep, done: 0 };
+        let mut plain = Hashing { inner: io::sink(), hasher: Sha256::new(), bytes: 0 };
+        io::copy(&mut decompress_layer(&mut fetching).map_err(read)?, &mut plain).map_err(read)?;
+        // Whatever stands behind the compressed stream counts for the blob's digest.
+        io::copy(&mut fetching, &mut io::sink()).map_err(read)?;
+        drop(fetching);
+        let got = DiffId::from_bytes(plain.hasher.finalize().into());
+        if got != want {
+            return Err(SnapshotError::DiffId { blob: blob.digest, want, got }.into());
         }
         keep.commit(Expect { digest: Some(blob.digest), size: Some(blob.size) })?;
-        Ok(true)
+        Ok(())
     }
 
     /// Writes the plain tar of a layer: from its directory, or from a blob in another form.
@@ -243,7 +300,7 @@ impl Exporter<'_> {
         let rec = self
             .store
             .snapshot(layer.snapshot)?
-            .ok_or(crate::snapshot::SnapshotError::Lost(layer.snapshot))?;
+            .ok_or(SnapshotError::Lost(layer.snapshot))?;
         // What came from outside is not written again from its directory: tars of other tools
         // differ in their details, and the diff ID names the bytes.
         let ours = rec.layer.as_ref().is_none_or(|l| l.blob.is_none());
@@ -257,11 +314,11 @@ impl Exporter<'_> {
         let mut known = self.store.layer_blobs(&layer.diff_id)?;
         known.push(layer.blob.clone());
         for blob in known {
-            if !self.store.has_blob(&blob.digest)? && !self.fetch(&blob)? {
+            if !self.store.has_blob(&blob.digest)? && !self.fetch(&blob, layer.diff_id)? {
                 continue;
             }
-            let Some((file, _)) = self.store.open_blob(&blob.digest)? else { continue };
-            let read = |e: io::Error| crate::snapshot::SnapshotError::Read {
+            let Some(file) = self.store.open_blob_verified(&blob.digest)? else { continue };
+            let read = |e: io::Error| SnapshotError::Read {
                 blob: blob.digest,
                 source: e.into(),
             };

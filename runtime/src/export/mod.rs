@@ -7,6 +7,9 @@ mod archive;
 mod image;
 mod layers;
 mod tree;
+mod whole;
+
+pub use whole::write_whole;
 
 use rgraph_ir::request::{BuildRequest, ImageOutput, LayerOptions, OutputSpec};
 use rgraph_ir::{BuildPlan, SnapshotId, Target};
@@ -64,6 +67,14 @@ pub enum ExportError {
     /// A layer's bytes are nowhere to be had.
     #[error("layer {0} is neither in the store nor where it came from")]
     NoBlob(rgraph_ir::DiffId),
+    /// A layer is not the bytes it was.
+    #[error("layer {was} is damaged: its bytes are those of {is}")]
+    Changed {
+        /// What it was when the image was put together.
+        was: rgraph_ir::DiffId,
+        /// What it is.
+        is: rgraph_ir::DiffId,
+    },
     /// A tree could not be written out.
     #[error(transparent)]
     Tree(#[from] crate::tree::TreeError),
@@ -79,6 +90,13 @@ pub enum ExportError {
     /// The build is to stop.
     #[error("canceled")]
     Cancelled,
+}
+
+impl ExportError {
+    /// True when building again may give the bytes that are missing.
+    pub fn is_loss(&self) -> bool {
+        matches!(self, Self::NoBlob(_) | Self::Snapshot(SnapshotError::Lost(_)))
+    }
 }
 
 /// Writes the outputs of one build.

@@ -9,7 +9,7 @@ use rgraph_image::layer::{LayerSource, LayerWriteOptions, write_layer};
 use rgraph_ir::Platform;
 use rgraph_ir::request::Dest;
 
-use super::{Built, ExportError, Exporter};
+use super::{Built, ExportError, Exporter, write_whole};
 use crate::tree::copy::{CopyOptions, Source, copy};
 
 impl Exporter<'_> {
@@ -94,33 +94,9 @@ impl Exporter<'_> {
             }
             Dest::Path(p) => p,
         };
-        let failed = |source| ExportError::Write { path: path.display().to_string(), source };
-        let name =
-            path.file_name().ok_or_else(|| failed(io::Error::other("it is not a file name")))?;
-        let dir = match path.parent() {
-            Some(p) if !p.as_os_str().is_empty() => p,
-            _ => Path::new("."),
-        };
-        let tmp = dir.join(format!(".{}.{}.tmp", name.to_string_lossy(), std::process::id()));
-        let remove = Removed(&tmp);
-        let file = File::options().write(true).create_new(true).open(&tmp).map_err(failed)?;
-        let mut out = BufWriter::with_capacity(256 << 10, file);
-        write(&mut out)?;
-        out.flush().map_err(failed)?;
-        out.get_ref().sync_all().map_err(failed)?;
-        std::fs::rename(&tmp, path).map_err(failed)?;
-        std::mem::forget(remove);
-        File::open(dir).and_then(|d| d.sync_all()).map_err(failed)
-    }
-}
-
-/// Removes a temporary file that was not renamed.
-struct Removed<'a>(&'a Path);
-
-impl Drop for Removed<'_> {
-    fn drop(&mut self) {
-        // It may not exist yet; nothing else can be done about it here.
-        std::fs::remove_file(self.0).unwrap_or(());
+        let failed =
+            |source| ExportError::Write { path: path.display().to_string(), source };
+        write_whole(path, &failed, write)
     }
 }
 
