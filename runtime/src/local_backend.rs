@@ -15,6 +15,7 @@ use rgraph_store::Store;
 use crate::cache::combined::CombinedCache;
 use crate::cache::dir::CacheDirReader;
 use crate::cache::export::export_cache;
+use crate::cache::flight::Flight;
 use crate::cache::local::LocalCache;
 use crate::export::{ExportError, Exporter};
 use crate::fetch::Providers;
@@ -61,9 +62,17 @@ impl Backend for LocalBackend<'_> {
             .map(|CacheSpec::Local { dir, .. }| CacheDirReader::new(dir.clone(), self.store))
             .collect();
         let providers = Providers { images: self.images, dirs: &imports };
-        let worker =
-            LocalWorker::new(self.store, self.host, request, self.images, &providers, &lease);
-        let cache = CombinedCache::new(LocalCache::new(self.store), &imports);
+        let flight = Flight::new(self.store);
+        let worker = LocalWorker::new(
+            self.store,
+            self.host,
+            request,
+            self.images,
+            &providers,
+            &lease,
+            &flight,
+        );
+        let cache = CombinedCache::new(LocalCache::of_build(self.store, &flight), &imports);
         let clock = SystemClock;
         for import in &imports {
             if let Some(text) = import.problem() {

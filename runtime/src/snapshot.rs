@@ -9,11 +9,12 @@ use std::path::PathBuf;
 
 use rgraph_image::layer::{UnpackOptions, decompress_layer, unpack_layer};
 use rgraph_ir::{BlobDigest, DiffId, SnapshotId};
-use rgraph_solver::{EventKind, TaskCx, TaskError};
+use rgraph_solver::{EventKind, Stream, TaskCx, TaskError};
 use rgraph_store::{BlobRef, Lease, NewSnapshot, Prepared, SnapshotRecord, Store, StoreError};
 use rgraph_sys::mount::{MountError, OverlaySpec, overlay};
 use sha2::{Digest, Sha256};
 
+use crate::cache::flight::waiting;
 use crate::host::Host;
 
 /// Why a snapshot could not be read or made.
@@ -186,12 +187,8 @@ impl<'a> Snapshots<'a> {
         let layer = rec.layer.as_ref().ok_or(SnapshotError::Lost(rec.id))?;
         let lock = self.store.key_lock(&format!("snapshot-{}", rec.id), &mut |wait| {
             if let (Some(cx), true) = (cx, wait.first) {
-                cx.emit(EventKind::Progress {
-                    id: layer.diff_id.to_string(),
-                    action: "waiting for another build",
-                    current: 0,
-                    total: u64::from(wait.holder.unwrap_or(0)),
-                });
+                let what = format!("it unpacks layer {}", layer.diff_id);
+                cx.log(Stream::Stderr, waiting(&what, wait).as_bytes());
             }
             cx.is_none_or(|cx| !cx.cancel.is_cancelled())
         });

@@ -8,13 +8,15 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
 
-use rgraph_ir::op::{Selector, SourceOp};
+use rgraph_ir::op::{ExecOp, InputIndex, Keying, Selector, SourceOp};
 use rgraph_ir::pattern::PatternSet;
 use rgraph_ir::request::BuildRequest;
 use rgraph_ir::{Op, Platform, SnapshotId, TreeDigest};
-use rgraph_solver::{Pin, Task, TaskCx, TaskError, Tree, Worker};
-use rgraph_store::{Lease, Store};
+use rgraph_solver::{Pin, Stream, Task, TaskCx, TaskError, Tree, Worker};
+use rgraph_store::{Lease, Store, StoreError};
 
+use crate::cache::flight::{Flight, waiting};
+use crate::cache::wire::selector_digest;
 use crate::context;
 use crate::fetch::image::ImageFetcher;
 use crate::host::Host;
@@ -53,6 +55,9 @@ pub struct LocalWorker<'a> {
     /// Snapshots of the store.
     pub snapshots: Snapshots<'a>,
     lease: &'a Lease,
+    flight: &'a Flight<'a>,
+    /// What selections of live folders were when they entered a key.
+    looked: Mutex<HashMap<(u32, [u8; 32]), TreeDigest>>,
     contexts: Mutex<Vec<Arc<ContextTree>>>,
     by_vertex_source: Mutex<HashMap<String, u32>>,
     runner: OnceLock<Result<Runner, String>>,
@@ -67,6 +72,7 @@ impl<'a> LocalWorker<'a> {
         images: &'a ImageFetcher<'a>,
         provider: &'a dyn LayerProvider,
         lease: &'a Lease,
+        flight: &'a Flight<'a>,
     ) -> Self {
         Self {
             store,
@@ -75,6 +81,8 @@ impl<'a> LocalWorker<'a> {
             images,
             snapshots: Snapshots::new(store, host, provider, lease),
             lease,
+            flight,
+            looked: Mutex::default(),
             contexts: Mutex::default(),
             by_vertex_source: Mutex::default(),
             runner: OnceLock::new(),
@@ -148,6 +156,85 @@ impl<'a> LocalWorker<'a> {
                 Ok(ReadTree { root, ignore: c.ignore.clone(), as_root: true })
             }
         }
+    }
+
+    /// Runs a program, unless another process just did.
+    fn exec(&self, op: &ExecOp, task: &Task<'_>, cx: &TaskCx<'_>) -> Result<Vec<Tree>, TaskError> {
+        let waited = self.flight.begin(task.key, &mut |wait| {
+            if wait.first {
+                cx.log(Stream::Stderr, waiting("it runs this step", wait).as_bytes());
+            }
+            !cx.cancel.is_cancelled()
+        });
+        let waited = match waited {
+            Err(StoreError::Cancelled) => return Err(TaskError::Cancelled),
+            other => other.map_err(TaskError::failed)?,
+        };
+        if waited
+            && !task.meta.ignore_cache
+            && let Some(row) = self.store.result(&task.key).map_err(TaskError::failed)?
+        {
+            return Ok(row.outputs.into_iter().map(Tree::Snapshot).collect());
+        }
+        let run = || {
+            // Live folders become snapshots first, so that whether they held still is known before
+            // the program takes its time.
+            let mut inputs = task.inputs.to_vec();
+            for (n, tree) in inputs.iter_mut().enumerate() {
+                if matches!(tree, Tree::Context(_)) && self.is_keyed(task, n) {
+                    let live = std::mem::replace(tree, Tree::Snapshot(self.as_snapshot(*tree, cx)?));
+                    self.settle(task, n, live, cx)?;
+                }
+            }
+            ops::exec::run(self, op, &Task { inputs: &inputs, ..*task }, cx)
+        };
+        let result = run();
+        if result.is_err() {
+            self.flight.end(task.key);
+        }
+        result
+    }
+
+    fn is_keyed(&self, task: &Task<'_>, input: usize) -> bool {
+        task.op.keying(InputIndex(input as u32)) != Keying::Ignored
+    }
+
+    /// Looks again at what of a live folder is in the key of a task that has read it by now. When it
+    /// changed, its result must not be remembered under the key.
+    fn settle(
+        &self,
+        task: &Task<'_>,
+        input: usize,
+        tree: Tree,
+        cx: &TaskCx<'_>,
+    ) -> Result<(), TaskError> {
+        let Tree::Context(n) = tree else { return Ok(()) };
+        let sel = match task.op.keying(InputIndex(input as u32)) {
+            Keying::Ignored => return Ok(()),
+            Keying::Chain => Selector::all(),
+            Keying::Content(sel) => sel,
+        };
+        let id = (n, selector_digest(&sel));
+        let before = self.looked.lock().unwrap_or_else(|e| e.into_inner()).get(&id).copied();
+        if before.is_some_and(|d| self.look(tree, &sel, cx).is_ok_and(|now| now == d)) {
+            return Ok(());
+        }
+        self.flight.unsettle(task.key);
+        cx.warn("files changed while they were read: this step will run again in the next build");
+        Ok(())
+    }
+
+    fn look(&self, of: Tree, sel: &Selector, cx: &TaskCx<'_>) -> Result<TreeDigest, TaskError> {
+        let tree = self.read_tree(of, cx)?;
+        let mut sel = sel.clone();
+        if tree.as_root {
+            // Whoever owns the caller's files, the copy is root's.
+            sel.owner = false;
+        }
+        let cache = crate::cache::stat::StoreStatCache::new(self.store);
+        let cache: Option<&dyn context::StatCache> = if tree.as_root { Some(&cache) } else { None };
+        context::digest(tree.root.as_fd(), &sel, tree.ignore.as_deref(), cache)
+            .map_err(TaskError::failed)
     }
 
     /// Where a context lies on the host.
@@ -233,24 +320,26 @@ impl Worker for LocalWorker<'_> {
             Op::Source(SourceOp::Http(_)) => Err(unsupported("ADD of a URL")),
             Op::Source(SourceOp::Git(_)) => Err(unsupported("ADD of a git repository")),
             Op::Source(SourceOp::OciLayout(_)) => Err(unsupported("an OCI layout as a context")),
-            Op::Exec(op) => ops::exec::run(self, op, task, cx),
-            Op::File(op) => ops::file::run(self, op, task, cx),
+            Op::Exec(op) => self.exec(op, task, cx),
+            Op::File(op) => {
+                let trees = ops::file::run(self, op, task, cx)?;
+                for (n, tree) in task.inputs.iter().enumerate() {
+                    self.settle(task, n, *tree, cx)?;
+                }
+                Ok(trees)
+            }
             Op::Merge(_) => ops::merge::run(self, task, cx),
             Op::Diff(_) => Err(unsupported("a diff of two trees")),
         }
     }
 
     fn digest(&self, of: Tree, sel: &Selector, cx: &TaskCx<'_>) -> Result<TreeDigest, TaskError> {
-        let tree = self.read_tree(of, cx)?;
-        let mut sel = sel.clone();
-        if tree.as_root {
-            // Whoever owns the caller's files, the copy is root's.
-            sel.owner = false;
+        let digest = self.look(of, sel, cx)?;
+        if let Tree::Context(n) = of {
+            let id = (n, selector_digest(sel));
+            self.looked.lock().unwrap_or_else(|e| e.into_inner()).insert(id, digest);
         }
-        let cache = crate::cache::stat::StoreStatCache::new(self.store);
-        let cache: Option<&dyn context::StatCache> = if tree.as_root { Some(&cache) } else { None };
-        context::digest(tree.root.as_fd(), &sel, tree.ignore.as_deref(), cache)
-            .map_err(TaskError::failed)
+        Ok(digest)
     }
 }
 

@@ -7,18 +7,25 @@ use rgraph_solver::key::{InputKey, KeyRecipe, Slot};
 use rgraph_solver::{CacheError, Hit, Origin, Query, Record, ResultCache};
 use rgraph_store::{ResultRow, Store, StoreError};
 
+use super::flight::Flight;
 use super::wire::{recipe_from_bytes, recipe_to_bytes, selector_digest};
 use crate::context;
 
 /// See the module.
 pub struct LocalCache<'a> {
     store: &'a Store,
+    flight: Option<&'a Flight<'a>>,
 }
 
 impl<'a> LocalCache<'a> {
     /// The results of `store`.
     pub fn new(store: &'a Store) -> Self {
-        Self { store }
+        Self { store, flight: None }
+    }
+
+    /// As [`Self::new`], for the build whose steps are in `flight`.
+    pub fn of_build(store: &'a Store, flight: &'a Flight<'a>) -> Self {
+        Self { store, flight: Some(flight) }
     }
 
     /// Digest of what a step itself changed; costs a walk of the layer only. `None`: not on disk, or
@@ -96,6 +103,10 @@ impl<'a> LocalCache<'a> {
 
     fn remember(&self, rec: &Record<'_>) -> Result<Option<CacheKey>, StoreError> {
         let own = self.store.known_result(&rec.key)?;
+        if let Some(own) = own.as_ref().filter(|o| o.outputs == rec.outputs) {
+            // Another process ran the step meanwhile, and this one took its result.
+            return Ok(Some(own.canonical));
+        }
         // Digests without a result come from an imported cache: they are about its tree.
         let stood = own.is_some() || !self.store.contents_of(&rec.key)?.is_empty();
         // A pin says what the tree is: nothing else can come under it.
@@ -169,7 +180,19 @@ impl ResultCache for LocalCache<'_> {
     }
 
     fn record(&self, rec: &Record<'_>) -> Result<Option<CacheKey>, CacheError> {
-        self.remember(rec).map_err(cache)
+        let unsettled = self.flight.is_some_and(|f| f.is_unsettled(rec.key));
+        let recorded = if unsettled {
+            // A key that nobody asks for, so that what is built on it is found by nobody either.
+            let now = jiff::Timestamp::now().as_nanosecond();
+            let nobody = format!("{}\0{now}\0{}", rec.key, std::process::id());
+            Ok(Some(CacheKey::of(nobody.as_bytes())))
+        } else {
+            self.remember(rec).map_err(cache)
+        };
+        if let Some(f) = self.flight {
+            f.end(rec.key);
+        }
+        recorded
     }
 }
 

@@ -4,6 +4,7 @@
 pub mod combined;
 pub mod dir;
 pub mod export;
+pub mod flight;
 pub mod local;
 pub mod stat;
 pub(crate) mod wire;

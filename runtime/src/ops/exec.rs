@@ -9,7 +9,7 @@ use rgraph_ir::op::{
     SecretMount, SecurityMode, SshMount,
 };
 use rgraph_ir::{SnapshotId, limits};
-use rgraph_solver::{EventKind, Stream, Task, TaskCx, TaskError, Tree};
+use rgraph_solver::{Stream, Task, TaskCx, TaskError, Tree};
 use rgraph_store::{KeyLock, Prepared};
 use rustix::fs::{Mode, OFlags};
 
@@ -18,6 +18,7 @@ use crate::sandbox::{
     Dns, ExtraHost, MountSource, Network, Outcome, Rootfs, SandboxMount, SandboxMountKind,
     SandboxSpec, Security, Stream as SandboxStream, Ulimit,
 };
+use crate::cache::flight::waiting;
 use crate::snapshot::SnapshotError;
 use crate::worker::LocalWorker;
 
@@ -347,12 +348,8 @@ fn cache(
         CacheSharing::Locked => {
             let lock = w.store.key_lock(&lock_name(&id), &mut |wait| {
                 if wait.first {
-                    cx.emit(EventKind::Progress {
-                        id: format!("cache mount {}", c.id),
-                        action: "waiting for its lock",
-                        current: 0,
-                        total: u64::from(wait.holder.unwrap_or(0)),
-                    });
+                    let what = format!("it has the cache mount {}", c.id);
+                    cx.log(Stream::Stderr, waiting(&what, wait).as_bytes());
                 }
                 !cx.cancel.is_cancelled()
             });

@@ -85,7 +85,7 @@ pub fn copy(
         (!opts.dir_contents && is_dir && place.stat.is_some()) || (!is_dir && place.is_dir());
     if below {
         let base = src.trim_end_matches('/').rsplit('/').next().unwrap_or("");
-        if !base.is_empty() {
+        if !matches!(base, "" | "." | "..") {
             let parent = place.open_dir()?;
             let stat = match rustix::fs::statat(&parent, base, AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(s) => Some(s),
@@ -93,16 +93,19 @@ pub fn copy(
                 Err(e) => return Err(TreeError::io("look at", dest)(e)),
             };
             let real = format!("{}/{base}", place.real);
-            place = Place { parent, name: base.into(), stat, real };
+            let mut raw = place.raw;
+            raw.push("/");
+            raw.push(base);
+            place = Place { parent, name: base.into(), stat, real, raw };
         }
     }
     if opts.dir_contents && is_dir && place.stat.is_none() {
         make_dirs(to, OsStr::new(dest), &new_dir)?;
         place = resolve(to, OsStr::new(dest), true, None)?;
     }
-    let mut copier = Copier { from, opts, links: HashMap::new(), pending: Vec::new() };
+    let mut copier = Copier { from, opts, to, links: HashMap::new(), pending: Vec::new() };
     let top = Entry { dir: source.parent.as_fd(), name: &source.name, stat, real: &source.real };
-    copier.entry(&top, "", &place.parent, &place.name, true, &place.real)
+    copier.entry(&top, "", &place.parent, &place.name, true, &place.raw)
 }
 
 impl Source<'_> {
@@ -131,15 +134,17 @@ struct PendingDir {
     source: OwnedFd,
     parent: OwnedFd,
     name: OsString,
-    shown: String,
+    shown: OsString,
     made: bool,
 }
 
 struct Copier<'a> {
     from: &'a Source<'a>,
     opts: &'a CopyOptions<'a>,
-    /// Files with several names: (device, inode) to the first copy, as a handle.
-    links: HashMap<(u64, u64), OwnedFd>,
+    to: BorrowedFd<'a>,
+    /// Files with several names: (device, inode) to the first copy's path in `to`. No handles: a
+    /// tree may have more such files than a process may have open.
+    links: HashMap<(u64, u64), OsString>,
     pending: Vec<PendingDir>,
 }
 
@@ -151,7 +156,7 @@ impl Copier<'_> {
         parent: &OwnedFd,
         name: &OsStr,
         top: bool,
-        shown: &str,
+        shown: &OsStr,
     ) -> Result<(), TreeError> {
         if (self.opts.cancelled)() {
             return Err(TreeError::Cancelled);
@@ -161,7 +166,8 @@ impl Copier<'_> {
         if kind == FileType::Directory {
             return self.folder(e, rel, parent, name, top, shown, wanted);
         }
-        if !wanted {
+        // A socket is no content: nobody listens on a copy.
+        if !wanted || kind == FileType::Socket {
             return Ok(());
         }
         self.make_pending()?;
@@ -178,7 +184,7 @@ impl Copier<'_> {
             Ok(s) if FileType::from_raw_mode(s.st_mode) == FileType::Directory => {
                 return Err(TreeError::WrongKind {
                     what: "a folder by a file",
-                    path: shown.to_owned(),
+                    path: shown.to_string_lossy().into_owned(),
                 });
             }
             Ok(_) => rustix::fs::unlinkat(parent, name, AtFlags::empty())
@@ -195,7 +201,6 @@ impl Copier<'_> {
                     .map_err(TreeError::io("make link", shown))?;
                 self.own_and_time(e, parent, name, shown)
             }
-            FileType::Socket => Ok(()),
             kind => {
                 let mode = Mode::from_raw_mode(self.mode(&e.stat)?);
                 rustix::fs::mknodat(parent, name, kind, mode, e.stat.st_rdev)
@@ -232,7 +237,7 @@ impl Copier<'_> {
         parent: &OwnedFd,
         name: &OsStr,
         top: bool,
-        shown: &str,
+        shown: &OsStr,
         wanted: bool,
     ) -> Result<(), TreeError> {
         let dead = |set: Option<&PatternSet>, path: &str| {
@@ -282,7 +287,10 @@ impl Copier<'_> {
                 .map_err(TreeError::io("look at", join(e.real)))?;
             let real = join(e.real);
             let child = Entry { dir: source.as_fd(), name: &n, stat, real: &real };
-            self.entry(&child, &join(rel), parent, &n, false, &join(shown))?;
+            let mut below = shown.to_owned();
+            below.push("/");
+            below.push(&n);
+            self.entry(&child, &join(rel), parent, &n, false, &below)?;
         }
         let done = self.pending.pop().expect("pushed above");
         // Times last: copying into the folder changed them. A folder that was there already keeps
@@ -316,7 +324,7 @@ impl Copier<'_> {
                 Ok(_) => {
                     return Err(TreeError::WrongKind {
                         what: "a file by a folder",
-                        path: p.shown.clone(),
+                        path: p.shown.to_string_lossy().into_owned(),
                     });
                 }
                 Err(Errno::NOENT) => {
@@ -328,7 +336,7 @@ impl Copier<'_> {
                         dir: p.source.as_fd(),
                         name: OsStr::new("."),
                         stat: p.stat,
-                        real: &p.shown,
+                        real: "",
                     };
                     self.attributes(&e, &p.source, &dir, &p.shown)?;
                 }
@@ -344,21 +352,15 @@ impl Copier<'_> {
         e: &Entry<'_>,
         parent: &OwnedFd,
         name: &OsStr,
-        shown: &str,
+        shown: &OsStr,
     ) -> Result<(), TreeError> {
         let id = (e.stat.st_dev, e.stat.st_ino);
         if e.stat.st_nlink > 1
             && let Some(first) = self.links.get(&id)
         {
-            let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(first));
-            return rustix::fs::linkat(
-                rustix::fs::CWD,
-                &path,
-                parent,
-                name,
-                AtFlags::SYMLINK_FOLLOW,
-            )
-            .map_err(TreeError::io("link", shown));
+            let first = resolve(self.to, first, false, None)?;
+            return rustix::fs::linkat(&first.parent, &first.name, parent, name, AtFlags::empty())
+                .map_err(TreeError::io("link", shown));
         }
         // NONBLOCK: what was a file a moment ago may be a FIFO now.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -380,7 +382,7 @@ impl Copier<'_> {
             .map_err(TreeError::std("copy", shown))?;
         self.attributes(e, &source, &target, shown)?;
         if e.stat.st_nlink > 1 {
-            self.links.insert(id, target);
+            self.links.insert(id, shown.to_owned());
         }
         Ok(())
     }
@@ -391,7 +393,7 @@ impl Copier<'_> {
         e: &Entry<'_>,
         source: &OwnedFd,
         target: &OwnedFd,
-        shown: &str,
+        shown: &OsStr,
     ) -> Result<(), TreeError> {
         let (uid, gid) = self.owner(&e.stat);
         let (u, g) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
@@ -408,7 +410,7 @@ impl Copier<'_> {
         e: &Entry<'_>,
         parent: &OwnedFd,
         name: &OsStr,
-        shown: &str,
+        shown: &OsStr,
     ) -> Result<(), TreeError> {
         let (uid, gid) = self.owner(&e.stat);
         chown(parent.as_fd(), name, uid, gid).map_err(TreeError::io("chown", shown))?;
@@ -420,7 +422,7 @@ impl Copier<'_> {
         e: &Entry<'_>,
         parent: &OwnedFd,
         name: &OsStr,
-        shown: &str,
+        shown: &OsStr,
     ) -> Result<(), TreeError> {
         let t = self.opts.time.clone().unwrap_or_else(|| kept_times(&e.stat));
         rustix::fs::utimensat(parent, name, &t, AtFlags::SYMLINK_NOFOLLOW)
@@ -518,4 +520,61 @@ fn xattrs(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt as _;
+
+    fn copy_all(from: &std::path::Path, to: &std::path::Path, src: &str, dest: &str) -> Result<(), TreeError> {
+        let (from, to) = (std::fs::File::open(from).unwrap(), std::fs::File::open(to).unwrap());
+        let opts = CopyOptions {
+            owner: None,
+            mode: None,
+            time: None,
+            include: None,
+            exclude: None,
+            dir_contents: true,
+            follow: true,
+            cancelled: &|| false,
+        };
+        let source = Source { root: from.as_fd(), ignore: None, as_root: false };
+        copy(&source, src, to.as_fd(), dest, &opts)
+    }
+
+    #[test]
+    fn more_hard_links_than_descriptors_stay_links() {
+        let tmp = tempfile::tempdir().unwrap();
+        let (from, to) = (tmp.path().join("from"), tmp.path().join("to"));
+        std::fs::create_dir_all(from.join("d")).unwrap();
+        std::fs::create_dir(&to).unwrap();
+        let n = 1100;
+        for i in 0..n {
+            // Names that are no text, too.
+            let name = [b"d/\xff".as_slice(), i.to_string().as_bytes()].concat();
+            let first = from.join(OsStr::from_bytes(&name));
+            std::fs::write(&first, i.to_string()).unwrap();
+            std::fs::hard_link(&first, from.join(format!("z{i}"))).unwrap();
+        }
+        copy_all(&from, &to, "/", "/sub").unwrap();
+        for i in [0, n - 1] {
+            let z = std::fs::metadata(to.join(format!("sub/z{i}"))).unwrap();
+            let name = [b"sub/d/\xff".as_slice(), i.to_string().as_bytes()].concat();
+            assert_eq!(z.ino(), std::fs::metadata(to.join(OsStr::from_bytes(&name))).unwrap().ino());
+            assert_eq!(z.nlink(), 2);
+        }
+    }
+
+    #[test]
+    fn a_socket_replaces_nothing() {
+        let tmp = tempfile::tempdir().unwrap();
+        let (from, to) = (tmp.path().join("from"), tmp.path().join("to"));
+        std::fs::create_dir(&from).unwrap();
+        std::fs::create_dir(&to).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(from.join("s")).unwrap();
+        std::fs::write(to.join("s"), "file").unwrap();
+        copy_all(&from, &to, "/", "/").unwrap();
+        assert_eq!(std::fs::read(to.join("s")).unwrap(), b"file");
+    }
 }

@@ -9,6 +9,7 @@ pub mod copy;
 pub mod find;
 pub mod resolve;
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -59,29 +60,32 @@ pub enum TreeError {
 }
 
 impl TreeError {
+    /// The path is made text only when there is an error.
     pub(crate) fn io(
         verb: &'static str,
-        path: impl Into<String>,
+        path: impl AsRef<OsStr>,
     ) -> impl FnOnce(rustix::io::Errno) -> Self {
-        let path = path.into();
         move |e| match e {
-            rustix::io::Errno::NOENT => Self::NotFound { path },
-            e => Self::Io { verb, path, source: e.into() },
+            rustix::io::Errno::NOENT => Self::NotFound { path: text(path) },
+            e => Self::Io { verb, path: text(path), source: e.into() },
         }
     }
 
     pub(crate) fn std(
         verb: &'static str,
-        path: impl Into<String>,
+        path: impl AsRef<OsStr>,
     ) -> impl FnOnce(io::Error) -> Self {
-        let path = path.into();
-        move |source| Self::Io { verb, path, source }
+        move |source| Self::Io { verb, path: text(path), source }
     }
+}
+
+fn text(path: impl AsRef<OsStr>) -> String {
+    path.as_ref().to_string_lossy().into_owned()
 }
 
 /// Opens `name` of `dir` as a directory, without following a link, for use with the `*at` calls and
 /// for reading.
-pub(crate) fn open_dir(dir: impl AsFd, name: &std::ffi::OsStr) -> rustix::io::Result<OwnedFd> {
+pub(crate) fn open_dir(dir: impl AsFd, name: &OsStr) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::openat(dir, name, flags, Mode::empty())
 }

@@ -22,8 +22,10 @@ pub struct Place {
     pub name: OsString,
     /// What stands there; `None`: nothing.
     pub stat: Option<Stat>,
-    /// The way to it without links, `/`-separated, no leading slash.
+    /// The way to it without links, `/`-separated, no leading slash; as text, for patterns.
     pub real: String,
+    /// The same, byte for byte.
+    pub raw: OsString,
 }
 
 impl Place {
@@ -120,13 +122,13 @@ pub fn resolve(
             _ => {
                 let parent = stack.pop().expect("the root stays");
                 names.push(name.clone());
-                return Ok(Place { parent, name, stat, real: join(&names) });
+                return Ok(Place { parent, name, stat, real: join(&names), raw: names.join(OsStr::new("/")) });
             }
         }
     }
     let parent = stack.pop().expect("the root stays");
     let stat = rustix::fs::fstat(&parent).map_err(TreeError::io("look at", shown()))?;
-    Ok(Place { parent, name: ".".into(), stat: Some(stat), real: join(&names) })
+    Ok(Place { parent, name: ".".into(), stat: Some(stat), real: join(&names), raw: names.join(OsStr::new("/")) })
 }
 
 /// Finds or makes the directory `path` with all its parents.
@@ -134,9 +136,9 @@ pub fn make_dirs(root: BorrowedFd<'_>, path: &OsStr, new: &NewDir) -> Result<Own
     let place = resolve(root, path, true, Some(new))?;
     match place.kind() {
         Some(FileType::Directory) => place.open_dir(),
-        Some(_) => Err(TreeError::io("make folder", path.to_string_lossy())(Errno::NOTDIR)),
+        Some(_) => Err(TreeError::io("make folder", path)(Errno::NOTDIR)),
         None => make_dir(place.parent.as_fd(), &place.name, new)
-            .map_err(TreeError::io("make folder", path.to_string_lossy())),
+            .map_err(TreeError::io("make folder", path)),
     }
 }
 
