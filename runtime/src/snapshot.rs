@@ -7,12 +7,11 @@ use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use rgraph_image::layer::{UnpackOptions, decompress_layer, unpack_layer};
+use rgraph_image::layer::{UnpackOptions, unpack_blob};
 use rgraph_ir::{BlobDigest, DiffId, SnapshotId};
 use rgraph_solver::{EventKind, Stream, TaskCx, TaskError};
 use rgraph_store::{BlobRef, Lease, NewSnapshot, Prepared, SnapshotRecord, Store, StoreError};
 use rgraph_sys::mount::{MountError, OverlaySpec, overlay};
-use sha2::{Digest, Sha256};
 
 use crate::cache::flight::waiting;
 use crate::host::Host;
@@ -263,30 +262,17 @@ impl<'a> Snapshots<'a> {
         lowers: &[PathBuf],
         cx: Option<&TaskCx<'_>>,
     ) -> Result<(), SnapshotError> {
-        let read_error = |source: std::io::Error| SnapshotError::Read {
-            blob: blob.digest,
-            source: source.into(),
-        };
         let mut counted =
             Counted { inner: reader, keep: keep.as_mut(), seen: 0, told: 0, blob, cx };
-        let mut hasher = Sha256::new();
-        {
-            let plain = decompress_layer(&mut counted).map_err(read_error)?;
-            let mut tee = HashRead { inner: plain, hasher: &mut hasher };
-            let opts = UnpackOptions {
-                lowers: Some(lowers),
-                userxattr: self.host.userxattr,
-                ..UnpackOptions::default()
-            };
-            unpack_layer(&mut tee, prepared.fs(), &opts)
-                .map_err(|source| SnapshotError::Unpack { blob: blob.digest, source })?;
-            // The tar ends before the stream does: padding counts for the diff ID.
-            std::io::copy(&mut tee, &mut std::io::sink()).map_err(read_error)?;
-        }
-        // Whatever stands behind the compressed stream counts for the blob's digest.
-        std::io::copy(&mut counted, &mut std::io::sink()).map_err(read_error)?;
+        let opts = UnpackOptions {
+            lowers: Some(lowers),
+            userxattr: self.host.userxattr,
+            ..UnpackOptions::default()
+        };
+        // Also what stands behind the compressed stream: it counts for the blob's digest.
+        let (_, got) = unpack_blob(&mut counted, prepared.fs(), &opts)
+            .map_err(|source| SnapshotError::Unpack { blob: blob.digest, source })?;
         drop(counted);
-        let got = DiffId::from_bytes(hasher.finalize().into());
         if got != want {
             return Err(SnapshotError::DiffId { blob: blob.digest, want, got });
         }
@@ -352,19 +338,6 @@ impl Read for Counted<'_, '_, '_> {
                 });
             }
         }
-        Ok(n)
-    }
-}
-
-struct HashRead<'a, R> {
-    inner: R,
-    hasher: &'a mut Sha256,
-}
-
-impl<R: Read> Read for HashRead<'_, R> {
-    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
-        let n = self.inner.read(buf)?;
-        self.hasher.update(&buf[..n]);
         Ok(n)
     }
 }

@@ -61,6 +61,7 @@ pub struct LocalWorker<'a> {
     contexts: Mutex<Vec<Arc<ContextTree>>>,
     by_vertex_source: Mutex<HashMap<String, u32>>,
     runner: OnceLock<Result<Runner, String>>,
+    mount_points: OnceLock<Option<PathBuf>>,
 }
 
 impl<'a> LocalWorker<'a> {
@@ -86,6 +87,7 @@ impl<'a> LocalWorker<'a> {
             contexts: Mutex::default(),
             by_vertex_source: Mutex::default(),
             runner: OnceLock::new(),
+            mount_points: OnceLock::new(),
         }
     }
 
@@ -93,6 +95,19 @@ impl<'a> LocalWorker<'a> {
     pub fn runner(&self) -> Result<&Runner, TaskError> {
         let started = self.runner.get_or_init(|| Runner::start().map_err(|e| report(&e)));
         started.as_ref().map_err(|e| TaskError::failed(e.clone()))
+    }
+
+    /// The mount points of every step, to lie below its layers: creating them in each step's
+    /// upper and removing them afterwards costs more than the rest of a small step's files.
+    /// `None`: the step makes its own.
+    pub fn mount_points(&self) -> Option<PathBuf> {
+        let make = || {
+            self.store
+                .fixed_tree("mount-points", self.lease, crate::sandbox::fill_mount_points)
+                .inspect_err(|e| tracing::debug!(error = %e, "no shared mount points"))
+                .ok()
+        };
+        self.mount_points.get_or_init(make).clone()
     }
 
     /// The store's lease of this build.

@@ -85,7 +85,10 @@ impl Exporter<'_> {
             [one] => one.built.manifest,
             several => self.put_index(several)?,
         };
-        self.make_durable(&out, Some(top))?;
+        // An image without a name is only a result in the cache: a power loss may take it.
+        if !names.is_empty() {
+            self.make_durable(&out, Some(top))?;
+        }
         for name in names {
             self.store.tag(name, &ImageRef { manifest: top })?;
             self.say(&format!("naming to {name}"));

@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Write};
 
+use rayon::prelude::*;
 use rgraph_image::layer::{
     LayerError, LayerSource, LayerWriteOptions, decompress_layer, pack, write_layer,
 };
@@ -88,23 +89,23 @@ impl Exporter<'_> {
     ) -> Result<Vec<NamedLayer>, ExportError> {
         let Some(top) = top else { return Ok(Vec::new()) };
         let chain = self.store.chain(top)?;
+        let known = |rec: &SnapshotRecord| match &rec.layer {
+            Some(LayerInfo { diff_id, tar_size: Some(size), blob }) => {
+                Some((*diff_id, *size, blob.clone()))
+            }
+            Some(LayerInfo { diff_id, tar_size: None, blob: Some(b) }) => {
+                Some((*diff_id, b.size, Some(b.clone())))
+            }
+            _ => None,
+        };
+        let unknown: Vec<usize> =
+            (0..chain.len()).filter(|i| known(&chain[*i]).is_none()).collect();
+        let measured = self.measure_all(&chain, &unknown)?;
+        let mut measured = measured.into_iter();
         let mut out = Vec::with_capacity(chain.len());
-        let mut lowers = Vec::new();
         for rec in &chain {
-            self.check()?;
-            let (diff_id, size, blob) = match &rec.layer {
-                Some(LayerInfo { diff_id, tar_size: Some(size), blob }) => {
-                    (*diff_id, *size, blob.clone())
-                }
-                Some(LayerInfo { diff_id, tar_size: None, blob: Some(b) }) => {
-                    (*diff_id, b.size, Some(b.clone()))
-                }
-                _ => {
-                    let (diff_id, size) = self.measure(rec, &lowers)?;
-                    let layer = LayerInfo { diff_id, tar_size: Some(size), blob: None };
-                    self.store.set_layer(rec.id, layer)?;
-                    (diff_id, size, None)
-                }
+            let Some((diff_id, size, blob)) = known(rec).or_else(|| measured.next()) else {
+                return Err(crate::snapshot::SnapshotError::Lost(rec.id).into());
             };
             let blob = blob.unwrap_or(BlobRef {
                 digest: diff_id.into(),
@@ -112,11 +113,45 @@ impl Exporter<'_> {
                 media_type: TAR.to_owned(),
             });
             out.push(NamedLayer { snapshot: rec.id, diff_id, blob, created: rec.created });
-            if let Some(dir) = &rec.dir {
-                lowers.insert(0, dir.clone());
-            }
         }
         Ok(out)
+    }
+
+    /// Diff IDs and sizes of the layers `which` of a chain, in order; on all processors, as each is
+    /// a tar to be hashed. They are remembered.
+    fn measure_all(
+        &self,
+        chain: &[SnapshotRecord],
+        which: &[usize],
+    ) -> Result<Vec<(DiffId, u64, Option<BlobRef>)>, ExportError> {
+        let Some(last) = which.last() else { return Ok(Vec::new()) };
+        // Every directory below must be at hand to tell what changed; bottom first. What is not
+        // there yet may come from a registry, so not on a thread of rayon's.
+        let dirs: Option<Vec<_>> = chain[..*last].iter().map(|r| r.dir.clone()).collect();
+        let dirs = match (dirs, chain[*last].parent) {
+            (None, Some(parent)) => {
+                self.snapshots.lowers(parent, None)?.into_iter().rev().collect()
+            }
+            (dirs, _) => dirs.unwrap_or_default(),
+        };
+        let one = |i: &usize| {
+            self.check()?;
+            self.measure(&chain[*i], &dirs[..*i])
+        };
+        let found: Vec<(DiffId, u64)> = match which {
+            [only] => vec![one(only)?],
+            several => several.par_iter().map(one).collect::<Result<_, ExportError>>()?,
+        };
+        let layers: Vec<(SnapshotId, LayerInfo)> = which
+            .iter()
+            .zip(&found)
+            .map(|(i, (diff_id, size))| {
+                let layer = LayerInfo { diff_id: *diff_id, tar_size: Some(*size), blob: None };
+                (chain[*i].id, layer)
+            })
+            .collect();
+        self.store.set_layers(&layers)?;
+        Ok(found.into_iter().map(|(d, n)| (d, n, None)).collect())
     }
 
     fn write_options(&self, clamp: bool) -> LayerWriteOptions {
@@ -143,25 +178,15 @@ impl Exporter<'_> {
         Ok(())
     }
 
+    /// Diff ID and size of a layer that lies on `below`, bottom first.
     fn measure(
         &self,
         rec: &SnapshotRecord,
-        lowers: &[std::path::PathBuf],
+        below: &[std::path::PathBuf],
     ) -> Result<(DiffId, u64), ExportError> {
         let mut out = Hashing { inner: io::sink(), hasher: Sha256::new(), bytes: 0 };
-        // Every directory below must be at hand to tell what changed.
-        let full;
-        let lowers = match rec.parent {
-            Some(parent)
-                if lowers.is_empty()
-                    || self.store.chain(parent)?.iter().any(|r| r.dir.is_none()) =>
-            {
-                full = self.snapshots.lowers(parent, None)?;
-                &full[..]
-            }
-            _ => lowers,
-        };
-        self.write_tar(rec, lowers, false, &mut out)?;
+        let lowers: Vec<_> = below.iter().rev().cloned().collect();
+        self.write_tar(rec, &lowers, false, &mut out)?;
         Ok((DiffId::from_bytes(out.hasher.finalize().into()), out.bytes))
     }
 
@@ -184,12 +209,37 @@ impl Exporter<'_> {
             }
             return Ok(out);
         }
+        if let Some(top) = top {
+            self.pack_unknown(top, opts)?;
+        }
         for layer in self.named_layers(top)? {
             self.check()?;
             let blob = self.packed(&layer, opts)?;
             out.push(NamedLayer { blob, ..layer });
         }
         Ok(out)
+    }
+
+    /// Packs the layers of which nothing is known yet: their diff IDs come out of the same pass.
+    fn pack_unknown(&self, top: SnapshotId, opts: &LayerOptions) -> Result<(), ExportError> {
+        let chain = self.store.chain(top)?;
+        for (i, rec) in chain.iter().enumerate() {
+            if rec.layer.is_some() || rec.dir.is_none() {
+                continue;
+            }
+            self.check()?;
+            let below: Option<Vec<_>> = chain[..i].iter().rev().map(|r| r.dir.clone()).collect();
+            let lowers = match (below, rec.parent) {
+                (None, Some(parent)) => self.snapshots.lowers(parent, None)?,
+                (below, _) => below.unwrap_or_default(),
+            };
+            let (diff_id, size, blob) =
+                self.pack(&|out| self.write_tar(rec, &lowers, false, out), opts)?;
+            let layer = LayerInfo { diff_id, tar_size: Some(size), blob: None };
+            self.store.set_layer(rec.id, layer)?;
+            self.store.add_layer_blob(&diff_id, &blob)?;
+        }
+        Ok(())
     }
 
     fn foreign(
@@ -220,7 +270,7 @@ impl Exporter<'_> {
         if rec_on_disk.dir.is_none() {
             rec_on_disk.dir = self.snapshots.lowers(rec.id, None)?.into_iter().next();
         }
-        let (diff_id, blob) =
+        let (diff_id, _, blob) =
             self.pack(&|out| self.write_tar(&rec_on_disk, &lowers, true, out), opts)?;
         self.store.add_layer_blob(&diff_id, &blob)?;
         Ok(NamedLayer { snapshot: rec.id, diff_id, blob, created: rec.created })
@@ -245,7 +295,7 @@ impl Exporter<'_> {
                 return Ok(blob.clone());
             }
         }
-        let (diff_id, blob) = self.pack(&|out| self.plain_tar(layer, out), opts)?;
+        let (diff_id, _, blob) = self.pack(&|out| self.plain_tar(layer, out), opts)?;
         if diff_id != layer.diff_id {
             // Its folder or its blob is not what it was when it was named.
             return Err(ExportError::Changed { was: layer.diff_id, is: diff_id });
@@ -329,12 +379,12 @@ impl Exporter<'_> {
         Err(ExportError::NoBlob(layer.diff_id))
     }
 
-    /// Packs a tar into the store: tar, diff ID, compression and blob digest in one pass.
+    /// Packs a tar into the store: tar, diff ID with size, compression and blob digest in one pass.
     fn pack(
         &self,
         tar: &(dyn Fn(&mut dyn Write) -> Result<(), ExportError> + Sync),
         opts: &LayerOptions,
-    ) -> Result<(DiffId, BlobRef), ExportError> {
+    ) -> Result<(DiffId, u64, BlobRef), ExportError> {
         let mut blob = self.store.blob_writer()?;
         let source = |out: &mut dyn Write| match tar(out) {
             Err(ExportError::Layer(e)) => Err(e),
@@ -346,6 +396,7 @@ impl Exporter<'_> {
         let media_type = layer_media_type(opts.compression, true).unwrap_or(TAR);
         Ok((
             packed.diff_id,
+            packed.diff_size,
             BlobRef { digest: info.digest, size: info.size, media_type: media_type.to_owned() },
         ))
     }

@@ -156,6 +156,7 @@ fn spec(
         upper: layer.prepared.fs().to_owned(),
         work: layer.prepared.work().to_owned(),
         userxattr: w.host.userxattr,
+        below: w.mount_points(),
     };
     let mut env = op.env.to_strings();
     if let Some(p) = &op.proxy_env {

@@ -24,13 +24,34 @@ const MAX_LINKS: u32 = 40;
 
 /// Mounts the layers, detached.
 pub(super) fn assemble(rootfs: &Rootfs) -> Result<OwnedFd, MountError> {
+    let mut lowers = rootfs.lowers.clone();
+    // From scratch there is no overlay, but the upper itself.
+    if !lowers.is_empty() && lowers.len() < mount::MAX_LOWERS {
+        lowers.extend(rootfs.below.clone());
+    }
     mount::overlay(&OverlaySpec {
-        lowers: &rootfs.lowers,
+        lowers: &lowers,
         upper: Some((&rootfs.upper, &rootfs.work)),
         // What a crash leaves is thrown away anyway, and the step's own syncs cost nothing.
         volatile: true,
         userxattr: rootfs.userxattr,
     })
+}
+
+/// Makes the mount points that every step has, for [`Rootfs::below`].
+///
+/// # Errors
+/// What the file system says; `dir` may be half full then.
+pub fn fill_mount_points(dir: &Path) -> io::Result<()> {
+    let root = mount::open_dir(dir)?;
+    for name in ["dev", "etc", "proc", "sys"] {
+        drop(tree::make_dir(&root, OsStr::new(name), 0o755)?);
+    }
+    let etc = tree::find_plain(&root, Path::new("etc"), As::Handle)?;
+    for name in ["hosts", "resolv.conf"] {
+        drop(tree::make_file(&etc, OsStr::new(name), 0o644)?);
+    }
+    Ok(())
 }
 
 /// A mount point that was created in the root.
@@ -245,12 +266,16 @@ fn remove(root: &OwnedFd, stub: &Stub) -> io::Result<()> {
 /// `path` upwards, up to the first that is different.
 fn forget_copied_up(path: &Path, rootfs: &Rootfs) -> io::Result<()> {
     let upper = mount::open_dir(&rootfs.upper)?;
-    let lowers: Vec<OwnedFd> =
-        rootfs.lowers.iter().map(|l| mount::open_dir(l)).collect::<Result<_, _>>()?;
     let mut path: PathBuf = path.strip_prefix("/").unwrap_or(path).to_owned();
     while let (Some(parent), Some(name)) = (path.parent().map(Path::to_owned), path.file_name()) {
         let dir = tree::find_plain(&upper, &path, As::Directory)?;
-        let below = lowers.iter().find_map(|l| tree::find_plain(l, &path, As::Handle).ok());
+        let mut below = None;
+        for lower in rootfs.lowers.iter().chain(&rootfs.below) {
+            below = tree::find_plain(mount::open_dir(lower)?, &path, As::Handle).ok();
+            if below.is_some() {
+                break;
+            }
+        }
         let Some(below) = below else { return Ok(()) };
         let (a, b) = (tree::stat(&dir)?, tree::stat(&below)?);
         let same =

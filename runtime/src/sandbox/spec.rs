@@ -80,6 +80,9 @@ pub struct Rootfs {
     pub work: PathBuf,
     /// Overlay's marks are in `user.*` attributes (in a user namespace).
     pub userxattr: bool,
+    /// A tree below all layers, on the same file system, with the mount points that a root may
+    /// lack: they need not be made in the upper then, and taken out of it again.
+    pub below: Option<PathBuf>,
 }
 
 /// Something mounted for the step.

@@ -4,6 +4,7 @@ use rgraph_ir::{BlobDigest, DiffId, SnapshotId};
 
 use crate::error::{Result, StoreError};
 use crate::index::{Connection, Transaction, bytes32, int, params, size};
+use crate::record::overwrite_record;
 use crate::store::Store;
 
 /// One form (one compression) of a layer.
@@ -31,23 +32,44 @@ pub struct LayerInfo {
 impl Store {
     /// Records what a snapshot is as a layer.
     pub fn set_layer(&self, id: SnapshotId, layer: LayerInfo) -> Result<()> {
-        let row = self.write("record a layer", |t| {
-            let n = t.execute(
-                "UPDATE snapshots SET diff_id = ?2, tar_size = ifnull(?3, tar_size) WHERE id = ?1",
-                params![int(id.0), layer.diff_id.as_bytes(), layer.tar_size.map(int)],
-            )?;
-            if n == 0 {
-                return Err(StoreError::NoSnapshot { id }.into());
+        self.set_layers(&[(id, layer)])
+    }
+
+    /// As [`Store::set_layer`], for many in one transaction.
+    pub fn set_layers(&self, layers: &[(SnapshotId, LayerInfo)]) -> Result<()> {
+        if layers.is_empty() {
+            return Ok(());
+        }
+        let rows = self.write("record a layer", |t| {
+            let mut rows = Vec::with_capacity(layers.len());
+            for (id, layer) in layers {
+                let n = t
+                    .prepare_cached(
+                        "UPDATE snapshots SET diff_id = ?2, tar_size = ifnull(?3, tar_size)
+                         WHERE id = ?1",
+                    )?
+                    .execute(params![
+                        int(id.0),
+                        layer.diff_id.as_bytes(),
+                        layer.tar_size.map(int)
+                    ])?;
+                if n == 0 {
+                    return Err(StoreError::NoSnapshot { id: *id }.into());
+                }
+                if let Some(b) = &layer.blob {
+                    insert_layer_blob(t, &layer.diff_id, b)?;
+                }
+                rows.extend(self.load(t, *id)?);
             }
-            if let Some(b) = &layer.blob {
-                insert_layer_blob(t, &layer.diff_id, b)?;
-            }
-            Ok(self.load(t, id)?)
+            Ok(rows)
         })?;
-        if let Some(row) = row.filter(|r| r.on_disk) {
-            let r = &row.record;
-            let file = self.snapshot_file(id, r.parent, &r.description, r.layer.as_ref());
-            self.write_record(&self.layout().snapshot(id).join("record.json"), &file, false)?;
+        for r in rows.iter().filter(|r| r.on_disk).map(|r| &r.record) {
+            let file = self.snapshot_file(r.id, r.parent, &r.description, r.layer.as_ref());
+            let path = self.layout().snapshot(r.id).join("record.json");
+            let written = overwrite_record(&path, &file);
+            if !written.map_err(|e| self.layout().err("write", &path, e))? {
+                self.write_record(&path, &file, false)?;
+            }
         }
         Ok(())
     }

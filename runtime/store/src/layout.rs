@@ -13,6 +13,7 @@
 //! tmp/                        blobs in progress (locked by their writer), and rubbish
 //! locks/{gc,keys/,leases/}    OFD locks: they die with their process
 //! cache-mounts/<id>/, logs/
+//! fixed/<name>/               trees that never change, made when first asked for
 //! ```
 //!
 //! The root is mode 0700 and belongs to the caller: upper directories hold setuid files of images.
@@ -134,6 +135,11 @@ impl Layout {
     /// Folders of `RUN --mount=type=cache`.
     pub fn cache_mounts(&self) -> PathBuf {
         self.root.join("cache-mounts")
+    }
+
+    /// A tree that never changes.
+    pub fn fixed(&self, name: &str) -> PathBuf {
+        self.root.join("fixed").join(name)
     }
 
     /// Logs of steps.

@@ -149,6 +149,23 @@ impl Store {
     }
 }
 
+/// Writes a record over an older one that is not longer, by one call: no new inode, which is the
+/// dear part of a small file. False: it is longer, or not there.
+pub(crate) fn overwrite_record<T: Serialize>(path: &Path, v: &T) -> std::io::Result<bool> {
+    use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+    let data = serde_json::to_vec(v).map_err(std::io::Error::other)?;
+    let open = fs::OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW).open(path);
+    let file = match open {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        f => f?,
+    };
+    if file.metadata()?.len() > data.len() as u64 {
+        return Ok(false);
+    }
+    file.write_all_at(&data, 0)?;
+    Ok(true)
+}
+
 /// Reads a record of this format; anything else is no record.
 pub(crate) fn read_record<T: for<'de> Deserialize<'de>>(path: &Path) -> Option<T> {
     use std::io::Read as _;

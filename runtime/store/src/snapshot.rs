@@ -156,7 +156,7 @@ impl Store {
 
     /// Makes a prepared tree a snapshot: into place, then its row. Nothing is synced.
     pub fn commit(&self, mut p: Prepared, new: NewSnapshot) -> Result<SnapshotId> {
-        tree::remove(&p.work).map_err(|e| self.layout().err("remove", &p.work, e))?;
+        remove_work(&p.work).map_err(|e| self.layout().err("remove", &p.work, e))?;
         let id = self.write("record a snapshot", |t| {
             need_parent(t, new.parent)?;
             let id = self.insert(t, &new, true)?;
@@ -262,7 +262,7 @@ impl Store {
 
     /// Gives a lazy snapshot its folder. When it has one by now, `p` is dropped.
     pub fn materialise(&self, id: SnapshotId, mut p: Prepared) -> Result<()> {
-        tree::remove(&p.work).map_err(|e| self.layout().err("remove", &p.work, e))?;
+        remove_work(&p.work).map_err(|e| self.layout().err("remove", &p.work, e))?;
         let placed = self.write("record a folder", |t| {
             let Some(row) = self.load(t, id)? else {
                 return Err(StoreError::NoSnapshot { id }.into());
@@ -370,6 +370,10 @@ impl Store {
     /// # Errors
     /// [`StoreError::NoSnapshot`] names the first that is missing.
     pub fn chain(&self, id: SnapshotId) -> Result<Vec<SnapshotRecord>> {
+        if let Some(mut out) = self.intact(id, &|_| false)? {
+            out.reverse();
+            return Ok(out);
+        }
         let mut out = Vec::new();
         let mut next = Some(id);
         while let Some(id) = next {
@@ -384,16 +388,67 @@ impl Store {
         Ok(out)
     }
 
+    /// `id` and what it lies on, top first, down to the first that `known` knows: one read of the
+    /// index for all, as a chain has a hundred links and every step and look-up asks for one.
+    /// `None`: something is missing or cannot be trusted, and has to be looked at singly.
+    fn intact(
+        &self,
+        id: SnapshotId,
+        known: &dyn Fn(SnapshotId) -> bool,
+    ) -> Result<Option<Vec<SnapshotRecord>>> {
+        let session = self.session()?;
+        let rows = session.read("look up snapshots", |c| {
+            let all = c.unchecked_transaction()?;
+            let mut rows: Vec<SnapRow> = Vec::new();
+            let mut next = Some(id);
+            while let Some(id) = next.filter(|id| !known(*id)) {
+                let Some(row) = self.load(&all, id)? else { return Ok(None) };
+                next = row.record.parent;
+                rows.push(row);
+                if rows.len() > MAX_CHAIN {
+                    return Ok(None);
+                }
+            }
+            all.commit()?;
+            Ok(Some(rows))
+        })?;
+        let Some(rows) = rows else { return Ok(None) };
+        if !rows.is_empty() {
+            self.hold_snapshot(id)?;
+        }
+        drop(session);
+        let mut out = Vec::with_capacity(rows.len());
+        for SnapRow { mut record, on_disk, trusted } in rows {
+            if on_disk {
+                let fs = self.layout().snapshot(record.id).join("fs");
+                if !trusted || !fs.symlink_metadata().is_ok_and(|m| m.is_dir()) {
+                    return Ok(None);
+                }
+                record.dir = Some(fs);
+            }
+            out.push(record);
+        }
+        Ok(Some(out))
+    }
+
     /// Whether `id` and everything below is here. What a lease of this handle holds and was looked
     /// at once is not looked at again.
     pub(crate) fn usable(&self, id: SnapshotId) -> Result<bool> {
         let leases = self.live_leases();
+        let known = |id| leases.iter().any(|l| l.is_usable(id));
+        if known(id) {
+            return Ok(true);
+        }
+        if let Some(seen) = self.intact(id, &known)? {
+            let seen: Vec<SnapshotId> = seen.into_iter().map(|r| r.id).collect();
+            for l in &leases {
+                l.set_usable(&seen);
+            }
+            return Ok(true);
+        }
         let mut next = Some(id);
         let mut seen = Vec::new();
-        while let Some(id) = next {
-            if leases.iter().any(|l| l.is_usable(id)) {
-                break;
-            }
+        while let Some(id) = next.filter(|id| !known(*id)) {
             let Some(r) = self.look(id, seen.is_empty())? else { return Ok(false) };
             next = r.parent;
             seen.push(id);
@@ -428,6 +483,20 @@ impl Store {
             )?;
             Ok(())
         })
+    }
+}
+
+/// Removes an overlay's work directory. What a volatile overlay leaves there is always the same,
+/// so it is not read first; anything else is removed as any tree.
+fn remove_work(work: &Path) -> io::Result<()> {
+    let inner = work.join("work");
+    let _ = fs::remove_file(inner.join("incompat/volatile/dirty"));
+    for dir in ["incompat/volatile", "incompat", ""] {
+        let _ = fs::remove_dir(inner.join(dir));
+    }
+    match fs::remove_dir(work) {
+        Ok(()) => Ok(()),
+        Err(_) => tree::remove(work),
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use crate::error::{Result, StoreError};
 use crate::index::{self, Connection, Transaction};
 use crate::layout::Layout;
-use crate::lease::LeaseInner;
+use crate::lease::{Lease, LeaseInner};
 use crate::lock::{self, GcGuard, Mode};
 
 /// How to open a store.
@@ -164,6 +164,41 @@ impl Store {
                 Err(self.layout.err("create", &path, e))
             }
             _ => Ok(path),
+        }
+    }
+
+    /// A tree that never changes, on the file system of the snapshots. `make` fills it when it is
+    /// not there; the name stands for the content.
+    pub fn fixed_tree(
+        &self,
+        name: &str,
+        lease: &Lease,
+        make: impl FnOnce(&Path) -> std::io::Result<()>,
+    ) -> Result<PathBuf> {
+        let path = self.layout.fixed(name);
+        if path.symlink_metadata().is_ok_and(|m| m.is_dir()) {
+            return Ok(path);
+        }
+        let new = self.prepare(lease)?;
+        make(new.fs()).map_err(|e| self.layout.err("fill", new.fs(), e))?;
+        let parent = self.layout.fixed("");
+        match fs::create_dir(&parent) {
+            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
+                return Err(self.layout.err("create", &parent, e));
+            }
+            _ => {}
+        }
+        match fs::rename(new.fs(), &path) {
+            // Another process was faster.
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    std::io::ErrorKind::AlreadyExists | std::io::ErrorKind::DirectoryNotEmpty
+                ) =>
+            {
+                Ok(path)
+            }
+            r => r.map(|()| path.clone()).map_err(|e| self.layout.err("rename", &path, e)),
         }
     }
 

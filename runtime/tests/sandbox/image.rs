@@ -52,6 +52,7 @@ impl Image {
             upper: self.at("u"),
             work: self.at("w"),
             userxattr: false,
+            below: None,
         };
         let mut spec = SandboxSpec::new(rootfs, args.iter().map(|a| (*a).to_owned()).collect());
         spec.env = vec!["PATH=/bin".into()];

@@ -97,6 +97,7 @@ pub fn hold(dir: &Path) -> ExitCode {
         upper: dir.join("u"),
         work: dir.join("w"),
         userxattr: false,
+        below: None,
     };
     let mark = fs::read_to_string(dir.join("mark")).unwrap();
     let args = ["/bin/sh", "-c", &format!("sleep {mark} & trap '' TERM HUP; sleep {mark}")];

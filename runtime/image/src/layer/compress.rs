@@ -150,15 +150,42 @@ impl<W: Write> Gzip<W> {
 
 /// One gzip member; its header holds no time and no name.
 fn gzip_member(content: &[u8], level: i32) -> io::Result<Vec<u8>> {
+    // Archives, pictures and random bytes take deflate's whole time for nothing: they are stored.
+    let level = if compresses(content)? { level } else { 0 };
+    let mut out = Vec::new();
+    deflate(content, level, &mut out)?;
+    Ok(out)
+}
+
+fn deflate(content: &[u8], level: i32, out: &mut Vec<u8>) -> io::Result<()> {
     let level = CompressionLvl::new(level)
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "no such compression level"))?;
     let mut deflate = Deflate::new(level);
-    let mut out = vec![0; deflate.gzip_compress_bound(content.len())];
+    out.resize(deflate.gzip_compress_bound(content.len()), 0);
     let n = deflate
-        .gzip_compress(content, &mut out)
+        .gzip_compress(content, out)
         .map_err(|_| io::Error::other("compressed content is larger than its bound"))?;
     out.truncate(n);
-    Ok(out)
+    Ok(())
+}
+
+/// Pieces of a member that are tried, and the bytes of each.
+const PROBES: usize = 32;
+const PROBE: usize = 2 << 10;
+
+/// Whether compressing is worth it, told by pieces from all over the content: if a tenth of it can
+/// be made smaller, some of the pieces are of that tenth.
+fn compresses(content: &[u8]) -> io::Result<bool> {
+    if content.len() < 2 * PROBES * PROBE {
+        return Ok(true);
+    }
+    let mut sample = Vec::with_capacity(PROBES * PROBE);
+    for piece in content.chunks(content.len().div_ceil(PROBES)) {
+        sample.extend_from_slice(&piece[..piece.len().min(PROBE)]);
+    }
+    let mut out = Vec::new();
+    deflate(&sample, 1, &mut out)?;
+    Ok(out.len() < sample.len() - sample.len() / 128)
 }
 
 /// How bytes are compressed, told by how they start.
@@ -277,6 +304,25 @@ mod tests {
                 assert!(a == one.install(|| pack(&data, how, 7777)), "{how:?} {n}: threads show");
             }
         }
+    }
+
+    #[test]
+    fn what_does_not_compress_is_stored_and_a_tenth_of_text_is_found() {
+        let mut x = 7u64;
+        let mut random: Vec<u8> = (0..3 * MEMBER)
+            .map(|_| {
+                x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                (x >> 56) as u8
+            })
+            .collect();
+        assert!(!compresses(&random[..MEMBER]).unwrap());
+        let packed = pack(&random, Compression::Gzip, 1 << 16);
+        assert!(packed.len() > random.len());
+        let mut back = Vec::new();
+        decompress_layer(packed.as_slice()).unwrap().read_to_end(&mut back).unwrap();
+        assert!(back == random);
+        random[MEMBER / 2..MEMBER / 2 + MEMBER / 10].fill(b'a');
+        assert!(compresses(&random[..MEMBER]).unwrap());
     }
 
     #[test]
