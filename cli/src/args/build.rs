@@ -26,7 +26,7 @@ pub enum PullArg {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Input")]
 pub struct BuildArgs {
-    /// Folder, `-` for a tar or Dockerfile on stdin, or URL
+    /// Folder with the files to build from
     #[arg(value_name = "CONTEXT")]
     pub context: OsString,
     /// Dockerfile [default: CONTEXT/Dockerfile]
@@ -38,7 +38,7 @@ pub struct BuildArgs {
     /// Value of an ARG; a name alone takes it from the environment
     #[arg(long, value_name = "NAME[=VALUE]", allow_hyphen_values = true)]
     pub build_arg: Vec<String>,
-    /// Another context: folder, docker-image://, oci-layout://, URL, target:
+    /// Another context: folder or docker-image://REF
     #[arg(long, value_name = "NAME=VALUE")]
     pub build_context: Vec<String>,
     /// Label of the image
@@ -118,7 +118,7 @@ pub struct BuildArgs {
     #[arg(long, value_name = "BYTES", help_heading = "Steps")]
     pub shm_size: Option<String>,
     /// Parent control group
-    #[arg(long, value_name = "PATH", help_heading = "Steps")]
+    #[arg(hide = true, long, value_name = "PATH", help_heading = "Steps")]
     pub cgroup_parent: Option<String>,
     /// Memory of a step
     #[arg(hide = true, short, long, value_name = "BYTES", help_heading = "Steps")]
@@ -142,7 +142,7 @@ pub struct BuildArgs {
     /// Print the image id only
     #[arg(short, long, help_heading = "Screen")]
     pub quiet: bool,
-    /// Check the Dockerfile; runs nothing
+    /// Check the Dockerfile; runs nothing. Exit code 1 if anything is found
     #[arg(long, help_heading = "Screen")]
     pub check: bool,
     /// check, outline, targets; with ,format=json
@@ -261,11 +261,11 @@ pub enum GraphFormat {
 /// The flags of `graph`.
 #[derive(Debug, Args)]
 pub struct GraphArgs {
-    /// dot, json, llb, mermaid, svg
+    /// dot, json, llb, mermaid, svg (needs Graphviz)
     #[arg(long, value_enum, default_value_t, hide_possible_values = true, value_name = "FORMAT")]
     pub format: GraphFormat,
     /// Mark what the cache holds
-    #[arg(long)]
+    #[arg(hide = true, long)]
     pub cached: bool,
     /// Any flag of a build.
     #[command(flatten)]

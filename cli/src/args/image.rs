@@ -42,8 +42,8 @@ pub struct ImagesArgs {
 /// `import`.
 #[derive(Debug, Args)]
 pub struct ImportArgs {
-    /// Archive: a file, a URL, or `-`
-    #[arg(value_name = "FILE|URL|-")]
+    /// Tar of a root file system, plain or compressed; `-` is stdin
+    #[arg(value_name = "FILE|-")]
     pub source: OsString,
     /// Name of the image
     #[arg(value_name = "REPOSITORY[:TAG]")]
