@@ -291,11 +291,20 @@ impl Exporter<'_> {
             if self.store.has_blob(&blob.digest)? {
                 return Ok(blob.clone());
             }
-            if self.fetch(blob, layer.diff_id)? {
+            // A plain tar is written from the folder before anybody is asked for it: of an image
+            // made here there is no other.
+            if !is_plain(blob, layer.diff_id) && self.fetch(blob, layer.diff_id)? {
                 return Ok(blob.clone());
             }
         }
-        let (diff_id, _, blob) = self.pack(&|out| self.plain_tar(layer, out), opts)?;
+        let (mut diff_id, _, mut blob) = self.pack(&|out| self.plain_tar(layer, out), opts)?;
+        if diff_id != layer.diff_id
+            && !self.store.has_blob(&layer.blob.digest)?
+            && self.fetch(&layer.blob, layer.diff_id)?
+        {
+            // The folder is of another tool's tar: only its own bytes will do.
+            (diff_id, _, blob) = self.pack(&|out| self.plain_tar(layer, out), opts)?;
+        }
         if diff_id != layer.diff_id {
             // Its folder or its blob is not what it was when it was named.
             return Err(ExportError::Changed { was: layer.diff_id, is: diff_id });
@@ -351,30 +360,36 @@ impl Exporter<'_> {
             .store
             .snapshot(layer.snapshot)?
             .ok_or(SnapshotError::Lost(layer.snapshot))?;
+        let mut known = self.store.layer_blobs(&layer.diff_id)?;
+        known.push(layer.blob.clone());
         // What came from outside is not written again from its directory: tars of other tools
         // differ in their details, and the diff ID names the bytes.
-        let ours = rec.layer.as_ref().is_none_or(|l| l.blob.is_none());
-        if ours && rec.dir.is_some() {
+        let ours = known.iter().all(|b| is_plain(b, layer.diff_id))
+            && !self.store.has_blob(&layer.blob.digest)?
+            || rec.layer.as_ref().is_none_or(|l| l.blob.is_none());
+        let from_folder = |out: &mut dyn Write| {
             let lowers = match rec.parent {
                 Some(p) => self.snapshots.lowers(p, None)?,
                 None => Vec::new(),
             };
-            return self.write_tar(&rec, &lowers, false, out);
+            self.write_tar(&rec, &lowers, false, out)
+        };
+        if ours && rec.dir.is_some() {
+            return from_folder(out);
         }
-        let mut known = self.store.layer_blobs(&layer.diff_id)?;
-        known.push(layer.blob.clone());
         for blob in known {
             if !self.store.has_blob(&blob.digest)? && !self.fetch(&blob, layer.diff_id)? {
                 continue;
             }
             let Some(file) = self.store.open_blob_verified(&blob.digest)? else { continue };
-            let read = |e: io::Error| SnapshotError::Read {
-                blob: blob.digest,
-                source: e.into(),
-            };
+            let read = |e: io::Error| SnapshotError::Read { blob: blob.digest, source: e.into() };
             let mut plain = decompress_layer(file).map_err(read)?;
             io::copy(&mut plain, out).map_err(read)?;
             return Ok(());
+        }
+        if rec.dir.is_some() {
+            // Whoever asked compares the diff ID.
+            return from_folder(out);
         }
         Err(ExportError::NoBlob(layer.diff_id))
     }
@@ -386,11 +401,20 @@ impl Exporter<'_> {
         opts: &LayerOptions,
     ) -> Result<(DiffId, u64, BlobRef), ExportError> {
         let mut blob = self.store.blob_writer()?;
+        let cause = std::sync::Mutex::new(None);
         let source = |out: &mut dyn Write| match tar(out) {
             Err(ExportError::Layer(e)) => Err(e),
-            r => r.map_err(|e| LayerError::Write(io::Error::other(e))),
+            r => r.map_err(|e| {
+                // Told below as what it is: somebody may know a remedy.
+                *cause.lock().unwrap_or_else(|e| e.into_inner()) = Some(e);
+                LayerError::Write(io::Error::other("the layer could not be read"))
+            }),
         };
-        let ((), packed) = pack(source, opts.compression, opts.level, &mut blob)?;
+        let done = pack(source, opts.compression, opts.level, &mut blob);
+        if let Some(e) = cause.into_inner().unwrap_or_else(|e| e.into_inner()) {
+            return Err(e);
+        }
+        let ((), packed) = done?;
         let info = blob.commit(Expect { digest: Some(packed.blob), size: Some(packed.size) })?;
         // Blobs are kept under OCI's types; a manifest with Docker's names them in its own way.
         let media_type = layer_media_type(opts.compression, true).unwrap_or(TAR);
@@ -404,5 +428,9 @@ impl Exporter<'_> {
 
 /// True when the blob of a layer is its plain tar and may not exist as a file.
 pub(super) fn is_virtual(layer: &NamedLayer) -> bool {
-    layer.blob.media_type == TAR && layer.blob.digest == BlobDigest::from(layer.diff_id)
+    is_plain(&layer.blob, layer.diff_id)
+}
+
+fn is_plain(blob: &BlobRef, diff_id: DiffId) -> bool {
+    blob.digest == BlobDigest::from(diff_id)
 }

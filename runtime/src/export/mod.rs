@@ -95,7 +95,7 @@ pub enum ExportError {
 impl ExportError {
     /// True when building again may give the bytes that are missing.
     pub fn is_loss(&self) -> bool {
-        matches!(self, Self::NoBlob(_) | Self::Snapshot(SnapshotError::Lost(_)))
+        matches!(self, Self::NoBlob(_) | Self::Changed { .. } | Self::Snapshot(SnapshotError::Lost(_)))
     }
 }
 
