@@ -153,6 +153,7 @@ fn lower_options(opts: &BuildOptions, loaded: &Loaded) -> LowerOptions {
         ignore_patterns: loaded.ignore.clone(),
         pull: opts.pull == Pull::Always,
         source_date_epoch: opts.source_date_epoch,
+        max_layers: opts.max_layers,
         ..LowerOptions::default()
     }
 }

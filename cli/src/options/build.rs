@@ -90,6 +90,8 @@ pub struct BuildOptions {
     pub pull: Pull,
     /// No network for sources.
     pub offline: bool,
+    /// Most layers of an image. A graph that is only looked at may have any number.
+    pub max_layers: usize,
     /// How progress is shown.
     pub progress: ProgressMode,
     /// Log lines under a running step of the live view.
@@ -128,7 +130,10 @@ impl GraphOptions {
         env: &Environment,
         terminals: Terminals,
     ) -> Result<Self, OptionsError> {
-        let build = BuildOptions::new(raw.build, env, terminals)?;
+        let build = BuildOptions {
+            max_layers: usize::MAX,
+            ..BuildOptions::new(raw.build, env, terminals)?
+        };
         Ok(Self { build, format: raw.format, cached: raw.cached })
     }
 }
@@ -189,6 +194,7 @@ impl BuildOptions {
             cgroup_parent: raw.cgroup_parent.clone().filter(|p| !p.is_empty()),
             pull: raw.pull.map(Pull::from).unwrap_or_default(),
             offline: raw.offline,
+            max_layers: rgraph_ir::limits::MAX_LAYERS,
             progress: ProgressMode::choose(
                 raw.quiet,
                 raw.progress.as_deref(),

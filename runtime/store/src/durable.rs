@@ -69,10 +69,7 @@ impl Store {
             }
             Ok(())
         })?;
-        for id in &new_snapshots {
-            self.mark_durable_file(*id)?;
-        }
-        Ok(())
+        self.mark_durable_files(&new_snapshots)
     }
 
     fn not_durable(

@@ -9,7 +9,7 @@
 //! snapshots/<id>/durable      empty; the folder was synced
 //! snapshots/<id>/result.json  the cache record that made it, for repair
 //! refs/<hash of the name>     one small file per tag, for repair; image-<hex>: one per image
-//! work/<lease>/<n>/{fs,work}  snapshots in progress
+//! work/<lease>/<n>/fs         snapshots in progress; <n>.work: overlayfs's own, beside it
 //! tmp/                        blobs in progress (locked by their writer), and rubbish
 //! locks/{gc,keys/,leases/}    OFD locks: they die with their process
 //! cache-mounts/<id>/, logs/

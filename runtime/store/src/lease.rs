@@ -9,7 +9,9 @@ use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 
 use rgraph_ir::{BlobDigest, SnapshotId};
 
@@ -37,6 +39,15 @@ pub(crate) struct LeaseInner {
     file: Mutex<Held>,
     /// Keys of results that were used and whose time of use is old.
     pub(crate) touched: Mutex<Vec<[u8; 32]>>,
+    sweeper: Mutex<Option<Sweeper>>,
+}
+
+/// Removes folders beside the build's own work: where freed blocks are discarded at once, each
+/// removed folder waits for the disk.
+#[derive(Debug)]
+struct Sweeper {
+    send: Sender<PathBuf>,
+    thread: JoinHandle<()>,
 }
 
 #[derive(Debug)]
@@ -81,6 +92,29 @@ impl LeaseInner {
         Ok(())
     }
 
+    /// Removes a folder of this lease's soon, at the latest when the lease ends. A failure leaves
+    /// rubbish under the lease's name, which goes with the lease.
+    pub(crate) fn sweep(&self, dir: PathBuf) {
+        let mut sweeper = self.sweeper.lock().unwrap_or_else(PoisonError::into_inner);
+        if sweeper.is_none() {
+            let (send, receive) = channel::<PathBuf>();
+            let body = move || {
+                for dir in receive {
+                    let _ = tree::remove(&dir);
+                }
+            };
+            let thread = std::thread::Builder::new().name("sweep".to_owned()).spawn(body);
+            *sweeper = thread.ok().map(|thread| Sweeper { send, thread });
+        }
+        let left = match &*sweeper {
+            Some(s) => s.send.send(dir).err().map(|e| e.0),
+            None => Some(dir),
+        };
+        if let Some(dir) = left {
+            let _ = tree::remove(&dir);
+        }
+    }
+
     /// A snapshot is gone: what lies on it must be looked at again.
     pub(crate) fn forget_usable(&self) {
         self.held().usable.clear();
@@ -89,6 +123,12 @@ impl LeaseInner {
 
 impl Drop for LeaseInner {
     fn drop(&mut self) {
+        let sweeper = self.sweeper.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(Sweeper { send, thread }) = sweeper {
+            drop(send);
+            // It removes folders and nothing else: a panic has left some behind.
+            let _ = thread.join();
+        }
         // What fails here is left for the next lease to clean.
         let _ = fs::remove_dir(&self.work);
         let _ = fs::remove_file(&self.path);
@@ -150,6 +190,7 @@ impl Store {
                 blobs: HashSet::new(),
             }),
             touched: Mutex::new(Vec::new()),
+            sweeper: Mutex::new(None),
         });
         self.leases.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&inner));
         // A left-over that cannot be removed (of another user's ids) is no reason not to build.

@@ -59,8 +59,8 @@ pub struct Prepared {
     fs: PathBuf,
     work: PathBuf,
     done: bool,
-    // After the folders: the lease's own folder can go only when they have.
-    _lease: Arc<LeaseInner>,
+    // Its own folder goes when these have.
+    lease: Arc<LeaseInner>,
 }
 
 impl Prepared {
@@ -81,6 +81,8 @@ impl Drop for Prepared {
             // A failure leaves rubbish under the lease's name, which goes with the lease.
             let _ = tree::remove(&self.dir);
         }
+        // The kernel's own leavings: four folders, each a wait for the disk where it discards.
+        self.lease.sweep(std::mem::take(&mut self.work));
     }
 }
 
@@ -136,10 +138,11 @@ impl Store {
         let dir = lease.0.work.join(self.unique());
         let p = Prepared {
             fs: dir.join("fs"),
-            work: dir.join("work"),
+            // Beside the folder that becomes the snapshot.
+            work: dir.with_extension("work"),
             dir,
             done: false,
-            _lease: lease.0.clone(),
+            lease: lease.0.clone(),
         };
         let make = || -> io::Result<()> {
             match fs::create_dir(&p.dir) {
@@ -156,7 +159,6 @@ impl Store {
 
     /// Makes a prepared tree a snapshot: into place, then its row. Nothing is synced.
     pub fn commit(&self, mut p: Prepared, new: NewSnapshot) -> Result<SnapshotId> {
-        remove_work(&p.work).map_err(|e| self.layout().err("remove", &p.work, e))?;
         let id = self.write("record a snapshot", |t| {
             need_parent(t, new.parent)?;
             let id = self.insert(t, &new, true)?;
@@ -262,7 +264,6 @@ impl Store {
 
     /// Gives a lazy snapshot its folder. When it has one by now, `p` is dropped.
     pub fn materialise(&self, id: SnapshotId, mut p: Prepared) -> Result<()> {
-        remove_work(&p.work).map_err(|e| self.layout().err("remove", &p.work, e))?;
         let placed = self.write("record a folder", |t| {
             let Some(row) = self.load(t, id)? else {
                 return Err(StoreError::NoSnapshot { id }.into());
@@ -462,16 +463,27 @@ impl Store {
         Ok(true)
     }
 
-    /// Says beside the record that the folder survives a power loss, for repair.
-    pub(crate) fn mark_durable_file(&self, id: SnapshotId) -> Result<()> {
-        let dir = self.layout().snapshot(id);
-        match fs::File::create(dir.join("durable")) {
-            // A lazy snapshot has no folder.
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                Err(self.layout().err("create", &dir, e))
+    /// Says beside the records that the folders survive a power loss, for repair. One file with
+    /// many names: a new inode is the dear part of an empty file.
+    pub(crate) fn mark_durable_files(&self, ids: &[SnapshotId]) -> Result<()> {
+        let mut first: Option<PathBuf> = None;
+        for id in ids {
+            let path = self.layout().snapshot(*id).join("durable");
+            let linked = first.as_ref().map(|f| fs::hard_link(f, &path));
+            match linked {
+                Some(Ok(())) => continue,
+                Some(Err(e)) if e.kind() == io::ErrorKind::AlreadyExists => continue,
+                // No such folder, or no more names to be had.
+                _ => {}
             }
-            _ => Ok(()),
+            match fs::File::create(&path) {
+                Ok(_) => first = Some(path),
+                // A lazy snapshot has no folder.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(self.layout().err("create", &path, e)),
+            }
         }
+        Ok(())
     }
 
     /// Records the bytes a snapshot takes on disk.
@@ -483,20 +495,6 @@ impl Store {
             )?;
             Ok(())
         })
-    }
-}
-
-/// Removes an overlay's work directory. What a volatile overlay leaves there is always the same,
-/// so it is not read first; anything else is removed as any tree.
-fn remove_work(work: &Path) -> io::Result<()> {
-    let inner = work.join("work");
-    let _ = fs::remove_file(inner.join("incompat/volatile/dirty"));
-    for dir in ["incompat/volatile", "incompat", ""] {
-        let _ = fs::remove_dir(inner.join(dir));
-    }
-    match fs::remove_dir(work) {
-        Ok(()) => Ok(()),
-        Err(_) => tree::remove(work),
     }
 }
 
