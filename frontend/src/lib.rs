@@ -10,6 +10,7 @@ pub mod ast;
 pub mod expand;
 pub mod facts;
 pub mod options;
+pub mod outline;
 
 mod directive;
 mod lex;
@@ -22,4 +23,5 @@ mod testkit;
 pub use facts::{Facts, Query};
 pub use lower::{Lowered, Lowering, lower};
 pub use options::{LowerOptions, NamedContext, NoCache};
+pub use outline::{Outline, outline, targets};
 pub use parse::{INSTRUCTIONS, Parsed, parse};

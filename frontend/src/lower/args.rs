@@ -1,12 +1,12 @@
 //! Values that hold for the whole file: automatic and global `ARG`s, `SOURCE_DATE_EPOCH`, proxies.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rgraph_ir::op::ProxyEnv;
 use rgraph_ir::{Diagnostic, Platform, Severity};
 
 use super::state::Vars;
-use super::{Cx, git};
+use super::{Cx, git, outline};
 use crate::ast::{Kind, Stage};
 use crate::expand::{Lookup, expand};
 
@@ -53,18 +53,28 @@ impl Cx<'_> {
                         Err(_) => defaults_ok = false,
                     }
                 }
+                let mut made_of = BTreeSet::new();
                 let value = match (self.build_args.get(&a.key.text), default) {
-                    (Some(v), _) => v.clone(),
-                    (None, None) => continue,
+                    (Some(v), _) => Some(v.clone()),
+                    (None, None) => None,
                     (None, Some(v)) => match expand(&v.text, &self.globals, self.mode()) {
-                        Ok(e) => e.text,
+                        Ok(e) => {
+                            made_of = e.matched;
+                            Some(e.text)
+                        }
                         Err(e) => {
                             self.error("expansion", v.span, e.to_string());
                             continue;
                         }
                     },
                 };
-                self.globals.set(&a.key.text, &value);
+                if let Some(notes) = &mut self.notes {
+                    let arg = outline::global(a, &i.comments, value.as_deref(), i.span);
+                    notes.global(arg, made_of);
+                }
+                if let Some(value) = value {
+                    self.globals.set(&a.key.text, &value);
+                }
             }
         }
         if defaults_ok {

@@ -63,6 +63,9 @@ impl<'a> super::Cx<'a> {
         match expand(&word.text, &self.globals, self.mode()) {
             Ok(e) => {
                 self.lint_from_args(stage, &e.unmatched);
+                if let Some(notes) = &mut self.notes {
+                    notes.used(self.nodes.len(), e.matched);
+                }
                 if !e.text.is_empty() {
                     return Some(e.text);
                 }

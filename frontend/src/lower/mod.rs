@@ -13,6 +13,7 @@ mod git;
 mod gofmt;
 mod mounts;
 mod names;
+mod outline;
 mod path;
 mod run;
 mod stages;
@@ -36,6 +37,7 @@ use crate::facts::{Facts, Query};
 use crate::lint::{Lint, layers, rules};
 use crate::options::{LowerOptions, NoCache};
 use draft::{Draft, Local, Ref};
+pub(crate) use outline::outline;
 use stages::Node;
 use state::{StageState, Vars};
 
@@ -70,12 +72,7 @@ pub fn lower(
     facts: &Facts,
 ) -> Result<Lowering, Vec<Diagnostic>> {
     if ast.stages.is_empty() {
-        return Err(vec![Diagnostic::new(
-            Severity::Error,
-            "no-stage",
-            None,
-            "dockerfile contains no stages to build",
-        )]);
+        return Err(vec![no_stage()]);
     }
     let implicit = opts.platforms.is_empty();
     let platforms =
@@ -106,6 +103,11 @@ pub fn lower(
     }
     let plan = BuildPlan { graph: graph.finish(), targets };
     Ok(Lowering::Done(Lowered { plan, warnings: in_order(warnings) }))
+}
+
+fn no_stage() -> Diagnostic {
+    let message = "dockerfile contains no stages to build";
+    Diagnostic::new(Severity::Error, "no-stage", None, message)
 }
 
 /// Sorted by place, each once.
@@ -144,6 +146,8 @@ struct Cx<'a> {
     epoch: Option<i64>,
     proxy: Option<ProxyEnv>,
     lint: Lint,
+    /// What an outline is made of, when one is asked for.
+    notes: Option<outline::Notes>,
     diags: Vec<Diagnostic>,
     missing: BTreeSet<Query>,
 }
@@ -192,12 +196,21 @@ impl<'a> Cx<'a> {
             ignore,
             epoch: None,
             lint,
+            notes: None,
             diags: Vec::new(),
             missing: BTreeSet::new(),
         })
     }
 
     fn run(mut self, graph: &mut GraphBuilder) -> Result<Outcome, Vec<Diagnostic>> {
+        match self.lower_stages()? {
+            Ok(target) => self.finish(target, graph),
+            Err(other) => Ok(other),
+        }
+    }
+
+    /// Everything up to the final graph; gives the target, or what must be found out first.
+    fn lower_stages(&mut self) -> Result<Result<usize, Outcome>, Vec<Diagnostic>> {
         self.lint_file();
         self.global_args();
         self.source_date_epoch();
@@ -206,7 +219,7 @@ impl<'a> Cx<'a> {
         self.link_commands();
         self.check_cycles();
         let Some(target) = target.filter(|_| self.diags.is_empty()) else {
-            return Err(self.diags);
+            return Err(self.take_diags());
         };
         if self.nodes.len() == 1 && !self.extra_nodes {
             self.nodes[0].counter.stage.clear();
@@ -215,10 +228,10 @@ impl<'a> Cx<'a> {
         loop {
             self.resolve_bases(&reachable);
             if !self.diags.is_empty() {
-                return Err(self.diags);
+                return Err(self.take_diags());
             }
             if !self.missing.is_empty() {
-                return Ok(Outcome::Missing(self.missing));
+                return Ok(Err(Outcome::Missing(std::mem::take(&mut self.missing))));
             }
             let more = self.run_onbuild(&reachable);
             if !more {
@@ -227,16 +240,20 @@ impl<'a> Cx<'a> {
             reachable = self.reachable(target);
         }
         if !self.diags.is_empty() {
-            return Err(self.diags);
+            return Err(self.take_diags());
         }
         self.dispatch_stages(&reachable, target);
         if let Some(d) = self.lint.verdict() {
             self.diags.push(d);
         }
         if !self.diags.is_empty() {
-            return Err(self.diags);
+            return Err(self.take_diags());
         }
-        self.finish(target, graph)
+        Ok(Ok(target))
+    }
+
+    fn take_diags(&mut self) -> Vec<Diagnostic> {
+        std::mem::take(&mut self.diags)
     }
 
     fn error(&mut self, code: &'static str, span: Span, message: impl Into<String>) {
@@ -308,6 +325,7 @@ impl<'a> Cx<'a> {
                 Kind::Add(x) => self.copy_step(st, &step, x, true, None),
                 _ => self.config_step(st, &step, &mut once),
             };
+            self.note(st, &step);
             if let Err(d) = result {
                 let stop = d.code == TOO_LARGE;
                 self.diags.push(*d);

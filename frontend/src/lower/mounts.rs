@@ -87,7 +87,33 @@ impl Options {
     }
 }
 
+/// What a mount wants of the caller or of the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    Secret,
+    Ssh,
+    Cache,
+}
+
 impl Cx<'_> {
+    /// The kind, the id and whether the step fails without it; `None` for other mounts.
+    pub(super) fn wanted(
+        &mut self,
+        st: &StageState,
+        step: &Step<'_>,
+        spec: &MountSpec,
+    ) -> Result<Option<(Wanted, String, bool)>, Box<Diagnostic>> {
+        let o = self.mount_options(st, step, spec)?;
+        let required = o.required;
+        Ok(match o.kind {
+            Type::Secret => Some((Wanted::Secret, secret_id(&o), required)),
+            Type::Ssh if o.id.is_empty() => Some((Wanted::Ssh, "default".to_owned(), required)),
+            Type::Ssh => Some((Wanted::Ssh, o.id, required)),
+            Type::Cache => Some((Wanted::Cache, cache_id(&o), false)),
+            Type::Bind | Type::Tmpfs => None,
+        })
+    }
+
     pub(super) fn mounts(
         &mut self,
         st: &StageState,
@@ -262,7 +288,7 @@ impl Cx<'_> {
         let readonly = o.readonly.unwrap_or(default_readonly);
         let kind = match o.kind {
             Type::Cache => {
-                let id = if o.id.is_empty() { path::clean(&o.target) } else { o.id };
+                let id = cache_id(&o);
                 let namespace = self.build_args.get("BUILDKIT_CACHE_MOUNT_NS");
                 MountKind::Cache(CacheMount {
                     id: format!("{}/{id}", namespace.map_or("", String::as_str)),
@@ -344,12 +370,17 @@ fn check(o: &Options) -> Result<(), String> {
     Ok(())
 }
 
+fn cache_id(o: &Options) -> String {
+    if o.id.is_empty() { path::clean(&o.target) } else { o.id.clone() }
+}
+
+fn secret_id(o: &Options) -> String {
+    let given = [&o.source, &o.id].into_iter().find(|s| !s.is_empty());
+    given.map_or_else(|| path::base(&o.target).to_owned(), String::clone)
+}
+
 fn secret(o: &Options, spec: &MountSpec, found: &mut Mounts) -> Result<(), Box<Diagnostic>> {
-    let id = [&o.source, &o.id]
-        .into_iter()
-        .find(|s| !s.is_empty())
-        .cloned()
-        .unwrap_or_else(|| path::base(&o.target).to_owned());
+    let id = secret_id(o);
     if id.is_empty() {
         let message = "one of source, target required";
         return Err(Box::new(Diagnostic::error("invalid-mount", spec.span, message)));

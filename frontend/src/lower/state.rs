@@ -72,6 +72,10 @@ impl Vars {
         Ok(self.built.clone())
     }
 
+    pub fn has(&self, name: &str) -> bool {
+        self.index.contains_key(name)
+    }
+
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.entries.iter().flatten().map(|(k, _)| &**k)
     }
