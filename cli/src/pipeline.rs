@@ -132,7 +132,8 @@ fn arg_names(opts: &BuildOptions, ast: &rgraph_frontend::ast::Dockerfile) -> BTr
     declared.chain(opts.build_args.keys().cloned()).collect()
 }
 
-fn lower_options(opts: &BuildOptions, loaded: &Loaded) -> LowerOptions {
+/// The options of lowering.
+pub fn lower_options(opts: &BuildOptions, loaded: &Loaded) -> LowerOptions {
     LowerOptions {
         target: opts.target.clone(),
         platforms: opts.platforms.clone(),

@@ -161,7 +161,10 @@ COPY --from=tools /x /
 FROM aside
 ";
         let o = of(text, Some("goal"), &[("DEPTH", "9")]);
-        assert_eq!((o.name.as_deref(), o.description.as_deref()), (Some("goal"), Some("is what ships")));
+        assert_eq!(
+            (o.name.as_deref(), o.description.as_deref()),
+            (Some("goal"), Some("is what ships"))
+        );
         assert_eq!(
             args(text, &o),
             [

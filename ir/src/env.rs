@@ -72,6 +72,12 @@ impl Env {
         std::iter::successors(self.0.as_deref(), |n| n.parent.0.as_deref())
     }
 
+    /// Of each variable, the last one first: how many there are up to it, what names the list up to
+    /// it, and its key.
+    pub(crate) fn back(&self) -> impl Iterator<Item = (usize, [u8; 32], &Arc<str>)> {
+        self.newest_first().map(|n| (n.len, n.digest, &n.key))
+    }
+
     fn entries(&self) -> Vec<(&Arc<str>, &Arc<str>)> {
         let mut all: Vec<_> = self.newest_first().map(|n| (&n.key, &n.value)).collect();
         all.reverse();

@@ -14,6 +14,10 @@ pub const MAX_LINE: usize = 64 * 1024 - 1;
 pub const MAX_STAGES: usize = 20_000;
 /// Largest result of one expansion, bytes.
 pub const MAX_EXPANSION: usize = 1 << 20;
+/// Most ports one `EXPOSE` may come to: two protocols have as many.
+pub const MAX_PORTS: usize = 2 * 65_536;
+/// Most mounts of one step.
+pub const MAX_MOUNTS: usize = 10_000;
 /// Deepest nesting of `${...}` and of JSON.
 pub const MAX_NESTING: usize = 64;
 /// Most patterns in one ignore file.

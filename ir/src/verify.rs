@@ -21,6 +21,7 @@
 use std::collections::HashSet;
 use std::fmt;
 
+use crate::env::Env;
 use crate::graph::{Edge, Graph, Vertex, VertexId};
 use crate::op::{ActionRef, ExecOp, FileActionKind, FileOp, InputIndex, MountKind, Op, SourceOp};
 use crate::plan::{BuildPlan, Target};
@@ -58,10 +59,11 @@ impl fmt::Display for Violation {
 /// Everything that does not hold of `plan`, in order; empty for a sound one.
 pub fn verify(plan: &BuildPlan) -> Vec<Violation> {
     let mut found = Vec::new();
+    let mut names = Names::default();
     for (id, v) in plan.graph.iter() {
         let place = Place::Vertex(id);
         let mut fail = |rule, detail: String| found.push(Violation { place, rule, detail });
-        vertex(v, &mut fail);
+        vertex(v, &mut names, &mut fail);
     }
     for (i, t) in plan.targets.iter().enumerate() {
         let place = Place::Target(i);
@@ -73,7 +75,7 @@ pub fn verify(plan: &BuildPlan) -> Vec<Violation> {
 
 type Fail<'f> = dyn FnMut(&'static str, String) + 'f;
 
-fn vertex(v: &Vertex, fail: &mut Fail<'_>) {
+fn vertex<'g>(v: &'g Vertex, names: &mut Names<'g>, fail: &mut Fail<'_>) {
     for e in v.inputs.iter().filter(|e| e.output != 0) {
         fail("V1", format!("input asks for output {} of vertex {}", e.output, e.vertex.0));
     }
@@ -105,7 +107,7 @@ fn vertex(v: &Vertex, fail: &mut Fail<'_>) {
         _ => {}
     }
     match &v.op {
-        Op::Exec(e) => exec(e, fail),
+        Op::Exec(e) => exec(e, names, fail),
         Op::File(f) => file(f, fail),
         _ => {}
     }
@@ -161,23 +163,48 @@ fn absolute(what: &str, path: &str, fail: &mut Fail<'_>) {
     }
 }
 
-fn exec(e: &ExecOp, fail: &mut Fail<'_>) {
+/// The variables of the step looked at last. Steps share their environments' past, so that only what
+/// differs is looked at: else a thousand steps after a thousand `ENV`s were a million looks.
+#[derive(Default)]
+struct Names<'g> {
+    /// What names the list up to each variable, and the key unless it stood there before.
+    list: Vec<([u8; 32], Option<&'g str>)>,
+    seen: HashSet<&'g str>,
+}
+
+impl<'g> Names<'g> {
+    fn check(&mut self, env: &'g Env, fail: &mut Fail<'_>) {
+        let known = |len: usize, digest: &[u8; 32]| {
+            self.list.get(len - 1).is_some_and(|(d, _)| d == digest)
+        };
+        let new: Vec<_> = env.back().take_while(|(len, digest, _)| !known(*len, digest)).collect();
+        for (_, key) in self.list.drain(env.len() - new.len()..) {
+            if let Some(key) = key {
+                self.seen.remove(key);
+            }
+        }
+        for (_, digest, key) in new.into_iter().rev() {
+            // An empty name is odd but possible: `ENV $X=1` without X.
+            if key.contains('=') {
+                fail("V7", format!("variable named `{key}`"));
+            }
+            let first = self.seen.insert(key);
+            if !first {
+                fail("V7", format!("variable `{key}` stands twice"));
+            }
+            self.list.push((digest, first.then_some(&**key)));
+        }
+    }
+}
+
+fn exec<'g>(e: &'g ExecOp, names: &mut Names<'g>, fail: &mut Fail<'_>) {
     if e.args.is_empty() {
         fail("V7", "no arguments".to_owned());
     }
     if !e.cwd.starts_with('/') {
         fail("V7", format!("working directory `{}` is not absolute", e.cwd));
     }
-    let mut keys = HashSet::new();
-    for (k, _) in e.env.iter() {
-        // An empty name is odd but possible: `ENV $X=1` without X.
-        if k.contains('=') {
-            fail("V7", format!("variable named `{k}`"));
-        }
-        if !keys.insert(k) {
-            fail("V7", format!("variable `{k}` stands twice"));
-        }
-    }
+    names.check(&e.env, fail);
     for m in &e.mounts {
         // A secret's or socket's path is taken from the root, whether it says so or not.
         if !matches!(m.kind, MountKind::Secret(_) | MountKind::Ssh(_)) {
@@ -256,7 +283,6 @@ fn in_order(graph: &Graph, layers: &[Edge]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::env::Env;
     use crate::graph::GraphBuilder;
     use crate::meta::VertexMeta;
     use crate::op::{DiffOp, MergeOp, Mount};
@@ -318,6 +344,28 @@ mod tests {
         ];
         for (i, (op, inputs, platform, want)) in cases.into_iter().enumerate() {
             assert_eq!(rules_of(op, inputs, platform), want, "case {i}");
+        }
+    }
+
+    #[test]
+    fn environments_are_checked_by_what_differs() {
+        let a = Env::new().with("A", "1").with("B", "2");
+        let with = |env: &Env, k: &str| env.push_new(k.into(), "x".into());
+        let envs = [
+            (a.clone(), vec![]),
+            (with(&a, "C"), vec![]),
+            // A sibling of the one before; `C` is new again.
+            (with(&with(&a, "D"), "C"), vec![]),
+            (with(&a, "A"), vec!["V7"]),
+            (with(&a, "C"), vec![]),
+            (Env::new(), vec![]),
+            (with(&with(&Env::new(), "B"), "B"), vec!["V7"]),
+        ];
+        let mut names = Names::default();
+        for (i, (env, want)) in envs.iter().enumerate() {
+            let mut got = Vec::new();
+            names.check(env, &mut |rule, _| got.push(rule));
+            assert_eq!(got, *want, "case {i}");
         }
     }
 

@@ -12,7 +12,7 @@ use rgraph_solver::backend::{Backend, BuildError, BuildOutcome};
 use rgraph_solver::{SolveError, Step, TaskError};
 
 use super::graph::policy;
-use super::{Context, print};
+use super::{Context, call, print};
 use crate::args::BuildArgs;
 use crate::options::{BuildOptions, Call, ProgressMode, Pull};
 use crate::output::write_whole;
@@ -31,10 +31,8 @@ pub fn run(cx: &Context, args: BuildArgs) -> Result<(), CliError> {
     for w in &opts.warnings {
         cx.report(|r| r.warning(w));
     }
-    match opts.call {
-        Call::Build => {}
-        Call::Check { json: false } => return check(cx, &opts),
-        _ => return Err(CliError::not_yet("`--call` other than `check`")),
+    if opts.call != Call::Build {
+        return call::run(cx, &opts);
     }
     let host = Host::probe().map_err(|e| CliError::failed(e.to_string()))?;
     let store = session::open_store(cx.root())?;
@@ -60,20 +58,6 @@ pub fn run(cx: &Context, args: BuildArgs) -> Result<(), CliError> {
     }
     let outcome = outcome.map_err(|e| failure(cx, e, &progress, &compiled))?;
     finish(&opts, &outcome, started, &progress, &compiled, quiet)
-}
-
-/// `--check`: what lint found, and 1 when that is anything.
-fn check(cx: &Context, opts: &BuildOptions) -> Result<(), CliError> {
-    let compiled = compile(opts, &Answers::Stubs).map_err(|e| cx.compile_error(e))?;
-    if compiled.warnings.is_empty() {
-        return print(b"Check complete, no warnings found.\n");
-    }
-    cx.report(|r| r.diagnostics(&compiled.warnings, &compiled.sources));
-    let n = compiled.warnings.len();
-    print(
-        format!("Check complete, {n} warning{} found!\n", if n == 1 { "" } else { "s" }).as_bytes(),
-    )?;
-    Err(CliError::reported(ErrorKind::Failed))
 }
 
 /// Warnings about layers are what this builder is for: they are drawn in full, with the form to

@@ -1,6 +1,7 @@
 //! One file per command, thin: options in, a call below, text out.
 
 mod build;
+mod call;
 mod graph;
 mod images;
 mod import;

@@ -1,5 +1,6 @@
 //! Instructions that change settings: `ENV`, `ARG`, `WORKDIR`, `CMD`, ...
 
+use rgraph_ir::limits::MAX_PORTS;
 use rgraph_ir::op::{ActionRef, FileAction, FileActionKind, FileOp, MkdirAction, Op};
 use rgraph_ir::{Diagnostic, Span};
 
@@ -7,7 +8,7 @@ use super::draft::Inputs;
 use super::gofmt;
 use super::names::shown;
 use super::state::StageState;
-use super::{Cx, Step, copy, expose, path};
+use super::{Cx, Step, TOO_LARGE, copy, expose, path};
 use crate::ast::{ArgDef, CmdForm, Kind, Pair};
 use crate::expand::Lookup;
 use crate::lint::rules;
@@ -78,6 +79,10 @@ impl Cx<'_> {
                             .map_err(|e| Box::new(Diagnostic::error("expose", w.span, e)))?;
                         self.lint_port(step, &p, &port);
                         ports.extend(port.list());
+                        if ports.len() > MAX_PORTS {
+                            let message = format!("more than {MAX_PORTS} ports are exposed");
+                            return Err(step.error(TOO_LARGE, message));
+                        }
                     }
                 }
                 let said = format!("EXPOSE {}", gofmt::plain_list(&ports));

@@ -25,6 +25,7 @@ mod warn;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use rgraph_ir::graph::GraphBuilder;
+use rgraph_ir::limits::MAX_CONFIG;
 use rgraph_ir::op::ProxyEnv;
 use rgraph_ir::pattern::PatternSet;
 use rgraph_ir::{
@@ -326,6 +327,14 @@ impl<'a> Cx<'a> {
                 _ => self.config_step(st, &step, &mut once),
             };
             self.note(st, &step);
+            let result = result.and_then(|()| match st.history_size > MAX_CONFIG as usize {
+                true => {
+                    let message =
+                        format!("the image's history would be larger than {MAX_CONFIG} bytes");
+                    Err(step.error(TOO_LARGE, message))
+                }
+                false => Ok(()),
+            });
             if let Err(d) = result {
                 let stop = d.code == TOO_LARGE;
                 self.diags.push(*d);

@@ -96,6 +96,7 @@ impl Cx<'_> {
                     let Some(notes) = &mut self.notes else { return };
                     notes.stages.entry(step.node).or_default().needs[slot]
                         .entry(id.clone())
+                        .and_modify(|n| n.required |= required)
                         .or_insert(Need { id, required, span });
                 }
             }
@@ -125,13 +126,17 @@ impl Cx<'_> {
                 continue;
             }
             let node = &self.nodes[at];
-            // The base comes first, then what is copied from: the first to name something wins.
+            // The base comes first, then what is copied from: the first to declare something wins.
             todo.extend(node.deps.iter().rev().map(|(d, _)| *d));
             todo.extend(node.base);
             let Some(stage) = notes.stages.get(&at) else { continue };
             for (all, own) in needs.iter_mut().zip(&stage.needs) {
                 for (id, need) in own {
-                    all.entry(id.clone()).or_insert_with(|| need.clone());
+                    let first = all.entry(id.clone()).or_insert_with(|| need.clone());
+                    first.required |= need.required;
+                    if need.span.start < first.span.start {
+                        first.span = need.span;
+                    }
                 }
             }
             let mut names: Vec<String> = stage.used.iter().cloned().collect();

@@ -1,6 +1,7 @@
 //! `RUN`.
 
 use rgraph_ir::Diagnostic;
+use rgraph_ir::limits::MAX_MOUNTS;
 use rgraph_ir::near::nearest;
 use rgraph_ir::op::{Device, NetworkMode, SecurityMode};
 
@@ -57,6 +58,12 @@ pub(super) fn parse(
             }
         },
     };
+    let count = flags.all("mount").count();
+    if count > MAX_MOUNTS {
+        let message = format!("a step with {count} mounts; at most {MAX_MOUNTS} are taken");
+        diags.push(head.error("too-large", message));
+        return None;
+    }
     let mounts = flags.all("mount").filter_map(|w| keep(mount(w), diags)).collect();
     let devices =
         flags.all("device").filter_map(|w| keep(device(w), diags).map(|d| (d, w.span))).collect();
