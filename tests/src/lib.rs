@@ -1,1 +1,17 @@
-//! Placeholder.
+//! Harness of the whole-program tests: they run the binary and look at what it left behind.
+//!
+//! Each test has a [`Case`]: a state root, a context folder and a folder for outputs of its own,
+//! gone at its end. A test whose surroundings are missing says `SKIPPED: why` on stderr and passes;
+//! [`need!`] is the only way to do so.
+
+mod case;
+mod image;
+mod needs;
+mod registry;
+mod process;
+
+pub use case::{BASE, Case, Run, base_tar, fixture};
+pub use image::{Entry, Image, Kind, Layer, unpack_tar};
+pub use needs::{Need, missing};
+pub use process::{Background, has_process, mounts_below, wait_until};
+pub use registry::{Access, Registry};

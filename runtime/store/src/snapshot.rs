@@ -7,13 +7,13 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rgraph_ir::{DiffId, SnapshotId};
+use rgraph_ir::{BlobDigest, DiffId, SnapshotId};
 
 use crate::error::{Result, StoreError};
 use crate::index::{
     Connection, OptionalExtension as _, Row, Transaction, int, opt_bytes32, opt_size, params, size,
 };
-use crate::layer::{LayerInfo, insert_layer_blob, layer_blobs};
+use crate::layer::{BlobRef, LayerInfo, insert_layer_blob, layer_blobs};
 use crate::lease::{Lease, LeaseInner};
 use crate::store::{Store, TxError};
 use crate::tree;
@@ -237,10 +237,20 @@ impl Store {
             })
             .optional()
         };
+        // An image of this machine names a layer by the plain tar that its folder would give. That
+        // is no blob somebody else has: to note it as one would send readers to a registry.
+        let noted = |c: &Connection, id: u64, b: &BlobRef| -> rusqlite::Result<bool> {
+            let forms = layer_blobs(c, &layer.diff_id)?;
+            let own = forms.is_empty()
+                && b.digest == BlobDigest::from(layer.diff_id)
+                && c.prepare_cached("SELECT on_disk FROM snapshots WHERE id = ?1")?
+                    .query_row(params![int(id)], |r| r.get(0))?;
+            Ok(own || forms.contains(b))
+        };
         let known = |c: &Connection| -> rusqlite::Result<Option<u64>> {
             let Some(id) = find(c)? else { return Ok(None) };
             let Some(b) = &layer.blob else { return Ok(Some(id)) };
-            Ok(layer_blobs(c, &layer.diff_id)?.contains(b).then_some(id))
+            Ok(noted(c, id, b)?.then_some(id))
         };
         let mut session = self.session()?;
         let id = match session.read("look up a layer", known)? {
@@ -249,7 +259,9 @@ impl Store {
                 need_parent(t, new.parent)?;
                 match find(t)? {
                     Some(id) => {
-                        if let Some(b) = &layer.blob {
+                        if let Some(b) = &layer.blob
+                            && !noted(t, id, b)?
+                        {
                             insert_layer_blob(t, &layer.diff_id, b)?;
                         }
                         Ok(SnapshotId(id))

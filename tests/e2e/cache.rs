@@ -1,0 +1,197 @@
+//! What is a hit and what is a miss.
+
+use std::fs;
+use std::fs::FileTimes;
+use std::time::{Duration, SystemTime};
+
+use rgraph_tests::{Case, need};
+
+#[test]
+fn copies_are_keyed_by_content() {
+    need!(Root);
+    let case = Case::with_base();
+    case.file("f", "one\n").file("other", "x\n");
+    case.dockerfile("FROM BASE\nCOPY f /f\nRUN cat /f\n");
+    case.build(&[]).ok();
+    let path = case.context().join("f");
+    let touch = |seconds| {
+        let t = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let file = fs::File::options().write(true).open(&path).expect("the file");
+        file.set_times(FileTimes::new().set_modified(t).set_accessed(t)).expect("times");
+    };
+    touch(1_000_000_000);
+    case.build(&[]).ok().all_cached();
+    case.file("other", "another text\n");
+    case.build(&[]).ok().all_cached();
+    // Same size, same mtime, another content.
+    case.file("f", "two\n");
+    touch(1_000_000_000);
+    let changed = case.build(&[]).ok();
+    assert_eq!((changed.step("COPY f"), changed.step("RUN cat")), ("DONE".into(), "DONE".into()));
+    assert!(changed.stderr.contains(" two\n"), "the step saw the old file:\n{}", changed.stderr);
+    // Back again: the older result is still known.
+    case.file("f", "one\n");
+    case.build(&[]).ok().all_cached();
+    case.mode("f", 0o755);
+    assert_eq!(case.build(&[]).ok().step("COPY f"), "DONE");
+}
+
+#[test]
+fn args_and_env_are_part_of_the_key_where_they_are_seen() {
+    need!(Root);
+    let case = Case::with_base();
+    case.dockerfile("FROM BASE\nRUN echo before\nARG A=1\nRUN echo after $A\n");
+    case.build(&[]).ok();
+    let other = case.build(&["--build-arg", "A=2"]).ok();
+    assert_eq!((other.step("echo before"), other.step("echo after")), ("CACHED".into(), "DONE".into()));
+    case.build(&["--build-arg", "A=1"]).ok().all_cached();
+    case.dockerfile("FROM BASE\nRUN echo before\nENV E=1\nRUN echo after $E\n");
+    case.build(&[]).ok();
+    case.dockerfile("FROM BASE\nRUN echo before\nENV E=2\nRUN echo after $E\n");
+    let other = case.build(&[]).ok();
+    assert_eq!((other.step("echo before"), other.step("echo after")), ("CACHED".into(), "DONE".into()));
+    assert!(other.stderr.contains("why: "), "a miss is explained:\n{}", other.stderr);
+}
+
+#[test]
+fn no_cache_runs_everything_again() {
+    need!(Root);
+    let case = Case::with_base();
+    case.dockerfile("FROM BASE AS a\nRUN date +%N > /a\nFROM BASE AS b\nRUN date +%N > /b\nFROM scratch\nCOPY --from=a /a /\nCOPY --from=b /b /\n");
+    case.build(&[]).ok();
+    let again = case.build(&["--no-cache"]).ok();
+    assert_eq!((again.step("RUN date +%N > /a"), again.step("RUN date +%N > /b")), ("DONE".into(), "DONE".into()));
+    let one = case.build(&["--no-cache-filter", "b"]).ok();
+    assert_eq!((one.step("RUN date +%N > /a"), one.step("RUN date +%N > /b")), ("CACHED".into(), "DONE".into()));
+}
+
+/// A step that gives the tree it gave before lets what follows be a hit.
+#[test]
+fn an_equal_result_cuts_the_rebuild_off() {
+    need!(Root);
+    let case = Case::with_base();
+    case.file("f", "1\n");
+    case.dockerfile("FROM BASE AS a\nCOPY f /f\nRUN wc -l < /f > /n\nFROM BASE\nCOPY --from=a /n /n\nRUN cat /n\n");
+    case.build(&[]).ok();
+    case.file("f", "2\n");
+    let run = case.build(&[]).ok();
+    assert_eq!(run.step("RUN wc"), "DONE");
+    assert_eq!((run.step("COPY --from=a"), run.step("RUN cat")), ("CACHED".into(), "CACHED".into()));
+}
+
+const STEPS: &str = "FROM BASE AS a\nCOPY f /f\nRUN cat /f /f > /g\nFROM BASE\nCOPY --from=a /g /g\nRUN echo end > /end\n";
+
+/// Two roots with the very same base image.
+fn two() -> (Case, Case, String) {
+    let (first, second) = (Case::new(), Case::with_base());
+    for case in [&first, &second] {
+        case.file("f", "text\n");
+        case.dockerfile(STEPS);
+    }
+    first.import_base(rgraph_tests::BASE);
+    let cache = first.out("cache").display().to_string();
+    (first, second, cache)
+}
+
+#[test]
+fn a_local_cache_serves_a_fresh_root() {
+    need!(Root);
+    for mode in ["min", "max"] {
+        let (first, second, cache) = two();
+        first.build(&["--cache-to", &format!("type=local,dest={cache},mode={mode}")]).ok();
+        let from = format!("type=local,src={cache}");
+        let path = second.out("image.tar");
+        let out = format!("type=oci,dest={}", path.display());
+        let run = second.build(&["--cache-from", &from, "-o", &out]).ok();
+        run.all_cached();
+        let image = rgraph_tests::Image::from_archive(&path);
+        assert_eq!((image.read("g"), image.read("end")), ("text\ntext\n".into(), "end\n".into()));
+    }
+}
+
+#[test]
+fn a_missing_or_damaged_cache_is_a_warning() {
+    need!(Root);
+    let (first, second, cache) = two();
+    let from = format!("type=local,src={cache}");
+    let run = second.build(&["--cache-from", &from]).ok();
+    assert!(run.stderr.to_lowercase().contains("warning"), "no word of it:\n{}", run.stderr);
+    first.build(&["--cache-to", &format!("type=local,dest={cache},mode=max")]).ok();
+    // Every blob flipped, every record cut.
+    let mut todo = vec![std::path::PathBuf::from(&cache)];
+    let mut damaged = 0;
+    while let Some(dir) = todo.pop() {
+        for e in fs::read_dir(dir).expect("a folder").flatten() {
+            let path = e.path();
+            if path.is_dir() {
+                todo.push(path);
+                continue;
+            }
+            let mut bytes = fs::read(&path).expect("a file");
+            if path.to_string_lossy().contains("blobs") {
+                let middle = bytes.len() / 2;
+                bytes[middle] ^= 0x40;
+            } else {
+                bytes.truncate(bytes.len() / 2);
+            }
+            fs::write(&path, bytes).expect("a file");
+            damaged += 1;
+        }
+    }
+    assert!(damaged > 4, "{damaged} files");
+    let third = Case::with_base();
+    third.file("f", "text\n");
+    third.dockerfile(STEPS);
+    let path = third.out("image.tar");
+    let out = format!("type=oci,dest={}", path.display());
+    third.build(&["--cache-from", &from, "-o", &out]).ok();
+    assert_eq!(rgraph_tests::Image::from_archive(&path).read("g"), "text\ntext\n");
+}
+
+/// Records that are whole while the blobs they name are not: found out when they are read.
+#[test]
+fn a_cache_whose_blobs_lie_is_not_believed() {
+    need!(Root);
+    let (first, second, cache) = two();
+    first.build(&["--cache-to", &format!("type=local,dest={cache},mode=max")]).ok();
+    for e in fs::read_dir(format!("{cache}/blobs/sha256")).expect("blobs").flatten() {
+        let mut bytes = fs::read(e.path()).expect("a blob");
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 0x40;
+        fs::write(e.path(), bytes).expect("a blob");
+    }
+    let path = second.out("image.tar");
+    let out = format!("type=oci,dest={}", path.display());
+    second.build(&["--cache-from", &format!("type=local,src={cache}"), "-o", &out]).ok();
+    assert_eq!(rgraph_tests::Image::from_archive(&path).read("g"), "text\ntext\n");
+}
+
+#[test]
+fn two_writers_of_one_cache() {
+    need!(Root);
+    let cache_home = Case::new();
+    let cache = cache_home.out("cache").display().to_string();
+    let cases: Vec<Case> = ["one", "two"]
+        .into_iter()
+        .map(|name| {
+            let case = Case::with_base();
+            case.dockerfile(&format!("FROM BASE\nRUN echo {name} > /name\nRUN sleep 0.1\n"));
+            case
+        })
+        .collect();
+    let to = format!("type=local,dest={cache},mode=max");
+    let running: Vec<_> =
+        cases.iter().map(|c| c.start(&c.build_args(&["--cache-to", &to]))).collect();
+    for r in running {
+        r.finish().ok();
+    }
+    for (case, name) in cases.iter().zip(["one", "two"]) {
+        let fresh = Case::with_base();
+        fs::copy(case.context().join("Dockerfile"), fresh.context().join("Dockerfile")).expect("a copy");
+        let path = fresh.out("image.tar");
+        let out = format!("type=oci,dest={}", path.display());
+        let run = fresh.build(&["--cache-from", &format!("type=local,src={cache}"), "-o", &out]).ok();
+        run.all_cached();
+        assert_eq!(rgraph_tests::Image::from_archive(&path).read("name"), format!("{name}\n"));
+    }
+}

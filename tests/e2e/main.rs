@@ -1,0 +1,12 @@
+//! Whole-program tests: the binary, its exit codes, its text, and what it leaves on disk.
+
+mod build;
+mod cache;
+mod concurrency;
+mod copy;
+mod crash;
+mod errors;
+mod graph;
+mod layers;
+mod limits;
+mod registry;
