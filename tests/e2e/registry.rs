@@ -8,7 +8,7 @@ use rgraph_tests::{Access, Case, Registry, need};
 /// Pushes an image with two layers, gives its name.
 fn pushed(registry: &Registry, name: &str) -> String {
     let case = Case::with_base();
-    case.dockerfile("FROM BASE\nRUN echo pushed > /pushed\nENV FROM_BASE=yes\n");
+    case.dockerfile("FROM BASE\nRUN echo pushed > /pushed\nENV GREETS=yes\n");
     let name = registry.name(name);
     case.build(&["--push", "-t", &name]).ok();
     name
@@ -29,7 +29,7 @@ fn pushed_by_one_root_pulled_by_another() {
     let mut ids = Vec::new();
     for _ in 0..2 {
         let case = Case::new();
-        case.file("Dockerfile", format!("FROM {name}\nRUN cat /pushed; echo $FROM_BASE\n"));
+        case.file("Dockerfile", format!("FROM {name}\nRUN cat /pushed; echo $GREETS\n"));
         let run = case.build(&[]).ok();
         assert!(run.stderr.contains(" pushed\n") && run.stderr.contains(" yes\n"), "{}", run.stderr);
         ids.push(run.image());

@@ -138,12 +138,14 @@ impl Image {
     }
 }
 
-/// Reads a tar, plain or with gzip.
+/// Reads a tar, plain, with gzip or with zstd.
 #[track_caller]
 pub fn unpack_tar(bytes: &[u8]) -> Layer {
     let mut plain = Vec::new();
     if bytes.starts_with(&[0x1f, 0x8b]) {
         flate2::read::MultiGzDecoder::new(bytes).read_to_end(&mut plain).expect("gzip");
+    } else if bytes.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
+        plain = zstd::decode_all(bytes).expect("zstd");
     } else {
         plain.extend_from_slice(bytes);
     }
