@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Read;
 
 use rgraph_image::layer::{UnpackOptions, decompress, unpack_layer};
+use rgraph_image::tar::TarError;
 use rgraph_ir::plan::TargetBase;
 use rgraph_ir::request::{BuildRequest, Entitlements, LayerOptions};
 use rgraph_ir::{Edge, HistoryEntry, Platform, Target, VertexId};
@@ -11,6 +12,7 @@ use rgraph_solver::CancelToken;
 use rgraph_solver::backend::BuiltImage;
 use rgraph_solver::event::{EventSink, Step};
 use rgraph_store::{NewSnapshot, Store};
+use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::export::{ExportError, Exporter};
 use crate::fetch::image::{ImageFetcher, PullPolicy};
@@ -39,8 +41,11 @@ pub fn import(
 ) -> Result<BuiltImage, ExportError> {
     let lease = store.lease()?;
     let prepared = store.prepare(&lease)?;
-    let plain = decompress(what.from)
-        .map_err(|source| ExportError::Write { path: "the archive".to_owned(), source })?;
+    let failed = |e| match cancel.is_cancelled() {
+        true => ExportError::Cancelled,
+        false => ExportError::Import(e),
+    };
+    let plain = decompress(what.from).map_err(|e| failed(TarError::Io(e).into()))?;
     // An archive of a root file system is no layer: `.wh.` names are refused by it, and a stream
     // that is no tar at all is told as such.
     let stats = unpack_layer(
@@ -48,7 +53,7 @@ pub fn import(
         prepared.fs(),
         &UnpackOptions { userxattr: host.userxattr, ..UnpackOptions::default() },
     )
-    .map_err(ExportError::Layer)?;
+    .map_err(failed)?;
     if stats.members == 0 {
         return Err(ExportError::Unsupported("an import of an empty archive".to_owned()));
     }
@@ -86,6 +91,7 @@ pub fn import(
         clock: &SystemClock,
         cancel,
         step: Step::Other(0),
+        index: Default::default(),
     };
     exporter.keep_one(&target, Some(top), &LayerOptions::default())
 }
@@ -110,13 +116,67 @@ fn request(tags: Vec<String>, host_platform: Platform) -> BuildRequest {
     }
 }
 
-/// Opens an archive by path without hanging on a FIFO.
-pub fn open_archive(path: &std::path::Path) -> std::io::Result<File> {
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
-    let file = File::options().read(true).custom_flags(flags).open(path)?;
-    if file.metadata()?.is_dir() {
-        return Err(std::io::Error::other("it is a folder"));
+/// Reads a file or pipe until the build is to stop: a pipe that nobody writes to does not keep a
+/// signal from ending the command.
+pub struct Interruptible {
+    file: File,
+    cancel: CancelToken,
+}
+
+impl Interruptible {
+    /// Reads `file`, in either blocking mode.
+    pub fn new(file: File, cancel: &CancelToken) -> Self {
+        Self { file, cancel: cancel.clone() }
     }
-    Ok(file)
+
+    /// Opens an archive by path.
+    pub fn open(path: &std::path::Path, cancel: &CancelToken) -> std::io::Result<Self> {
+        use std::os::unix::fs::OpenOptionsExt as _;
+        let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+        let file = File::options().read(true).custom_flags(flags).open(path)?;
+        if file.metadata()?.is_dir() {
+            return Err(std::io::Error::other("it is a folder"));
+        }
+        Ok(Self::new(file, cancel))
+    }
+}
+
+impl Read for Interruptible {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        const LOOK: rustix::fs::Timespec = rustix::fs::Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+        loop {
+            if self.cancel.is_cancelled() {
+                return Err(std::io::Error::other("canceled"));
+            }
+            let mut fds = [PollFd::new(&self.file, PollFlags::IN)];
+            match poll(&mut fds, Some(&LOOK)) {
+                Ok(0) | Err(rustix::io::Errno::INTR) => continue,
+                Ok(_) => {}
+                Err(e) => return Err(e.into()),
+            }
+            match self.file.read(buf) {
+                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
+                done => return done,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write as _;
+
+    #[test]
+    fn a_silent_pipe_does_not_hold_a_cancelled_import() {
+        let (read, mut write) = std::io::pipe().unwrap();
+        let cancel = CancelToken::new();
+        let mut from = Interruptible::new(File::from(std::os::fd::OwnedFd::from(read)), &cancel);
+        write.write_all(b"ab").unwrap();
+        let mut buf = [0; 8];
+        assert_eq!(from.read(&mut buf).unwrap(), 2);
+        cancel.cancel();
+        assert!(from.read(&mut buf).is_err());
+        drop(write);
+    }
 }

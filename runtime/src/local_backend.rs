@@ -104,7 +104,7 @@ impl Backend for LocalBackend<'_> {
         };
         let snapshots = Snapshots::new(self.store, self.host, &providers, &lease);
         let mut attempts = 0;
-        let (images, solution) = loop {
+        let (images, index, solution) = loop {
             let solved = solve(&request.plan, &ports, &policy, cancel, sink);
             warn_of_rejected();
             let solution = solved?;
@@ -120,6 +120,7 @@ impl Backend for LocalBackend<'_> {
                 clock: &clock,
                 cancel,
                 step,
+                index: Default::default(),
             };
             let emit = |kind| sink.emit(Event { at: clock.now(), step, kind });
             emit(EventKind::Announced { name: "exporting".to_owned() });
@@ -127,7 +128,7 @@ impl Backend for LocalBackend<'_> {
             match export(&exporter, request, &solution) {
                 Ok(images) => {
                     emit(EventKind::Finished);
-                    break (images, solution);
+                    break (images, exporter.index.get().copied(), solution);
                 }
                 Err(_) if cancel.is_cancelled() => {
                     emit(EventKind::Cancelled);
@@ -157,7 +158,7 @@ impl Backend for LocalBackend<'_> {
         };
         warn_of_rejected();
         self.store.flush_uses(&lease).map_err(setup)?;
-        Ok(BuildOutcome { images, index: None, cached: solution.cached, ran: solution.ran })
+        Ok(BuildOutcome { images, index, cached: solution.cached, ran: solution.ran })
     }
 }
 

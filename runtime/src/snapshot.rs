@@ -297,7 +297,8 @@ fn lost_or(e: StoreError, id: SnapshotId) -> SnapshotError {
 /// Gives the new root directory the mode and owner of the one below.
 fn copy_root_attributes(from: &std::path::Path, to: &std::path::Path) -> rustix::io::Result<()> {
     let st = rustix::fs::stat(from)?;
-    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+    let flags =
+        rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
     let dir = rustix::fs::open(to, flags, rustix::fs::Mode::empty())?;
     let (uid, gid) = (rustix::fs::Uid::from_raw(st.st_uid), rustix::fs::Gid::from_raw(st.st_gid));
     rustix::fs::fchown(&dir, Some(uid), Some(gid))?;

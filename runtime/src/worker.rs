@@ -197,7 +197,8 @@ impl<'a> LocalWorker<'a> {
             let mut inputs = task.inputs.to_vec();
             for (n, tree) in inputs.iter_mut().enumerate() {
                 if matches!(tree, Tree::Context(_)) && self.is_keyed(task, n) {
-                    let live = std::mem::replace(tree, Tree::Snapshot(self.as_snapshot(*tree, cx)?));
+                    let live =
+                        std::mem::replace(tree, Tree::Snapshot(self.as_snapshot(*tree, cx)?));
                     self.settle(task, n, live, cx)?;
                 }
             }

@@ -38,9 +38,10 @@ pub fn run(cx: &Context, args: BuildArgs) -> Result<(), CliError> {
     let store = session::open_store(cx.root())?;
     let registry = session::registries(&cx.env, &opts.insecure_registries);
     let network = (!opts.offline && opts.pull != Pull::Never).then_some(&registry);
-    let images = ImageFetcher::new(&store, network, policy(opts.pull), &cx.cancel);
     let progress =
         Progress::new(&Settings::for_build(&opts, cx.style.colours), Box::new(std::io::stderr()));
+    let images = ImageFetcher::new(&store, network, policy(opts.pull), &cx.cancel)
+        .telling(|e| progress.message(&format!("registry: {e}")));
     let next_step = AtomicU32::new(0);
     let answers = Answers::Images { images: &images, sink: &progress, next_step: &next_step };
     let compiled = compile(&opts, &answers).map_err(|e| {

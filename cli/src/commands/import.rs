@@ -1,12 +1,14 @@
 //! `rgraph import`: an image of an archive.
 
-use std::io::Read;
+use std::fs::File;
+use std::io::BufReader;
+use std::os::fd::AsFd;
 
 use rgraph_frontend::{Facts, LowerOptions, Lowering, lower, parse};
 use rgraph_ir::image_config::ImageConfig;
 use rgraph_ir::{Platform, Severity, SourceMap};
 use rgraph_runtime::host::Host;
-use rgraph_runtime::import::{Import, import, open_archive};
+use rgraph_runtime::import::{Import, Interruptible, import};
 
 use super::{Context, print};
 use crate::args::ImportArgs;
@@ -20,13 +22,19 @@ pub fn run(cx: &Context, args: ImportArgs) -> Result<(), CliError> {
     let names = opts.name.iter().map(ToString::to_string).collect();
     let platform = opts.platform.clone().unwrap_or_else(host_platform);
     let config = changed(cx, platform, &opts.changes)?;
-    let (mut from, source): (Box<dyn Read>, String) = match &opts.source {
-        ImportSource::Stdin => (Box::new(std::io::stdin().lock()), "-".to_owned()),
+    let reading = |from: Interruptible| BufReader::with_capacity(256 << 10, from);
+    let (mut from, source) = match &opts.source {
+        ImportSource::Stdin => {
+            let stdin = std::io::stdin().as_fd().try_clone_to_owned();
+            let stdin =
+                stdin.map_err(|e| CliError::failed("cannot read standard input").because(e))?;
+            (reading(Interruptible::new(File::from(stdin), &cx.cancel)), "-".to_owned())
+        }
         ImportSource::File(path) => {
             let shown = path.display().to_string();
-            let file = open_archive(path)
+            let file = Interruptible::open(path, &cx.cancel)
                 .map_err(|e| CliError::failed(format!("cannot open `{shown}`")).because(e))?;
-            (Box::new(std::io::BufReader::with_capacity(256 << 10, file)), shown)
+            (reading(file), shown)
         }
         ImportSource::Url(url) => {
             return Err(CliError::not_yet("`rgraph import URL`")

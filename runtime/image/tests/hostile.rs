@@ -469,12 +469,14 @@ fn archives_are_told_by_content_and_unpacked_like_tar() {
         let jail = Jail::new();
         fs::set_permissions(jail.root(), fs::Permissions::from_mode(0o700)).unwrap();
         let root = fs::File::open(jail.root()).unwrap();
-        let opts = ArchiveOptions { uid: 7, gid: 8, ..ArchiveOptions::default() };
+        let opts = ArchiveOptions { owner: Some((7, 8)), ..ArchiveOptions::default() };
         let stats = unpack_archive(form.as_slice(), root.as_fd(), b"/new/dest/", &opts).unwrap();
         assert_eq!(stats.members, 3);
         let dest = jail.root().join("new/dest");
         assert_eq!(fs::read(dest.join("sub/.wh.x")).unwrap(), b"kept");
         assert_eq!(fs::read(dest.join(".wh..wh..opq")).unwrap(), b"kept");
+        let m = fs::metadata(dest.join("sub/.wh.x")).unwrap();
+        assert_eq!((m.uid(), m.gid()), (7, 8), "what the archive lists has the owner too");
         let m = fs::metadata(jail.root().join("new")).unwrap();
         assert_eq!((m.uid(), m.gid(), m.mtime()), (7, 8, 0));
         assert_eq!(fs::metadata(jail.root()).unwrap().mode() & 0o7777, 0o700);

@@ -30,7 +30,10 @@ impl<'a> LocalCache<'a> {
 
     /// Digest of what a step itself changed; costs a walk of the layer only. `None`: not on disk, or
     /// unreadable.
-    fn layer_of(&self, top: SnapshotId) -> Result<Option<(TreeDigest, Option<SnapshotId>)>, StoreError> {
+    fn layer_of(
+        &self,
+        top: SnapshotId,
+    ) -> Result<Option<(TreeDigest, Option<SnapshotId>)>, StoreError> {
         let Some(rec) = self.store.snapshot(top)? else { return Ok(None) };
         let Some(dir) = rec.dir else { return Ok(None) };
         let Ok(fd) = std::fs::File::open(&dir) else { return Ok(None) };
@@ -61,7 +64,9 @@ impl<'a> LocalCache<'a> {
         };
         match layer {
             Some((layer, _)) => v.value("layer", Value::Digest(layer.as_bytes())),
-            None => v.value("time", Value::Str(&jiff::Timestamp::now().as_nanosecond().to_string())),
+            None => {
+                v.value("time", Value::Str(&jiff::Timestamp::now().as_nanosecond().to_string()))
+            }
         }
         for i in &rec.recipe.inputs {
             if let InputKey::Chain(k) = i {
@@ -209,7 +214,13 @@ mod tests {
 
     impl Step<'_> {
         /// Runs a "step": a layer with one file on `parent`, recorded under `key`.
-        fn run(&self, key: u8, on: &[u8], parent: Option<SnapshotId>, text: &str) -> (Option<CacheKey>, SnapshotId) {
+        fn run(
+            &self,
+            key: u8,
+            on: &[u8],
+            parent: Option<SnapshotId>,
+            text: &str,
+        ) -> (Option<CacheKey>, SnapshotId) {
             let p = self.store.prepare(self.lease).unwrap();
             std::fs::write(p.fs().join("f"), text).unwrap();
             let new = NewSnapshot { parent, layer: None, description: String::new() };
@@ -223,7 +234,13 @@ mod tests {
             let cache = LocalCache::new(self.store);
             let (slot, key) = (Slot(format!("slot {}", on.len())), CacheKey::of(&[key]));
             let outputs = [top];
-            let rec = Record { vertex: VertexId(0), key, recipe: &recipe, slot: &slot, outputs: &outputs };
+            let rec = Record {
+                vertex: VertexId(0),
+                key,
+                recipe: &recipe,
+                slot: &slot,
+                outputs: &outputs,
+            };
             (cache.record(&rec).unwrap(), top)
         }
     }

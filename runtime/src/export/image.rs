@@ -154,7 +154,8 @@ impl Exporter<'_> {
                 images.iter().map(|w| w.built.manifest.into()).collect();
             self.store.link_blobs(&digest, &children)?;
         }
-        Ok(ManifestDigest::from(digest))
+        // The same for every output of one build.
+        Ok(self.index.get_or_init(|| (ManifestDigest::from(digest), bytes.len() as u64)).0)
     }
 
     /// The commit point of an image in the store.

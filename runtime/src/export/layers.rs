@@ -356,10 +356,8 @@ impl Exporter<'_> {
         layer: &NamedLayer,
         out: &mut dyn Write,
     ) -> Result<(), ExportError> {
-        let rec = self
-            .store
-            .snapshot(layer.snapshot)?
-            .ok_or(SnapshotError::Lost(layer.snapshot))?;
+        let rec =
+            self.store.snapshot(layer.snapshot)?.ok_or(SnapshotError::Lost(layer.snapshot))?;
         let mut known = self.store.layer_blobs(&layer.diff_id)?;
         known.push(layer.blob.clone());
         // What came from outside is not written again from its directory: tars of other tools

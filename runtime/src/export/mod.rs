@@ -12,7 +12,7 @@ mod whole;
 pub use whole::write_whole;
 
 use rgraph_ir::request::{BuildRequest, ImageOutput, LayerOptions, OutputSpec};
-use rgraph_ir::{BuildPlan, SnapshotId, Target};
+use rgraph_ir::{BuildPlan, ManifestDigest, SnapshotId, Target};
 use rgraph_solver::backend::BuiltImage;
 use rgraph_solver::event::{Event, EventKind, EventSink, Step};
 use rgraph_solver::{CancelToken, Clock, Solution, Tree};
@@ -34,6 +34,9 @@ pub enum ExportError {
     /// A layer could not be written or read.
     #[error("cannot pack a layer")]
     Layer(#[from] rgraph_image::layer::LayerError),
+    /// An archive to import could not be read.
+    #[error("cannot read the archive")]
+    Import(#[source] rgraph_image::layer::LayerError),
     /// The image's documents could not be put together.
     #[error("cannot put the image together")]
     Assemble(#[from] rgraph_image::assemble::AssembleError),
@@ -95,7 +98,10 @@ pub enum ExportError {
 impl ExportError {
     /// True when building again may give the bytes that are missing.
     pub fn is_loss(&self) -> bool {
-        matches!(self, Self::NoBlob(_) | Self::Changed { .. } | Self::Snapshot(SnapshotError::Lost(_)))
+        matches!(
+            self,
+            Self::NoBlob(_) | Self::Changed { .. } | Self::Snapshot(SnapshotError::Lost(_))
+        )
     }
 }
 
@@ -121,6 +127,8 @@ pub struct Exporter<'a> {
     pub cancel: &'a CancelToken,
     /// The step events are about.
     pub step: Step,
+    /// The index over several platforms, once there is one: digest and size in bytes.
+    pub index: std::sync::OnceLock<(ManifestDigest, u64)>,
 }
 
 /// One target with its stack of layers, bottom first.

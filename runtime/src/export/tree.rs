@@ -94,8 +94,7 @@ impl Exporter<'_> {
             }
             Dest::Path(p) => p,
         };
-        let failed =
-            |source| ExportError::Write { path: path.display().to_string(), source };
+        let failed = |source| ExportError::Write { path: path.display().to_string(), source };
         write_whole(path, &failed, write)
     }
 }

@@ -42,7 +42,11 @@ pub fn write_whole<E>(
     // Nobody else's temporary name: processes of other containers have the same ids.
     let unique = jiff::Timestamp::now().as_nanosecond();
     let n = COUNT.fetch_add(1, Ordering::Relaxed);
-    let tmp = dir.join(format!(".{}.{:x}-{unique:x}-{n}.tmp", name.to_string_lossy(), std::process::id()));
+    let tmp = dir.join(format!(
+        ".{}.{:x}-{unique:x}-{n}.tmp",
+        name.to_string_lossy(),
+        std::process::id()
+    ));
     let (file, named) = open_nameless(dir, &tmp).map_err(failed)?;
     let mut removed = Removed(named.then_some(tmp.as_path()));
     let mut out = BufWriter::with_capacity(256 << 10, file);
@@ -72,7 +76,8 @@ fn open_nameless(dir: &Path, tmp: &Path) -> io::Result<(File, bool)> {
     match rustix::fs::open(dir, OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC, mode) {
         Ok(fd) => {
             // Without /proc it could not be given a name later.
-            let linkable = std::fs::symlink_metadata(format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd()));
+            let linkable =
+                std::fs::symlink_metadata(format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd()));
             if linkable.is_ok() {
                 return Ok((File::from(fd), false));
             }

@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex};
 
 use rgraph_image::config::{self, ConfigError};
 use rgraph_image::manifest::{Document, Manifest, ManifestError};
-use rgraph_image::registry::{BlobDesc, ManifestRef, RegistryClient, RegistryError, Watch};
+use rgraph_image::registry::{
+    BlobDesc, ManifestRef, RegistryClient, RegistryError, TransferEvent, Watch,
+};
 use rgraph_ir::image_config::{BaseHistory, BaseImage, ImageConfig};
 use rgraph_ir::op::ResolveMode;
 use rgraph_ir::{
@@ -140,6 +142,7 @@ pub struct ImageFetcher<'a> {
     registry: Option<&'a LazyRegistry>,
     policy: PullPolicy,
     cancelled: Box<dyn Fn() -> bool + Send + Sync>,
+    on_event: Box<dyn Fn(&TransferEvent) + Send + Sync + 'a>,
     known: Mutex<HashMap<(String, Platform), Arc<ResolvedImage>>>,
     origins: Mutex<HashMap<BlobDigest, Reference>>,
 }
@@ -159,13 +162,19 @@ impl<'a> ImageFetcher<'a> {
             registry,
             policy,
             cancelled,
+            on_event: Box::new(|_| {}),
             known: Mutex::default(),
             origins: Mutex::default(),
         }
     }
 
+    /// Tells `on_event` of retries and resumed transfers.
+    pub fn telling(self, on_event: impl Fn(&TransferEvent) + Send + Sync + 'a) -> Self {
+        Self { on_event: Box::new(on_event), ..self }
+    }
+
     fn watch(&self) -> Watch<'_> {
-        Watch { cancelled: &self.cancelled, ..Watch::QUIET }
+        Watch { cancelled: &self.cancelled, on_event: &self.on_event, ..Watch::QUIET }
     }
 
     /// What `reference` means for `platform`.

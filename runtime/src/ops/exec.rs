@@ -14,11 +14,11 @@ use rgraph_store::{KeyLock, Prepared};
 use rustix::fs::{Mode, OFlags};
 
 use super::agent::AgentProxy;
+use crate::cache::flight::waiting;
 use crate::sandbox::{
     Dns, ExtraHost, MountSource, Network, Outcome, Rootfs, SandboxMount, SandboxMountKind,
     SandboxSpec, Security, Stream as SandboxStream, Ulimit,
 };
-use crate::cache::flight::waiting;
 use crate::snapshot::SnapshotError;
 use crate::worker::LocalWorker;
 

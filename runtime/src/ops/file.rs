@@ -357,8 +357,7 @@ fn unpack(
     std::io::Seek::rewind(&mut file).map_err(TreeError::std("read", src))?;
     let new = NewDir { mode: 0o755, owner, time: c.timestamp.map(times) };
     make_dirs(root, OsStr::new(&c.dest), &new)?;
-    let (uid, gid) = owner.unwrap_or((0, 0));
-    let opts = rgraph_image::layer::ArchiveOptions { uid, gid, ..Default::default() };
+    let opts = rgraph_image::layer::ArchiveOptions { owner, ..Default::default() };
     rgraph_image::layer::unpack_archive(file, root, c.dest.as_bytes(), &opts).map_err(failed)?;
     Ok(true)
 }

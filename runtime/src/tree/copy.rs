@@ -527,7 +527,12 @@ mod tests {
     use super::*;
     use std::os::unix::fs::MetadataExt as _;
 
-    fn copy_all(from: &std::path::Path, to: &std::path::Path, src: &str, dest: &str) -> Result<(), TreeError> {
+    fn copy_all(
+        from: &std::path::Path,
+        to: &std::path::Path,
+        src: &str,
+        dest: &str,
+    ) -> Result<(), TreeError> {
         let (from, to) = (std::fs::File::open(from).unwrap(), std::fs::File::open(to).unwrap());
         let opts = CopyOptions {
             owner: None,
@@ -561,7 +566,10 @@ mod tests {
         for i in [0, n - 1] {
             let z = std::fs::metadata(to.join(format!("sub/z{i}"))).unwrap();
             let name = [b"sub/d/\xff".as_slice(), i.to_string().as_bytes()].concat();
-            assert_eq!(z.ino(), std::fs::metadata(to.join(OsStr::from_bytes(&name))).unwrap().ino());
+            assert_eq!(
+                z.ino(),
+                std::fs::metadata(to.join(OsStr::from_bytes(&name))).unwrap().ino()
+            );
             assert_eq!(z.nlink(), 2);
         }
     }

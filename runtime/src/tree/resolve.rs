@@ -122,13 +122,25 @@ pub fn resolve(
             _ => {
                 let parent = stack.pop().expect("the root stays");
                 names.push(name.clone());
-                return Ok(Place { parent, name, stat, real: join(&names), raw: names.join(OsStr::new("/")) });
+                return Ok(Place {
+                    parent,
+                    name,
+                    stat,
+                    real: join(&names),
+                    raw: names.join(OsStr::new("/")),
+                });
             }
         }
     }
     let parent = stack.pop().expect("the root stays");
     let stat = rustix::fs::fstat(&parent).map_err(TreeError::io("look at", shown()))?;
-    Ok(Place { parent, name: ".".into(), stat: Some(stat), real: join(&names), raw: names.join(OsStr::new("/")) })
+    Ok(Place {
+        parent,
+        name: ".".into(),
+        stat: Some(stat),
+        real: join(&names),
+        raw: names.join(OsStr::new("/")),
+    })
 }
 
 /// Finds or makes the directory `path` with all its parents.

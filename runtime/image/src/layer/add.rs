@@ -21,10 +21,9 @@ const CACHE: usize = 128;
 /// How an archive is unpacked.
 #[derive(Debug, Clone, Copy)]
 pub struct ArchiveOptions {
-    /// Owner of folders that the archive does not list.
-    pub uid: u32,
-    /// Group of those.
-    pub gid: u32,
+    /// Owner and group of everything, whatever the archive says (`ADD --chown`). `None`: the
+    /// archive's; folders that it does not list are root's.
+    pub owner: Option<(u32, u32)>,
     /// Time of those.
     pub mtime: Mtime,
     /// Owners that do not exist in this user's map are left out instead of failing.
@@ -36,7 +35,7 @@ pub struct ArchiveOptions {
 impl Default for ArchiveOptions {
     fn default() -> Self {
         let mtime = Mtime::default();
-        Self { uid: 0, gid: 0, mtime, ignore_owner: false, max_content: u64::MAX }
+        Self { owner: None, mtime, ignore_owner: false, max_content: u64::MAX }
     }
 }
 
@@ -61,7 +60,10 @@ pub fn unpack_archive(
     let mut tree = InRoot { root, opts, cache: HashMap::new(), made: Vec::new() };
     tree.dir(&dest)?;
     let mut tar = TarReader::new(content);
-    while let Some(m) = tar.next_member()? {
+    while let Some(mut m) = tar.next_member()? {
+        if let Some(owner) = opts.owner {
+            (m.uid, m.gid) = owner;
+        }
         put.stats.members += 1;
         let path = clean(&m.path)?;
         if path.is_empty() {
@@ -177,7 +179,8 @@ impl InRoot<'_> {
             Err(e) => return Err(LayerError::io("make", path)(e)),
         }
         let dir = fs::open_dir(&*parent, name).map_err(LayerError::io("open", path))?;
-        match fs::chown_fd(&dir, self.opts.uid, self.opts.gid) {
+        let (uid, gid) = self.opts.owner.unwrap_or((0, 0));
+        match fs::chown_fd(&dir, uid, gid) {
             Err(e) if self.opts.ignore_owner && fs::owner_unsupported(&e) => {}
             other => other.map_err(LayerError::io("set the owner of", path))?,
         }
