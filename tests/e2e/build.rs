@@ -28,7 +28,8 @@ fn the_quickstart_builds_and_is_listed() {
     assert!(!run.stderr.contains("nobody asked for this stage"), "an unneeded stage ran");
     assert!(run.steps().keys().all(|s| !s.contains("[unused")), "an unneeded stage is there");
     let images = case.rgraph(&["images", "--no-trunc"]).ok();
-    let row = images.text().lines().find(|l| l.starts_with("quickstart")).expect("a row").to_owned();
+    let row =
+        images.text().lines().find(|l| l.starts_with("quickstart")).expect("a row").to_owned();
     assert!(row.contains(&run.image()), "{row} is not {}", run.image());
 }
 
@@ -80,7 +81,9 @@ fn a_quiet_build_prints_the_image_id_alone() {
 fn skopeo_and_umoci_take_an_oci_archive() {
     need!(Root, Tool("skopeo"), Tool("umoci"));
     let case = Case::with_base();
-    case.dockerfile("FROM BASE\nRUN echo hello > /greeting && rm /etc/group\nENV A=b\nCMD [\"sh\"]\n");
+    case.dockerfile(
+        "FROM BASE\nRUN echo hello > /greeting && rm /etc/group\nENV A=b\nCMD [\"sh\"]\n",
+    );
     let image = case.image(&["-t", "app:one"]);
     let archive = format!("oci-archive:{}", case.out("image.tar").display());
     let inspect = tool("skopeo", &["inspect", "--config", &archive]);
@@ -103,7 +106,8 @@ fn skopeo_takes_a_docker_archive() {
     case.dockerfile("FROM BASE\nRUN echo hello > /greeting\nLABEL a=b\n");
     let path = case.out("docker.tar").display().to_string();
     let run = case.build(&["-t", "app:one", "-o", &format!("type=docker,dest={path}")]).ok();
-    let inspect = tool("skopeo", &["inspect", "--config", &format!("docker-archive:{path}:app:one")]);
+    let inspect =
+        tool("skopeo", &["inspect", "--config", &format!("docker-archive:{path}:app:one")]);
     let config: serde_json::Value = serde_json::from_slice(&inspect).expect("JSON");
     assert_eq!(config["config"]["Labels"]["a"], "b");
     assert_eq!(config["rootfs"]["diff_ids"].as_array().map(Vec::len), Some(2));
@@ -182,7 +186,10 @@ fn steps_have_no_network_when_told_so_and_a_bounded_world() {
          mount -t tmpfs none /tmp && exit 4; echo $$ > /pid\n",
     );
     let image = case.image(&["--network=none"]);
-    assert_eq!((image.read("net"), image.read("uid"), image.read("pid")), ("lo\n".into(), "0\n".into(), "1\n".into()));
+    assert_eq!(
+        (image.read("net"), image.read("uid"), image.read("pid")),
+        ("lo\n".into(), "0\n".into(), "1\n".into())
+    );
     let fds: u32 = image.read("fds").trim().parse().expect("a number");
     assert!(fds <= 4, "{fds} open files came in from outside");
 }

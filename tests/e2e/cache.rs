@@ -43,13 +43,19 @@ fn args_and_env_are_part_of_the_key_where_they_are_seen() {
     case.dockerfile("FROM BASE\nRUN echo before\nARG A=1\nRUN echo after $A\n");
     case.build(&[]).ok();
     let other = case.build(&["--build-arg", "A=2"]).ok();
-    assert_eq!((other.step("echo before"), other.step("echo after")), ("CACHED".into(), "DONE".into()));
+    assert_eq!(
+        (other.step("echo before"), other.step("echo after")),
+        ("CACHED".into(), "DONE".into())
+    );
     case.build(&["--build-arg", "A=1"]).ok().all_cached();
     case.dockerfile("FROM BASE\nRUN echo before\nENV E=1\nRUN echo after $E\n");
     case.build(&[]).ok();
     case.dockerfile("FROM BASE\nRUN echo before\nENV E=2\nRUN echo after $E\n");
     let other = case.build(&[]).ok();
-    assert_eq!((other.step("echo before"), other.step("echo after")), ("CACHED".into(), "DONE".into()));
+    assert_eq!(
+        (other.step("echo before"), other.step("echo after")),
+        ("CACHED".into(), "DONE".into())
+    );
     assert!(other.stderr.contains("why: "), "a miss is explained:\n{}", other.stderr);
 }
 
@@ -60,9 +66,15 @@ fn no_cache_runs_everything_again() {
     case.dockerfile("FROM BASE AS a\nRUN date +%N > /a\nFROM BASE AS b\nRUN date +%N > /b\nFROM scratch\nCOPY --from=a /a /\nCOPY --from=b /b /\n");
     case.build(&[]).ok();
     let again = case.build(&["--no-cache"]).ok();
-    assert_eq!((again.step("RUN date +%N > /a"), again.step("RUN date +%N > /b")), ("DONE".into(), "DONE".into()));
+    assert_eq!(
+        (again.step("RUN date +%N > /a"), again.step("RUN date +%N > /b")),
+        ("DONE".into(), "DONE".into())
+    );
     let one = case.build(&["--no-cache-filter", "b"]).ok();
-    assert_eq!((one.step("RUN date +%N > /a"), one.step("RUN date +%N > /b")), ("CACHED".into(), "DONE".into()));
+    assert_eq!(
+        (one.step("RUN date +%N > /a"), one.step("RUN date +%N > /b")),
+        ("CACHED".into(), "DONE".into())
+    );
 }
 
 /// A step that gives the tree it gave before lets what follows be a hit.
@@ -76,7 +88,10 @@ fn an_equal_result_cuts_the_rebuild_off() {
     case.file("f", "2\n");
     let run = case.build(&[]).ok();
     assert_eq!(run.step("RUN wc"), "DONE");
-    assert_eq!((run.step("COPY --from=a"), run.step("RUN cat")), ("CACHED".into(), "CACHED".into()));
+    assert_eq!(
+        (run.step("COPY --from=a"), run.step("RUN cat")),
+        ("CACHED".into(), "CACHED".into())
+    );
 }
 
 const STEPS: &str = "FROM BASE AS a\nCOPY f /f\nRUN cat /f /f > /g\nFROM BASE\nCOPY --from=a /g /g\nRUN echo end > /end\n";
@@ -187,10 +202,12 @@ fn two_writers_of_one_cache() {
     }
     for (case, name) in cases.iter().zip(["one", "two"]) {
         let fresh = Case::with_base();
-        fs::copy(case.context().join("Dockerfile"), fresh.context().join("Dockerfile")).expect("a copy");
+        fs::copy(case.context().join("Dockerfile"), fresh.context().join("Dockerfile"))
+            .expect("a copy");
         let path = fresh.out("image.tar");
         let out = format!("type=oci,dest={}", path.display());
-        let run = fresh.build(&["--cache-from", &format!("type=local,src={cache}"), "-o", &out]).ok();
+        let run =
+            fresh.build(&["--cache-from", &format!("type=local,src={cache}"), "-o", &out]).ok();
         run.all_cached();
         assert_eq!(rgraph_tests::Image::from_archive(&path).read("name"), format!("{name}\n"));
     }

@@ -39,22 +39,67 @@ fn tar() -> Vec<u8> {
 
 const ROWS: &[Row] = &[
     Row { instruction: "COPY a.txt /d/", want: &[("d/a.txt", Some("a\n"))], absent: &[] },
-    Row { instruction: "COPY a.txt /d/renamed", want: &[("d/renamed", Some("a\n"))], absent: &["d/a.txt"] },
-    Row { instruction: "COPY *.txt /d/", want: &[("d/a.txt", Some("a\n")), ("d/b.txt", Some("b\n"))], absent: &["d/c.md"] },
-    Row { instruction: "COPY [a-b].txt c.m? /d/", want: &[("d/b.txt", Some("b\n")), ("d/c.md", Some("c\n"))], absent: &[] },
+    Row {
+        instruction: "COPY a.txt /d/renamed",
+        want: &[("d/renamed", Some("a\n"))],
+        absent: &["d/a.txt"],
+    },
+    Row {
+        instruction: "COPY *.txt /d/",
+        want: &[("d/a.txt", Some("a\n")), ("d/b.txt", Some("b\n"))],
+        absent: &["d/c.md"],
+    },
+    Row {
+        instruction: "COPY [a-b].txt c.m? /d/",
+        want: &[("d/b.txt", Some("b\n")), ("d/c.md", Some("c\n"))],
+        absent: &[],
+    },
     Row {
         instruction: "COPY dir /d",
-        want: &[("d", None), ("d/x", Some("x\n")), ("d/deep/y", Some("y\n")), ("d/keep.log", Some("k\n"))],
+        want: &[
+            ("d", None),
+            ("d/x", Some("x\n")),
+            ("d/deep/y", Some("y\n")),
+            ("d/keep.log", Some("k\n")),
+        ],
         absent: &["d/skip.log", "d/dir"],
     },
-    Row { instruction: "COPY . /d/", want: &[("d/dir/x", Some("x\n")), ("d/a.txt", Some("a\n"))], absent: &["d/secret", "d/dir/skip.log"] },
-    Row { instruction: "COPY [\"sp ace\", \"/d/\"]", want: &[("d/sp ace", Some("sp\n"))], absent: &[] },
-    Row { instruction: "COPY --from=other /made /d/", want: &[("d/made", Some("made\n"))], absent: &[] },
-    Row { instruction: "COPY --from=0 /made/ /d/", want: &[("d/made", Some("made\n"))], absent: &[] },
-    Row { instruction: "ADD plain.tar /d/", want: &[("d/in/tar", Some("tar\n"))], absent: &["d/plain.tar"] },
-    Row { instruction: "ADD packed.tgz /d", want: &[("d/in/tar", Some("tar\n"))], absent: &["d/packed.tgz"] },
+    Row {
+        instruction: "COPY . /d/",
+        want: &[("d/dir/x", Some("x\n")), ("d/a.txt", Some("a\n"))],
+        absent: &["d/secret", "d/dir/skip.log"],
+    },
+    Row {
+        instruction: "COPY [\"sp ace\", \"/d/\"]",
+        want: &[("d/sp ace", Some("sp\n"))],
+        absent: &[],
+    },
+    Row {
+        instruction: "COPY --from=other /made /d/",
+        want: &[("d/made", Some("made\n"))],
+        absent: &[],
+    },
+    Row {
+        instruction: "COPY --from=0 /made/ /d/",
+        want: &[("d/made", Some("made\n"))],
+        absent: &[],
+    },
+    Row {
+        instruction: "ADD plain.tar /d/",
+        want: &[("d/in/tar", Some("tar\n"))],
+        absent: &["d/plain.tar"],
+    },
+    Row {
+        instruction: "ADD packed.tgz /d",
+        want: &[("d/in/tar", Some("tar\n"))],
+        absent: &["d/packed.tgz"],
+    },
     Row { instruction: "ADD a.txt /d/", want: &[("d/a.txt", Some("a\n"))], absent: &[] },
-    Row { instruction: "WORKDIR /w\nCOPY a.txt ./", want: &[("w/a.txt", Some("a\n"))], absent: &[] },
+    Row {
+        instruction: "WORKDIR /w\nCOPY a.txt ./",
+        want: &[("w/a.txt", Some("a\n"))],
+        absent: &[],
+    },
 ];
 
 #[test]

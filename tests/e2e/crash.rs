@@ -66,7 +66,11 @@ fn interrupt_and_terminate_in_a_step() {
         let run = run.finish();
         assert_eq!(run.code, code, "{}", run.stderr);
         nothing_left(&case, &marker);
-        assert_eq!(case.rgraph(&["images", "-q"]).ok().text().lines().count(), 1, "an image was made");
+        assert_eq!(
+            case.rgraph(&["images", "-q"]).ok().text().lines().count(),
+            1,
+            "an image was made"
+        );
         next_is_right(&case);
     }
 }

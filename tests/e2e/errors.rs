@@ -23,7 +23,10 @@ fn mistakes_in_the_file_name_line_and_neighbour() {
         ("RUN true\n", &["Dockerfile:1", "FROM"]),
         ("", &["Dockerfile"]),
         ("FROM BASE\nENV A\n", &["Dockerfile:2", "ENV"]),
-        ("FROM BASE\nRUN --mount=type=chache,target=/c true\n", &["Dockerfile:2", "chache", "cache"]),
+        (
+            "FROM BASE\nRUN --mount=type=chache,target=/c true\n",
+            &["Dockerfile:2", "chache", "cache"],
+        ),
         ("FROM BASE\nEXPOSE 99999\n", &["Dockerfile:2", "99999"]),
         ("FROM BASE\nENV A=${B\n", &["Dockerfile:2"]),
         ("FROM ${NONE}\n", &["Dockerfile:1"]),
@@ -128,7 +131,9 @@ fn a_failing_step_is_shown_and_what_ended_before_is_kept() {
 fn a_steps_own_code_is_not_the_commands() {
     need!(Root);
     let case = Case::with_base();
-    for (command, code) in [("[\"/no/such\"]", "127"), ("[\"/etc/passwd\"]", "126"), ("exit 143", "143")] {
+    for (command, code) in
+        [("[\"/no/such\"]", "127"), ("[\"/etc/passwd\"]", "126"), ("exit 143", "143")]
+    {
         case.dockerfile(&format!("FROM BASE\nRUN {command}\n"));
         case.build(&[]).fails(1, &["Dockerfile:2", &format!("exit code: {code}")]);
     }

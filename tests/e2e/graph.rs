@@ -45,7 +45,8 @@ fn graphviz_renders_the_dot() {
 
 #[test]
 fn json_holds_the_vertices_that_are_needed() {
-    let json: serde_json::Value = serde_json::from_slice(&graph(&Case::new(), "json")).expect("JSON");
+    let json: serde_json::Value =
+        serde_json::from_slice(&graph(&Case::new(), "json")).expect("JSON");
     let text = json.to_string();
     assert!(json["version"].is_number() || json["format"].is_number(), "no version in {text:.200}");
     let vertices = json["vertices"].as_array().expect("vertices");

@@ -15,8 +15,7 @@ fn layer(script: &str) -> Layer {
 
 /// Members that are no directories on the way.
 fn changed(l: &Layer) -> Vec<&str> {
-    let mut out: Vec<_> =
-        l.0.iter().filter(|e| e.kind != Kind::Dir).map(|e| &e.path[..]).collect();
+    let mut out: Vec<_> = l.0.iter().filter(|e| e.kind != Kind::Dir).map(|e| &e.path[..]).collect();
     out.sort_unstable();
     out
 }
@@ -45,8 +44,12 @@ fn steps_leave_what_they_changed() {
 #[test]
 fn no_stub_of_the_sandbox_is_left() {
     need!(Root);
-    let l = layer("--mount=type=tmpfs,target=/t --mount=type=cache,target=/c/deep touch /t/a /c/deep/b /new");
-    for path in ["proc", "sys", "dev", "etc/resolv.conf", "etc/hosts", "etc/hostname", "t", "c", "c/deep"] {
+    let l = layer(
+        "--mount=type=tmpfs,target=/t --mount=type=cache,target=/c/deep touch /t/a /c/deep/b /new",
+    );
+    for path in
+        ["proc", "sys", "dev", "etc/resolv.conf", "etc/hosts", "etc/hostname", "t", "c", "c/deep"]
+    {
         assert!(!l.paths().contains(&path), "{path} is in {:?}", l.paths());
     }
     assert_eq!(changed(&l), ["new"]);

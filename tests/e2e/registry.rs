@@ -31,7 +31,11 @@ fn pushed_by_one_root_pulled_by_another() {
         let case = Case::new();
         case.file("Dockerfile", format!("FROM {name}\nRUN cat /pushed; echo $GREETS\n"));
         let run = case.build(&[]).ok();
-        assert!(run.stderr.contains(" pushed\n") && run.stderr.contains(" yes\n"), "{}", run.stderr);
+        assert!(
+            run.stderr.contains(" pushed\n") && run.stderr.contains(" yes\n"),
+            "{}",
+            run.stderr
+        );
         ids.push(run.image());
         // Known by now: the registry is not needed for the same build again.
         case.build(&["--pull=never"]).ok().all_cached();
@@ -109,7 +113,11 @@ fn credentials_come_from_the_docker_config() {
     fs::write(case.dir().join("docker/config.json"), login("wrong")).expect("a file");
     let refused = case.build(&["--push", "-t", &name]);
     assert_eq!(refused.code, 1, "{}", refused.stderr);
-    assert!(!refused.stderr.contains("wrong") && !refused.stderr.contains("dGVz"), "{}", refused.stderr);
+    assert!(
+        !refused.stderr.contains("wrong") && !refused.stderr.contains("dGVz"),
+        "{}",
+        refused.stderr
+    );
     fs::write(case.dir().join("docker/config.json"), login("secret")).expect("a file");
     case.build(&["--push", "-t", &name]).ok();
 

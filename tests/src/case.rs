@@ -72,7 +72,8 @@ impl Run {
         let mut names = BTreeMap::new();
         let mut ends = BTreeMap::new();
         for line in self.stderr.lines() {
-            let Some((number, rest)) = line.strip_prefix('#').and_then(|l| l.split_once(' ')) else {
+            let Some((number, rest)) = line.strip_prefix('#').and_then(|l| l.split_once(' '))
+            else {
                 continue;
             };
             if rest.starts_with('[') && !rest.starts_with("[internal]") {

@@ -7,8 +7,8 @@
 mod case;
 mod image;
 mod needs;
-mod registry;
 mod process;
+mod registry;
 
 pub use case::{BASE, Case, Run, base_tar, fixture};
 pub use image::{Entry, Image, Kind, Layer, unpack_tar};

@@ -50,7 +50,11 @@ impl Background {
         let started = Instant::now();
         while !self.said().contains(text) {
             if let Some(status) = self.child.try_wait().expect("our child") {
-                assert!(self.said().contains(text), "ended ({status}) before `{text}`:\n{}", self.said());
+                assert!(
+                    self.said().contains(text),
+                    "ended ({status}) before `{text}`:\n{}",
+                    self.said()
+                );
                 return;
             }
             assert!(started.elapsed() < Duration::from_secs(60), "no `{text}`:\n{}", self.said());

@@ -49,7 +49,8 @@ impl Registry {
         if access == Access::Password {
             let file = dir.join("htpasswd");
             fs::write(&file, HTPASSWD).ok()?;
-            config += &format!("auth:\n  htpasswd:\n    realm: test\n    path: {}\n", file.display());
+            config +=
+                &format!("auth:\n  htpasswd:\n    realm: test\n    path: {}\n", file.display());
         }
         fs::write(dir.join("config.yml"), config).ok()?;
         let log = fs::File::create(dir.join("log")).ok()?;
