@@ -187,6 +187,11 @@ fn answer(queries: &[Query], answers: &Answers<'_>, facts: &mut Facts) -> Result
             Err("an OCI layout as a context is not supported yet".to_owned())
         }
     };
+    if let [only] = queries {
+        // The usual case, and usually answered by the store: not worth a thread.
+        facts.insert(only.clone(), ask(only));
+        return Ok(());
+    }
     let results: Vec<_> = std::thread::scope(|s| {
         let threads: Vec<_> = queries.iter().map(|q| s.spawn(|| (q.clone(), ask(q)))).collect();
         threads.into_iter().map(std::thread::ScopedJoinHandle::join).collect()

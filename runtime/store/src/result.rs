@@ -7,7 +7,7 @@ use rgraph_ir::{CacheKey, SnapshotId, TreeDigest};
 
 use crate::error::{Result, StoreError};
 use crate::index::{OptionalExtension as _, Row, bytes32, opt_bytes32, params};
-use crate::record::{RECORD_FORMAT, ResultFile, to_hex};
+use crate::record::{RECORD_FORMAT, ResultFile, overwrite_record, to_hex};
 use crate::store::Store;
 
 /// A result remembered.
@@ -103,7 +103,12 @@ impl Store {
             slot: r.slot.clone(),
             recipe: to_hex(&r.recipe),
         };
-        self.write_record(&dir.join("result.json"), &file, false)
+        let path = dir.join("result.json");
+        let written = overwrite_record(&path, &file);
+        match written.map_err(|e| self.layout().err("write", &path, e))? {
+            true => Ok(()),
+            false => self.write_record(&path, &file, false),
+        }
     }
 
     /// The result of a key. A result whose snapshots are not all here is a miss.

@@ -53,6 +53,7 @@ const TESTS: &[Test] = tests![
     mounts::hostile_mount_points,
     mounts::upper_holds_only_what_the_step_did,
     mounts::mount_points_leave_no_trace,
+    mounts::mount_points_below_the_layers_leave_the_upper_alone,
     lifecycle::cancel_kills_at_once_without_handler,
     lifecycle::cancel_lets_a_handler_finish,
     lifecycle::cancel_kills_after_the_grace_period,

@@ -141,6 +141,31 @@ pub fn hostile_mount_points(runner: &Runner) {
     }
 }
 
+pub fn mount_points_below_the_layers_leave_the_upper_alone(runner: &Runner) {
+    let image = Image::new();
+    image.file("srv/old", "x");
+    fs::create_dir(image.at("m")).unwrap();
+    fill_mount_points(&image.at("m")).unwrap();
+    let with = |script: &str| {
+        let mut spec = image.sh(script);
+        spec.rootfs.below = Some(image.at("m"));
+        spec
+    };
+    let script = "grep -q localhost /etc/hosts && ls /proc/self >/dev/null && ls /dev/null";
+    assert_eq!(output(runner, &with(script)), "/dev/null\n");
+    assert_eq!(image.changes(), [""; 0]);
+
+    // A mount in a folder that only the mount points have: what is copied up for it goes again.
+    let mut spec = with("true");
+    spec.mounts = vec![at("/etc/more", SandboxMountKind::Tmpfs { size: 0 })];
+    output(runner, &spec);
+    assert_eq!(image.changes(), [""; 0]);
+
+    output(runner, &with("echo y > /etc/new; rm /srv/old"));
+    assert_eq!(image.changes(), ["etc", "etc/new", "srv", "srv/old"]);
+    assert_eq!(fs::read_dir(image.at("m/etc")).unwrap().count(), 2, "they do not change");
+}
+
 pub fn upper_holds_only_what_the_step_did(runner: &Runner) {
     let image = Image::new();
     image.file("etc/old", "x");
