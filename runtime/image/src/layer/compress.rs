@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 
 use libdeflater::{CompressionLvl, Compressor as Deflate};
 use rgraph_ir::request::Compression;
+use zstd::stream::raw::CParameter;
 
 /// Content bytes of one gzip member.
 const MEMBER: usize = 1 << 20;
@@ -21,6 +22,9 @@ const XZ_MEMORY: u64 = 256 << 20;
 pub const GZIP_LEVEL: i32 = 6;
 /// zstd's level when none is given.
 pub const ZSTD_LEVEL: i32 = 3;
+
+/// Content bytes of one zstd job at the levels with several workers.
+const ZSTD_JOB: u32 = 2 << 20;
 
 /// A compressor into `W`. [`Self::finish`] must be called.
 pub struct Compressor<W: Write>(Inner<W>);
@@ -56,6 +60,10 @@ impl<W: Write> Compressor<W> {
                 // memory per worker.
                 let workers = if level > 9 { 1 } else { rayon::current_num_threads().clamp(1, 4) };
                 enc.multithread(u32::try_from(workers).unwrap_or(1))?;
+                if level <= 9 {
+                    // Its own choice is four windows each, of which it keeps several per worker.
+                    enc.set_parameter(CParameter::JobSize(ZSTD_JOB))?;
+                }
                 Inner::Zstd(Box::new(enc))
             }
         }))
