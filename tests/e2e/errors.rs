@@ -19,7 +19,7 @@ fn mistakes_in_the_file_name_line_and_neighbour() {
         ("FROM BASE\nRUN --mont=type=cache,target=/x true\n", &["Dockerfile:2", "--mont", "mount"]),
         ("FROM BASE\n\nCOPY \\\n  hallo.txt /\n", &["Dockerfile:3", "hallo.txt", "hello.txt"]),
         ("FROM BASE\nADD hello.tx /\n", &["Dockerfile:2", "hello.tx", "hello.txt"]),
-        ("FROM BASE\nRUN\n", &["Dockerfile:2", "RUN"]),
+        ("FROM BASE\nCOPY hello.txt\n", &["Dockerfile:2", "COPY"]),
         ("RUN true\n", &["Dockerfile:1", "FROM"]),
         ("", &["Dockerfile"]),
         ("FROM BASE\nENV A\n", &["Dockerfile:2", "ENV"]),
@@ -137,7 +137,7 @@ fn a_steps_own_code_is_not_the_commands() {
         case.dockerfile(&format!("FROM BASE\nRUN {command}\n"));
         case.build(&[]).fails(1, &["Dockerfile:2", &format!("exit code: {code}")]);
     }
-    case.dockerfile("FROM BASE\nRUN sh -c 'kill -9 $$'\n");
+    case.dockerfile("FROM BASE\nRUN sh -c 'kill -9 $$'; exit $?\n");
     case.build(&[]).fails(1, &["Dockerfile:2", "exit code: 137"]);
 }
 
