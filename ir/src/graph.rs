@@ -114,6 +114,12 @@ impl GraphBuilder {
         Self::default()
     }
 
+    /// Makes room for `n` more vertices.
+    pub fn reserve(&mut self, n: usize) {
+        self.graph.vertices.reserve(n);
+        self.known.reserve(n);
+    }
+
     /// Adds a vertex, or gives the one with an equal definition. A merged vertex keeps the first
     /// one's name; it ignores the cache when any of them does.
     ///
@@ -147,7 +153,9 @@ impl GraphBuilder {
         let mut h = KeyHasher::new("op");
         let v: &mut dyn FieldVisitor = &mut h;
         v.one("op", op);
-        if let Op::Exec(e) = op {
+        if let Op::Exec(e) = op
+            && (e.proxy_env.is_some() || e.cgroup_parent.is_some())
+        {
             // Definitions that differ only in what keys leave out are still two vertices.
             v.str("unkeyed", &format!("{:?} {:?}", e.proxy_env, e.cgroup_parent));
         }

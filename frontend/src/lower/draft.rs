@@ -55,6 +55,11 @@ impl Draft {
         Ref::Vertex(self.vertices.len() as u32 - 1)
     }
 
+    /// Makes room for `n` more vertices.
+    pub fn reserve(&mut self, n: usize) {
+        self.vertices.reserve(n);
+    }
+
     pub fn local(&mut self, local: Local) -> Ref {
         self.locals.push(local);
         Ref::Local(self.locals.len() as u32 - 1)
@@ -80,6 +85,7 @@ impl Draft {
                 self.vertices[i].inputs.iter().for_each(|r| mark(r, &mut wanted));
             }
         }
+        graph.reserve(wanted.iter().filter(|w| **w).count());
         let mut at = Placed {
             vertices: vec![None; self.vertices.len()],
             locals: vec![None; self.locals.len()],

@@ -3,7 +3,7 @@
 use rgraph_ir::Platform;
 
 use super::state::StageState;
-use crate::expand::{Lookup, Mode, expand};
+use crate::expand::{Lookup, Mode, expand, is_plain};
 
 /// Counts the steps of a stage.
 #[derive(Debug, Clone, Default)]
@@ -92,10 +92,11 @@ fn cross_target(base: &Platform, st: &StageState) -> Option<String> {
 
 /// An instruction's text as it is shown: keyword in capitals, variables filled in where that works.
 pub(super) fn shown(text: &str, env: &dyn Lookup, mode: Mode) -> String {
-    let text = match expand(text, env, mode) {
-        Ok(e) => e.text,
-        Err(_) => text.to_owned(),
+    let expanded = match is_plain(text, mode.escape) {
+        true => None,
+        false => expand(text, env, mode).ok(),
     };
+    let text = expanded.as_ref().map_or(text, |e| &e.text);
     match text.split_once(' ') {
         Some((first, rest)) => format!("{} {rest}", first.to_uppercase()),
         None => text.to_uppercase(),

@@ -70,8 +70,7 @@ impl Cx<'_> {
         let hostname = hostname.or(self.opts.hostname.as_ref()).filter(|h| !h.is_empty()).cloned();
         let masked = Masked { names: &found.secret_names, env: &st.vars };
         let text = shown(&title, &masked, Mode::display(self.ast.escape));
-        let name =
-            self.nodes[step.node].counter.next(&text, step.onbuild, Some(st), &st.platform.clone());
+        let name = self.nodes[step.node].counter.next(&text, step.onbuild, Some(st), &st.platform);
         let mut meta = self.meta(step, name);
         meta.ignore_cache = self.nodes[step.node].ignore_cache;
         let created_by = format!("RUN {} # buildkit", command_line(&args, st));

@@ -146,6 +146,8 @@ impl<'a> super::Cx<'a> {
 
     /// Reads `--from` and mounts of every stage. Images they name become nodes.
     pub(super) fn link_commands(&mut self) {
+        let steps = self.ast.stages.iter().map(|s| s.instructions.len() + 1).sum();
+        self.draft.reserve(steps);
         for at in 0..self.ast.stages.len() {
             let stage = &self.ast.stages[at];
             let mut commands = Vec::with_capacity(stage.instructions.len());
