@@ -42,11 +42,11 @@ fn built(text: &str, opts: &LowerOptions) -> Lowered {
 
 /// The script of the last step.
 fn script(done: &Lowered) -> String {
-    let steps = done.plan.graph.iter().filter_map(|(_, v)| match &v.op {
+    let mut steps = done.plan.graph.iter().filter_map(|(_, v)| match &v.op {
         Op::Exec(e) => e.args.last().cloned(),
         _ => None,
     });
-    steps.last().unwrap_or_default()
+    steps.next_back().unwrap_or_default()
 }
 
 fn laughs(keyword: &str) -> String {
