@@ -96,7 +96,7 @@ pub fn import(
     exporter.keep_one(&target, Some(top), &LayerOptions::default())
 }
 
-fn request(tags: Vec<String>, host_platform: Platform) -> BuildRequest {
+pub(crate) fn request(tags: Vec<String>, host_platform: Platform) -> BuildRequest {
     BuildRequest {
         plan: Default::default(),
         contexts: Default::default(),

@@ -20,6 +20,7 @@ pub mod fetch;
 
 pub mod cache;
 pub mod export;
+pub mod images;
 pub mod import;
 
 pub mod host;

@@ -2,9 +2,20 @@
 
 mod build;
 mod call;
+mod check;
+mod doctor;
+mod du;
 mod graph;
+mod history;
 mod images;
 mod import;
+mod inspect;
+mod load;
+mod prune;
+mod pull;
+mod push;
+mod rmi;
+mod save;
 mod tag;
 
 use std::io::Write;
@@ -64,6 +75,21 @@ impl Context {
     }
 }
 
+/// An error of a command on images, with its causes.
+pub fn images_error(e: &rgraph_runtime::images::ImagesError) -> CliError {
+    let e: &dyn std::error::Error = e;
+    CliError {
+        source: e.source().map(|s| rgraph_runtime::report(s).into()),
+        ..CliError::failed(e.to_string())
+    }
+}
+
+/// One line on stderr: what a person wants to know of a transfer.
+pub fn note(text: &str) {
+    let mut out = std::io::stderr().lock();
+    writeln!(out, "{}", crate::progress::sanitize::harmless(text)).unwrap_or(());
+}
+
 /// Writes data to stdout.
 pub fn print(text: &[u8]) -> Result<(), CliError> {
     let mut out = std::io::stdout().lock();
@@ -92,25 +118,20 @@ pub fn run(cli: Cli, env: Environment) -> Result<(), CliError> {
         Command::Images(a) => images::run(&cx, a),
         Command::Import(a) => import::run(&cx, a),
         Command::Tag(a) => tag::run(&cx, a),
-        Command::Rmi(_) => Err(CliError::not_yet("`rgraph rmi`")),
-        Command::History(_) => Err(CliError::not_yet("`rgraph history`")),
+        Command::Rmi(a) => rmi::run(&cx, a),
+        Command::History(a) => history::run(&cx, a),
         Command::Version(_) => {
             print(concat!("rgraph ", env!("CARGO_PKG_VERSION"), "\n").as_bytes())
         }
-        Command::Inspect(_) => Err(CliError::not_yet("`rgraph inspect`")),
-        Command::Save(_) => Err(CliError::not_yet("`rgraph save`")
-            .help("`rgraph build -o type=docker,dest=FILE` writes one")),
-        Command::Load(_) => Err(CliError::not_yet("`rgraph load`")),
-        Command::Pull(_) => {
-            Err(CliError::not_yet("`rgraph pull`").help("`FROM` pulls what a build needs"))
-        }
-        Command::Push(_) => {
-            Err(CliError::not_yet("`rgraph push`").help("`rgraph build --push -t NAME` pushes"))
-        }
-        Command::Prune(_) => Err(CliError::not_yet("`rgraph prune`")),
-        Command::Du(_) => Err(CliError::not_yet("`rgraph du`")),
-        Command::Doctor(_) => Err(CliError::not_yet("`rgraph doctor`")),
-        Command::StoreCheck(_) => Err(CliError::not_yet("`rgraph store check`")),
+        Command::Inspect(a) => inspect::run(&cx, a),
+        Command::Save(a) => save::run(&cx, a),
+        Command::Load(a) => load::run(&cx, a),
+        Command::Pull(a) => pull::run(&cx, a),
+        Command::Push(a) => push::run(&cx, a),
+        Command::Prune(a) => prune::run(&cx, a),
+        Command::Du(a) => du::run(&cx, a),
+        Command::Doctor(a) => doctor::run(&cx, a),
+        Command::StoreCheck(a) => check::run(&cx, a),
         Command::Later(l) => Err(CliError::not_yet(format!("`rgraph {}`", l.name()))),
     };
     // Whatever it said: a signal ended it.

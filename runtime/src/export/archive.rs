@@ -15,7 +15,7 @@ use super::image::Whole;
 use super::{Built, ExportError, Exporter};
 
 /// The blobs of the store, checked while they are read.
-struct StoreBlobs<'a>(&'a Store);
+pub(crate) struct StoreBlobs<'a>(pub(crate) &'a Store);
 
 impl BlobSource for StoreBlobs<'_> {
     fn open(&self, digest: &BlobDigest) -> io::Result<Box<dyn Read + Send + '_>> {
@@ -112,7 +112,7 @@ impl Exporter<'_> {
     }
 }
 
-fn archive_error(
+pub(crate) fn archive_error(
     dest: &Dest,
     e: impl Into<Box<dyn std::error::Error + Send + Sync>>,
 ) -> ExportError {

@@ -191,7 +191,7 @@ impl Exporter<'_> {
     }
 
     /// The stack of `top` with a blob for every layer, packed as asked, bytes in the store.
-    pub(super) fn packed_layers(
+    pub(crate) fn packed_layers(
         &self,
         top: Option<SnapshotId>,
         opts: &LayerOptions,

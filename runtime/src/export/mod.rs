@@ -3,7 +3,7 @@
 //! Durable where it is promised, and only there: what a tag or an output needs is synced before it
 //! appears, nothing else is (`Store::make_durable`).
 
-mod archive;
+pub(crate) mod archive;
 mod image;
 mod layers;
 mod tree;

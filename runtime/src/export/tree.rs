@@ -79,7 +79,7 @@ impl Exporter<'_> {
     }
 
     /// Writes an output file: whole under its name and durable, or not at all.
-    pub(super) fn write_output(
+    pub(crate) fn write_output(
         &self,
         dest: &Dest,
         write: &mut dyn FnMut(&mut dyn Write) -> Result<(), ExportError>,

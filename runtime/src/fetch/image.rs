@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use rgraph_image::config::{self, ConfigError};
 use rgraph_image::manifest::{Document, Manifest, ManifestError};
 use rgraph_image::registry::{
-    BlobDesc, ManifestRef, RegistryClient, RegistryError, TransferEvent, Watch,
+    BlobDesc, ManifestRef, Pushed, RegistryClient, RegistryError, TransferEvent, Watch,
 };
 use rgraph_ir::image_config::{BaseHistory, BaseImage, ImageConfig};
 use rgraph_ir::op::ResolveMode;
@@ -402,6 +402,53 @@ impl<'a> ImageFetcher<'a> {
 }
 
 impl ImageFetcher<'_> {
+    /// Says where a blob comes from that no image resolved by this fetcher names.
+    pub fn remember(&self, blob: BlobDigest, from: Reference) {
+        self.origins.lock().unwrap_or_else(|e| e.into_inner()).entry(blob).or_insert(from);
+    }
+
+    /// Brings one blob of the store to the repository of `r`, unless it is there.
+    pub fn push_blob(
+        &self,
+        r: &Reference,
+        digest: BlobDigest,
+        size: u64,
+        progress: &(dyn Fn(u64, u64) + Sync),
+    ) -> Result<Pushed, Box<dyn std::error::Error + Send + Sync>> {
+        let registry =
+            self.registry.ok_or_else(|| FetchError::Offline { reference: r.familiar() })?.get()?;
+        let watch = Watch { progress, ..self.watch() };
+        let origin = self.origins.lock().unwrap_or_else(|e| e.into_inner()).get(&digest).cloned();
+        let mount_from = origin.filter(|o| o.registry == r.registry).map(|o| o.repository);
+        let open = |offset: u64| -> std::io::Result<Box<dyn Read + Send>> {
+            use std::io::Seek as _;
+            let found = self.store.open_blob(&digest).map_err(std::io::Error::other)?;
+            let (mut file, _) = found.ok_or_else(|| {
+                std::io::Error::other(format!("blob {digest} is not in the store"))
+            })?;
+            file.seek(std::io::SeekFrom::Start(offset))?;
+            Ok(Box::new(file))
+        };
+        let desc = BlobDesc { digest, size };
+        Ok(registry.push_blob(r, &desc, open, mount_from.as_deref(), &watch)?)
+    }
+
+    /// What a name means in its registry now: the index of a name with several platforms.
+    pub fn remote_digest(&self, r: &Reference) -> Result<ManifestDigest, FetchError> {
+        let failed = |source| FetchError::Registry { reference: r.familiar(), source };
+        let offline = || FetchError::Offline { reference: r.familiar() };
+        let registry = self.registry.ok_or_else(offline)?.get().map_err(failed)?;
+        Ok(registry.resolve(r, &self.watch()).map_err(failed)?.digest)
+    }
+
+    /// The tags of the repository of `r`.
+    pub fn remote_tags(&self, r: &Reference) -> Result<Vec<String>, FetchError> {
+        let failed = |source| FetchError::Registry { reference: r.familiar(), source };
+        let offline = || FetchError::Offline { reference: r.familiar() };
+        let registry = self.registry.ok_or_else(offline)?.get().map_err(failed)?;
+        registry.tags(r, &self.watch()).map_err(failed)
+    }
+
     /// Brings blobs of the store and a manifest that names them to a registry: blobs first, those it
     /// has are not sent. `tag`: under the name's tag, else by digest only.
     pub fn push(
@@ -418,21 +465,7 @@ impl ImageFetcher<'_> {
             self.registry.ok_or_else(|| FetchError::Offline { reference: r.familiar() })?.get()?;
         for (digest, size) in blobs {
             let told = |done, all| progress(*digest, done, all);
-            let watch = Watch { progress: &told, ..self.watch() };
-            let origin =
-                self.origins.lock().unwrap_or_else(|e| e.into_inner()).get(digest).cloned();
-            let mount_from = origin.filter(|o| o.registry == r.registry).map(|o| o.repository);
-            let open = |offset: u64| -> std::io::Result<Box<dyn Read + Send>> {
-                use std::io::Seek as _;
-                let found = self.store.open_blob(digest).map_err(std::io::Error::other)?;
-                let (mut file, _) = found.ok_or_else(|| {
-                    std::io::Error::other(format!("blob {digest} is not in the store"))
-                })?;
-                file.seek(std::io::SeekFrom::Start(offset))?;
-                Ok(Box::new(file))
-            };
-            let desc = BlobDesc { digest: *digest, size: *size };
-            registry.push_blob(&r, &desc, open, mount_from.as_deref(), &watch)?;
+            self.push_blob(&r, *digest, *size, &told)?;
         }
         if !tag {
             r.tag = None;

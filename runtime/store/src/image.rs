@@ -200,6 +200,22 @@ impl Store {
         })
     }
 
+    /// Forgets an image; what only it needed goes with the next [`Store::gc`]. `false`: there was
+    /// none. Its tags are the caller's to remove first.
+    pub fn forget_image(&self, m: &ManifestDigest) -> Result<bool> {
+        self.need_write()?;
+        let path = self.layout().image_file(m);
+        match std::fs::remove_file(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(self.layout().err("remove", &path, e));
+            }
+            _ => {}
+        }
+        self.write("forget an image", |t| {
+            Ok(t.execute("DELETE FROM images WHERE manifest = ?1", params![m.as_bytes()])? > 0)
+        })
+    }
+
     /// What a remote name meant for a platform when it was last asked.
     pub fn remote_tag(&self, name: &str, platform: &str) -> Result<Option<ManifestDigest>> {
         self.read("look up a remote tag", |c| {

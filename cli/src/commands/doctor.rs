@@ -1,0 +1,56 @@
+//! `rgraph doctor`: what this host allows.
+
+use rgraph_sys::probe::{Cgroups, probe};
+
+use super::{Context, print};
+use crate::args::DoctorArgs;
+use crate::options::Format;
+use crate::report::CliError;
+use crate::session;
+use crate::table::Table;
+
+/// Runs the command.
+pub fn run(cx: &Context, args: DoctorArgs) -> Result<(), CliError> {
+    let format = Format::parse(args.format.as_deref())?;
+    let store = session::open_store(cx.root())?;
+    let host = probe(&store.layout().tmp());
+    let overlay = match &host.overlay {
+        Ok(()) => (true, "layers are stacked, nothing is copied".to_owned()),
+        Err(why) => (false, why.clone()),
+    };
+    let cgroups = match host.cgroups {
+        Cgroups::V2 => (true, "version 2"),
+        Cgroups::Hybrid => (true, "version 1, and a unified tree without controllers"),
+        Cgroups::V1 => (true, "version 1"),
+        Cgroups::None => (false, "none at /sys/fs/cgroup: no limits on memory and processors"),
+    };
+    let admin = match host.admin {
+        true => "namespaces and mounts",
+        false => "run rgraph as root: building without root is not supported yet",
+    };
+    let seccomp = match host.seccomp {
+        true => "system calls of steps are filtered",
+        false => "the kernel or this machine's kind has no filter: steps see every system call",
+    };
+    let rows = [
+        ("state", true, cx.root().display().to_string()),
+        ("root", host.admin, admin.to_owned()),
+        ("overlay", overlay.0, overlay.1),
+        ("seccomp", host.seccomp, seccomp.to_owned()),
+        ("cgroups", cgroups.0, cgroups.1.to_owned()),
+    ];
+    if format == Format::Json {
+        let object: serde_json::Map<String, serde_json::Value> = rows
+            .iter()
+            .map(|(n, ok, text)| ((*n).to_owned(), serde_json::json!({ "ok": ok, "detail": text })))
+            .collect();
+        return print(format!("{}\n", serde_json::Value::Object(object)).as_bytes());
+    }
+    let mut table = Table::new(["WHAT", "STATE", "DETAIL"]);
+    for (name, ok, text) in &rows {
+        table.row([*name, if *ok { "ok" } else { "missing" }, text.as_str()]);
+    }
+    let mut out = Vec::new();
+    table.write(&mut out).map_err(|e| CliError::failed("cannot write the table").because(e))?;
+    print(&out)
+}

@@ -1,0 +1,62 @@
+//! `rgraph pull`: an image with all its layers into the store.
+
+use rgraph_ir::Reference;
+use rgraph_runtime::fetch::image::{ImageFetcher, PullPolicy};
+use rgraph_runtime::host::Host;
+use rgraph_runtime::images::{self, World};
+
+use super::{Context, images_error, note, print};
+use crate::args::PullArgs;
+use crate::options::{PullOptions, host_platform};
+use crate::report::CliError;
+use crate::session;
+
+/// Runs the command.
+pub fn run(cx: &Context, args: PullArgs) -> Result<(), CliError> {
+    let opts = PullOptions::new(args, &cx.env)?;
+    let host = Host::probe().map_err(|e| CliError::failed(e.to_string()))?;
+    let store = session::open_store(cx.root())?;
+    let registries = session::registries(&cx.env, &opts.insecure_registries);
+    let fetcher = ImageFetcher::new(&store, Some(&registries), PullPolicy::Always, &cx.cancel);
+    let platform = opts.platform.clone().unwrap_or_else(host_platform);
+    let world = World {
+        store: &store,
+        host: &host,
+        images: &fetcher,
+        platform: host_platform(),
+        cancel: &cx.cancel,
+    };
+    if opts.default_tag && !opts.quiet {
+        note("Using default tag: latest");
+    }
+    let names = if opts.all_tags {
+        let tags = fetcher.remote_tags(&opts.name).map_err(|e| images_error(&e.into()))?;
+        let with = |t| Reference { tag: Some(t), ..opts.name.clone() };
+        tags.into_iter().map(with).collect()
+    } else {
+        vec![opts.name.clone()]
+    };
+    for name in &names {
+        if !opts.quiet {
+            let what = name.tag.clone().or_else(|| name.digest.map(|d| d.to_string()));
+            note(&format!("{}: Pulling from {}", what.unwrap_or_default(), name.repository));
+        }
+        let told = |digest: rgraph_ir::BlobDigest, there: bool| {
+            if !opts.quiet {
+                let what = if there { "Already exists" } else { "Pull complete" };
+                note(&format!("{}: {what}", digest.short()));
+            }
+        };
+        let done = images::pull(&world, name, &platform, &told).map_err(|e| images_error(&e))?;
+        if !opts.quiet {
+            let status = match done.newer {
+                true => "Downloaded newer image for",
+                false => "Image is up to date for",
+            };
+            let digest = done.digest;
+            print(format!("Digest: {digest}\nStatus: {status} {}\n", name.familiar()).as_bytes())?;
+        }
+        print(format!("{name}\n").as_bytes())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,78 @@
+//! `rgraph push`: an image of the store to its registry.
+
+use rgraph_image::registry::Pushed;
+use rgraph_ir::Reference;
+use rgraph_runtime::fetch::image::{ImageFetcher, PullPolicy};
+use rgraph_runtime::host::Host;
+use rgraph_runtime::images::{self, Pushing, World};
+
+use super::{Context, images_error, note, print};
+use crate::args::PushArgs;
+use crate::options::{PushOptions, host_platform};
+use crate::report::CliError;
+use crate::session::{self, store_error};
+
+/// Runs the command.
+pub fn run(cx: &Context, args: PushArgs) -> Result<(), CliError> {
+    let opts = PushOptions::new(args, &cx.env)?;
+    let host = Host::probe().map_err(|e| CliError::failed(e.to_string()))?;
+    let store = session::open_store(cx.root())?;
+    let registries = session::registries(&cx.env, &opts.insecure_registries);
+    let fetcher = ImageFetcher::new(&store, Some(&registries), PullPolicy::Missing, &cx.cancel);
+    let world = World {
+        store: &store,
+        host: &host,
+        images: &fetcher,
+        platform: host_platform(),
+        cancel: &cx.cancel,
+    };
+    if opts.default_tag && !opts.quiet {
+        note("Using default tag: latest");
+    }
+    let tags = store.tags().map_err(|e| store_error(&e))?;
+    let wanted: Vec<(Reference, _)> = tags
+        .iter()
+        .filter_map(|t| Some((t.name.parse::<Reference>().ok()?, t.manifest)))
+        .filter(|(r, _)| match opts.all_tags {
+            true => r.name() == opts.name.name() && r.tag.is_some(),
+            false => r.to_string() == opts.name.to_string(),
+        })
+        .collect();
+    if wanted.is_empty() {
+        return Err(CliError::failed(match opts.all_tags {
+            true => format!(
+                "an image does not exist locally with the name: {}",
+                opts.name.familiar_name()
+            ),
+            false => {
+                format!("an image does not exist locally with the tag: {}", opts.name.familiar())
+            }
+        })
+        .help("`rgraph images` lists what there is"));
+    }
+    note(&format!("The push refers to repository [{}]", opts.name.name()));
+    for (name, manifest) in &wanted {
+        let told = |p: Pushing| match p {
+            _ if opts.quiet => {}
+            Pushing::Layer(digest, how) => {
+                let what = match how {
+                    Pushed::Exists => "Layer already exists",
+                    Pushed::Mounted => "Mounted from another repository",
+                    Pushed::Uploaded => "Pushed",
+                };
+                note(&format!("{}: {what}", digest.short()));
+            }
+            Pushing::Done(digest, size) => {
+                let tag = name.tag.as_deref().unwrap_or_default();
+                // The last line is what scripts read; a closed stdout does not undo a push.
+                print(format!("{tag}: digest: {digest} size: {size}\n").as_bytes()).unwrap_or(());
+            }
+        };
+        images::push(&world, name, *manifest, opts.platform.as_ref(), &told)
+            .map_err(|e| images_error(&e))?;
+        if opts.quiet {
+            print(format!("{name}\n").as_bytes())?;
+        }
+    }
+    Ok(())
+}

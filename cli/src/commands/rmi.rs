@@ -1,0 +1,58 @@
+//! `rgraph rmi`: names and images go; one that cannot does not stop the rest.
+
+use rgraph_runtime::images::{self, Removed};
+use rgraph_store::Store;
+
+use super::{Context, images_error, note, print, tag};
+use crate::args::RmiArgs;
+use crate::options::{ImageName, RmiOptions};
+use crate::report::{CliError, ErrorKind, chain_text};
+use crate::session::{self, store_error};
+
+/// Runs the command.
+pub fn run(cx: &Context, args: RmiArgs) -> Result<(), CliError> {
+    let opts = RmiOptions::new(args)?;
+    let store = session::open_store(cx.root())?;
+    let mut failed = false;
+    for name in &opts.images {
+        match remove(&store, name, opts.force) {
+            Ok(done) => {
+                let untagged = done.untagged.iter().map(|n| format!("Untagged: {n}\n"));
+                let deleted = done.deleted.iter().map(|n| format!("Deleted: {n}\n"));
+                print(untagged.chain(deleted).collect::<String>().as_bytes())?;
+            }
+            Err(e) => {
+                failed = true;
+                note(&format!("error: {}", chain_text(&e)));
+            }
+        }
+    }
+    if failed { Err(CliError::reported(ErrorKind::Failed)) } else { Ok(()) }
+}
+
+fn remove(store: &Store, name: &ImageName, force: bool) -> Result<Removed, CliError> {
+    let top = tag::find(store, name)?;
+    let failed = |e: rgraph_store::StoreError| store_error(&e);
+    let by_name = match &name.reference {
+        Some(r) => store.resolve_tag(&r.to_string()).map_err(failed)?.map(|t| t.name),
+        None => None,
+    };
+    let names = match by_name {
+        Some(one) => vec![one],
+        None => {
+            let tags = store.tags().map_err(failed)?;
+            let all: Vec<String> =
+                tags.into_iter().filter(|t| t.manifest == top).map(|t| t.name).collect();
+            if all.len() > 1 && !force {
+                return Err(CliError::failed(format!(
+                    "conflict: unable to delete {} (must be forced) - image is referenced in \
+                     multiple repositories",
+                    name.text
+                ))
+                .help("add `--force` (`-f`)"));
+            }
+            all
+        }
+    };
+    images::remove(store, top, &names).map_err(|e| images_error(&e))
+}

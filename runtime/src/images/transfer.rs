@@ -1,0 +1,254 @@
+//! Images to and from registries, and out into archives.
+
+use std::io::{Read as _, Write};
+
+use rgraph_image::archive::write_docker_archive;
+use rgraph_image::blobs::Export;
+use rgraph_image::manifest::{
+    Descriptor, Index, Manifest, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, PlatformObject,
+    layer_compression, layer_media_type,
+};
+use rgraph_image::registry::Pushed;
+use rgraph_ir::op::ResolveMode;
+use rgraph_ir::request::{Compression, Dest, LayerOptions};
+use rgraph_ir::{BlobDigest, ManifestDigest, Platform, Reference};
+use rgraph_store::{Expect, ImageRef, ImageRow, Store};
+
+use super::{ImagesError, World, manifest, rows};
+use crate::export::archive::{StoreBlobs, archive_error};
+use crate::export::{ExportError, Exporter};
+use crate::fetch::image::ResolvedImage;
+use crate::snapshot::LayerProvider as _;
+
+/// What a pull brought.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pulled {
+    /// What the name means in the registry: an index, or the manifest itself.
+    pub digest: ManifestDigest,
+    /// The name meant something else before, or nothing.
+    pub newer: bool,
+}
+
+/// Brings an image into the store with all its layers and names it. `told` hears of each layer:
+/// its digest, and whether it was there.
+pub fn pull(
+    w: &World<'_>,
+    name: &Reference,
+    platform: &Platform,
+    told: &dyn Fn(BlobDigest, bool),
+) -> Result<Pulled, ImagesError> {
+    // Held until the name is there.
+    let _lease = w.store.lease()?;
+    let digest = w.images.remote_digest(name)?;
+    let image = w.images.resolve(&name.to_string(), platform, ResolveMode::ForcePull)?;
+    for (_, blob) in &image.layers {
+        w.check()?;
+        let there = w.store.has_blob(&blob.digest)?;
+        if !there {
+            bring(w, blob.digest, blob.size, blob)?;
+        }
+        told(blob.digest, there);
+    }
+    let before = w.store.resolve_tag(&name.to_string())?;
+    keep(w, &image)?;
+    w.store.tag(&name.to_string(), &ImageRef { manifest: image.manifest })?;
+    Ok(Pulled { digest, newer: before.is_none_or(|t| t.manifest != image.manifest) })
+}
+
+fn bring(
+    w: &World<'_>,
+    digest: BlobDigest,
+    size: u64,
+    blob: &rgraph_store::BlobRef,
+) -> Result<(), ImagesError> {
+    let failed = |source| ImagesError::Layer { digest, source };
+    let from = w.images.open(blob).map_err(failed)?;
+    let mut from = from.ok_or_else(|| failed("nobody knows where it is".into()))?;
+    let mut keep = w.store.blob_writer()?.limit(size);
+    let mut buf = vec![0u8; 256 << 10];
+    loop {
+        w.check()?;
+        let n = from.read(&mut buf).map_err(|e| failed(e.into()))?;
+        if n == 0 {
+            break;
+        }
+        keep.write_all(&buf[..n]).map_err(|e| failed(e.into()))?;
+    }
+    keep.commit(Expect { digest: Some(digest), size: Some(size) })?;
+    Ok(())
+}
+
+/// Makes the store know an image whose blobs it has, durably.
+fn keep(w: &World<'_>, image: &ResolvedImage) -> Result<(), ImagesError> {
+    let config =
+        w.store.read_blob_verified(&image.config_digest.into(), rgraph_ir::limits::MAX_CONFIG)?;
+    let created = rgraph_image::config::ImageConfigFile::from_json(&config)
+        .map_err(|source| ImagesError::Config { digest: image.config_digest, source })?
+        .created;
+    let snapshot = match image.layers.is_empty() {
+        true => None,
+        false => Some(w.images.snapshot(image, w.store)?),
+    };
+    let mut children: Vec<BlobDigest> = vec![image.config_digest.into()];
+    children.extend(image.layers.iter().map(|(_, b)| b.digest));
+    w.store.put_image(&ImageRow {
+        manifest: image.manifest,
+        config: image.config_digest,
+        platform: image.config.platform.to_string(),
+        size: image.layers.iter().map(|(_, b)| b.size).sum(),
+        created,
+        layers: image.layers.iter().map(|(d, _)| *d).collect(),
+        snapshot,
+    })?;
+    w.store.link_blobs(&image.manifest.into(), &children)?;
+    children.push(image.manifest.into());
+    children.sort();
+    children.dedup();
+    Ok(w.store.make_durable(&children, &[])?)
+}
+
+/// Layers that were never fetched say in their record which image they are of.
+fn remember_origins(w: &World<'_>, row: &ImageRow) -> Result<(), ImagesError> {
+    for rec in super::chain(w.store, row.snapshot)? {
+        let from = rec.description.strip_prefix("layer of ").and_then(|n| n.parse().ok());
+        if let (Some(from), Some(blob)) = (from, rec.layer.and_then(|l| l.blob)) {
+            w.images.remember(blob.digest, from);
+        }
+    }
+    Ok(())
+}
+
+/// An image with its layers in another form: the same config, so the same id.
+fn repacked(
+    w: &World<'_>,
+    e: &Exporter<'_>,
+    row: &ImageRow,
+    how: Compression,
+    force: bool,
+) -> Result<(Descriptor, Vec<u8>, Vec<Descriptor>), ImagesError> {
+    let (m, bytes) = manifest(w.store, row)?;
+    let fits = |l: &Descriptor| match layer_compression(&l.media_type) {
+        Some(c) => c == how || (!force && c != Compression::Uncompressed),
+        None => false,
+    };
+    let mut ready = true;
+    for l in &m.layers {
+        ready = ready && fits(l) && w.store.has_blob(&l.digest)?;
+    }
+    if ready {
+        let root = Descriptor::new(&m.media_type, row.manifest.into(), bytes.len() as u64);
+        return Ok((root, bytes, m.layers));
+    }
+    remember_origins(w, row)?;
+    let opts = LayerOptions { compression: how, force, ..LayerOptions::default() };
+    let mut layers = Vec::new();
+    for l in e.packed_layers(row.snapshot, &opts)? {
+        let how = layer_compression(&l.blob.media_type);
+        let media_type =
+            how.and_then(|c| layer_media_type(c, true)).unwrap_or(&l.blob.media_type).to_owned();
+        layers.push(Descriptor::new(&media_type, l.blob.digest, l.blob.size));
+    }
+    if layers.len() != row.layers.len() {
+        return Err(ExportError::NotASnapshot.into());
+    }
+    let config = Descriptor::new(OCI_CONFIG, m.config.digest, m.config.size);
+    let bytes = Manifest::new(OCI_MANIFEST, config, layers.clone(), m.annotations).to_json();
+    let digest = w.store.put_blob(&bytes)?.digest;
+    Ok((Descriptor::new(OCI_MANIFEST, digest, bytes.len() as u64), bytes, layers))
+}
+
+/// The images of `top`, or the one of `platform`.
+fn chosen(
+    store: &Store,
+    name: &str,
+    top: ManifestDigest,
+    platform: Option<&Platform>,
+) -> Result<Vec<ImageRow>, ImagesError> {
+    let mut all = rows(store, top)?;
+    if let Some(p) = platform {
+        all.retain(|r| r.platform == p.to_string());
+        if all.is_empty() {
+            let (name, platform) = (name.to_owned(), p.to_string());
+            return Err(ImagesError::Platform { name, platform });
+        }
+    }
+    Ok(all)
+}
+
+/// Writes images as one tar: a Docker archive and an OCI layout at once, layers plain. Each image
+/// comes with its names.
+pub fn save(
+    w: &World<'_>,
+    images: &[(ManifestDigest, Vec<Reference>)],
+    platform: Option<&Platform>,
+    dest: &Dest,
+) -> Result<(), ImagesError> {
+    w.exporting(|e| {
+        let source = StoreBlobs(w.store);
+        let mut exports = Vec::new();
+        for (top, names) in images {
+            for row in chosen(w.store, &top.to_string(), *top, platform)? {
+                w.check()?;
+                let (root, ..) = repacked(w, e, &row, Compression::Uncompressed, true)?;
+                let export = Export::stored(root, names.clone(), &source)
+                    .map_err(|err| archive_error(dest, err))?;
+                exports.push(export);
+            }
+        }
+        Ok(e.write_output(dest, &mut |out| {
+            write_docker_archive(&exports, &source, out)
+                .map(drop)
+                .map_err(|err| archive_error(dest, err))
+        })?)
+    })
+}
+
+/// What a push is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pushing {
+    /// A layer got there.
+    Layer(BlobDigest, Pushed),
+    /// The manifest or index, and its bytes: the last.
+    Done(ManifestDigest, u64),
+}
+
+/// Sends the image `top` to a registry as `name`. What is there is not sent.
+pub fn push(
+    w: &World<'_>,
+    name: &Reference,
+    top: ManifestDigest,
+    platform: Option<&Platform>,
+    told: &dyn Fn(Pushing),
+) -> Result<(), ImagesError> {
+    let failed = |source| ImagesError::Push { name: name.familiar(), source };
+    let full = name.to_string();
+    w.exporting(|e| {
+        let all = chosen(w.store, &full, top, platform)?;
+        let several = all.len() > 1;
+        let mut parts = Vec::new();
+        for row in &all {
+            let (mut root, bytes, layers) = repacked(w, e, row, Compression::Gzip, false)?;
+            for l in &layers {
+                w.check()?;
+                let how = w.images.push_blob(name, l.digest, l.size, &|_, _| ()).map_err(failed)?;
+                told(Pushing::Layer(l.digest, how));
+            }
+            let size = w.store.open_blob(&row.config.into())?.map_or(0, |(_, n)| n);
+            w.images.push_blob(name, row.config.into(), size, &|_, _| ()).map_err(failed)?;
+            w.images
+                .push(&full, &[], &bytes, &root.media_type, !several, &|_, _, _| ())
+                .map_err(failed)?;
+            if !several {
+                told(Pushing::Done(root.digest.into(), root.size));
+            }
+            root.platform = row.platform.parse().ok().map(|p| PlatformObject::of(&p));
+            parts.push(root);
+        }
+        if several {
+            let bytes = Index::new(OCI_INDEX, parts, None).to_json();
+            w.images.push(&full, &[], &bytes, OCI_INDEX, true, &|_, _, _| ()).map_err(failed)?;
+            told(Pushing::Done(ManifestDigest::of(&bytes), bytes.len() as u64));
+        }
+        Ok(())
+    })
+}
