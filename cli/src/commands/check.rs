@@ -43,7 +43,7 @@ fn look(cx: &Context, opts: &CheckOptions) -> Result<CheckReport, CliError> {
             Err(e) if opts.repair => rebuilt(cx, store, &e),
             r => r.map_err(failed),
         },
-        Err(e @ rgraph_store::StoreError::Index { .. }) if opts.repair => {
+        Err(e @ rgraph_store::StoreError::IndexDamaged { .. }) if opts.repair => {
             note(&format!("the index cannot be read ({}): making it again", chain_text(&e)));
             Store::rebuild(cx.root(), OpenOptions::default()).map(|(_, r)| r).map_err(failed)
         }

@@ -2,10 +2,10 @@
 
 use std::io::{BufRead, Write};
 
-use rgraph_runtime::images;
+use rgraph_ir::Reference;
 use rgraph_store::{Policy, Store};
 
-use super::{Context, images_error, note, print};
+use super::{Context, note, print};
 use crate::args::PruneArgs;
 use crate::options::PruneOptions;
 use crate::report::CliError;
@@ -21,6 +21,9 @@ pub fn run(cx: &Context, args: PruneArgs) -> Result<(), CliError> {
             "until" | "unused-for" => unused_for = Some(seconds(value)?),
             other => return Err(CliError::not_yet(format!("`--filter {other}=` of prune"))),
         }
+    }
+    if opts.all && unused_for.is_some() {
+        return Err(CliError::not_yet("`--all` with `--filter until=`"));
     }
     if opts.ask && !agreed(opts.all)? {
         return Ok(());
@@ -47,13 +50,12 @@ pub fn run(cx: &Context, args: PruneArgs) -> Result<(), CliError> {
     print(format!("Total reclaimed space: {}\n", table::size(report.bytes)).as_bytes())
 }
 
+/// Takes every name away: the images go with what only they needed.
 fn untag_all(store: &Store) -> Result<(), CliError> {
     for t in store.tags().map_err(|e| store_error(&e))? {
-        let done = images::remove(store, t.manifest, std::slice::from_ref(&t.name))
-            .map_err(|e| images_error(&e))?;
-        let untagged = done.untagged.iter().map(|n| format!("Untagged: {n}\n"));
-        let deleted = done.deleted.iter().map(|n| format!("Deleted: {n}\n"));
-        print(untagged.chain(deleted).collect::<String>().as_bytes())?;
+        store.untag(&t.name).map_err(|e| store_error(&e))?;
+        let name = t.name.parse::<Reference>().map_or(t.name, |r| r.familiar());
+        print(format!("Untagged: {name}\n").as_bytes())?;
     }
     Ok(())
 }
