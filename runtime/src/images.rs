@@ -47,7 +47,7 @@ pub enum ImagesError {
         digest: ManifestDigest,
         /// Why.
         #[source]
-        source: ManifestError,
+        source: Box<ManifestError>,
     },
     /// The config in the store is none.
     #[error("config {digest}")]
@@ -161,7 +161,7 @@ pub fn config(store: &Store, row: &ImageRow) -> Result<ImageConfigFile, ImagesEr
 /// The manifest of an image and its bytes.
 pub fn manifest(store: &Store, row: &ImageRow) -> Result<(Manifest, Vec<u8>), ImagesError> {
     let bytes = store.read_blob_verified(&row.manifest.into(), limits::MAX_MANIFEST)?;
-    let failed = |source| ImagesError::Manifest { digest: row.manifest, source };
+    let failed = |e| ImagesError::Manifest { digest: row.manifest, source: Box::new(e) };
     match Document::parse(&bytes, None).map_err(failed)? {
         Document::Manifest(m) => Ok((m, bytes)),
         Document::Index(_) => {

@@ -49,7 +49,7 @@ pub enum FetchError {
         reference: String,
         /// Why.
         #[source]
-        source: RegistryError,
+        source: Box<RegistryError>,
     },
     /// Not in the store, and nobody may be asked.
     #[error(
@@ -66,7 +66,7 @@ pub enum FetchError {
         reference: String,
         /// Why.
         #[source]
-        source: ManifestError,
+        source: Box<ManifestError>,
     },
     /// A config that is none.
     #[error("config of image `{reference}`")]
@@ -223,17 +223,18 @@ impl<'a> ImageFetcher<'a> {
             PullPolicy::Always | PullPolicy::Newer => true,
             PullPolicy::Missing | PullPolicy::Never => false,
         };
-        if !ask && let Some(digest) = local {
-            if let Some(image) = self.load(r, digest, platform)? {
-                return Ok(image);
-            }
+        if !ask
+            && let Some(digest) = local
+            && let Some(image) = self.load(r, digest, platform)?
+        {
+            return Ok(image);
         }
         let Some(registry) = self.registry.filter(|_| policy != PullPolicy::Never) else {
             return Err(FetchError::Offline { reference: r.familiar() });
         };
         let registry = registry
             .get()
-            .map_err(|source| FetchError::Registry { reference: r.familiar(), source })?;
+            .map_err(|e| FetchError::Registry { reference: r.familiar(), source: Box::new(e) })?;
         match self.ask(registry, r, platform) {
             Err(FetchError::Registry { .. }) if policy == PullPolicy::Newer && local.is_some() => {
                 let digest = local.expect("checked");
@@ -276,7 +277,7 @@ impl<'a> ImageFetcher<'a> {
         let Some(bytes) = self.document(&digest.into(), limits::MAX_MANIFEST)? else {
             return Ok(None);
         };
-        let document = |source| FetchError::Manifest { reference: r.familiar(), source };
+        let document = |e| FetchError::Manifest { reference: r.familiar(), source: Box::new(e) };
         let (digest, m) = match Document::parse(&bytes, None).map_err(document)? {
             Document::Manifest(m) => (digest, m),
             Document::Index(index) => {
@@ -308,8 +309,8 @@ impl<'a> ImageFetcher<'a> {
         r: &Reference,
         platform: &Platform,
     ) -> Result<ResolvedImage, FetchError> {
-        let failed = |source| FetchError::Registry { reference: r.familiar(), source };
-        let document = |source| FetchError::Manifest { reference: r.familiar(), source };
+        let failed = |e| FetchError::Registry { reference: r.familiar(), source: Box::new(e) };
+        let document = |e| FetchError::Manifest { reference: r.familiar(), source: Box::new(e) };
         let watch = self.watch();
         let top = registry.manifest(r, ManifestRef::of(r), &watch).map_err(failed)?;
         let (digest, bytes) = match Document::parse(&top.bytes, Some(&top.media_type))
@@ -435,7 +436,7 @@ impl ImageFetcher<'_> {
 
     /// What a name means in its registry now: the index of a name with several platforms.
     pub fn remote_digest(&self, r: &Reference) -> Result<ManifestDigest, FetchError> {
-        let failed = |source| FetchError::Registry { reference: r.familiar(), source };
+        let failed = |e| FetchError::Registry { reference: r.familiar(), source: Box::new(e) };
         let offline = || FetchError::Offline { reference: r.familiar() };
         let registry = self.registry.ok_or_else(offline)?.get().map_err(failed)?;
         Ok(registry.resolve(r, &self.watch()).map_err(failed)?.digest)
@@ -443,7 +444,7 @@ impl ImageFetcher<'_> {
 
     /// The tags of the repository of `r`.
     pub fn remote_tags(&self, r: &Reference) -> Result<Vec<String>, FetchError> {
-        let failed = |source| FetchError::Registry { reference: r.familiar(), source };
+        let failed = |e| FetchError::Registry { reference: r.familiar(), source: Box::new(e) };
         let offline = || FetchError::Offline { reference: r.familiar() };
         let registry = self.registry.ok_or_else(offline)?.get().map_err(failed)?;
         registry.tags(r, &self.watch()).map_err(failed)
