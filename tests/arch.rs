@@ -14,7 +14,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("rgraph-sys", &[]),
     ("rgraph-store", &["rgraph-ir", "rgraph-sys"]),
     ("rgraph-image", &["rgraph-ir", "rgraph-store", "rgraph-sys"]),
-    ("rgraph-runtime", &["rgraph-ir", "rgraph-solver", "rgraph-sys", "rgraph-store", "rgraph-image"]),
+    (
+        "rgraph-runtime",
+        &["rgraph-ir", "rgraph-solver", "rgraph-sys", "rgraph-store", "rgraph-image"],
+    ),
     (
         "rgraph-cli",
         &[
@@ -54,7 +57,8 @@ const HOMES: &[(&str, &[&str])] = &[
 ];
 
 /// Crates whose types no public item of ours shows.
-const HIDDEN: &[&str] = &["petgraph", "prost", "nom", "oci_spec", "clap", "miette", "rusqlite", "reqwest"];
+const HIDDEN: &[&str] =
+    &["petgraph", "prost", "nom", "oci_spec", "clap", "miette", "rusqlite", "reqwest"];
 
 /// Files that may hold unsafe code lie below it.
 const UNSAFE_HOME: &str = "runtime/sys/src";
@@ -94,8 +98,10 @@ fn dependencies() -> BTreeMap<String, Vec<String>> {
 /// Every source file of ours, relative, without tests' own folders when `own` is asked for.
 fn sources() -> Vec<(String, String)> {
     let mut out = Vec::new();
-    let mut todo: Vec<PathBuf> =
-        ["ir", "frontend", "solver", "runtime", "cli", "tests"].iter().map(|d| root().join(d)).collect();
+    let mut todo: Vec<PathBuf> = ["ir", "frontend", "solver", "runtime", "cli", "tests"]
+        .iter()
+        .map(|d| root().join(d))
+        .collect();
     while let Some(dir) = todo.pop() {
         for e in std::fs::read_dir(&dir).expect("a folder").flatten() {
             let path = e.path();
@@ -138,10 +144,23 @@ fn pure_packages_know_no_world() {
         let wrong: Vec<_> = theirs.filter(|d| !allowed.contains(&d.as_str())).collect();
         assert!(wrong.is_empty(), "{package} is pure and may not depend on {wrong:?}");
     }
-    let world = ["std::fs::", "std::net::", "std::process::", "std::env::", "SystemTime::now", "Instant::now"];
+    let world = [
+        "std::fs::",
+        "TcpStream",
+        "TcpListener",
+        "UdpSocket",
+        "UnixStream",
+        "std::process::",
+        "std::env::",
+        "SystemTime::now",
+        "Instant::now",
+    ];
     let pure = ["ir/src", "ir/llb/src", "frontend/src", "solver/src"];
     for (name, text) in sources() {
-        if !pure.iter().any(|p| name.starts_with(p)) || name.contains("test") || name.contains("fake") {
+        if !pure.iter().any(|p| name.starts_with(p))
+            || name.contains("test")
+            || name.contains("fake")
+        {
             continue;
         }
         for (i, line) in production(&text).filter(|(_, l)| !l.trim_start().starts_with("//")) {
@@ -156,7 +175,10 @@ fn crates_stay_in_their_homes() {
     for (package, deps) in dependencies() {
         for (krate, homes) in HOMES {
             let here = deps.iter().any(|d| d == krate);
-            assert!(!here || homes.contains(&&package[..]), "{package} names {krate}: only {homes:?} may");
+            assert!(
+                !here || homes.contains(&&package[..]),
+                "{package} names {krate}: only {homes:?} may"
+            );
         }
     }
 }
@@ -169,9 +191,10 @@ fn unsafe_code_has_one_home() {
         }
         for (i, line) in text.lines().enumerate() {
             let code = line.split("//").next().unwrap_or("");
-            let found = ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern", "allow(unsafe_code"]
-                .iter()
-                .any(|w| code.contains(w));
+            let found =
+                ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern", "allow(unsafe_code"]
+                    .iter()
+                    .any(|w| code.contains(w));
             assert!(!found, "{name}:{}: unsafe code outside {UNSAFE_HOME}", i + 1);
         }
     }
@@ -180,7 +203,8 @@ fn unsafe_code_has_one_home() {
         let is_root = name.ends_with("src/lib.rs") || name.ends_with("src/main.rs");
         if is_root && !name.starts_with(UNSAFE_HOME) {
             let folder = name.split("/src/").next().expect("a package");
-            let manifest = std::fs::read_to_string(root().join(folder).join("Cargo.toml")).expect("a manifest");
+            let manifest = std::fs::read_to_string(root().join(folder).join("Cargo.toml"))
+                .expect("a manifest");
             let denied = text.contains("#![forbid(unsafe_code)]")
                 || manifest.contains("[lints]\nworkspace = true");
             assert!(denied, "{name}: nothing keeps unsafe code out");
@@ -212,7 +236,8 @@ fn public_items_show_no_types_of_other_crates() {
 #[test]
 fn async_stays_in_the_network() {
     for (name, text) in sources() {
-        if name.starts_with("runtime/image/src/registry") || name.starts_with("runtime/image/tests") {
+        if name.starts_with("runtime/image/src/registry") || name.starts_with("runtime/image/tests")
+        {
             continue;
         }
         for (i, line) in production(&text) {
@@ -239,5 +264,8 @@ fn long_files_are_named() {
 
 /// Numbered lines before the unit tests.
 fn production(text: &str) -> impl Iterator<Item = (usize, &str)> {
-    text.lines().enumerate().map(|(i, l)| (i + 1, l)).take_while(|(_, l)| *l != "#[cfg(test)]" && *l != "mod tests {")
+    text.lines()
+        .enumerate()
+        .map(|(i, l)| (i + 1, l))
+        .take_while(|(_, l)| *l != "#[cfg(test)]" && *l != "mod tests {")
 }
