@@ -361,7 +361,8 @@ impl CacheDirWriter {
         };
         match old {
             Some(o) if o.version == 1 && o.key == key && same(&o) => {
-                if blobs(&o.layers) >= blobs(&layers) {
+                let more = blobs(&o.layers) >= blobs(&layers);
+                if more {
                     return Ok(());
                 }
             }
