@@ -74,6 +74,7 @@ pub fn compile(opts: &BuildOptions, answers: &Answers<'_>) -> Result<Compiled, C
     if !found.is_empty() {
         return Err(CompileError::Text(found, loaded.sources));
     }
+    known_stages(&opts.no_cache_filter, &parsed.ast)?;
     let options = lower_options(opts, &loaded);
     let mut facts = match answers {
         Answers::Stubs => Facts::offline(),
@@ -104,6 +105,22 @@ pub fn compile(opts: &BuildOptions, answers: &Answers<'_>) -> Result<Compiled, C
         place: place(opts),
         args: arg_names(opts, &parsed.ast),
     })
+}
+
+/// A filter that names no stage would do nothing, in silence.
+fn known_stages(filter: &[String], ast: &rgraph_frontend::ast::Dockerfile) -> Result<(), CliError> {
+    let names: Vec<&str> = ast.stages.iter().filter_map(|s| s.name.as_deref()).collect();
+    for wanted in filter {
+        let number = wanted.parse::<usize>().is_ok_and(|n| n < ast.stages.len());
+        if !number && !names.iter().any(|n| n.eq_ignore_ascii_case(wanted)) {
+            let e = CliError::failed(format!("--no-cache-filter: no stage is called `{wanted}`"));
+            return Err(match rgraph_ir::near::nearest(wanted, names) {
+                Some(near) => e.help(format!("did you mean `{near}`?")),
+                None => e,
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Where this build takes place: a Dockerfile and a target. Builds of one place explain each other.

@@ -189,7 +189,8 @@ impl Book {
                         _ => (StepState::Done, &mut counts.ran),
                     };
                     info.state = state;
-                    *count += usize::from(is_vertex);
+                    // Looking at the context is no step of the Dockerfile.
+                    *count += usize::from(is_vertex && !info.name.starts_with("[internal]"));
                 }
             }
         }
