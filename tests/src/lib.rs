@@ -3,6 +3,10 @@
 //! Each test has a [`Case`]: a state root, a context folder and a folder for outputs of its own,
 //! gone at its end. A test whose surroundings are missing says `SKIPPED: why` on stderr and passes;
 //! [`need!`] is the only way to do so.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the harness asks where the binary and the tools are"
+)]
 
 mod case;
 mod image;
