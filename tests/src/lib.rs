@@ -3,10 +3,8 @@
 //! Each test has a [`Case`]: a state root, a context folder and a folder for outputs of its own,
 //! gone at its end. A test whose surroundings are missing says `SKIPPED: why` on stderr and passes;
 //! [`need!`] is the only way to do so.
-#![expect(
-    clippy::disallowed_methods,
-    reason = "the harness asks where the binary and the tools are"
-)]
+
+#![expect(clippy::disallowed_methods, reason = "tests are told by variables, and are no library")]
 
 mod case;
 mod image;
@@ -16,6 +14,6 @@ mod registry;
 
 pub use case::{BASE, Case, Run, base_tar, fixture};
 pub use image::{Entry, Image, Kind, Layer, unpack_tar};
-pub use needs::{Need, missing};
+pub use needs::{Need, missing, shout};
 pub use process::{Background, has_process, mounts_below, wait_until};
 pub use registry::{Access, Registry};

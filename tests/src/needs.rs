@@ -1,5 +1,6 @@
 //! What a test needs of the machine.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 
 /// One thing a test needs.
@@ -26,12 +27,23 @@ fn path_dirs() -> Vec<PathBuf> {
     std::env::var_os("PATH").map(|p| std::env::split_paths(&p).collect()).unwrap_or_default()
 }
 
+/// Says that a test is skipped: on stderr, and in the file `RGRAPH_SKIPPED` names, since runners keep
+/// the output of tests that pass.
+pub fn shout(why: &str) {
+    let line = format!("SKIPPED: {}: {why}\n", std::thread::current().name().unwrap_or("test"));
+    eprint!("{line}");
+    if let Some(path) = std::env::var_os("RGRAPH_SKIPPED") {
+        let file = std::fs::File::options().append(true).create(true).open(path);
+        file.and_then(|mut f| f.write_all(line.as_bytes())).expect("RGRAPH_SKIPPED can be written");
+    }
+}
+
 /// Ends the test with a shout when the machine lacks something: `need!(Root, Tool("skopeo"))`.
 #[macro_export]
 macro_rules! need {
     ($($name:ident $(($arg:expr))?),+ $(,)?) => {
         $(if let Some(why) = $crate::missing($crate::Need::$name $(($arg))?) {
-            eprintln!("SKIPPED: {}: {why}", std::thread::current().name().unwrap_or("test"));
+            $crate::shout(&why);
             return;
         })+
     };

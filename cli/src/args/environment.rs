@@ -44,7 +44,7 @@ pub struct Environment {
 
 impl Environment {
     /// The environment of this process: the one place that asks for it.
-    #[expect(clippy::disallowed_methods, reason = "this is the one place")]
+    #[expect(clippy::disallowed_methods, reason = "this is the place")]
     pub fn capture() -> Self {
         Self::from_vars(std::env::vars_os())
     }

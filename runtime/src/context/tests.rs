@@ -339,6 +339,7 @@ fn young_files_are_read_but_not_remembered() {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "files get their times from this clock")]
 fn settled_content_is_found_after_a_storm_of_writes() {
     let dir = tree();
     let path = dir.path().join("top");
