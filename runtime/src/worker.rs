@@ -137,16 +137,8 @@ impl<'a> LocalWorker<'a> {
                     ignore: from.ignore.as_deref(),
                     as_root: true,
                 };
-                let opts = crate::tree::copy::CopyOptions {
-                    owner: None,
-                    mode: None,
-                    time: None,
-                    include: None,
-                    exclude: None,
-                    dir_contents: true,
-                    follow: true,
-                    cancelled: &|| cx.cancel.is_cancelled(),
-                };
+                let cancelled = || cx.cancel.is_cancelled();
+                let opts = crate::tree::copy::CopyOptions::contents(&cancelled);
                 crate::tree::copy::copy(&source, "/", root.as_fd(), "/", &opts)
                     .map_err(TaskError::failed)?;
                 drop(root);

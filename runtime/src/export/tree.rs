@@ -30,16 +30,8 @@ impl Exporter<'_> {
             let to = File::open(&dest).map_err(failed(&dest))?;
             let from = self.snapshots.mount_read_only(top, None)?;
             let me = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-            let opts = CopyOptions {
-                owner: Some(me),
-                mode: None,
-                time: None,
-                include: None,
-                exclude: None,
-                dir_contents: true,
-                follow: true,
-                cancelled: &|| self.cancel.is_cancelled(),
-            };
+            let cancelled = || self.cancel.is_cancelled();
+            let opts = CopyOptions { owner: Some(me), ..CopyOptions::contents(&cancelled) };
             copy(
                 &Source { root: from.as_fd(), ignore: None, as_root: false },
                 "/",

@@ -405,16 +405,8 @@ fn fill(
         ignore: None,
         as_root: false,
     };
-    let opts = crate::tree::copy::CopyOptions {
-        owner: None,
-        mode: None,
-        time: None,
-        include: None,
-        exclude: None,
-        dir_contents: true,
-        follow: true,
-        cancelled: &|| cx.cancel.is_cancelled(),
-    };
+    let cancelled = || cx.cancel.is_cancelled();
+    let opts = crate::tree::copy::CopyOptions::contents(&cancelled);
     let place = crate::tree::resolve::resolve(source.root, std::ffi::OsStr::new(from), true, None)
         .map_err(TaskError::failed)?;
     if let Some(st) = place.stat {

@@ -46,6 +46,22 @@ pub struct CopyOptions<'a> {
     pub cancelled: &'a dyn Fn() -> bool,
 }
 
+impl<'a> CopyOptions<'a> {
+    /// All that a folder holds, as it is.
+    pub fn contents(cancelled: &'a dyn Fn() -> bool) -> Self {
+        Self {
+            owner: None,
+            mode: None,
+            time: None,
+            include: None,
+            exclude: None,
+            dir_contents: true,
+            follow: true,
+            cancelled,
+        }
+    }
+}
+
 /// ns since 1970 as both times of a file.
 pub fn times(ns: i64) -> Timestamps {
     let t =
