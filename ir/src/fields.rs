@@ -2,13 +2,16 @@
 //! explains later why the key changed. Both walk the same [`KeyFields::visit`], so they cannot
 //! drift apart.
 //!
-//! The encoding is injective: every value is tagged and length-prefixed, every struct is opened
-//! and closed. [`KEY_VERSION`] enters every key; change it whenever an encoding changes.
+//! The encoding is injective: every value is tagged and prefixed by its length (as a LEB128 number),
+//! every struct is opened and closed. [`KEY_VERSION`] enters every key; change it whenever an encoding changes.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
+use crate::digest::to_hex;
+
 /// Enters every key. Any change to what `visit` emits for an op must change it.
-pub const KEY_VERSION: u32 = 1;
+pub const KEY_VERSION: u32 = 2;
 
 /// One leaf of a description.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,19 +98,20 @@ impl dyn FieldVisitor + '_ {
 }
 
 /// Hashes a description with blake3. Descriptions are many short pieces, so they are gathered before
-/// they are hashed.
+/// they are hashed; most fit into one go.
 pub struct KeyHasher {
-    hash: blake3::Hasher,
     gathered: Vec<u8>,
+    /// What came before `gathered`, in a description longer than [`GATHER`].
+    before: Option<Box<blake3::Hasher>>,
 }
 
-/// How much is gathered, bytes.
+/// How much is gathered, bytes: a chunk of blake3.
 const GATHER: usize = 1024;
 
 impl KeyHasher {
     /// A hasher in `domain` ("op", "key", ...): equal descriptions in two domains differ.
     pub fn new(domain: &str) -> Self {
-        let mut this = Self { hash: blake3::Hasher::new(), gathered: Vec::with_capacity(GATHER) };
+        let mut this = Self { gathered: Vec::with_capacity(GATHER), before: None };
         this.raw(b"rgraph");
         this.raw(&KEY_VERSION.to_le_bytes());
         this.bytes(b'd', domain.as_bytes());
@@ -116,26 +120,42 @@ impl KeyHasher {
 
     fn raw(&mut self, b: &[u8]) {
         if self.gathered.len() + b.len() > GATHER {
-            self.hash.update(&self.gathered);
+            let hash = self.before.get_or_insert_default();
+            hash.update(&self.gathered);
             self.gathered.clear();
+            if b.len() > GATHER {
+                hash.update(b);
+                return;
+            }
         }
-        if b.len() > GATHER {
-            self.hash.update(b);
-        } else {
-            self.gathered.extend_from_slice(b);
+        self.gathered.extend_from_slice(b);
+    }
+
+    /// `tag` and a length.
+    fn head(&mut self, tag: u8, len: usize) {
+        let mut bytes = [tag; 11];
+        let (mut n, mut left) = (1, len as u64);
+        while left >= 0x80 {
+            bytes[n] = left as u8 | 0x80;
+            left >>= 7;
+            n += 1;
         }
+        bytes[n] = left as u8;
+        self.raw(&bytes[..=n]);
     }
 
     fn bytes(&mut self, tag: u8, b: &[u8]) {
-        self.raw(&[tag]);
-        self.raw(&(b.len() as u64).to_le_bytes());
+        self.head(tag, b.len());
         self.raw(b);
     }
 
     /// The 32 bytes.
-    pub fn finish(mut self) -> [u8; 32] {
-        self.hash.update(&self.gathered);
-        *self.hash.finalize().as_bytes()
+    pub fn finish(self) -> [u8; 32] {
+        let hash = match self.before {
+            None => blake3::hash(&self.gathered),
+            Some(mut before) => before.update(&self.gathered).finalize(),
+        };
+        *hash.as_bytes()
     }
 }
 
@@ -153,7 +173,7 @@ impl FieldVisitor for KeyHasher {
     }
     fn open(&mut self, name: &str, len: usize) {
         self.bytes(b'(', name.as_bytes());
-        self.raw(&(len as u64).to_le_bytes());
+        self.head(b'#', len);
     }
     fn close(&mut self) {
         self.raw(b")");
@@ -163,12 +183,73 @@ impl FieldVisitor for KeyHasher {
     }
 }
 
+/// The place of a field in a description, such as `exec.args[2]`.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct FieldPath {
+    text: String,
+    /// Of every struct or list that is open: the length of `text` before it, and how many unnamed
+    /// members it had so far.
+    open: Vec<(usize, usize)>,
+}
+
+impl FieldPath {
+    /// Goes into a struct or list.
+    pub fn enter(&mut self, name: &str) {
+        let before = self.text.len();
+        self.push(name);
+        self.open.push((before, 0));
+    }
+
+    /// Leaves what was entered last.
+    pub fn leave(&mut self) {
+        if let Some((before, _)) = self.open.pop() {
+            self.text.truncate(before);
+        }
+    }
+
+    /// Does something with the path of a member.
+    pub fn at<T>(&mut self, name: &str, f: impl FnOnce(&str) -> T) -> T {
+        let before = self.text.len();
+        self.push(name);
+        let done = f(&self.text);
+        self.text.truncate(before);
+        done
+    }
+
+    /// Unnamed members of a list are named by position.
+    fn push(&mut self, name: &str) {
+        if !name.is_empty() {
+            if !self.text.is_empty() {
+                self.text.push('.');
+            }
+            self.text.push_str(name);
+        } else if let Some((_, n)) = self.open.last_mut() {
+            let _ = write!(self.text, "[{n}]");
+            *n += 1;
+        }
+    }
+}
+
+impl Value<'_> {
+    /// The value for people; an absent optional has none.
+    pub fn text(&self) -> Option<Cow<'_, str>> {
+        Some(match self {
+            Self::None => return None,
+            Self::Str(s) => Cow::Borrowed(*s),
+            Self::Bytes(b) => String::from_utf8_lossy(b),
+            Self::Int(n) => Cow::Owned(n.to_string()),
+            Self::Bool(b) => Cow::Borrowed(if *b { "true" } else { "false" }),
+            Self::Digest(d) => Cow::Owned(to_hex(d)),
+        })
+    }
+}
+
 /// Lists a description as `path = value` pairs, in order, for people and for comparison.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct FieldList {
     /// Pairs such as (`exec.args[2]`, `make`); an absent optional gives no pair.
     pub fields: Vec<(String, String)>,
-    path: Vec<(String, Option<usize>)>,
+    path: FieldPath,
 }
 
 impl FieldList {
@@ -179,60 +260,18 @@ impl FieldList {
         v.one(name, item);
         list.fields
     }
-
-    fn here(&mut self, name: &str) -> String {
-        let mut out = String::new();
-        for (part, _) in &self.path {
-            if !part.is_empty() && !part.starts_with('[') && !out.is_empty() {
-                out.push('.');
-            }
-            out.push_str(part);
-        }
-        let leaf = self.member(name);
-        if !leaf.is_empty() && !leaf.starts_with('[') && !out.is_empty() {
-            out.push('.');
-        }
-        out.push_str(&leaf);
-        out
-    }
-
-    /// Unnamed members of a list are named by position.
-    fn member(&mut self, name: &str) -> String {
-        if !name.is_empty() {
-            return name.to_owned();
-        }
-        match self.path.last_mut() {
-            Some((_, Some(n))) => {
-                *n += 1;
-                format!("[{}]", *n - 1)
-            }
-            _ => String::new(),
-        }
-    }
 }
 
 impl FieldVisitor for FieldList {
     fn value(&mut self, name: &str, value: Value<'_>) {
-        let path = self.here(name);
-        let text = match value {
-            Value::None => return,
-            Value::Str(s) => s.to_owned(),
-            Value::Bytes(b) => String::from_utf8_lossy(b).into_owned(),
-            Value::Int(n) => n.to_string(),
-            Value::Bool(b) => b.to_string(),
-            Value::Digest(d) => d.iter().fold(String::with_capacity(64), |mut s, b| {
-                let _ = write!(s, "{b:02x}");
-                s
-            }),
-        };
-        self.fields.push((path, text));
+        let path = self.path.at(name, str::to_owned);
+        self.fields.extend(value.text().map(|text| (path, text.into_owned())));
     }
     fn open(&mut self, name: &str, _len: usize) {
-        let part = self.member(name);
-        self.path.push((part, Some(0)));
+        self.path.enter(name);
     }
     fn close(&mut self) {
-        self.path.pop();
+        self.path.leave();
     }
 }
 

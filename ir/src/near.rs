@@ -1,37 +1,72 @@
 //! Near names for typos.
 
+/// Longest name that is looked at, bytes.
+const MAX_NAME: usize = 64;
+
 /// The candidate closest to `word` when it is close enough to be meant: at most a third of its
 /// letters differ (Damerau-Levenshtein, restricted), without regard to case.
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let word = word.to_lowercase();
-    if word.len() > 64 {
+    if word.len() > MAX_NAME {
         return None;
     }
-    candidates
-        .into_iter()
-        .filter(|c| c.len() <= 64)
-        .map(|c| (distance(&word, &c.to_lowercase()), c))
-        .filter(|(d, c)| *d <= (word.chars().count().max(c.chars().count()) / 3).max(1))
-        .min_by_key(|(d, _)| *d)
-        .map(|(_, c)| c)
+    let word: Vec<char> = lower(word).collect();
+    let (mut name, mut rows) = (Vec::new(), Rows::default());
+    let mut best: Option<(usize, &str)> = None;
+    for candidate in candidates {
+        if candidate.len() > MAX_NAME {
+            continue;
+        }
+        name.clear();
+        name.extend(lower(candidate));
+        let (shorter, longer) = (word.len().min(name.len()), word.len().max(name.len()));
+        let most = (longer / 3).max(1);
+        // Only something closer than the best so far counts, and each letter more costs one.
+        let most = best.map_or(most, |(d, _)| most.min(d.saturating_sub(1)));
+        if longer - shorter > most || best.is_some_and(|(d, _)| d == 0) {
+            continue;
+        }
+        let d = rows.distance(&word, &name);
+        if d <= most {
+            best = Some((d, candidate));
+        }
+    }
+    best.map(|(_, name)| name)
 }
 
-fn distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
-    let mut before = vec![0; b.len() + 1];
-    let mut last: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.iter().enumerate() {
-        let mut row = vec![i + 1];
-        for (j, cb) in b.iter().enumerate() {
-            let mut d = (last[j] + usize::from(ca != cb)).min(last[j + 1] + 1).min(row[j] + 1);
-            if i > 0 && j > 0 && *ca == b[j - 1] && a[i - 1] == *cb {
-                d = d.min(before[j - 1] + 1);
+fn lower(text: &str) -> impl Iterator<Item = char> {
+    text.chars().flat_map(char::to_lowercase)
+}
+
+/// Three rows of the table of distances, kept for the next pair of words.
+#[derive(Default)]
+struct Rows {
+    before: Vec<usize>,
+    last: Vec<usize>,
+    row: Vec<usize>,
+}
+
+impl Rows {
+    fn distance(&mut self, a: &[char], b: &[char]) -> usize {
+        let Self { before, last, row } = self;
+        before.clear();
+        before.resize(b.len() + 1, 0);
+        last.clear();
+        last.extend(0..=b.len());
+        for (i, ca) in a.iter().enumerate() {
+            row.clear();
+            row.push(i + 1);
+            for (j, cb) in b.iter().enumerate() {
+                let mut d = (last[j] + usize::from(ca != cb)).min(last[j + 1] + 1).min(row[j] + 1);
+                if i > 0 && j > 0 && *ca == b[j - 1] && a[i - 1] == *cb {
+                    d = d.min(before[j - 1] + 1);
+                }
+                row.push(d);
             }
-            row.push(d);
+            std::mem::swap(before, last);
+            std::mem::swap(last, row);
         }
-        before = std::mem::replace(&mut last, row);
+        last[b.len()]
     }
-    last[b.len()]
 }
 
 #[cfg(test)]
