@@ -13,6 +13,11 @@ use crate::fields::{FieldVisitor, KeyFields, KeyHasher, Value};
 #[derive(Clone, Default)]
 pub struct Env(Option<Arc<Node>>);
 
+/// Names a list by identity: clones share it, an equal list made elsewhere has another one. Good for
+/// as long as the list lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct EnvId(usize);
+
 struct Node {
     parent: Env,
     key: Arc<str>,
@@ -51,6 +56,21 @@ impl Env {
         v.str("value", &value);
         let digest = h.finish();
         Self(Some(Arc::new(Node { len: self.len() + 1, parent: self.clone(), key, value, digest })))
+    }
+
+    /// The list without its last variable; `None` of an empty list.
+    pub fn parent(&self) -> Option<&Self> {
+        self.0.as_deref().map(|n| &n.parent)
+    }
+
+    /// The last variable.
+    pub fn last(&self) -> Option<(&str, &str)> {
+        self.0.as_deref().map(|n| (&*n.key, &*n.value))
+    }
+
+    /// Tells shared lists from others without looking at them; `None` of an empty list.
+    pub fn id(&self) -> Option<EnvId> {
+        self.0.as_ref().map(|n| EnvId(Arc::as_ptr(n) as usize))
     }
 
     /// How many variables.

@@ -38,7 +38,11 @@ pub fn run(cx: &Context, args: GraphArgs) -> Result<(), CliError> {
     if let Some(path) = &opts.build.metadata_file {
         write_whole(path, &metadata(&compiled.plan))?;
     }
-    print(&text)
+    print(&text)?;
+    // Taking a large plan apart, piece by piece, would be a tenth of the whole time, and the process
+    // ends here.
+    std::mem::forget(compiled);
+    Ok(())
 }
 
 /// The policy behind `--pull`.
@@ -57,7 +61,7 @@ fn render(c: &Compiled, format: GraphFormat) -> Result<Vec<u8>, CliError> {
     Ok(match format {
         GraphFormat::Dot => render::dot(plan, map, &style).into_bytes(),
         GraphFormat::Mermaid => render::mermaid(plan, map, &style).into_bytes(),
-        GraphFormat::Json => render::json(plan, map).into_bytes(),
+        GraphFormat::Json => render::json(plan, map, &style).into_bytes(),
         GraphFormat::Llb => match &plan.targets[..] {
             [one] => rgraph_llb::encode(&plan.graph, one.root).bytes,
             _ => return Err(CliError::not_yet("`--format llb` of several platforms")),
@@ -116,7 +120,7 @@ fn config_json(t: &Target) -> Vec<u8> {
         created: None,
         created_by: Some(h.created_by.clone()),
         author: h.author.clone(),
-        comment: Some(h.comment.clone()).filter(|c| !c.is_empty()),
+        comment: Some(h.comment.to_string()).filter(|c| !c.is_empty()),
         empty_layer: h.layer.is_none(),
     }));
     rgraph_image::config::to_json(&t.config, &history, &[], None)

@@ -2,53 +2,99 @@
 //! one goes away; new members may appear at any time.
 //!
 //! ```json
-//! {
-//!   "version": 1,
-//!   "targets": [{"stage": "app", "platform": "linux/amd64", "root": 5, "layers": 4,
-//!     "base": {"reference": null, "layers": 0},
-//!     "history": [{"created_by": "...", "layer": 5, "file": "Dockerfile", "line": 7}]}],
-//!   "vertices": [{"id": 0, "kind": "image", "name": "...", "stage": "build",
-//!     "platform": "linux/amd64", "file": "Dockerfile", "line": 1, "digest": "blake3:...",
-//!     "ignore_cache": false, "layers": [{"target": 0, "number": 4}],
-//!     "inputs": [{"vertex": 0, "output": 0, "role": "root", "what": ""}],
-//!     "op": {"source.image": "..."}}]
-//! }
+//! {"version": 2,
+//!  "targets": [
+//!   {"stage": "app", "platform": "linux/amd64", "root": 5, "layers": 4,
+//!    "base": {"reference": null, "layers": 0},
+//!    "history": [{"created_by": "...", "layer": 5, "file": "Dockerfile", "line": 7}]}],
+//!  "environments": [
+//!   {"id": 0, "parent": null, "name": "PATH", "value": "/bin"}],
+//!  "vertices": [
+//!   {"id": 0, "kind": "image", "name": "...", "stage": "build", "platform": "linux/amd64",
+//!    "file": "Dockerfile", "line": 1, "digest": "blake3:...", "ignore_cache": false,
+//!    "cached": null, "layers": [{"target": 0, "number": 4}],
+//!    "inputs": [{"vertex": 0, "output": 0, "role": "root", "what": ""}],
+//!    "environment": null, "op": {"source.image": "..."}}]}
 //! ```
 //!
-//! `id`s are positions in `vertices`, inputs before users. `op` has one member per field of the op,
-//! named by its path, all values as text. `role` is `root` (counts by key), `content` (by what is
-//! read of it) or `seed` (not at all).
+//! Every target, environment and vertex has a line of its own, so that two outputs can be compared.
+//! `id`s are positions in their lists, inputs before users. An environment is its parent's variables
+//! and one more at the end: steps share what they have in common. `environment` names the one of a
+//! step; `null`: no variables, or no step. `op` has one member per other field of the op, named by its
+//! path, all values as text. `role` is `root` (counts by key), `content` (by what is read of it) or
+//! `seed` (not at all). `cached` is `true` or `false` where a cache was asked.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 
+use super::Style;
 use super::view::View;
-use crate::fields::{FieldList, KeyFields};
+use crate::env::{Env, EnvId};
+use crate::fields::{FieldPath, FieldVisitor, KeyFields, Value};
 use crate::graph::VertexId;
+use crate::op::Op;
 use crate::plan::{BuildPlan, Target};
 use crate::span::{SourceMap, Span};
 
 /// Version of the form.
-pub const JSON_VERSION: u32 = 1;
+pub const JSON_VERSION: u32 = 2;
 
-/// The plan as JSON, indented, with a line end.
-pub fn json(plan: &BuildPlan, map: &SourceMap) -> String {
+/// The plan as JSON with a line end. Of `style` only what a cache said counts.
+pub fn json(plan: &BuildPlan, map: &SourceMap, style: &Style) -> String {
     let view = View::new(plan, map);
     let mut w = Writer::default();
+    w.out.reserve(1024 + view.order.len() * 640);
     w.open(None, '{');
     w.number("version", u64::from(JSON_VERSION));
+    w.line(" ");
     w.open(Some("targets"), '[');
     for t in &plan.targets {
+        w.line("  ");
         target(&mut w, &view, t);
     }
     w.close(']');
+    w.line(" ");
+    let environments = environments(&mut w, &view);
+    w.line(" ");
     w.open(Some("vertices"), '[');
     for (n, id) in view.order.iter().enumerate() {
-        vertex(&mut w, &view, n, *id);
+        w.line("  ");
+        vertex(&mut w, &view, style, &environments, n, *id);
     }
     w.close(']');
     w.close('}');
     w.out.push('\n');
     w.out
+}
+
+/// Writes every environment that a step has or shares, parents first, and says what number each got.
+fn environments(w: &mut Writer, view: &View<'_>) -> HashMap<EnvId, usize> {
+    let mut numbers = HashMap::new();
+    w.open(Some("environments"), '[');
+    for id in &view.order {
+        let Op::Exec(e) = &view.vertex(*id).op else { continue };
+        let mut new: Vec<&Env> = Vec::new();
+        let mut next = Some(&e.env);
+        while let Some(env) = next.filter(|e| e.id().is_some_and(|id| !numbers.contains_key(&id))) {
+            new.push(env);
+            next = env.parent();
+        }
+        for env in new.into_iter().rev() {
+            let (Some(id), Some((name, value))) = (env.id(), env.last()) else { continue };
+            let number = numbers.len();
+            w.line("  ");
+            w.open(None, '{');
+            w.number("id", number as u64);
+            let parent = env.parent().and_then(Env::id).and_then(|p| numbers.get(&p));
+            w.optional("parent", parent.copied());
+            w.string("name", name);
+            w.string("value", value);
+            w.close('}');
+            numbers.insert(id, number);
+        }
+    }
+    w.close(']');
+    numbers
 }
 
 fn target(w: &mut Writer, view: &View<'_>, t: &Target) {
@@ -60,7 +106,7 @@ fn target(w: &mut Writer, view: &View<'_>, t: &Target) {
     w.open(Some("base"), '{');
     match &t.base.reference {
         Some(r) => w.string("reference", r),
-        None => w.raw(Some("reference"), "null"),
+        None => w.raw("reference", "null"),
     }
     w.number("layers", t.base.layers as u64);
     w.close('}');
@@ -76,7 +122,14 @@ fn target(w: &mut Writer, view: &View<'_>, t: &Target) {
     w.close('}');
 }
 
-fn vertex(w: &mut Writer, view: &View<'_>, n: usize, id: VertexId) {
+fn vertex(
+    w: &mut Writer,
+    view: &View<'_>,
+    style: &Style,
+    environments: &HashMap<EnvId, usize>,
+    n: usize,
+    id: VertexId,
+) {
     let v = view.vertex(id);
     w.open(None, '{');
     w.number("id", n as u64);
@@ -84,15 +137,23 @@ fn vertex(w: &mut Writer, view: &View<'_>, n: usize, id: VertexId) {
     w.string("name", &v.meta.name);
     match &v.meta.stage {
         Some(s) => w.string("stage", s),
-        None => w.raw(Some("stage"), "null"),
+        None => w.raw("stage", "null"),
     }
     match &v.platform {
         Some(p) => w.string("platform", &p.to_string()),
-        None => w.raw(Some("platform"), "null"),
+        None => w.raw("platform", "null"),
     }
     place(w, view.map, v.meta.spans.first().copied());
     w.string("digest", &v.op_digest().to_string());
-    w.raw(Some("ignore_cache"), if v.meta.ignore_cache { "true" } else { "false" });
+    w.raw("ignore_cache", if v.meta.ignore_cache { "true" } else { "false" });
+    w.raw(
+        "cached",
+        match style.cached.get(&id) {
+            Some(true) => "true",
+            Some(false) => "false",
+            None => "null",
+        },
+    );
     w.open(Some("layers"), '[');
     for (target, number) in view.layers(id) {
         w.open(None, '{');
@@ -111,12 +172,13 @@ fn vertex(w: &mut Writer, view: &View<'_>, n: usize, id: VertexId) {
         w.close('}');
     }
     w.close(']');
+    let environment = match &v.op {
+        Op::Exec(e) => e.env.id().and_then(|id| environments.get(&id)).copied(),
+        _ => None,
+    };
+    w.optional("environment", environment);
     w.open(Some("op"), '{');
-    let mut fields = FieldList::default();
-    v.op.visit(&mut fields);
-    for (path, value) in &fields.fields {
-        w.string(path, value);
-    }
+    v.op.visit(&mut Members { w, path: FieldPath::default() });
     w.close('}');
     w.close('}');
 }
@@ -129,38 +191,71 @@ fn place(w: &mut Writer, map: &SourceMap, span: Option<Span>) {
             w.number("line", u64::from(file.line_col(s.start).line));
         }
         None => {
-            w.raw(Some("file"), "null");
-            w.raw(Some("line"), "null");
+            w.raw("file", "null");
+            w.raw("line", "null");
         }
     }
 }
 
-/// Writes members one per line.
+/// Writes a description as members named by their paths.
+struct Members<'w> {
+    w: &'w mut Writer,
+    path: FieldPath,
+}
+
+impl FieldVisitor for Members<'_> {
+    fn value(&mut self, name: &str, value: Value<'_>) {
+        let w = &mut *self.w;
+        self.path.at(name, |path| {
+            if let Some(text) = value.text() {
+                w.string(path, &text);
+            }
+        });
+    }
+    fn open(&mut self, name: &str, _len: usize) {
+        self.path.enter(name);
+    }
+    fn close(&mut self) {
+        self.path.leave();
+    }
+    /// The environment is named by its number.
+    fn prefers_digests(&self) -> bool {
+        true
+    }
+}
+
 #[derive(Default)]
 struct Writer {
     out: String,
-    depth: usize,
     /// Something stands before in the innermost list or object.
     more: bool,
+    /// The next member starts a line with this.
+    indent: Option<&'static str>,
 }
 
 impl Writer {
+    /// The next member stands on a line of its own.
+    fn line(&mut self, indent: &'static str) {
+        self.indent = Some(indent);
+    }
+
     fn start(&mut self, name: Option<&str>) {
         if self.more {
             self.out.push(',');
         }
-        if self.depth > 0 {
-            let _ = write!(self.out, "\n{:w$}", "", w = self.depth * 2);
+        if let Some(indent) = self.indent.take() {
+            self.out.push('\n');
+            self.out.push_str(indent);
         }
         if let Some(name) = name {
             quote(&mut self.out, name);
-            self.out.push_str(": ");
+            self.out.push(':');
         }
         self.more = true;
     }
 
-    fn raw(&mut self, name: Option<&str>, value: &str) {
-        self.start(name);
+    fn raw(&mut self, name: &str, value: &str) {
+        self.start(Some(name));
         self.out.push_str(value);
     }
 
@@ -170,28 +265,25 @@ impl Writer {
     }
 
     fn number(&mut self, name: &str, value: u64) {
-        self.raw(Some(name), &value.to_string());
+        self.start(Some(name));
+        let _ = write!(self.out, "{value}");
     }
 
     fn optional(&mut self, name: &str, value: Option<usize>) {
         match value {
             Some(n) => self.number(name, n as u64),
-            None => self.raw(Some(name), "null"),
+            None => self.raw(name, "null"),
         }
     }
 
     fn open(&mut self, name: Option<&str>, bracket: char) {
         self.start(name);
         self.out.push(bracket);
-        self.depth += 1;
         self.more = false;
     }
 
     fn close(&mut self, bracket: char) {
-        self.depth -= 1;
-        if self.more {
-            let _ = write!(self.out, "\n{:w$}", "", w = self.depth * 2);
-        }
+        self.indent = None;
         self.out.push(bracket);
         self.more = true;
     }
@@ -200,19 +292,35 @@ impl Writer {
 /// A JSON string (RFC 8259, section 7).
 fn quote(out: &mut String, text: &str) {
     out.push('"');
-    for c in text.chars() {
+    let mut plain = 0;
+    // Only these bytes are, or start, what has to be escaped.
+    let special = |b: u8| b < 0x20 || matches!(b, b'"' | b'\\' | 0x7f | 0xc2);
+    let chars = match text.bytes().position(special) {
+        Some(first) => text[first..].char_indices().map(move |(at, c)| (first + at, c)),
+        None => {
+            out.push_str(text);
+            out.push('"');
+            return;
+        }
+    };
+    for (at, c) in chars {
+        if !(c.is_control() || matches!(c, '"' | '\\')) {
+            continue;
+        }
+        out.push_str(&text[plain..at]);
+        plain = at + c.len_utf8();
         match c {
             '"' => out.push_str("\\\""),
             '\\' => out.push_str("\\\\"),
             '\n' => out.push_str("\\n"),
             '\r' => out.push_str("\\r"),
             '\t' => out.push_str("\\t"),
-            c if c.is_control() => {
+            c => {
                 let _ = write!(out, "\\u{:04x}", c as u32);
             }
-            c => out.push(c),
         }
     }
+    out.push_str(&text[plain..]);
     out.push('"');
 }
 
@@ -224,9 +332,9 @@ mod tests {
     #[test]
     fn is_json_with_every_needed_vertex() {
         let kit = Kit::two_stages();
-        let text = json(&kit.plan, &kit.map);
+        let text = json(&kit.plan, &kit.map, &Style::default());
         let v: serde_json::Value = serde_json::from_str(&text).unwrap();
-        assert_eq!(v["version"], 1);
+        assert_eq!(v["version"], 2);
         assert_eq!(v["targets"][0]["root"], 5);
         assert_eq!(v["targets"][0]["layers"], 5);
         assert_eq!(v["targets"][0]["history"][1]["layer"], serde_json::Value::Null);
