@@ -1,5 +1,7 @@
 //! The Dockerfile as a tree of what was written: nothing is expanded, looked up or defaulted here.
 
+use std::sync::Arc;
+
 use rgraph_ir::Span;
 use rgraph_ir::span::{FileId, SourceFile};
 
@@ -80,7 +82,7 @@ pub struct Instruction {
     /// What it says.
     pub kind: Kind,
     /// The logical line, trimmed, without heredoc bodies.
-    pub text: String,
+    pub text: Arc<str>,
     /// All lines, heredoc bodies included.
     pub span: Span,
     /// Comment lines directly above.

@@ -4,6 +4,7 @@
 //! order and no cycle can be written; two equal definitions are one vertex; nothing is removed.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::digest::OpDigest;
 use crate::fields::{FieldVisitor, KeyHasher, Value};
@@ -46,7 +47,7 @@ pub struct Vertex {
     /// On what; ops name these by position.
     pub inputs: Vec<Edge>,
     /// For which platform; `None` where the result is the same on all (files, folders, URLs).
-    pub platform: Option<Platform>,
+    pub platform: Option<Arc<Platform>>,
     /// For people.
     pub meta: VertexMeta,
     digest: OpDigest,
@@ -129,10 +130,10 @@ impl GraphBuilder {
         &mut self,
         op: Op,
         inputs: Vec<Edge>,
-        platform: Option<Platform>,
+        platform: Option<Arc<Platform>>,
         meta: VertexMeta,
     ) -> VertexId {
-        let digest = self.digest(&op, &inputs, platform.as_ref());
+        let digest = self.digest(&op, &inputs, platform.as_deref());
         if let Some(&id) = self.known.get(&digest) {
             let old = &mut self.graph.vertices[id.at()].meta;
             old.ignore_cache |= meta.ignore_cache;
@@ -200,7 +201,7 @@ mod tests {
         let a = g.add(image("a"), vec![], None, meta());
         let a2 = g.add(image("a"), vec![], None, VertexMeta { ignore_cache: true, ..meta() });
         let b = g.add(image("b"), vec![], None, meta());
-        let p = g.add(image("a"), vec![], Some(Platform::linux_amd64()), meta());
+        let p = g.add(image("a"), vec![], Some(Arc::new(Platform::linux_amd64())), meta());
         assert_eq!(a, a2);
         assert!(g.vertex(a).meta.ignore_cache);
         assert_ne!(a, b);

@@ -1,6 +1,8 @@
 //! What a vertex carries for people and for the scheduler, and what must never enter a key. If
 //! something here could change a result it belongs in the op.
 
+use std::sync::Arc;
+
 use crate::span::Span;
 
 /// See the module.
@@ -9,11 +11,11 @@ pub struct VertexMeta {
     /// The progress line without its number: `[build 2/4] RUN make`.
     pub name: String,
     /// The Dockerfile instruction's text, for LLB's `com.docker.dockerfile.v1.command`.
-    pub command: Option<String>,
+    pub command: Option<Arc<str>>,
     /// Where it comes from in the Dockerfile; empty for what no line says.
     pub spans: Vec<Span>,
     /// The stage it belongs to.
-    pub stage: Option<String>,
+    pub stage: Option<Arc<str>>,
     /// The cache is not asked (`--no-cache`, `--no-cache-filter`).
     pub ignore_cache: bool,
     /// Shown inside another vertex's line.

@@ -1,5 +1,7 @@
 //! What was asked for: a graph and the images to make of it.
 
+use std::borrow::Cow;
+
 use crate::graph::{Edge, Graph};
 use crate::image_config::{BaseHistory, ImageConfig};
 use crate::platform::Platform;
@@ -51,7 +53,7 @@ pub struct HistoryEntry {
     /// As BuildKit writes it: `RUN /bin/sh -c make # buildkit`.
     pub created_by: String,
     /// `buildkit.dockerfile.v0`.
-    pub comment: String,
+    pub comment: Cow<'static, str>,
     /// `MAINTAINER` in force.
     pub author: Option<String>,
     /// The vertex whose layer this is; `None`: it made none.

@@ -89,12 +89,12 @@ impl Kit {
         };
         let meta = |name: &str, stage: &str, at: usize| VertexMeta {
             name: name.to_owned(),
-            stage: (!stage.is_empty()).then(|| stage.to_owned()),
+            stage: (!stage.is_empty()).then(|| stage.into()),
             spans: vec![line(at)],
-            command: TEXT.lines().nth(at - 1).map(str::to_owned),
+            command: TEXT.lines().nth(at - 1).map(Into::into),
             ..VertexMeta::default()
         };
-        let amd = || Some(Platform::linux_amd64());
+        let amd = || Some(Platform::linux_amd64().into());
         let base = ActionRef::Input(InputIndex(0));
         let mut g = GraphBuilder::new();
         let golang =
@@ -129,13 +129,13 @@ impl Kit {
             }),
         });
         let built = g.add(
-            Op::Exec(build),
+            build.into(),
             vec![Edge::main(copied)],
             amd(),
             meta("[build 3/3] RUN go build -o /out/app ./... && echo \"<&>\" \\", "build", 3),
         );
         g.add(
-            Op::Exec(exec("unused", Some(0))),
+            exec("unused", Some(0)).into(),
             vec![Edge::main(built)],
             amd(),
             meta("[build 4/3] RUN unused", "build", 4),
@@ -149,14 +149,14 @@ impl Kit {
         let mut last = exec("", Some(0));
         last.args = ["/app", "--version"].map(str::to_owned).to_vec();
         let last = g.add(
-            Op::Exec(last),
+            last.into(),
             vec![Edge::main(out)],
             amd(),
             meta("[stage-1 2/2] RUN [\"/app\", \"--version\"]", "stage-1", 7),
         );
         let entry = |text: &str, layer, at| HistoryEntry {
             created_by: text.to_owned(),
-            comment: "buildkit.dockerfile.v0".to_owned(),
+            comment: "buildkit.dockerfile.v0".into(),
             author: None,
             layer,
             span: Some(line(at)),

@@ -297,7 +297,7 @@ mod tests {
 
     fn rules_of(op: Op, inputs: &[u32], platform: bool) -> Vec<&'static str> {
         let mut g = GraphBuilder::new();
-        let amd = Some(Platform::linux_amd64());
+        let amd = Some(std::sync::Arc::new(Platform::linux_amd64()));
         for name in ["a", "b"] {
             g.add(image(name), vec![], amd.clone(), VertexMeta::default());
         }
@@ -312,7 +312,7 @@ mod tests {
         let run = |edit: &dyn Fn(&mut ExecOp)| {
             let mut op = exec("x", Some(0));
             edit(&mut op);
-            Op::Exec(op)
+            op.into()
         };
         let bind = |dest: &str, selector: &str| Mount {
             dest: dest.to_owned(),

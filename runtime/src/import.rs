@@ -68,7 +68,7 @@ pub fn import(
         root: Some(Edge::main(VertexId(0))),
         history: vec![HistoryEntry {
             created_by: String::new(),
-            comment: what.comment,
+            comment: what.comment.into(),
             author: None,
             layer: Some(Edge::main(VertexId(0))),
             span: None,

@@ -295,7 +295,7 @@ impl<'a> Shared<'a> {
         let Op::Source(op) = &v.op else {
             return Err(TaskError::failed("internal error: only a source has a pin"));
         };
-        self.guarded(vertex, |cx| self.ports.worker.pin(op, v.platform.as_ref(), cx))
+        self.guarded(vertex, |cx| self.ports.worker.pin(op, v.platform.as_deref(), cx))
     }
 
     fn run(
@@ -307,7 +307,7 @@ impl<'a> Shared<'a> {
         let v = self.graph.vertex(vertex);
         // A live source has no key; its task gets one that no result is recorded under.
         let key = key.unwrap_or_else(|| CacheKey::from_bytes([0; 32]));
-        let platform = v.platform.as_ref();
+        let platform = v.platform.as_deref();
         let task = Task { vertex, op: &v.op, platform, meta: &v.meta, inputs, key };
         self.guarded(vertex, |cx| self.ports.worker.run(&task, cx))
     }

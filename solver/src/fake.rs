@@ -88,7 +88,7 @@ pub fn exec(command: &str, root: bool, binds: &[&str]) -> Op {
         };
         Mount { dest: format!("/m{i}"), kind }
     });
-    Op::Exec(ExecOp {
+    Op::from(ExecOp {
         args: vec![command.to_owned()],
         env: Env::new(),
         cwd: "/".into(),

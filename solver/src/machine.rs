@@ -820,7 +820,7 @@ impl<'g> Machine<'g> {
             return vec![MissReason::NoCache.to_string()];
         }
         let new = KeyRecipe {
-            fields: crate::key::fields(&n.vertex.op, n.vertex.platform.as_ref()),
+            fields: crate::key::fields(&n.vertex.op, n.vertex.platform.as_deref()),
             op: [0; 32],
             pin: n.pin.clone(),
             inputs: n.inputs.clone(),

@@ -124,7 +124,7 @@ impl<'g> Node<'g> {
         let pin = self.pin.as_deref();
         let op = *self.op.get_or_insert_with(|| match pin {
             Some(pin) => pin_digest(vertex.op.kind(), pin),
-            None => op_digest(&vertex.op, vertex.platform.as_ref()),
+            None => op_digest(&vertex.op, vertex.platform.as_deref()),
         });
         KeyRecipe {
             fields: Vec::new(),
@@ -148,7 +148,7 @@ impl<'g> Node<'g> {
     pub fn recipe(&mut self) -> Arc<KeyRecipe> {
         let mut recipe = self.bare_recipe();
         self.inputs.clone_from(&recipe.inputs);
-        recipe.fields = fields(&self.vertex.op, self.vertex.platform.as_ref());
+        recipe.fields = fields(&self.vertex.op, self.vertex.platform.as_deref());
         Arc::new(recipe)
     }
 }

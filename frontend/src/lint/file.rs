@@ -37,11 +37,11 @@ fn instructions(ast: &Dockerfile) -> impl Iterator<Item = &Instruction> {
 }
 
 fn is_lower(s: &str) -> bool {
-    s == s.to_lowercase()
+    s.chars().all(|c| c.is_ascii_lowercase() || c.to_lowercase().eq([c]))
 }
 
 fn is_upper(s: &str) -> bool {
-    s == s.to_uppercase()
+    s.chars().all(|c| c.is_ascii_uppercase() || c.to_uppercase().eq([c]))
 }
 
 fn from_line(stage: &Stage, lint: &mut Lint) {

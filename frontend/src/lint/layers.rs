@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use rgraph_ir::graph::GraphBuilder;
 use rgraph_ir::limits::{MAX_LAYERS, WARN_LAYERS};
 use rgraph_ir::op::{ExecOp, Op};
-use rgraph_ir::{Diagnostic, Edge, Span, Target};
+use rgraph_ir::{Diagnostic, Edge, HistoryEntry, Span, Target};
 
 use super::{Lint, rules};
 use crate::ast::{CmdForm, Dockerfile, Instruction, Kind, Run};
@@ -35,16 +35,22 @@ pub(crate) fn chained_runs(
     ast: &Dockerfile,
     lint: &mut Lint,
 ) {
+    let exec = |entry: &HistoryEntry| {
+        let edge = entry.layer?;
+        match &graph.vertex(edge.vertex).op {
+            Op::Exec(op) => Some((edge, &**op)),
+            _ => None,
+        }
+    };
+    if !target.history.windows(2).any(|w| w.iter().all(|entry| exec(entry).is_some())) {
+        return;
+    }
     let instructions = by_span(ast);
     let mut row: Vec<Link<'_>> = Vec::new();
     let mut before: Option<(Edge, &ExecOp)> = None;
     for entry in &target.history {
         let link = entry.span.and_then(|s| instructions.get(&s)).and_then(|i| plain(i));
-        let exec = entry.layer.and_then(|e| match &graph.vertex(e.vertex).op {
-            Op::Exec(op) => Some((e, op)),
-            _ => None,
-        });
-        let (Some(link), Some((edge, op))) = (link, exec) else {
+        let (Some(link), Some((edge, op))) = (link, exec(entry)) else {
             report(&row, lint);
             row.clear();
             before = None;

@@ -1,6 +1,7 @@
 //! What stages stand on: images, folders, nothing.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use rgraph_ir::image_config::{BaseImage, ImageConfig};
 use rgraph_ir::near::nearest;
@@ -10,7 +11,6 @@ use rgraph_ir::{Diagnostic, Platform, Reference, Span, VertexMeta};
 
 use super::draft::{Local, Ref};
 use super::git;
-use super::names::Counter;
 use super::state::{ConfigEnv, StageState};
 use crate::ast::{Kind, Stage};
 use crate::expand::{Lookup, expand};
@@ -24,7 +24,7 @@ impl<'a> super::Cx<'a> {
     /// Makes a node of every stage.
     pub(super) fn declare_stages(&mut self) {
         let stages = &self.ast.stages;
-        for (at, stage) in stages.iter().enumerate() {
+        for stage in stages {
             let base = self.base_name(stage).unwrap_or_default();
             let platform =
                 stage.platform.as_ref().and_then(|p| self.stage_platform(stage, &p.text, p.span));
@@ -40,13 +40,7 @@ impl<'a> super::Cx<'a> {
                 }
             }
             let at = {
-                let label = node.label(at);
-                node.counter = Counter {
-                    stage: label,
-                    total: 0,
-                    at: 0,
-                    show_platform: self.opts.platforms.len() > 1,
-                };
+                node.counter.show_platform = self.opts.platforms.len() > 1;
                 self.add_node(node, link)
             };
             let node = &mut self.nodes[at];
@@ -95,7 +89,12 @@ impl<'a> super::Cx<'a> {
         })
     }
 
-    fn stage_platform(&mut self, stage: &'a Stage, text: &str, span: Span) -> Option<Platform> {
+    fn stage_platform(
+        &mut self,
+        stage: &'a Stage,
+        text: &str,
+        span: Span,
+    ) -> Option<Arc<Platform>> {
         let e = match expand(text, &self.globals, self.mode()) {
             Ok(e) => e,
             Err(e) => {
@@ -120,7 +119,7 @@ impl<'a> super::Cx<'a> {
             return None;
         }
         match e.text.parse() {
-            Ok(p) => Some(p),
+            Ok(p) => Some(Arc::new(p)),
             Err(err) => {
                 let mut d = Diagnostic::error(
                     "platform",
@@ -211,7 +210,9 @@ impl<'a> super::Cx<'a> {
                 // settings at all.
                 let own = st.image.platform.clone();
                 match image {
-                    true if !own.os.is_empty() && !own.architecture.is_empty() => st.platform = own,
+                    true if !own.os.is_empty() && !own.architecture.is_empty() => {
+                        st.platform = Arc::new(own)
+                    }
                     true => {}
                     false => {
                         st.config_env = ConfigEnv::default();
@@ -230,7 +231,8 @@ impl<'a> super::Cx<'a> {
             }));
         }
         let mode = if self.opts.pull { ResolveMode::ForcePull } else { ResolveMode::Default };
-        let query = Query::ImageConfig { reference: tagged, platform: platform.clone(), mode };
+        let query =
+            Query::ImageConfig { reference: tagged, platform: Platform::clone(&platform), mode };
         let Some(image) = self.fact(query, &name, at_base)? else { return Ok(None) };
         let line = format!("FROM {}", image.reference);
         let stage = self.nodes[at].stage;
@@ -241,9 +243,9 @@ impl<'a> super::Cx<'a> {
         let display = node.counter.next(&line, false, None, &platform);
         let meta = VertexMeta {
             name: display,
-            command: Some(stage.map_or(String::new(), |s| s.text.clone())),
+            command: Some(stage.map_or("", |s| s.text.as_str()).into()),
             spans: vec![span],
-            stage: stage.map(|_| node.label(at)),
+            stage: stage.map(|_| node.label.clone()),
             ..VertexMeta::default()
         };
         Ok(Some(self.image_state(&image, mode, &platform, meta, span)))
@@ -275,7 +277,7 @@ impl<'a> super::Cx<'a> {
         &mut self,
         image: &BaseImage,
         resolve: ResolveMode,
-        platform: &Platform,
+        platform: &Arc<Platform>,
         meta: VertexMeta,
         span: Span,
     ) -> StageState {
@@ -288,7 +290,7 @@ impl<'a> super::Cx<'a> {
         &mut self,
         image: &BaseImage,
         source: SourceOp,
-        platform: &Platform,
+        platform: &Arc<Platform>,
         meta: VertexMeta,
         span: Span,
     ) -> StageState {
@@ -310,7 +312,7 @@ impl<'a> super::Cx<'a> {
         &mut self,
         key: &str,
         context: &NamedContext,
-        platform: &Platform,
+        platform: &Arc<Platform>,
         paths: usize,
         span: Span,
     ) -> Result<Option<(StageState, bool)>, Box<Diagnostic>> {
@@ -321,7 +323,7 @@ impl<'a> super::Cx<'a> {
             ..VertexMeta::default()
         };
         let plain = |root: Option<Ref>| {
-            let mut image = ImageConfig::empty(platform.clone());
+            let mut image = ImageConfig::empty(Platform::clone(platform));
             image.config.working_dir = "/".to_owned();
             let mut st = StageState::on(root, image, platform);
             st.default_path();
@@ -335,7 +337,7 @@ impl<'a> super::Cx<'a> {
                     reference.parse().map_err(|e| err(format!("build context {key}: {e}")))?;
                 let query = Query::ImageConfig {
                     reference: parsed.to_string(),
-                    platform: platform.clone(),
+                    platform: Platform::clone(platform),
                     mode: if self.opts.pull {
                         ResolveMode::ForcePull
                     } else {
@@ -351,7 +353,7 @@ impl<'a> super::Cx<'a> {
                 let query = Query::OciLayoutConfig {
                     context: key.to_owned(),
                     reference: reference.clone(),
-                    platform: platform.clone(),
+                    platform: Platform::clone(platform),
                 };
                 let Some(image) = self.fact(query, reference, span)? else { return Ok(None) };
                 let source = SourceOp::OciLayout(OciLayoutSource {

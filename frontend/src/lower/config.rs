@@ -224,8 +224,9 @@ impl Cx<'_> {
         step: &Step<'_>,
         dir: &str,
     ) -> Result<(), Box<Diagnostic>> {
-        let os = st.os().to_owned();
-        if !st.workdir_set && !path::is_abs(dir, &os) {
+        let platform = st.platform.clone();
+        let os = platform.os.as_str();
+        if !st.workdir_set && !path::is_abs(dir, os) {
             let message = format!(
                 "Relative workdir \"{dir}\" can have unexpected results if the base image changes"
             );
@@ -233,7 +234,7 @@ impl Cx<'_> {
         }
         st.workdir_set = true;
         let current = st.image.config.working_dir.clone();
-        let dir = path::normalize(&current, dir, &os, false)
+        let dir = path::normalize(&current, dir, os, false)
             .map_err(|e| step.error("workdir", format!("normalizing workdir: {e}")))?;
         self.enter(st, dir.clone());
         let mut layer = None;
@@ -253,7 +254,6 @@ impl Cx<'_> {
             };
             let actions = vec![FileAction { base, kind: FileActionKind::Mkdir(mkdir) }];
             let text = shown(&step.instruction.text, &st.vars, self.mode());
-            let platform = st.platform.clone();
             let name = self.nodes[step.node].counter.next(&text, step.onbuild, Some(st), &platform);
             let meta = self.meta(step, name);
             let made = self.draft.add(Op::File(FileOp { actions }), inputs.0, None, meta);

@@ -108,15 +108,16 @@ impl Cx<'_> {
                     "stage-order",
                     format!(
                         "cannot copy from stage \"{name}\", it needs to be defined before current stage \"{}\"",
-                        self.nodes[step.node].label(step.node)
+                        self.nodes[step.node].label
                     ),
                 ));
             }
         };
-        let os = st.os().to_owned();
+        let platform = st.platform.clone();
+        let os = platform.os.as_str();
         let wrong = |e: String| step.error("path", e);
         let shared = Shared {
-            dest: path::destination(&st.cwd, &dest_shown, &os).map_err(wrong)?,
+            dest: path::destination(&st.cwd, &dest_shown, os).map_err(wrong)?,
             mode: match &chmod {
                 Some(text) => {
                     Some(mode(text, copy.chmod.as_ref().map_or(step.instruction.span, |w| w.span))?)
@@ -136,7 +137,6 @@ impl Cx<'_> {
             actions.start = ActionRef::Input(actions.inputs.index(root));
         }
         let text = shown(&step.instruction.text, &st.vars, self.mode());
-        let platform = st.platform.clone();
         let title = self.nodes[step.node].counter.next(&text, step.onbuild, Some(st), &platform);
         let mut said = if add { "ADD".to_owned() } else { "COPY".to_owned() };
         if copy.parents {
@@ -189,9 +189,9 @@ impl Cx<'_> {
                     self.lint_ignored(step, src, add);
                 }
                 let parents =
-                    copy.parents.then(|| Parents::of(src, &os)).transpose().map_err(wrong)?;
+                    copy.parents.then(|| Parents::of(src, os)).transpose().map_err(wrong)?;
                 let src = parents.as_ref().map_or(src.as_str(), |p| p.src.as_str());
-                let src = path::clean(&path::normalize("/", src, &os, false).map_err(wrong)?);
+                let src = path::clean(&path::normalize("/", src, os, false).map_err(wrong)?);
                 actions.push(from, src, &shared, |c| {
                     c.follow_symlink = true;
                     c.dir_copy_contents = true;

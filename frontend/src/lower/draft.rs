@@ -3,6 +3,7 @@
 //! final graph.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use rgraph_ir::graph::GraphBuilder;
 use rgraph_ir::op::{LocalSource, Op, SourceOp};
@@ -30,7 +31,7 @@ pub(super) struct Local {
 struct Vertex {
     op: Op,
     inputs: Vec<Ref>,
-    platform: Option<Platform>,
+    platform: Option<Arc<Platform>>,
     meta: VertexMeta,
 }
 
@@ -48,7 +49,7 @@ impl Draft {
         &mut self,
         op: Op,
         inputs: Vec<Ref>,
-        platform: Option<Platform>,
+        platform: Option<Arc<Platform>>,
         meta: VertexMeta,
     ) -> Ref {
         self.vertices.push(Vertex { op, inputs, platform, meta });
@@ -108,7 +109,7 @@ impl Draft {
             if !wanted[i] {
                 continue;
             }
-            let inputs = v.inputs.iter().filter_map(|r| at.edge(*r)).collect();
+            let inputs = v.inputs.into_iter().filter_map(|r| at.edge(r)).collect();
             at.vertices[i] = Some(graph.add(v.op, inputs, v.platform, v.meta));
         }
         at

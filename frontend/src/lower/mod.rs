@@ -23,6 +23,7 @@ mod tests;
 mod warn;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use rgraph_ir::graph::GraphBuilder;
 use rgraph_ir::limits::MAX_CONFIG;
@@ -129,7 +130,7 @@ struct Cx<'a> {
     ast: &'a Dockerfile,
     opts: &'a LowerOptions,
     facts: &'a Facts,
-    platform: Platform,
+    platform: Arc<Platform>,
     /// No platform was asked for.
     implicit: bool,
     build_args: BTreeMap<String, String>,
@@ -151,7 +152,12 @@ struct Cx<'a> {
     notes: Option<outline::Notes>,
     diags: Vec<Diagnostic>,
     missing: BTreeSet<Query>,
+    /// How many names may still be compared for hints at undefined variables.
+    hints_left: usize,
 }
+
+/// How many names are compared at most for hints at undefined variables.
+const MAX_HINTS: usize = 1 << 17;
 
 impl<'a> Cx<'a> {
     fn new(
@@ -183,7 +189,7 @@ impl<'a> Cx<'a> {
             ast,
             opts,
             facts,
-            platform: platform.clone(),
+            platform: Arc::new(platform.clone()),
             implicit,
             build_args,
             globals: Vars::default(),
@@ -200,6 +206,7 @@ impl<'a> Cx<'a> {
             notes: None,
             diags: Vec::new(),
             missing: BTreeSet::new(),
+            hints_left: MAX_HINTS,
         })
     }
 
@@ -223,7 +230,7 @@ impl<'a> Cx<'a> {
             return Err(self.take_diags());
         };
         if self.nodes.len() == 1 && !self.extra_nodes {
-            self.nodes[0].counter.stage.clear();
+            self.nodes[0].counter.stage = "".into();
         }
         let mut reachable = self.reachable(target);
         loop {
@@ -380,7 +387,7 @@ impl<'a> Cx<'a> {
             name,
             command: Some(step.instruction.text.clone()),
             spans: vec![step.instruction.span],
-            stage: Some(node.label(step.node)),
+            stage: Some(node.label.clone()),
             ..VertexMeta::default()
         }
     }
@@ -408,10 +415,10 @@ impl<'a> Cx<'a> {
                 "the target stage was not lowered: this is a defect of rgraph",
             )]);
         };
-        let stage = self.nodes[target].label(target);
+        let stage = self.nodes[target].label.to_string();
         st.image.config.labels.extend(self.opts.labels.clone());
         if !self.implicit {
-            let (image, p) = (&mut st.image.platform, &self.platform);
+            let (image, p) = (&mut st.image.platform, &*self.platform);
             let same = image.os == p.os && image.architecture == p.architecture;
             image.os = p.os.clone();
             image.architecture = p.architecture.clone();
@@ -428,10 +435,10 @@ impl<'a> Cx<'a> {
         let at = std::mem::take(&mut self.draft).finish(&roots, graph);
         let history = st
             .history
-            .iter()
+            .into_iter()
             .map(|h| HistoryEntry {
-                created_by: h.created_by.clone(),
-                comment: HISTORY_COMMENT.to_owned(),
+                created_by: h.created_by,
+                comment: HISTORY_COMMENT.into(),
                 author: None,
                 layer: h.layer.and_then(|r| at.edge(r)),
                 span: Some(h.span),
@@ -440,7 +447,7 @@ impl<'a> Cx<'a> {
         let platform = st.image.platform.clone();
         let target = Target {
             stage,
-            platform: if self.implicit { platform } else { self.platform.clone() },
+            platform: if self.implicit { platform } else { Platform::clone(&self.platform) },
             root: st.root.and_then(|r| at.edge(r)),
             config: st.image,
             history,

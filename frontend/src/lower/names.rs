@@ -1,5 +1,9 @@
 //! What progress lines say: `[build 2/4] RUN make`.
 
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::sync::Arc;
+
 use rgraph_ir::Platform;
 
 use super::state::StageState;
@@ -9,7 +13,7 @@ use crate::expand::{Lookup, Mode, expand, is_plain};
 #[derive(Debug, Clone, Default)]
 pub(super) struct Counter {
     /// Shown name; empty: the only stage.
-    pub stage: String,
+    pub stage: Arc<str>,
     pub total: usize,
     pub at: usize,
     /// The platform is shown too.
@@ -40,9 +44,10 @@ impl Counter {
         if self.total == 0 {
             return text.to_owned();
         }
-        let mut out = "[".to_owned();
+        let mut out = String::with_capacity(self.stage.len() + text.len() + 32);
+        out.push('[');
         if self.show_platform {
-            out.push_str(&p.to_string());
+            let _ = write!(out, "{p}");
             if let Some(to) = st.and_then(|st| cross_target(p, st)) {
                 out.push_str(&to);
             }
@@ -52,12 +57,13 @@ impl Counter {
             out.push_str(&self.stage);
             out.push(' ');
         }
-        let width = self.total.to_string().len();
-        out.push_str(&format!("{:>width$}/{}] ", self.at, self.total));
+        let width = self.total.ilog10() as usize + 1;
+        let _ = write!(out, "{:>width$}/{}] ", self.at, self.total);
         if onbuild {
             out.push_str("ONBUILD ");
         }
-        out + text
+        out.push_str(text);
+        out
     }
 }
 
@@ -91,16 +97,16 @@ fn cross_target(base: &Platform, st: &StageState) -> Option<String> {
 }
 
 /// An instruction's text as it is shown: keyword in capitals, variables filled in where that works.
-pub(super) fn shown(text: &str, env: &dyn Lookup, mode: Mode) -> String {
-    let expanded = match is_plain(text, mode.escape) {
-        true => None,
-        false => expand(text, env, mode).ok(),
+pub(super) fn shown<'t>(text: &'t str, env: &dyn Lookup, mode: Mode) -> Cow<'t, str> {
+    let text = match is_plain(text, mode.escape) {
+        true => Cow::Borrowed(text),
+        false => expand(text, env, mode).map_or(Cow::Borrowed(text), |e| Cow::Owned(e.text)),
     };
-    let text = expanded.as_ref().map_or(text, |e| &e.text);
-    match text.split_once(' ') {
-        Some((first, rest)) => format!("{} {rest}", first.to_uppercase()),
-        None => text.to_uppercase(),
+    let (first, rest) = text.split_at(text.find(' ').unwrap_or(text.len()));
+    if first.bytes().all(|b| b.is_ascii_uppercase()) {
+        return text;
     }
+    Cow::Owned(first.to_uppercase() + rest)
 }
 
 /// The first line of a heredoc, `...` behind it when there are more.

@@ -1,5 +1,8 @@
 //! `RUN`.
 
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use rgraph_ir::limits::MAX_CONFIG;
@@ -27,11 +30,13 @@ impl Cx<'_> {
     ) -> Result<(), Box<Diagnostic>> {
         // A step may look at any file of what it stands on.
         let paths = self.nodes[step.node].paths;
-        self.draft.paths[paths].insert("/".to_owned());
+        if !self.draft.paths[paths].contains("/") {
+            self.draft.paths[paths].insert("/".to_owned());
+        }
         let mut inputs = Inputs::default();
         let root = st.root.map(|r| inputs.index(r));
         let mut found = Mounts::default();
-        let mut title = step.instruction.text.clone();
+        let mut title = Cow::Borrowed(&*step.instruction.text);
         let args = match &run.cmd {
             CmdForm::Exec(args) => args.clone(),
             CmdForm::Shell(text) => {
@@ -95,7 +100,7 @@ impl Cx<'_> {
             ulimits: self.opts.ulimits.clone(),
             cgroup_parent: self.opts.cgroup_parent.clone().filter(|c| !c.is_empty()),
         };
-        let done = self.draft.add(Op::Exec(op), inputs.0, Some(st.platform.clone()), meta);
+        let done = self.draft.add(op.into(), inputs.0, Some(st.platform.clone()), meta);
         st.root = Some(done);
         st.commit(created_by, Some(done), step.instruction.span);
         Ok(())
@@ -106,7 +111,7 @@ impl Cx<'_> {
         &mut self,
         run: &Run,
         text: &[String],
-        title: &mut String,
+        title: &mut Cow<'_, str>,
         inputs: &mut Inputs,
         mounts: &mut Vec<Mount>,
         st: &StageState,
@@ -117,7 +122,7 @@ impl Cx<'_> {
             return run.heredocs.iter().fold(text, |all, h| format!("{all}\n{}{}", h.body, h.name));
         }
         let content = first.content();
-        title.push_str(&format!(" ({})", summary(&first.body)));
+        title.to_mut().push_str(&format!(" ({})", summary(&first.body)));
         if st.image.platform.os == "windows" || !content.starts_with("#!") {
             return content;
         }
@@ -167,26 +172,28 @@ impl Lookup for Masked<'_> {
 
 /// The history's form: `|1 A=x /bin/sh -c make`.
 fn command_line(args: &[String], st: &StageState) -> String {
-    let mut seen: Vec<(&str, &str)> = Vec::with_capacity(st.build_args.len());
-    let mut at = std::collections::HashMap::new();
-    for (key, declared) in &st.build_args {
-        let value = st.vars.get(key).or(declared.as_deref()).unwrap_or_default();
-        match at.get(key.as_str()) {
-            Some(i) => {
-                let slot: &mut (&str, &str) = &mut seen[*i];
-                slot.1 = value;
-            }
-            None => {
-                at.insert(key.as_str(), seen.len());
-                seen.push((key, value));
+    let mut out = String::new();
+    if !st.build_args.is_empty() {
+        let mut seen: Vec<(&str, &str)> = Vec::with_capacity(st.build_args.len());
+        let mut at = HashMap::new();
+        for (key, declared) in &st.build_args {
+            let value = st.vars.get(key).or(declared.as_deref()).unwrap_or_default();
+            let slot = *at.entry(key.as_str()).or_insert(seen.len());
+            match seen.get_mut(slot) {
+                Some(entry) => entry.1 = value,
+                None => seen.push((key, value)),
             }
         }
+        let _ = write!(out, "|{}", seen.len());
+        for (key, value) in seen {
+            let _ = write!(out, " {key}={value}");
+        }
     }
-    let mut parts = Vec::new();
-    if !seen.is_empty() {
-        parts.push(format!("|{}", seen.len()));
-        parts.extend(seen.iter().map(|(k, v)| format!("{k}={v}")));
+    for arg in args {
+        if !out.is_empty() {
+            out.push(' ');
+        }
+        out.push_str(arg);
     }
-    parts.extend(args.iter().cloned());
-    parts.join(" ")
+    out
 }

@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
+use std::sync::Arc;
+
 use rgraph_ir::{Diagnostic, Platform, Span};
 
 use super::draft::Ref;
@@ -17,12 +19,14 @@ use crate::options::NamedContext;
 pub(super) struct Node<'a> {
     /// `None`: only a `--from` names it.
     pub stage: Option<&'a Stage>,
+    /// As messages call it.
+    pub label: Arc<str>,
     /// The base, expanded.
     pub base_name: String,
     /// Where the base is named.
     pub span: Span,
     /// `FROM --platform`.
-    pub platform: Option<Platform>,
+    pub platform: Option<Arc<Platform>>,
     /// A stage of this file it stands on.
     pub base: Option<usize>,
     /// A `--build-context` that replaces the whole stage, with its name.
@@ -54,16 +58,6 @@ pub(super) struct Command<'a> {
     pub onbuild: bool,
 }
 
-impl Node<'_> {
-    /// As messages call it.
-    pub fn label(&self, index: usize) -> String {
-        match self.stage.and_then(|s| s.name.as_deref()) {
-            Some(name) => name.to_owned(),
-            None => format!("stage-{index}"),
-        }
-    }
-}
-
 impl<'a> super::Cx<'a> {
     pub(super) fn new_node(
         &mut self,
@@ -73,6 +67,7 @@ impl<'a> super::Cx<'a> {
     ) -> Node<'a> {
         Node {
             stage,
+            label: "".into(),
             base_name: base,
             span,
             platform: None,
@@ -95,6 +90,11 @@ impl<'a> super::Cx<'a> {
     /// Adds a node; a base that is a stage declared before is linked.
     pub(super) fn add_node(&mut self, mut node: Node<'a>, link: bool) -> usize {
         let at = self.nodes.len();
+        node.label = match node.stage.and_then(|s| s.name.as_deref()) {
+            Some(name) => name.into(),
+            None => format!("stage-{at}").into(),
+        };
+        node.counter.stage = node.label.clone();
         if link && let Some(&base) = self.by_name.get(&node.base_name) {
             node.base = Some(base);
             node.paths = self.nodes[base].paths;
@@ -260,15 +260,14 @@ impl<'a> super::Cx<'a> {
                             None,
                             format!(
                                 "circular dependency detected on stage: {}",
-                                self.nodes[dep].label(dep)
+                                self.nodes[dep].label
                             ),
                         );
                         for (n, next) in &path[from..] {
                             let (to, span) = self.nodes[*n].deps[next - 1];
                             let label = format!(
                                 "`{}` needs `{}`",
-                                self.nodes[*n].label(*n),
-                                self.nodes[to].label(to)
+                                self.nodes[*n].label, self.nodes[to].label
                             );
                             d = d.label(span, label);
                         }

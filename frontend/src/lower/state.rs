@@ -22,45 +22,56 @@ pub(super) struct Vars {
     work: usize,
 }
 
-/// Most variables that may be put into environments by one stage: setting one again means that the
-/// list is made anew.
-const MAX_WORK: usize = 1 << 19;
+/// Most variables that may be put into environments by one stage: setting one again means that what
+/// stands behind it is put in again.
+const MAX_WORK: usize = 1 << 20;
 
 impl Vars {
     pub fn set(&mut self, key: &str, value: &str) {
         let key: Arc<str> = match self.index.get_key_value(key) {
             Some((key, at)) => {
-                self.entries[*at] = None;
-                if *at < self.built_to {
-                    self.built = Env::new();
-                    self.built_to = 0;
-                }
-                key.clone()
+                let (key, at) = (key.clone(), *at);
+                self.take_out(at);
+                key
             }
             None => key.into(),
         };
         self.index.insert(key.clone(), self.entries.len());
         self.entries.push(Some((key, value.into())));
+        if self.entries.len() > 2 * self.index.len() + 16 {
+            self.close_gaps();
+        }
     }
 
     pub fn remove(&mut self, key: &str) {
         if let Some(at) = self.index.remove(key) {
-            self.entries[at] = None;
-            self.built = Env::new();
-            self.built_to = 0;
+            self.take_out(at);
+        }
+    }
+
+    /// Leaves a gap; `built` goes back to what stands before it.
+    fn take_out(&mut self, at: usize) {
+        if at < self.built_to {
+            for _ in self.entries[at..self.built_to].iter().flatten() {
+                self.built = self.built.parent().cloned().unwrap_or_default();
+            }
+            self.built_to = at;
+        }
+        self.entries[at] = None;
+    }
+
+    fn close_gaps(&mut self) {
+        self.built_to = self.entries[..self.built_to].iter().flatten().count();
+        self.entries.retain(Option::is_some);
+        for (i, (key, _)) in self.entries.iter().flatten().enumerate() {
+            if let Some(at) = self.index.get_mut(key) {
+                *at = i;
+            }
         }
     }
 
     /// The list as the op takes it; shares all that did not change since the last call.
     pub fn env(&mut self) -> Result<Env, String> {
-        if self.built_to == 0 && self.entries.len() > 2 * self.index.len() {
-            self.entries.retain(Option::is_some);
-            for (i, e) in self.entries.iter().enumerate() {
-                if let Some((k, _)) = e {
-                    self.index.insert(k.clone(), i);
-                }
-            }
-        }
         self.work += self.entries.len() - self.built_to;
         if self.work > MAX_WORK {
             return Err("too many variables are set again between steps".to_owned());
@@ -74,6 +85,10 @@ impl Vars {
 
     pub fn has(&self, name: &str) -> bool {
         self.index.contains_key(name)
+    }
+
+    pub fn len(&self) -> usize {
+        self.index.len()
     }
 
     pub fn names(&self) -> impl Iterator<Item = &str> {
@@ -140,13 +155,13 @@ pub(super) struct StageState {
     /// A `WORKDIR` was given in this file.
     pub workdir_set: bool,
     /// `FROM --platform`, else the target's.
-    pub platform: Platform,
+    pub platform: Arc<Platform>,
 }
 
 impl StageState {
     /// A stage on nothing.
-    pub fn scratch(platform: &Platform) -> Self {
-        let mut image = ImageConfig::empty(platform.clone());
+    pub fn scratch(platform: &Arc<Platform>) -> Self {
+        let mut image = ImageConfig::empty(Platform::clone(platform));
         image.config.working_dir = "/".to_owned();
         let mut state = Self::on(None, image, platform);
         state.default_path();
@@ -154,7 +169,7 @@ impl StageState {
     }
 
     /// A stage on a tree with the settings of `image`.
-    pub fn on(root: Option<Ref>, mut image: ImageConfig, platform: &Platform) -> Self {
+    pub fn on(root: Option<Ref>, mut image: ImageConfig, platform: &Arc<Platform>) -> Self {
         let mut config_env = ConfigEnv::default();
         for (k, v) in std::mem::take(&mut image.config.env) {
             config_env.set(&k, &v);
@@ -258,9 +273,42 @@ mod tests {
         assert_eq!(v.env().unwrap().to_strings(), ["A=3", "C=4", "B=9", "D="]);
     }
 
+    /// Against a list that is made anew each time.
+    #[test]
+    fn sets_and_removals_in_any_order() {
+        let (mut v, mut plain) = (Vars::default(), Vec::<(String, String)>::new());
+        let mut seed = 7u32;
+        for n in 0..5_000 {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let (key, value) = (format!("K{}", (seed >> 16) % 40), n.to_string());
+            plain.retain(|(k, _)| *k != key);
+            if seed >> 28 == 0 {
+                v.remove(&key);
+            } else {
+                v.set(&key, &value);
+                plain.push((key, value));
+            }
+            if n % 3 == 0 {
+                assert_eq!(v.env().unwrap(), plain.iter().map(|(k, v)| (k, v)).collect());
+            }
+        }
+    }
+
+    #[test]
+    fn setting_the_newest_again_and_again_is_cheap() {
+        let mut v = Vars::default();
+        for i in 0..2_000 {
+            v.set(&format!("K{i}"), "v");
+        }
+        for i in 0..20_000 {
+            v.set("PATH", &i.to_string());
+            assert!(v.env().is_ok(), "{i}");
+        }
+    }
+
     #[test]
     fn a_child_sees_the_image_behind_the_parents_args() {
-        let mut s = StageState::scratch(&Platform::linux_amd64());
+        let mut s = StageState::scratch(&Arc::new(Platform::linux_amd64()));
         s.adopt_config();
         s.set_env("A", "1");
         s.set_arg("A", "2");

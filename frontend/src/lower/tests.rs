@@ -29,7 +29,7 @@ fn errors(text: &str) -> Vec<String> {
 fn execs(text: &str, opts: &LowerOptions) -> Vec<ExecOp> {
     let done = lowered(text, opts).unwrap_or_else(|e| panic!("{:?}", said(text, &e)));
     let ops = done.plan.graph.iter().filter_map(|(_, v)| match &v.op {
-        Op::Exec(e) => Some(e.clone()),
+        Op::Exec(e) => Some(rgraph_ir::op::ExecOp::clone(e)),
         _ => None,
     });
     ops.collect()

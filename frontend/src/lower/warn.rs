@@ -29,7 +29,14 @@ impl Cx<'_> {
             {
                 continue;
             }
-            let near = nearest(name, st.vars.names()).map(|n| format!(" (did you mean ${n}?)"));
+            // Names that are not there, times names that are: a hint is not worth more than this.
+            let cost = st.vars.len();
+            let near = if cost <= self.hints_left {
+                self.hints_left -= cost;
+                nearest(name, st.vars.names()).map(|n| format!(" (did you mean ${n}?)"))
+            } else {
+                None
+            };
             let message =
                 format!("Usage of undefined variable '${name}'{}", near.unwrap_or_default());
             self.lint.warn(&rules::UNDEFINED_VAR, span, &step.instruction.comments, message);

@@ -274,7 +274,7 @@ fn statement(
     }
     Some(Statement::Other(Box::new(Instruction {
         kind: kind?,
-        text: line.text.trim().to_owned(),
+        text: line.text.trim().into(),
         span: line.span,
         comments: logical.comments.clone(),
         keyword: head.keyword,

@@ -12,7 +12,11 @@ fn read(text: &str) -> Parsed {
 fn lines(text: &str) -> Vec<String> {
     let p = read(text);
     assert!(p.is_ok(), "{:?}", said(text, &p.diags));
-    p.ast.stages.last().map(|s| s.instructions.iter().map(|i| i.text.clone()).collect()).unwrap()
+    p.ast
+        .stages
+        .last()
+        .map(|s| s.instructions.iter().map(|i| i.text.to_string()).collect())
+        .unwrap()
 }
 
 #[test]

@@ -12,7 +12,7 @@ fn source(text: &str) -> SourceFile {
 
 /// Keyword, text and span of everything, in file order.
 fn statements(ast: &Dockerfile) -> Vec<(String, String, Span)> {
-    let one = |i: &Instruction| (i.name().to_owned(), i.text.clone(), i.span);
+    let one = |i: &Instruction| (i.name().to_owned(), i.text.to_string(), i.span);
     let mut all: Vec<_> = ast.global_args.iter().map(one).collect();
     for s in &ast.stages {
         all.push(("FROM".to_owned(), s.text.clone(), s.span));

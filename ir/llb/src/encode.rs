@@ -97,7 +97,7 @@ impl Encoder {
         };
         let op = pb::Op {
             inputs: inputs.list,
-            platform: v.platform.as_ref().filter(|_| has_platform(&v.op)).map(platform),
+            platform: v.platform.as_deref().filter(|_| has_platform(&v.op)).map(platform),
             constraints: Some(pb::WorkerConstraints::default()),
             kind: Some(kind),
         };
@@ -179,7 +179,7 @@ fn metadata(meta: &VertexMeta) -> pb::OpMetadata {
         description.insert("llb.customname".to_owned(), meta.name.clone());
     }
     if let Some(command) = &meta.command {
-        description.insert("com.docker.dockerfile.v1.command".to_owned(), command.clone());
+        description.insert("com.docker.dockerfile.v1.command".to_owned(), command.to_string());
     }
     pb::OpMetadata {
         ignore_cache: meta.ignore_cache,

@@ -21,7 +21,7 @@ struct B(GraphBuilder);
 
 impl B {
     fn add(&mut self, op: Op, inputs: &[Edge], platform: bool) -> Edge {
-        let platform = platform.then(Platform::linux_amd64);
+        let platform = platform.then(|| Platform::linux_amd64().into());
         Edge::main(self.0.add(op, inputs.to_vec(), platform, VertexMeta::default()))
     }
 
@@ -40,7 +40,7 @@ impl B {
     }
 
     fn exec(&mut self, op: ExecOp, inputs: &[Edge]) -> Edge {
-        self.add(Op::Exec(op), inputs, true)
+        self.add(op.into(), inputs, true)
     }
 }
 
@@ -292,9 +292,9 @@ fn only_what_is_needed_and_equal_ops_once() {
     let other = b.image("b:latest");
     // Two vertices that LLB cannot tell apart.
     let one = b.exec(run("x"), &[base]);
-    let op = Op::Exec(ExecOp { cgroup_parent: Some(String::new()), ..run("x") });
+    let op = ExecOp { cgroup_parent: Some(String::new()), ..run("x") }.into();
     let meta = VertexMeta { ignore_cache: true, ..VertexMeta::default() };
-    let two = Edge::main(b.0.add(op, vec![base], Some(Platform::linux_amd64()), meta));
+    let two = Edge::main(b.0.add(op, vec![base], Some(Platform::linux_amd64().into()), meta));
     assert_ne!(one, two);
     let root = b.add(Op::Merge(MergeOp {}), &[one, two], false);
     let def = encode(&b.0.finish(), Some(root));

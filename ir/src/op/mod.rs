@@ -32,12 +32,11 @@ impl InputIndex {
 
 /// What to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(clippy::large_enum_variant, reason = "most vertices of a big graph are execs")]
 pub enum Op {
     /// Brings a tree from outside.
     Source(SourceOp),
     /// Runs a process on a root file system.
-    Exec(ExecOp),
+    Exec(Box<ExecOp>),
     /// Copies, makes and removes files.
     File(FileOp),
     /// Stacks the layers of its inputs, in order.
@@ -138,6 +137,12 @@ pub enum Keying {
     Ignored,
 }
 
+impl From<ExecOp> for Op {
+    fn from(op: ExecOp) -> Self {
+        Self::Exec(Box::new(op))
+    }
+}
+
 impl Op {
     /// How input `at` counts. The op's other fields say the rest.
     pub fn keying(&self, at: InputIndex) -> Keying {
@@ -165,7 +170,7 @@ impl KeyFields for Op {
     fn visit(&self, v: &mut dyn FieldVisitor) {
         match self {
             Self::Source(op) => v.one("source", op),
-            Self::Exec(op) => v.one("exec", op),
+            Self::Exec(op) => v.one("exec", &**op),
             Self::File(op) => v.one("file", op),
             Self::Merge(MergeOp {}) => v.str("op", "merge"),
             Self::Diff(DiffOp {}) => v.str("op", "diff"),

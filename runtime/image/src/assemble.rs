@@ -112,7 +112,7 @@ pub fn assemble(
         created: Some(now.clone()),
         created_by: Some(h.created_by.clone()),
         author: h.author.clone(),
-        comment: Some(h.comment.clone()),
+        comment: Some(h.comment.to_string()),
         empty_layer: h.layer.is_none(),
     }));
     // An image without steps of its own is as old as its base.
