@@ -1,5 +1,6 @@
 //! Builds on this machine: the solver over a local worker, then the outputs, then the caches.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use rgraph_ir::op::{NetworkMode, SecurityMode, SourceOp};
@@ -9,7 +10,7 @@ use rgraph_solver::backend::{Backend, BuildError, BuildOutcome, BuiltImage};
 use rgraph_solver::drive::solve;
 use rgraph_solver::event::{Event, EventKind, EventSink, Step, Timestamp};
 use rgraph_solver::policy::Policy;
-use rgraph_solver::{CancelToken, Clock, Ports, Solution, SolveError, TaskCx, Tree};
+use rgraph_solver::{CancelToken, Clock, Ports, Solution, SolveError, TaskCx, Tree, look};
 use rgraph_store::Store;
 
 use crate::cache::combined::CombinedCache;
@@ -56,11 +57,7 @@ impl Backend for LocalBackend<'_> {
         check_entitlements(request)?;
         let setup = |e: rgraph_store::StoreError| BuildError::Setup(Box::new(e));
         let lease = self.store.lease().map_err(setup)?;
-        let imports: Vec<CacheDirReader<'_>> = request
-            .cache_from
-            .iter()
-            .map(|CacheSpec::Local { dir, .. }| CacheDirReader::new(dir.clone(), self.store))
-            .collect();
+        let imports = imports(request, self.store);
         let providers = Providers { images: self.images, dirs: &imports };
         let flight = Flight::new(self.store);
         let worker = LocalWorker::new(
@@ -162,6 +159,12 @@ impl Backend for LocalBackend<'_> {
     }
 }
 
+/// The caches to read.
+fn imports<'a>(request: &BuildRequest, store: &'a Store) -> Vec<CacheDirReader<'a>> {
+    let open = |CacheSpec::Local { dir, .. }: &CacheSpec| CacheDirReader::new(dir.clone(), store);
+    request.cache_from.iter().map(open).collect()
+}
+
 /// Every output, then the caches.
 fn export(
     exporter: &Exporter<'_>,
@@ -176,6 +179,34 @@ fn export(
 }
 
 impl LocalBackend<'_> {
+    /// What the store and the request's caches hold of a plan; nothing runs
+    /// ([`rgraph_solver::look`]).
+    pub fn look(
+        &self,
+        request: &BuildRequest,
+        cancel: &CancelToken,
+    ) -> Result<BTreeMap<VertexId, bool>, BuildError> {
+        let setup = |e: rgraph_store::StoreError| BuildError::Setup(Box::new(e));
+        let lease = self.store.lease().map_err(setup)?;
+        let imports = imports(request, self.store);
+        let providers = Providers { images: self.images, dirs: &imports };
+        let flight = Flight::new(self.store);
+        let worker = LocalWorker::new(
+            self.store,
+            self.host,
+            request,
+            self.images,
+            &providers,
+            &lease,
+            &flight,
+        );
+        let cache = CombinedCache::new(LocalCache::new(self.store), &imports);
+        let ports = Ports { worker: &worker, cache: &cache, clock: &SystemClock };
+        let wanted = rgraph_ir::analysis::reachable(&request.plan);
+        look(&request.plan.graph, &wanted, &ports, cancel, &())
+            .map_err(|e| BuildError::Setup(Box::new(e)))
+    }
+
     /// A step that is no vertex.
     fn other(
         &self,

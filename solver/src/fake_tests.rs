@@ -62,6 +62,37 @@ fn equal_keys_run_once() {
     }
 }
 
+/// Before a build no step is held, after it all are; looking runs nothing.
+#[test]
+fn a_look_tells_what_a_build_left() {
+    for seed in 0..300 {
+        let mut rng = Rng(seed);
+        let (g, targets) = random_graph(&mut rng, false);
+        let w = FakeWorker::default();
+        set_sources(&w, &mut rng);
+        let cache = FakeCache::new(&w);
+        let all: Vec<VertexId> = g.iter().map(|(id, _)| id).collect();
+        let look = || {
+            let clock = FakeClock::default();
+            let ports = Ports { worker: &w, cache: &cache, clock: &clock };
+            crate::look(&g, &all, &ports, &CancelToken::new(), &()).unwrap()
+        };
+        // Opening a live folder is a run too, and all that a look may do.
+        let ran = || -> HashSet<VertexId> {
+            let all = w.take_runs().into_iter().map(|r| r.0);
+            all.filter(|v| !matches!(g.vertex(*v).op, Op::Source(_))).collect()
+        };
+        assert!(look().values().all(|held| !held), "seed {seed}");
+        assert_eq!(ran(), HashSet::new(), "seed {seed}");
+        simulate(&g, &targets, &w, &cache, &mut rng, None).unwrap();
+        let built = ran();
+        for (id, held) in look() {
+            assert!(held || !built.contains(&id), "seed {seed}: {id:?} ran and is not held");
+        }
+        assert_eq!(ran(), HashSet::new(), "seed {seed}");
+    }
+}
+
 /// A result that is gone is found missing while it is digested, not while something runs on it.
 #[test]
 fn a_loss_found_by_a_digest_is_healed() {

@@ -12,6 +12,7 @@ pub mod fake;
 #[cfg(test)]
 mod fake_tests;
 pub mod key;
+pub mod look;
 pub mod machine;
 pub mod outcome;
 pub mod policy;
@@ -22,6 +23,7 @@ pub use cancel::CancelToken;
 pub use drive::{solve, solve_edges};
 pub use event::{Event, EventKind, EventSink, Step, Stream, Timestamp};
 pub use explain::MissReason;
+pub use look::{LookError, look};
 pub use outcome::{Solution, SolveError};
 pub use policy::Policy;
 pub use ports::{

@@ -67,6 +67,32 @@ fn equal_steps_are_one_vertex() {
 }
 
 #[test]
+fn the_cache_is_asked_and_nothing_runs() {
+    need!(Root);
+    let case = Case::with_base();
+    case.file("f", "one\n");
+    case.dockerfile("FROM BASE\nRUN echo before > /a\nCOPY f /f\nRUN cat /f > /b\n");
+    let cached = || {
+        let run = case.rgraph(&["graph", "--cached", "--format=json", "context"]).ok();
+        let json: serde_json::Value = serde_json::from_slice(&run.stdout).expect("JSON");
+        let vertices = json["vertices"].as_array().expect("vertices").clone();
+        let steps = vertices.iter().filter(|v| v["line"].as_u64() > Some(1));
+        steps.map(|v| (v["line"].as_u64().expect("a line"), v["cached"].clone())).collect()
+    };
+    let all = |a: bool, b: bool, c: bool| vec![(2, a.into()), (3, b.into()), (4, c.into())];
+    let before: Vec<(u64, serde_json::Value)> = cached();
+    assert_eq!(before, all(false, false, false));
+    assert_eq!(cached(), before, "looking left something behind");
+    case.build(&[]).ok();
+    assert_eq!(cached(), all(true, true, true));
+    case.file("f", "two\n");
+    assert_eq!(cached(), all(true, false, false));
+    let dot = case.rgraph(&["graph", "--cached", "context"]).ok();
+    let dot = String::from_utf8_lossy(&dot.stdout).into_owned();
+    assert_eq!((dot.matches("cached<").count(), dot.matches("to run<").count()), (1, 2), "{dot}");
+}
+
+#[test]
 fn the_metadata_file_holds_the_image_config() {
     let case = Case::new();
     case.file("Dockerfile", "FROM scratch\nENV A=b\nCMD [\"x\"]\n");

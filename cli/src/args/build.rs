@@ -265,7 +265,7 @@ pub struct GraphArgs {
     #[arg(long, value_enum, default_value_t, hide_possible_values = true, value_name = "FORMAT")]
     pub format: GraphFormat,
     /// Mark what the cache holds
-    #[arg(hide = true, long)]
+    #[arg(long)]
     pub cached: bool,
     /// Any flag of a build.
     #[command(flatten)]

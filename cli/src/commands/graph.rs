@@ -1,40 +1,35 @@
-//! `rgraph graph`: the plan, written out. Runs no step.
+//! `rgraph graph`: the plan, written out, with what caches hold of it if asked. Runs no step.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::{Command, Stdio};
 use std::sync::atomic::AtomicU32;
 
 use rgraph_ir::image_config::BaseHistory;
 use rgraph_ir::render;
-use rgraph_ir::{BuildPlan, SourceMap, Target};
+use rgraph_ir::{BuildPlan, SourceMap, Target, VertexId};
+use rgraph_runtime::LocalBackend;
 use rgraph_runtime::fetch::image::{ImageFetcher, PullPolicy};
+use rgraph_runtime::host::Host;
 
 use super::{Context, print};
 use crate::args::{GraphArgs, GraphFormat};
 use crate::options::{GraphOptions, Pull};
 use crate::output::write_whole;
-use crate::pipeline::{Answers, Compiled, compile};
+use crate::pipeline::{Answers, Compiled, compile, request};
 use crate::report::CliError;
 use crate::session;
 
 /// Runs the command.
 pub fn run(cx: &Context, args: GraphArgs) -> Result<(), CliError> {
     let opts = GraphOptions::new(args, &cx.env, cx.terminals)?;
-    if opts.cached {
-        return Err(CliError::not_yet("`rgraph graph --cached`"));
-    }
-    let compiled = if opts.build.offline {
-        compile(&opts.build, &Answers::Stubs)
+    let (compiled, cached) = if opts.build.offline && !opts.cached {
+        let compiled = compile(&opts.build, &Answers::Stubs);
+        (compiled.map_err(|e| cx.compile_error(e))?, BTreeMap::new())
     } else {
-        let store = session::open_store(cx.root())?;
-        let registry = session::registries(&cx.env, &opts.build.insecure_registries);
-        let images =
-            ImageFetcher::new(&store, Some(&registry), policy(opts.build.pull), &cx.cancel);
-        let next_step = AtomicU32::new(0);
-        compile(&opts.build, &Answers::Images { images: &images, sink: &(), next_step: &next_step })
+        with_store(cx, &opts)?
     };
-    let compiled = compiled.map_err(|e| cx.compile_error(e))?;
-    let text = render(&compiled, opts.format)?;
+    let text = render(&compiled, opts.format, cached)?;
     if let Some(path) = &opts.build.metadata_file {
         write_whole(path, &metadata(&compiled.plan))?;
     }
@@ -55,9 +50,39 @@ pub fn policy(pull: Pull) -> PullPolicy {
     }
 }
 
-fn render(c: &Compiled, format: GraphFormat) -> Result<Vec<u8>, CliError> {
+/// The plan by what the store and registries know of its bases, and what caches hold of it, when
+/// that is asked for.
+fn with_store(
+    cx: &Context,
+    opts: &GraphOptions,
+) -> Result<(Compiled, BTreeMap<VertexId, bool>), CliError> {
+    let build = &opts.build;
+    let store = session::open_store(cx.root())?;
+    let registry = session::registries(&cx.env, &build.insecure_registries);
+    let network = (!build.offline).then_some(&registry);
+    let images = ImageFetcher::new(&store, network, policy(build.pull), &cx.cancel);
+    let next_step = AtomicU32::new(0);
+    let answers = Answers::Images { images: &images, sink: &(), next_step: &next_step };
+    let compiled = compile(build, &answers).map_err(|e| cx.compile_error(e))?;
+    if !opts.cached {
+        return Ok((compiled, BTreeMap::new()));
+    }
+    let host = Host::probe().map_err(|e| CliError::failed(e.to_string()))?;
+    let backend =
+        LocalBackend { store: &store, host: &host, images: &images, next_step: &next_step };
+    let cached = backend
+        .look(&request(build, &compiled), &cx.cancel)
+        .map_err(|e| CliError::failed("cannot ask the cache").because(e))?;
+    Ok((compiled, cached))
+}
+
+fn render(
+    c: &Compiled,
+    format: GraphFormat,
+    cached: BTreeMap<VertexId, bool>,
+) -> Result<Vec<u8>, CliError> {
     let (plan, map): (&BuildPlan, &SourceMap) = (&c.plan, &c.sources);
-    let style = render::Style::default();
+    let style = render::Style { cached, ..render::Style::default() };
     Ok(match format {
         GraphFormat::Dot => render::dot(plan, map, &style).into_bytes(),
         GraphFormat::Mermaid => render::mermaid(plan, map, &style).into_bytes(),
