@@ -19,9 +19,9 @@ pub struct VertexMeta {
     /// The cache is not asked (`--no-cache`, `--no-cache-filter`).
     pub ignore_cache: bool,
     /// Shown inside another vertex's line.
-    pub progress_group: Option<String>,
+    pub progress_group: Option<Arc<str>>,
     /// Kernel limits asked for on the command line.
-    pub resources: Option<LinuxResources>,
+    pub resources: Option<Box<LinuxResources>>,
 }
 
 /// Limits of the control group a step runs in.

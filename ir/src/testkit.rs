@@ -99,13 +99,13 @@ impl Kit {
         let mut g = GraphBuilder::new();
         let golang =
             g.add(image("golang"), vec![], amd(), meta("[build 1/3] FROM golang", "build", 1));
-        let context = Op::Source(SourceOp::Local(LocalSource {
+        let context = Op::Source(SourceOp::Local(Box::new(LocalSource {
             name: "context".to_owned(),
             follow_paths: None,
             include: vec![],
             exclude: vec![],
             shared_key_hint: None,
-        }));
+        })));
         let context_meta = VertexMeta {
             name: "[internal] load build context".to_owned(),
             ..VertexMeta::default()

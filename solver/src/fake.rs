@@ -65,13 +65,13 @@ pub fn image(name: &str) -> Op {
 
 /// A live folder's op.
 pub fn local(name: &str) -> Op {
-    Op::Source(SourceOp::Local(LocalSource {
+    Op::Source(SourceOp::Local(Box::new(LocalSource {
         name: name.to_owned(),
         follow_paths: None,
         include: Vec::new(),
         exclude: Vec::new(),
         shared_key_hint: None,
-    }))
+    })))
 }
 
 /// An exec op: input 0 is the root when `root`; the following inputs are mounted at these paths of

@@ -379,13 +379,13 @@ impl<'a> super::Cx<'a> {
                         let keep = g.keep_git_dir == Some(true);
                         let mut source = g.source(keep, &g.checksum);
                         source.mtime = g.mtime.clone();
-                        SourceOp::Git(source)
+                        SourceOp::Git(Box::new(source))
                     }
-                    None if git::is_http(url) => SourceOp::Http(HttpSource {
+                    None if git::is_http(url) => SourceOp::Http(Box::new(HttpSource {
                         url: url.clone(),
                         filename: "context".to_owned(),
                         checksum: None,
-                    }),
+                    })),
                     None => return Err(err(format!("invalid git context {url}"))),
                 };
                 let root = self.draft.add(Op::Source(source), Vec::new(), None, meta(url));

@@ -159,7 +159,8 @@ impl Cx<'_> {
                 }
                 let op = git_source(&g, copy, checksum.as_deref()).map_err(fault)?;
                 let meta = VertexMeta { name: title.clone(), ..self.meta(step, String::new()) };
-                let tree = self.draft.add(Op::Source(SourceOp::Git(op)), Vec::new(), None, meta);
+                let tree =
+                    self.draft.add(Op::Source(SourceOp::Git(Box::new(op))), Vec::new(), None, meta);
                 actions.push(Some(tree), "/".to_owned(), &shared, |_| {});
             } else if git::is_http(src) {
                 if !add {
@@ -173,11 +174,11 @@ impl Cx<'_> {
                         .map_err(|e| Box::new(Diagnostic::error("checksum", span, e)))?;
                 }
                 let filename = url_filename(src);
-                let op = SourceOp::Http(HttpSource {
+                let op = SourceOp::Http(Box::new(HttpSource {
                     url: src.clone(),
                     filename: filename.clone(),
                     checksum: checksum.clone(),
-                });
+                }));
                 let meta = VertexMeta { name: title.clone(), ..self.meta(step, String::new()) };
                 let tree = self.draft.add(Op::Source(op), Vec::new(), None, meta);
                 let unpack = copy.unpack.unwrap_or(false);
@@ -216,16 +217,17 @@ impl Cx<'_> {
         let mut meta = self.meta(step, title);
         meta.ignore_cache = self.nodes[step.node].ignore_cache;
         let op = Op::File(FileOp { actions: actions.list });
-        let copied = self.draft.add(op, actions.inputs.0, None, meta.clone());
         let done = match (link, st.root) {
             (true, Some(root)) => {
                 let counter = &self.nodes[step.node].counter;
-                let text = format!("LINK {text}");
-                meta.progress_group = Some(meta.name.clone());
-                meta.name = counter.again(&text, step.onbuild, Some(st), &platform);
-                self.draft.add(Op::Merge(MergeOp {}), vec![root, copied], None, meta)
+                let name =
+                    counter.again(&format!("LINK {text}"), step.onbuild, Some(st), &platform);
+                let progress_group = Some(meta.name.as_str().into());
+                let merge = VertexMeta { name, progress_group, ..meta.clone() };
+                let copied = self.draft.add(op, actions.inputs.0, None, meta);
+                self.draft.add(Op::Merge(MergeOp {}), vec![root, copied], None, merge)
             }
-            _ => copied,
+            _ => self.draft.add(op, actions.inputs.0, None, meta),
         };
         st.root = Some(done);
         st.commit(said, Some(done), step.instruction.span);

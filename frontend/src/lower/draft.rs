@@ -95,13 +95,13 @@ impl Draft {
             if !wanted_local[i] {
                 continue;
             }
-            let op = Op::Source(SourceOp::Local(LocalSource {
+            let op = Op::Source(SourceOp::Local(Box::new(LocalSource {
                 follow_paths: follow(&self.paths[local.paths]),
                 name: local.name,
                 include: Vec::new(),
                 exclude: local.exclude,
                 shared_key_hint: Some(local.hint),
-            }));
+            })));
             let meta = VertexMeta { name: local.display, ..VertexMeta::default() };
             at.locals[i] = Some(graph.add(op, Vec::new(), None, meta));
         }

@@ -304,7 +304,8 @@ impl<'a> Cx<'a> {
             st.image.config.on_build.clear();
             self.dispatch_stage(at, &mut st);
             self.nodes[at].root = st.root;
-            self.nodes[at].state = Some(st);
+            // Kept for those that stand on it, and for the result.
+            self.nodes[at].state = Some(st).filter(|_| children[at] > 0 || at == target);
             self.nodes[at].dispatched = true;
         }
         let paths = self.nodes[target].paths;

@@ -186,8 +186,8 @@ fn metadata(meta: &VertexMeta) -> pb::OpMetadata {
         description,
         caps: BTreeMap::new(),
         progress_group: meta.progress_group.as_ref().map(|name| pb::ProgressGroup {
-            id: name.clone(),
-            name: name.clone(),
+            id: name.to_string(),
+            name: name.to_string(),
             weak: false,
         }),
         linux_resources: meta.resources.as_ref().map(|r| pb::LinuxResources {

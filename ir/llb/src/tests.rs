@@ -130,11 +130,11 @@ fn heredoc_on_scratch() {
 fn download() {
     check(
         |b| {
-            let url = b.source(SourceOp::Http(HttpSource {
+            let url = b.source(SourceOp::Http(Box::new(HttpSource {
                 url: "http://example.com/foo".to_owned(),
                 filename: "foo".to_owned(),
                 checksum: None,
-            }));
+            })));
             b.file(ActionRef::Scratch, copy(input(0), "/foo", "/dest/", false), &[url])
         },
         &["a8eee06244482855", "a8f92dccc88e5be0", "acb326ae4f72501a"],
@@ -237,7 +237,7 @@ fn shared_memory_and_copy_out_of_a_step() {
 #[test]
 fn repository_and_merge_are_named_like_buildkits() {
     let mut b = B::default();
-    let git = b.source(SourceOp::Git(GitSource {
+    let git = b.source(SourceOp::Git(Box::new(GitSource {
         remote: "github.com/alpinelinux/aports.git".to_owned(),
         full_url: "https://github.com/alpinelinux/aports.git".to_owned(),
         reference: Some("3.24-stable".to_owned()),
@@ -248,7 +248,7 @@ fn repository_and_merge_are_named_like_buildkits() {
         fetch_by_commit: false,
         ssh: false,
         mtime: None,
-    }));
+    })));
     let base = b.image("alpine:3.24");
     let merged = b.add(Op::Merge(MergeOp {}), &[base, git], false);
     let def = encode(&b.0.finish(), Some(merged));
@@ -263,13 +263,13 @@ fn repository_and_merge_are_named_like_buildkits() {
 #[test]
 fn order_of_bytes() {
     let mut b = B::default();
-    let local = b.source(SourceOp::Local(LocalSource {
+    let local = b.source(SourceOp::Local(Box::new(LocalSource {
         name: "context".to_owned(),
         follow_paths: Some(vec!["<a>".to_owned(), "b\"&".to_owned()]),
         include: Vec::new(),
         exclude: vec!["!x".to_owned()],
         shared_key_hint: None,
-    }));
+    })));
     let graph = b.0.finish();
     let def = pb::Definition::decode(encode(&graph, Some(local)).bytes.as_slice()).unwrap();
     // constraints (field 11, empty) first, then the source (field 3) with its attrs sorted

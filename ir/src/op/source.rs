@@ -8,11 +8,11 @@ pub enum SourceOp {
     /// A container image.
     Image(ImageSource),
     /// A folder of the caller.
-    Local(LocalSource),
+    Local(Box<LocalSource>),
     /// One file by URL.
-    Http(HttpSource),
+    Http(Box<HttpSource>),
     /// A commit's tree.
-    Git(GitSource),
+    Git(Box<GitSource>),
     /// An image in an OCI layout folder of the caller.
     OciLayout(OciLayoutSource),
 }
@@ -115,13 +115,9 @@ impl KeyFields for SourceOp {
     fn visit(&self, v: &mut dyn FieldVisitor) {
         match self {
             Self::Image(ImageSource { reference, resolve: _ }) => v.str("image", reference),
-            Self::Local(LocalSource {
-                name,
-                follow_paths,
-                include,
-                exclude,
-                shared_key_hint: _,
-            }) => {
+            Self::Local(local) => {
+                let LocalSource { name, follow_paths, include, exclude, shared_key_hint: _ } =
+                    &**local;
                 v.str("local", name);
                 match follow_paths {
                     Some(paths) => v.strs("follow", paths),
@@ -130,23 +126,25 @@ impl KeyFields for SourceOp {
                 v.strs("include", include);
                 v.strs("exclude", exclude);
             }
-            Self::Http(HttpSource { url, filename, checksum }) => {
+            Self::Http(http) => {
+                let HttpSource { url, filename, checksum } = &**http;
                 v.str("http", url);
                 v.str("filename", filename);
                 v.opt_str("checksum", checksum.as_deref());
             }
-            Self::Git(GitSource {
-                remote,
-                full_url,
-                reference,
-                subdir,
-                keep_git_dir,
-                checksum,
-                skip_submodules,
-                fetch_by_commit,
-                ssh,
-                mtime,
-            }) => {
+            Self::Git(git) => {
+                let GitSource {
+                    remote,
+                    full_url,
+                    reference,
+                    subdir,
+                    keep_git_dir,
+                    checksum,
+                    skip_submodules,
+                    fetch_by_commit,
+                    ssh,
+                    mtime,
+                } = &**git;
                 v.str("git", remote);
                 v.str("url", full_url);
                 v.opt_str("ref", reference.as_deref());

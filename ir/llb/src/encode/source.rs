@@ -20,7 +20,8 @@ pub(super) fn source(op: &SourceOp) -> pb::SourceOp {
             }
             format!("docker-image://{}", s.reference)
         }
-        SourceOp::Local(LocalSource { name, follow_paths, include, exclude, shared_key_hint }) => {
+        SourceOp::Local(local) => {
+            let LocalSource { name, follow_paths, include, exclude, shared_key_hint } = &**local;
             if let Some(paths) = follow_paths {
                 set("local.followpaths", json_list(paths));
             }
