@@ -1,5 +1,6 @@
 //! Warnings about what is allowed but unwise. Rules, names and texts of the first group are
-//! BuildKit's; `# check=` in the file and above an instruction steers them.
+//! BuildKit's; `# check=` in the file and above an instruction steers them; the build arg
+//! `BUILDKIT_DOCKERFILE_CHECK` takes the place of the one in the file.
 
 mod file;
 pub(crate) mod layers;
@@ -16,6 +17,9 @@ use crate::directive;
 use crate::parse::value::boolean;
 pub(crate) use file::{check as rules_of_file, unconsumed};
 use rules::Rule;
+
+/// The build arg that replaces the file's `# check=`.
+pub(crate) const CHECK_ARG: &str = "BUILDKIT_DOCKERFILE_CHECK";
 
 /// What `# check=` says.
 #[derive(Debug, Clone, Default)]
@@ -75,9 +79,16 @@ pub(crate) struct Lint {
 }
 
 impl Lint {
-    /// With the settings of a file's `# check=`.
-    pub fn new(directive: Option<&Word>) -> Result<Self, Diagnostic> {
+    /// With the settings of a file's `# check=`, or with those the caller gives in its place.
+    pub fn new(directive: Option<&Word>, given: Option<&str>) -> Result<Self, Diagnostic> {
         let mut lint = Self::default();
+        if let Some(text) = given {
+            lint.check = Check::parse(text).map_err(|e| {
+                let message = format!("build arg {CHECK_ARG}: {e}");
+                Diagnostic::new(Severity::Error, "invalid-check", None, message)
+            })?;
+            return Ok(lint);
+        }
         if let Some(word) = directive {
             // What stands behind a blank is no part of it.
             let text = word.text.split(' ').next().unwrap_or_default();

@@ -61,6 +61,29 @@ fn error_true_ends_the_build() {
 }
 
 #[test]
+fn the_callers_check_replaces_the_files() {
+    let given = |v: &str| LowerOptions {
+        build_args: [("BUILDKIT_DOCKERFILE_CHECK".to_owned(), v.to_owned())].into(),
+        ..LowerOptions::default()
+    };
+    let file = |check: &str| format!("# check={check}\nFROM a AS B\nCMD x\n");
+    let (text, both) = (file("skip=all"), vec!["2: StageNameCasing", "3: JSONArgsRecommended"]);
+    assert_eq!(warned(&text, &given("")), both);
+    assert_eq!(warned(&text, &given("skip=StageNameCasing")), both[1..]);
+    assert_eq!(warned(&file("error=true"), &given("error=false")), both);
+    assert_eq!(warned(&file("error=maybe"), &given("skip=all")), Vec::<String>::new());
+    // What stands above an instruction still counts.
+    let above = "FROM a AS B\n# check=skip=JSONArgsRecommended\nCMD x\n";
+    assert_eq!(warned(above, &given("error=false")), ["1: StageNameCasing"]);
+    let e = lowered(&text, &given("error=true")).unwrap_err();
+    let said_now = "lint violation found for rules: JSONArgsRecommended, StageNameCasing";
+    assert_eq!(said(&text, &e), [said_now]);
+    let e = lowered(&text, &given("eror=true")).unwrap_err();
+    let wrong = "build arg BUILDKIT_DOCKERFILE_CHECK: invalid check option \"eror\"";
+    assert_eq!(said(&text, &e), [wrong]);
+}
+
+#[test]
 fn ignored_sources() {
     let opts = |p: &[&str]| LowerOptions {
         ignore_patterns: p.iter().map(|s| (*s).to_owned()).collect(),

@@ -36,7 +36,7 @@ use rgraph_ir::{
 use crate::ast::{Dockerfile, Instruction, Kind, Word};
 use crate::expand::{Expanded, Mode, expand, is_plain};
 use crate::facts::{Facts, Query};
-use crate::lint::{Lint, layers, rules};
+use crate::lint::{CHECK_ARG, Lint, layers, rules};
 use crate::options::{LowerOptions, NoCache};
 use draft::{Draft, Local, Ref};
 pub(crate) use outline::outline;
@@ -167,7 +167,8 @@ impl<'a> Cx<'a> {
         platform: &Platform,
         implicit: bool,
     ) -> Result<Self, Diagnostic> {
-        let lint = Lint::new(ast.directives.check.as_ref())?;
+        let given = opts.build_args.get(CHECK_ARG).map(String::as_str);
+        let lint = Lint::new(ast.directives.check.as_ref(), given)?;
         let ignore = PatternSet::new(&opts.ignore_patterns).map_err(|e| {
             Diagnostic::new(Severity::Error, "ignore-file", None, format!("ignore file: {e}"))
         })?;
