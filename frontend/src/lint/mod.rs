@@ -16,7 +16,7 @@ use crate::ast::Word;
 use crate::directive;
 use crate::parse::value::boolean;
 pub(crate) use file::{check as rules_of_file, unconsumed};
-use rules::Rule;
+use rules::{Rule, Set};
 
 /// The build arg that replaces the file's `# check=`.
 pub(crate) const CHECK_ARG: &str = "BUILDKIT_DOCKERFILE_CHECK";
@@ -59,12 +59,24 @@ impl Check {
         Ok(check)
     }
 
-    fn wants(&self, rule: &Rule) -> bool {
-        if rule.experimental {
-            self.experimental_all || self.experimental.contains(rule.id)
-        } else {
-            !self.skip_all && !self.skip.contains(rule.id)
-        }
+    /// What a comment above an instruction says.
+    fn above(comments: &[String]) -> Option<Self> {
+        comments.iter().find_map(|c| match directive::split(c) {
+            Some((key, value)) if key.eq_ignore_ascii_case("check") => {
+                Some(Self::parse(value.split(' ').next().unwrap_or_default()).unwrap_or_default())
+            }
+            _ => None,
+        })
+    }
+
+    /// Leaves a rule on that is on by itself.
+    fn keeps(&self, rule: &Rule) -> bool {
+        !self.skip_all && !self.skip.contains(rule.id)
+    }
+
+    /// Turns a rule on that is off by itself.
+    fn asks(&self, rule: &Rule) -> bool {
+        self.experimental_all || self.experimental.contains(rule.id)
     }
 }
 
@@ -74,7 +86,7 @@ pub(crate) struct Lint {
     check: Check,
     check_span: Option<Span>,
     pub warnings: Vec<Diagnostic>,
-    /// BuildKit's rules that fired: with `error=true` these end the build.
+    /// Rules that fired and end the build with `error=true`: all but our own.
     fired: BTreeSet<&'static str>,
 }
 
@@ -107,34 +119,34 @@ impl Lint {
         comments: &[String],
         message: impl Into<String>,
     ) {
-        let above = comments.iter().find_map(|c| match directive::split(c) {
-            Some((key, value)) if key.eq_ignore_ascii_case("check") => {
-                Some(Check::parse(value.split(' ').next().unwrap_or_default()).unwrap_or_default())
-            }
-            _ => None,
-        });
-        let wanted = match above {
-            None => self.check.wants(rule),
-            Some(c) if rule.experimental => c.wants(rule) || self.check.wants(rule),
-            Some(c) => c.wants(rule) && self.check.wants(rule),
-        };
-        if !wanted {
-            return;
+        if self.wants(rule, comments) {
+            self.push(rule, Diagnostic::warning(rule.id, span, message));
         }
-        if rule.buildkit {
+    }
+
+    fn wants(&self, rule: &Rule, comments: &[String]) -> bool {
+        let above = Check::above(comments).unwrap_or_default();
+        let asked = || self.check.asks(rule) || above.asks(rule);
+        match rule.set {
+            Set::Buildkit | Set::Own => self.check.keeps(rule) && above.keeps(rule),
+            Set::Experimental => asked(),
+        }
+    }
+
+    fn push(&mut self, rule: &'static Rule, mut d: Diagnostic) {
+        if rule.set != Set::Own {
             self.fired.insert(rule.id);
         }
-        let mut d = Diagnostic::warning(rule.id, span, message);
         d.url = rule.url;
         self.warnings.push(d);
     }
 
     /// Warns about something that stands nowhere in the file.
     pub fn general(&mut self, rule: &'static Rule, message: String, help: Option<String>) {
-        if self.check.wants(rule) {
+        if self.wants(rule, &[]) {
             let mut d = Diagnostic::new(Severity::Warning, rule.id, None, message);
             d.help = help;
-            self.warnings.push(d);
+            self.push(rule, d);
         }
     }
 

@@ -7,18 +7,27 @@ pub(crate) struct Rule {
     pub id: &'static str,
     /// Where to read more.
     pub url: Option<&'static str>,
-    /// Only on when asked for.
-    pub experimental: bool,
-    /// One of BuildKit's; `check=error=true` counts only these.
-    pub buildkit: bool,
+    /// Whose it is.
+    pub set: Set,
+}
+
+/// Whose a rule is: that says what turns it on and whether `check=error=true` counts it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Set {
+    /// BuildKit's: on, counted.
+    Buildkit,
+    /// BuildKit's that must be asked for; counted.
+    Experimental,
+    /// Our own: on, not counted, for BuildKit builds the file.
+    Own,
 }
 
 const fn buildkit(id: &'static str, url: &'static str) -> Rule {
-    Rule { id, url: Some(url), experimental: false, buildkit: true }
+    Rule { id, url: Some(url), set: Set::Buildkit }
 }
 
 const fn own(id: &'static str) -> Rule {
-    Rule { id, url: None, experimental: false, buildkit: false }
+    Rule { id, url: None, set: Set::Own }
 }
 
 /// A stage's name has capitals.
@@ -82,7 +91,7 @@ pub(crate) static LEGACY_KEY_VALUE_FORMAT: Rule = buildkit(
 );
 /// A base is of another platform than asked.
 pub(crate) static INVALID_BASE_IMAGE_PLATFORM: Rule =
-    Rule { id: "InvalidBaseImagePlatform", url: None, experimental: false, buildkit: true };
+    Rule { id: "InvalidBaseImagePlatform", url: None, set: Set::Buildkit };
 /// `--platform=$TARGETPLATFORM`.
 pub(crate) static REDUNDANT_TARGET_PLATFORM: Rule = buildkit(
     "RedundantTargetPlatform",
@@ -110,8 +119,7 @@ pub(crate) static COPY_IGNORED_FILE: Rule =
 pub(crate) static INVALID_DEFINITION_DESCRIPTION: Rule = Rule {
     id: "InvalidDefinitionDescription",
     url: Some("https://docs.docker.com/go/dockerfile/rule/invalid-definition-description/"),
-    experimental: true,
-    buildkit: true,
+    set: Set::Experimental,
 };
 /// A protocol in capitals.
 pub(crate) static EXPOSE_PROTO_CASING: Rule = buildkit(
