@@ -3,6 +3,7 @@
 //! `BUILDKIT_DOCKERFILE_CHECK` takes the place of the one in the file.
 
 mod file;
+mod hadolint;
 pub(crate) mod layers;
 #[cfg(test)]
 mod rule_tests;
@@ -16,10 +17,15 @@ use crate::ast::Word;
 use crate::directive;
 use crate::parse::value::boolean;
 pub(crate) use file::{check as rules_of_file, unconsumed};
+pub(crate) use hadolint::check as optional_rules;
 use rules::{Rule, Set};
 
 /// The build arg that replaces the file's `# check=`.
 pub(crate) const CHECK_ARG: &str = "BUILDKIT_DOCKERFILE_CHECK";
+
+/// The name of all of hadolint's rules together. `all` keeps BuildKit's meaning, so that a file with
+/// `experimental=all;error=true` that BuildKit builds is built here too.
+const HADOLINT: &str = "hadolint";
 
 /// What `# check=` says.
 #[derive(Debug, Clone, Default)]
@@ -71,13 +77,27 @@ impl Check {
 
     /// Leaves a rule on that is on by itself.
     fn keeps(&self, rule: &Rule) -> bool {
-        !self.skip_all && !self.skip.contains(rule.id)
+        !self.skip_all && !self.skips(rule)
+    }
+
+    fn skips(&self, rule: &Rule) -> bool {
+        named(&self.skip, rule)
     }
 
     /// Turns a rule on that is off by itself.
     fn asks(&self, rule: &Rule) -> bool {
-        self.experimental_all || self.experimental.contains(rule.id)
+        rule.set == Set::Experimental && self.experimental_all || named(&self.experimental, rule)
     }
+
+    /// Turns on one of hadolint's rules at least.
+    fn asks_for_hadolint(&self) -> bool {
+        let id = |n: &String| hadolint::rules::ALL.iter().any(|r| r.id == n);
+        self.experimental.iter().any(|n| n == HADOLINT || id(n))
+    }
+}
+
+fn named(list: &BTreeSet<String>, rule: &Rule) -> bool {
+    list.contains(rule.id) || rule.set == Set::Hadolint && list.contains(HADOLINT)
 }
 
 /// Collects warnings.
@@ -124,12 +144,33 @@ impl Lint {
         }
     }
 
+    /// The same with what to do about it.
+    pub fn advise(
+        &mut self,
+        rule: &'static Rule,
+        span: Span,
+        comments: &[String],
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) {
+        if self.wants(rule, comments) {
+            self.push(rule, Diagnostic::warning(rule.id, span, message).help(help));
+        }
+    }
+
     fn wants(&self, rule: &Rule, comments: &[String]) -> bool {
         let above = Check::above(comments).unwrap_or_default();
         let asked = || self.check.asks(rule) || above.asks(rule);
         match rule.set {
             Set::Buildkit | Set::Own => self.check.keeps(rule) && above.keeps(rule),
             Set::Experimental => asked(),
+            // BuildKit's `skip=all` in the file concerns rules that are on by themselves.
+            Set::Hadolint => {
+                asked()
+                    && !self.check.skips(rule)
+                    && (above.keeps(rule) || above.asks(rule) && !above.skips(rule))
+                    && !hadolint::pragma::ignores(comments, rule.id)
+            }
         }
     }
 
@@ -174,6 +215,9 @@ mod tests {
         let c = Check::parse("skip=A, B;error=true;experimental=all").unwrap();
         assert!(c.error && c.experimental_all && c.skip.contains("B"));
         assert!(Check::parse("skip=all").unwrap().skip_all);
+        assert!(!c.asks_for_hadolint());
+        assert!(Check::parse("experimental=hadolint").unwrap().asks_for_hadolint());
+        assert!(Check::parse("experimental=X,DL3006").unwrap().asks_for_hadolint());
         for bad in ["x", "foo=1", "error=maybe"] {
             assert!(Check::parse(bad).is_err(), "{bad}");
         }

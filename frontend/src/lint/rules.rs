@@ -20,6 +20,8 @@ pub(crate) enum Set {
     Experimental,
     /// Our own: on, not counted, for BuildKit builds the file.
     Own,
+    /// hadolint's: must be asked for, and is counted then.
+    Hadolint,
 }
 
 const fn buildkit(id: &'static str, url: &'static str) -> Rule {

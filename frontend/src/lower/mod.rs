@@ -467,6 +467,7 @@ impl<'a> Cx<'a> {
             self.lint.warn(&rules::NO_EMPTY_CONTINUATION, *span, &[], "Empty continuation line");
         }
         crate::lint::rules_of_file(self.ast, &mut self.lint);
+        crate::lint::optional_rules(self.ast, &mut self.lint);
         let given = self.opts.build_args.keys().map(String::as_str);
         crate::lint::unconsumed(self.ast, given, &mut self.lint);
     }
