@@ -1,10 +1,13 @@
 //! Rules about `COPY` and `ADD`.
 
+use std::collections::HashMap;
+
+use super::command::Command;
 use super::view::View;
 use super::{Finding, Report, rules};
 use crate::ast::{Copy, Kind, Word};
 
-/// DL3020, DL3021, DL3045, DL3067.
+/// DL3010, DL3020, DL3021, DL3045, DL3067.
 pub(super) fn check(stages: &[View<'_>], report: &mut Report<'_>) {
     // Whether a stage, or one below it, has a `WORKDIR`.
     let mut workdir: Vec<bool> = Vec::with_capacity(stages.len());
@@ -27,6 +30,7 @@ pub(super) fn check(stages: &[View<'_>], report: &mut Report<'_>) {
             finding.into_iter().for_each(|f| report.step(view, step.at, f));
         }
         workdir.push(set);
+        unpacked(view, report);
     }
 }
 
@@ -93,4 +97,56 @@ fn needless_add(add: &Copy) -> Option<Finding> {
     let message =
         format!("`{path}` is neither an archive nor a URL, so `ADD` does what `COPY` does");
     Some(Finding::new(&rules::DL3020, message, "write `COPY`").at(path))
+}
+
+fn file_name(path: &str) -> &str {
+    path.rsplit(['/', '\\']).next().unwrap_or(path)
+}
+
+fn unpacks(command: Command<'_>) -> bool {
+    let extract = |a: &String| {
+        matches!(a.as_str(), "--extract" | "--get")
+            || (a.starts_with('-') && !a.starts_with("--") && a.contains('x'))
+    };
+    // `tar xzf`: the first word needs no dash.
+    let bundled = |a: &String| a.contains('x') && a.bytes().all(|b| b.is_ascii_lowercase());
+    command.name() == "tar"
+        && (command.args().iter().any(extract) || command.args().first().is_some_and(bundled))
+}
+
+/// An archive of the context that a later `RUN` unpacks with tar.
+fn unpacked(view: &View<'_>, report: &mut Report<'_>) {
+    let mut copied: HashMap<String, usize> = HashMap::new();
+    for (at, step) in view.steps.iter().enumerate().filter(|(_, s)| !s.onbuild) {
+        if let Kind::Copy(copy) = step.kind.as_ref() {
+            if copy.from.is_some() {
+                continue;
+            }
+            let dest = bare(&copy.dest);
+            let renamed = is_archive(dest).then_some(dest);
+            let paths = match renamed {
+                Some(_) => &[][..],
+                None => copy.sources.as_slice(),
+            };
+            for path in renamed.into_iter().chain(paths.iter().map(bare)) {
+                if is_archive(path) {
+                    copied.insert(file_name(path).to_owned(), at);
+                }
+            }
+        }
+        for word in step.script.commands().filter(|c| unpacks(*c)).flat_map(|c| c.args()) {
+            let name = file_name(word.trim_start_matches("--file="));
+            if let Some(from) = copied.remove(name) {
+                let message = format!(
+                    "`{name}` is copied and unpacked by a later step, so the image holds it twice"
+                );
+                let help = "write `ADD`, which unpacks it, and leave the later `tar` out";
+                report.step(
+                    view,
+                    view.steps[from].at,
+                    Finding::new(&rules::DL3010, message, help).at(name),
+                );
+            }
+        }
+    }
 }

@@ -5,11 +5,18 @@
 //! too, or that are errors here, are left out: docs/errors.md lists them. Nothing here runs while no
 //! rule is asked for.
 
+mod caches;
+mod command;
 mod config;
 mod copies;
 mod images;
+mod packages;
 pub(super) mod pragma;
+mod programs;
+mod prompts;
 pub(super) mod rules;
+mod shell;
+mod split;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -25,13 +32,7 @@ use view::View;
 
 /// Runs them when the file, the caller or a comment asks for one.
 pub(crate) fn check(ast: &Dockerfile, lint: &mut Lint) {
-    let stages = ast.stages.iter();
-    let mut above = stages.flat_map(|s| {
-        std::iter::once(&s.comments).chain(s.instructions.iter().map(|i| &i.comments))
-    });
-    if !lint.check.asks_for_hadolint()
-        && !above.any(|c| !c.is_empty() && Check::above(c).is_some_and(|c| c.asks_for_hadolint()))
-    {
+    if !lint.check.asks_for_hadolint() && !comment_asks(ast) {
         return;
     }
     let stages = view::stages(ast);
@@ -39,6 +40,32 @@ pub(crate) fn check(ast: &Dockerfile, lint: &mut Lint) {
     images::check(&stages, &mut report);
     copies::check(&stages, &mut report);
     config::check(&stages, &mut report);
+    for view in &stages {
+        for step in view.steps.iter().filter(|s| s.run().is_some()) {
+            let mut found = Vec::new();
+            programs::check(step, &mut found);
+            packages::check(step, &mut found);
+            prompts::check(step, &mut found);
+            caches::check(view, step, &mut found);
+            for f in found {
+                report.step(view, step.at, f);
+            }
+        }
+    }
+    programs::downloads(&stages, &mut report);
+    caches::pip(&stages, &mut report);
+}
+
+/// A comment above an instruction turns a rule on for it.
+fn comment_asks(ast: &Dockerfile) -> bool {
+    // Cheaper than the walk, and nearly always the end.
+    if !ast.source.text.contains("experimental") {
+        return false;
+    }
+    let above = ast.stages.iter().flat_map(|s| {
+        std::iter::once(&s.comments).chain(s.instructions.iter().map(|i| &i.comments))
+    });
+    above.filter_map(|c| Check::above(c)).any(|c| c.asks_for_hadolint())
 }
 
 /// What a rule has to say about a step.
@@ -101,5 +128,17 @@ impl Report<'_> {
             }
             _ => span,
         }
+    }
+}
+
+/// `a, b and c`, at most five of them.
+fn list(words: &[&str]) -> String {
+    let shown = &words[..words.len().min(5)];
+    let quoted: Vec<String> = shown.iter().map(|w| format!("`{w}`")).collect();
+    match (words.len() - shown.len(), quoted.as_slice()) {
+        (0, [one]) => one.clone(),
+        (0, [first @ .., last]) => format!("{} and {last}", first.join(", ")),
+        (0, []) => String::new(),
+        (n, some) => format!("{} and {n} more", some.join(", ")),
     }
 }

@@ -1,6 +1,9 @@
 //! For every rule, texts that it finds something in and texts that it does not.
 
+mod hostile;
+mod packages;
 mod rest;
+mod steps;
 mod switches;
 
 use crate::LowerOptions;
@@ -41,7 +44,7 @@ fn check(cases: &[Case]) {
 
 #[test]
 fn every_rule_has_texts() {
-    let all = rest::CASES;
+    let all = [packages::CASES, steps::CASES, rest::CASES].concat();
     for rule in super::rules::ALL {
         let n = all.iter().filter(|c| c.0 == rule.id).count();
         assert_eq!(n, 1, "{}", rule.id);

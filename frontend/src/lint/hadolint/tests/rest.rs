@@ -52,6 +52,22 @@ pub(super) const CASES: &[Case] = &[
         ],
     ),
     (
+        "DL3010",
+        &[
+            "FROM a:1\nCOPY x.tar.gz /\nRUN tar -xzf /x.tar.gz\n",
+            "FROM a:1\nCOPY y x.tgz /t/\nRUN cd /t && tar xf x.tgz\n",
+            "FROM a:1\nCOPY y /t/x.tar\nRUN tar --extract --file=/t/x.tar\n",
+            "FROM a:1\nCOPY x.tar /\nRUN a\nRUN tar -C /y -x -f x.tar\n",
+        ],
+        &[
+            "FROM a:1\nCOPY x.tar.gz /\nRUN tar -tzf /x.tar.gz\n",
+            "FROM a:1\nADD x.tar.gz /\nRUN tar -xzf /y.tar.gz\n",
+            "FROM a:1 AS b\nFROM a:1\nCOPY --from=b x.tar /\nRUN tar xf x.tar\n",
+            "FROM a:1\nCOPY x.zip /\nRUN unzip x.zip\n",
+            "FROM a:1 AS b\nCOPY x.tar /\nFROM a:1\nRUN tar xf x.tar\n",
+        ],
+    ),
+    (
         "DL3020",
         &[
             "FROM a:1\nADD x /\n",
@@ -186,14 +202,32 @@ fn images_copies_and_configuration() {
 #[test]
 fn findings_point_at_the_word() {
     for (rule, text, at) in [
+        ("DL3008", "apt-get update && \\\n    apt-get install curl", "curl"),
+        ("DL3004", "a && sudo b", "sudo"),
         ("DL3006", "FROM debian\n", "debian"),
         ("DL3002", "FROM a:1\nUSER root\n", "root"),
-        // Not the only one: the whole instruction.
-        ("DL3020", "FROM a:1\nADD x /x\n", "ADD x /x"),
+        // Not the only one, or within another word: the whole instruction.
+        ("DL3004", "sudo a && sudo b", "RUN sudo a && sudo b"),
+        ("DL3008", "apt-get install lib-x && echo lib-x-y", "lib-x"),
+        ("DL3008", "apt-get install b=1 a c", "a"),
     ] {
         let d = &found(rule, text)[0];
         let file = source(&format!("# check=experimental={rule}\n{}", super::file(text)));
         let span = d.span().unwrap();
         assert_eq!(&file.text[span.start as usize..span.end as usize], at, "{text}");
     }
+}
+
+#[test]
+fn texts_of_findings() {
+    let all: Vec<String> = CASES
+        .iter()
+        .chain(super::steps::CASES)
+        .map(|(rule, fires, _)| {
+            let d = &found(rule, fires[0])[0];
+            assert_eq!(d.url.map(|u| u.rsplit('/').next()), Some(Some(*rule)));
+            format!("{rule}: {}; {}", d.message, d.help.as_deref().unwrap_or_default())
+        })
+        .collect();
+    assert_eq!(all.join("\n") + "\n", include_str!("texts.txt"));
 }
