@@ -2,6 +2,7 @@
 
 mod build;
 mod cache;
+mod check;
 mod concurrency;
 mod copy;
 mod crash;
