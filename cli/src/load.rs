@@ -7,7 +7,7 @@ use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rgraph_frontend::NamedContext as Lowered;
+use rgraph_frontend::{IgnoreFile, NamedContext as Lowered};
 use rgraph_ir::pattern::PatternSet;
 use rgraph_ir::request::LocalContext;
 use rgraph_ir::{FileId, SourceMap, limits};
@@ -79,8 +79,8 @@ pub struct Loaded {
     pub sources: SourceMap,
     /// The Dockerfile.
     pub dockerfile: FileId,
-    /// Patterns of the main context's ignore file, in file order.
-    pub ignore: Vec<String>,
+    /// The main context's ignore file.
+    pub ignore: IgnoreFile,
     /// Folders by the name of their source.
     pub contexts: BTreeMap<String, LocalContext>,
     /// Named contexts as lowering wants them.
@@ -115,7 +115,7 @@ pub fn load(opts: &BuildOptions) -> Result<Loaded, LoadError> {
     for (name, context) in &opts.build_contexts {
         let lowered = match context {
             NamedContext::Folder(path) => {
-                let ignore_patterns = ignore_in(&open_folder(path)?)?;
+                let ignore_patterns = ignore_in(&open_folder(path)?)?.rules.to_strings();
                 contexts.insert(name.clone(), LocalContext { path: path.clone() });
                 Lowered::Local { ignore_patterns }
             }
@@ -245,17 +245,17 @@ fn text_of(name: &str, from: &mut dyn Read) -> Result<String, LoadError> {
     })
 }
 
-fn ignore_in(root: &OwnedFd) -> Result<Vec<String>, LoadError> {
+fn ignore_in(root: &OwnedFd) -> Result<IgnoreFile, LoadError> {
     Ok(read_ignore_in(root, ".dockerignore")?.unwrap_or_default())
 }
 
-fn read_ignore_in(root: &OwnedFd, name: &str) -> Result<Option<Vec<String>>, LoadError> {
+fn read_ignore_in(root: &OwnedFd, name: &str) -> Result<Option<IgnoreFile>, LoadError> {
     let Some(file) = open_inside(root, name)? else { return Ok(None) };
     let bytes = bounded(name, &mut regular(file, name)?, limits::MAX_IGNORE_FILE)?;
     patterns(name, &bytes).map(Some)
 }
 
-fn read_ignore(path: &Path) -> Result<Option<Vec<String>>, LoadError> {
+fn read_ignore(path: &Path) -> Result<Option<IgnoreFile>, LoadError> {
     let name = path.display().to_string();
     let file = match File::options().read(true).custom_flags_nonblock().open(path) {
         Ok(f) => f,
@@ -266,10 +266,10 @@ fn read_ignore(path: &Path) -> Result<Option<Vec<String>>, LoadError> {
     patterns(&name, &bytes).map(Some)
 }
 
-fn patterns(name: &str, bytes: &[u8]) -> Result<Vec<String>, LoadError> {
-    PatternSet::parse(bytes).map(|set| set.to_strings()).map_err(|e| LoadError::Pattern {
-        name: name.to_owned(),
-        line: e.line,
-        why: e.to_string(),
-    })
+fn patterns(name: &str, bytes: &[u8]) -> Result<IgnoreFile, LoadError> {
+    let name = name.to_owned();
+    match PatternSet::parse(bytes) {
+        Ok(rules) => Ok(IgnoreFile { name, rules }),
+        Err(e) => Err(LoadError::Pattern { name, line: e.line, why: e.to_string() }),
+    }
 }

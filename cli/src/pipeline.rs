@@ -168,7 +168,7 @@ pub fn lower_options(opts: &BuildOptions, loaded: &Loaded) -> LowerOptions {
         shm_size: opts.shm_size,
         cgroup_parent: opts.cgroup_parent.clone(),
         build_contexts: loaded.named.clone(),
-        ignore_patterns: loaded.ignore.clone(),
+        ignore: loaded.ignore.clone(),
         pull: opts.pull == Pull::Always,
         source_date_epoch: opts.source_date_epoch,
         max_layers: opts.max_layers,

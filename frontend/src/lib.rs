@@ -22,6 +22,6 @@ mod testkit;
 
 pub use facts::{Facts, Query};
 pub use lower::{Lowered, Lowering, lower};
-pub use options::{LowerOptions, NamedContext, NoCache};
+pub use options::{IgnoreFile, LowerOptions, NamedContext, NoCache};
 pub use outline::{Outline, outline, targets};
 pub use parse::{INSTRUCTIONS, Parsed, parse};

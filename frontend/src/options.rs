@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use rgraph_ir::Platform;
 use rgraph_ir::op::{HostIp, NetworkMode, Ulimit};
+use rgraph_ir::pattern::PatternSet;
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -34,8 +35,8 @@ pub struct LowerOptions {
     pub hostname: Option<String>,
     /// `--build-context` by name (or `name::platform`).
     pub build_contexts: BTreeMap<String, NamedContext>,
-    /// The main context's ignore file, in file order.
-    pub ignore_patterns: Vec<String>,
+    /// The main context's ignore file.
+    pub ignore: IgnoreFile,
     /// `--pull`.
     pub pull: bool,
     /// Seconds since 1970 that replace "now".
@@ -46,6 +47,21 @@ pub struct LowerOptions {
     pub max_layers: usize,
     /// Every stage is lowered, not only what the target needs (`--check`).
     pub all_stages: bool,
+}
+
+/// An ignore file, read.
+#[derive(Debug, Clone)]
+pub struct IgnoreFile {
+    /// As messages call it.
+    pub name: String,
+    /// Its rules, with their lines.
+    pub rules: PatternSet,
+}
+
+impl Default for IgnoreFile {
+    fn default() -> Self {
+        Self { name: ".dockerignore".to_owned(), rules: PatternSet::default() }
+    }
 }
 
 /// Which steps do not look into the cache.
@@ -111,7 +127,7 @@ impl Default for LowerOptions {
             cgroup_parent: None,
             hostname: None,
             build_contexts: BTreeMap::new(),
-            ignore_patterns: Vec::new(),
+            ignore: IgnoreFile::default(),
             pull: false,
             source_date_epoch: None,
             allow_labs: true,

@@ -1,9 +1,10 @@
 //! Texts made to hurt: each ends with an error that names the line, or with the right plan. No test looks
 //! at a clock; what is quadratic or recursive here does not end, or ends the process.
 
-use rgraph_frontend::{Facts, LowerOptions, Lowered, Lowering, lower, outline, parse};
+use rgraph_frontend::{Facts, IgnoreFile, LowerOptions, Lowered, Lowering, lower, outline, parse};
 use rgraph_ir::limits::{MAX_DOCKERFILE, MAX_LINE, MAX_STAGES};
 use rgraph_ir::op::Op;
+use rgraph_ir::pattern::PatternSet;
 use rgraph_ir::span::{FileId, SourceFile};
 use rgraph_ir::{Diagnostic, verify};
 
@@ -235,9 +236,11 @@ fn odd_bytes_are_text_or_an_error() {
 fn patterns_do_not_blow_up() {
     let stars = |n: usize| format!("{}b", "*a".repeat(n));
     let deep = format!("{}x", "**/".repeat(60));
-    let mut ignore_patterns = vec![stars(100), deep.clone()];
-    ignore_patterns.extend((0..300).map(|i| format!("**/d{i}/*/*.o")));
-    let opts = LowerOptions { ignore_patterns, max_layers: usize::MAX, ..LowerOptions::default() };
+    let mut list = vec![stars(100), deep.clone()];
+    list.extend((0..300).map(|i| format!("**/d{i}/*/*.o")));
+    let rules = PatternSet::new(&list).expect("patterns");
+    let ignore = IgnoreFile { rules, ..IgnoreFile::default() };
+    let opts = LowerOptions { ignore, max_layers: usize::MAX, ..LowerOptions::default() };
     let long = "a".repeat(2_000);
     let mut text = format!("FROM scratch\nCOPY {long} {}/y /z/\n", "d/".repeat(200));
     (0..100).for_each(|i| text.push_str(&format!("COPY src/d{i}/a/b.o /o/\n")));

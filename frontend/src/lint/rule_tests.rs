@@ -1,7 +1,8 @@
 use rgraph_ir::limits::MAX_LAYERS;
+use rgraph_ir::pattern::PatternSet;
 
-use crate::LowerOptions;
 use crate::testkit::{lowered, said, warned};
+use crate::{IgnoreFile, LowerOptions};
 
 fn rules(text: &str) -> Vec<String> {
     warned(text, &LowerOptions::default())
@@ -86,11 +87,13 @@ fn the_callers_check_replaces_the_files() {
 #[test]
 fn ignored_sources() {
     let opts = |p: &[&str]| LowerOptions {
-        ignore_patterns: p.iter().map(|s| (*s).to_owned()).collect(),
+        ignore: IgnoreFile { rules: PatternSet::new(p).unwrap(), ..IgnoreFile::default() },
         ..LowerOptions::default()
     };
     let text = "FROM a\nCOPY src/x y /\n";
     assert_eq!(warned(text, &opts(&["src"])), ["2: CopyIgnoredFile"]);
+    let found = lowered(text, &opts(&["docs", "src"])).unwrap().warnings;
+    assert_eq!(found[0].help.as_deref(), Some("line 2 of .dockerignore says `src`"));
     assert!(warned(text, &opts(&["src", "!src/x"])).is_empty());
     assert!(warned("FROM a\nCOPY --from=a src /\n", &opts(&["src"])).is_empty());
 }

@@ -28,7 +28,6 @@ use std::sync::Arc;
 use rgraph_ir::graph::GraphBuilder;
 use rgraph_ir::limits::MAX_CONFIG;
 use rgraph_ir::op::ProxyEnv;
-use rgraph_ir::pattern::PatternSet;
 use rgraph_ir::{
     BuildPlan, Diagnostic, HistoryEntry, Platform, Severity, Span, Target, VertexMeta,
 };
@@ -143,8 +142,6 @@ struct Cx<'a> {
     extra_nodes: bool,
     context: Ref,
     context_paths: usize,
-    /// The main context's ignore file.
-    ignore: PatternSet,
     epoch: Option<i64>,
     proxy: Option<ProxyEnv>,
     lint: Lint,
@@ -169,15 +166,12 @@ impl<'a> Cx<'a> {
     ) -> Result<Self, Diagnostic> {
         let given = opts.build_args.get(CHECK_ARG).map(String::as_str);
         let lint = Lint::new(ast.directives.check.as_ref(), given)?;
-        let ignore = PatternSet::new(&opts.ignore_patterns).map_err(|e| {
-            Diagnostic::new(Severity::Error, "ignore-file", None, format!("ignore file: {e}"))
-        })?;
         let mut draft = Draft::default();
         let context_paths = draft.path_set();
         let context = draft.local(Local {
             name: CONTEXT.to_owned(),
             paths: context_paths,
-            exclude: opts.ignore_patterns.clone(),
+            exclude: opts.ignore.rules.to_strings(),
             hint: CONTEXT.to_owned(),
             display: "[internal] load build context".to_owned(),
         });
@@ -201,7 +195,6 @@ impl<'a> Cx<'a> {
             extra_nodes: false,
             context,
             context_paths,
-            ignore,
             epoch: None,
             lint,
             notes: None,

@@ -69,22 +69,26 @@ impl Cx<'_> {
 
     /// A source that the ignore file hides. With `!` rules too little is known without looking.
     pub(super) fn lint_ignored(&mut self, step: &Step<'_>, src: &str, add: bool) {
-        let ignore = &self.ignore;
+        let file = &self.opts.ignore;
+        let ignore = &file.rules;
         if ignore.is_empty() || ignore.patterns().iter().any(Pattern::negated) {
             return;
         }
         let src = clean(src);
         let root = matches!(src.as_str(), "." | "/");
-        let hidden = if root {
-            ignore.patterns().iter().any(|p| matches!(p.text(), "*" | "**" | "**/*"))
+        let rule = if root {
+            ignore.patterns().iter().find(|p| matches!(p.text(), "*" | "**" | "**/*"))
         } else {
-            ignore.matches_or_parent(src.trim_start_matches('/'))
+            let verdict = ignore.verdict(src.trim_start_matches('/')).filter(|v| v.matched);
+            verdict.map(|v| &ignore.patterns()[v.index])
         };
-        if hidden {
+        if let Some(rule) = rule {
             let command = if add { "Add" } else { "Copy" };
             let message =
                 format!("Attempting to {command} file \"{src}\" that is excluded by .dockerignore");
-            self.warn(step, &rules::COPY_IGNORED_FILE, message);
+            let help = format!("line {} of {} says `{}`", rule.line(), file.name, rule.text());
+            let (span, comments) = (step.instruction.span, &step.instruction.comments);
+            self.lint.advise(&rules::COPY_IGNORED_FILE, span, comments, message, help);
         }
     }
 
