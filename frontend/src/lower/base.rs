@@ -34,11 +34,20 @@ impl<'a> super::Cx<'a> {
             let mut link = true;
             if let Some(name) = &stage.name {
                 let p = node.platform.clone().unwrap_or_else(|| self.platform.clone());
-                if let Some(found) = self.named_context(name, &p) {
+                if let Some(target) = self.target_context(name, &p) {
+                    node.base = Some(target);
+                    node.replaced = true;
+                    link = false;
+                } else if let Some(found) = self.named_context(name, &p) {
                     node.named = Some(found);
                     link = false;
                 }
             }
+            if link && !self.by_name.contains_key(&node.base_name) {
+                let p = node.platform.clone().unwrap_or_else(|| self.platform.clone());
+                node.base = self.target_context(&node.base_name, &p);
+            }
+            node.paths = node.base.map_or(node.paths, |base| self.nodes[base].paths);
             let at = {
                 node.counter.show_platform = self.opts.platforms.len() > 1;
                 self.add_node(node, link)
@@ -146,6 +155,15 @@ impl<'a> super::Cx<'a> {
         [format!("{name}::{p}"), name.to_owned()]
             .into_iter()
             .find_map(|key| self.opts.build_contexts.get(&key).map(|c| (key, c)))
+    }
+
+    /// The stage that a `--build-context NAME=target:STAGE` puts in the place of `name`; only stages
+    /// further up are found.
+    pub(super) fn target_context(&self, name: &str, p: &Platform) -> Option<usize> {
+        match self.named_context(name, p)? {
+            (_, NamedContext::Target { name }) => self.find(name),
+            _ => None,
+        }
     }
 
     /// Gives every reached node without a base its first state; what facts are missing is noted.
@@ -391,8 +409,11 @@ impl<'a> super::Cx<'a> {
                 let root = self.draft.add(Op::Source(source), Vec::new(), None, meta(url));
                 plain(Some(root))
             }
+            // Found ones are bases: see [`Self::target_context`].
             NamedContext::Target { name } => {
-                Err(err(format!("a build context from a target is not supported: `target:{name}`")))
+                let mut d = err(format!("build context {key}: no stage above is called `{name}`"));
+                d.help = nearest(name, self.stage_names()).map(|n| format!("did you mean `{n}`?"));
+                Err(d)
             }
         }
     }

@@ -31,6 +31,8 @@ pub(super) struct Node<'a> {
     pub base: Option<usize>,
     /// A `--build-context` that replaces the whole stage, with its name.
     pub named: Option<(String, &'a NamedContext)>,
+    /// Its base takes its place (`--build-context NAME=target:STAGE`): it has no commands.
+    pub replaced: bool,
     /// What it copies and mounts from, and where.
     pub deps: Vec<(usize, Span)>,
     pub commands: Vec<Command<'a>>,
@@ -73,6 +75,7 @@ impl<'a> super::Cx<'a> {
             platform: None,
             base: None,
             named: None,
+            replaced: false,
             deps: Vec::new(),
             commands: Vec::new(),
             paths: self.draft.path_set(),
@@ -106,7 +109,7 @@ impl<'a> super::Cx<'a> {
         at
     }
 
-    fn find(&self, name: &str) -> Option<usize> {
+    pub(super) fn find(&self, name: &str) -> Option<usize> {
         match self.by_name.get(name) {
             Some(at) => Some(*at),
             None => self.by_name.get(&name.to_lowercase()).copied(),
@@ -150,6 +153,10 @@ impl<'a> super::Cx<'a> {
         self.draft.reserve(steps);
         for at in 0..self.ast.stages.len() {
             let stage = &self.ast.stages[at];
+            if self.nodes[at].replaced {
+                self.nodes[at].onbuild_done = true;
+                continue;
+            }
             let mut commands = Vec::with_capacity(stage.instructions.len());
             for i in &stage.instructions {
                 let sources = self.sources(at, i);
@@ -217,6 +224,9 @@ impl<'a> super::Cx<'a> {
     fn stage_or_image(&mut self, name: &str, span: Span) -> usize {
         if let Some(found) = self.find(name) {
             return found;
+        }
+        if let Some(target) = self.target_context(name, &self.platform) {
+            return target;
         }
         self.extra_nodes = true;
         let node = self.new_node(None, name.to_owned(), span);

@@ -371,12 +371,38 @@ fn named_contexts_replace_stages_and_images() {
             "5 copy /context / <- [4 2]",
         ]
     );
-    let target = NamedContext::Target { name: "t".to_owned() };
+}
+
+#[test]
+fn a_stage_stands_in_for_a_named_context() {
     let opts = LowerOptions {
-        build_contexts: [("a".to_owned(), target)].into(),
+        build_contexts: ["a", "b"]
+            .map(|name| (name.to_owned(), NamedContext::Target { name: "T".to_owned() }))
+            .into(),
         ..LowerOptions::default()
     };
-    assert!(lowered("FROM a\n", &opts).unwrap_err()[0].message.contains("not supported"));
+    let stage = "FROM z AS t\nENV A=1\nRUN x\nONBUILD RUN trigger\n";
+    for (text, want) in [
+        // As a base, with its settings and triggers; as a source; in the place of a stage.
+        ("FROM a\nRUN y\n", "exec \"y\" <- [2]"),
+        ("FROM q AS b\nRUN dropped\nFROM scratch\nCOPY --from=b /f /\n", "copy /f / <- [1]"),
+        ("FROM scratch\nCOPY --from=a /f /\n", "copy /f / <- [1]"),
+        ("FROM q\nRUN --mount=from=b,target=/m z\n", "/m"),
+    ] {
+        let text = format!("{stage}{text}");
+        let done =
+            lowered(&text, &opts).unwrap_or_else(|e| panic!("{text}: {:?}", said(&text, &e)));
+        let lines = drawn(&done.plan);
+        let last = lines.last().unwrap();
+        assert!(last.contains(want), "{text}: {lines:#?}");
+    }
+    // Only stages above can be meant, so that no circle can be written.
+    for text in ["FROM a\nFROM z AS t\n", "FROM a AS t\n", "FROM z AS tt\nFROM a\n"] {
+        let target = LowerOptions { target: Some("0".to_owned()), ..opts.clone() };
+        let all = LowerOptions { all_stages: true, ..target };
+        let e = lowered(text, &all).unwrap_err();
+        assert!(e[0].message.ends_with("no stage above is called `T`"), "{text}: {e:?}");
+    }
 }
 
 #[test]
