@@ -19,6 +19,7 @@ fn mistakes_in_the_file_name_line_and_neighbour() {
         ("FROM BASE\nRUN --mont=type=cache,target=/x true\n", &["Dockerfile:2", "--mont", "mount"]),
         ("FROM BASE\n\nCOPY \\\n  hallo.txt /\n", &["Dockerfile:3", "hallo.txt", "hello.txt"]),
         ("FROM BASE\nADD hello.tx /\n", &["Dockerfile:2", "hello.tx", "hello.txt"]),
+        ("FROM BASE\nCOPY srcc/a.c /\n", &["Dockerfile:2", "/srcc/a.c", "`/src/a.c`"]),
         ("FROM BASE\nCOPY hello.txt\n", &["Dockerfile:2", "COPY"]),
         ("RUN true\n", &["Dockerfile:1", "FROM"]),
         ("", &["Dockerfile"]),
@@ -32,7 +33,7 @@ fn mistakes_in_the_file_name_line_and_neighbour() {
         ("FROM ${NONE}\n", &["Dockerfile:1"]),
     ];
     let case = Case::with_base();
-    case.file("hello.txt", "hello\n");
+    case.file("hello.txt", "hello\n").file("src/a.c", "");
     for (text, want) in rows {
         case.dockerfile(text);
         let run = case.build(&["-t", "never"]);
@@ -43,6 +44,17 @@ fn mistakes_in_the_file_name_line_and_neighbour() {
         }
         nothing_was_built(&case);
     }
+}
+
+#[test]
+fn a_wildcard_that_matches_nothing_is_warned_about() {
+    need!(Root);
+    let case = Case::with_base();
+    case.file("hello.txt", "hello\n");
+    case.dockerfile("FROM BASE\nCOPY hell* none*.txt /d/\nRUN ls /d\n");
+    let run = case.build(&[]).ok();
+    assert!(run.stderr.contains("`/none*.txt` matches nothing"), "{}", run.stderr);
+    assert!(!run.stderr.contains("`/hell*`"), "{}", run.stderr);
 }
 
 #[test]

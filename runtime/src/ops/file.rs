@@ -226,12 +226,30 @@ fn explain_missing(path: String, source: &Source<'_>) -> FileError {
 /// Names looked at for a near one.
 const MAX_NEAR: usize = 10_000;
 
-/// A path with a similar last name in the same folder.
+/// The path with the first name on it that is not there put right, if a near one is.
 fn near_name(path: &str, source: &Source<'_>) -> Option<String> {
-    let (dir, name) = path.trim_end_matches('/').rsplit_once('/')?;
-    let place =
-        resolve(source.root, OsStr::new(if dir.is_empty() { "/" } else { dir }), true, None)
-            .ok()?;
+    let names: Vec<&str> = path.split('/').filter(|n| !n.is_empty()).collect();
+    let mut dir = String::new();
+    for (at, name) in names.iter().enumerate() {
+        let here = format!("{dir}/{name}");
+        let place = resolve(source.root, OsStr::new(&here), true, None);
+        if place.is_ok_and(|p| p.stat.is_some() && !source.hides_for_sure(&p.real, p.is_dir())) {
+            dir = here;
+            continue;
+        }
+        let near = format!("{dir}/{}", near_entry(&dir, name, source)?);
+        let rest = names[at + 1..].iter().map(|n| format!("/{n}")).collect::<String>();
+        let whole = format!("{near}{rest}");
+        let found = resolve(source.root, OsStr::new(&whole), true, None);
+        return Some(if found.is_ok_and(|p| p.stat.is_some()) { whole } else { near });
+    }
+    None
+}
+
+/// A name in `dir` that is near to `name`.
+fn near_entry(dir: &str, name: &str, source: &Source<'_>) -> Option<String> {
+    let dir = if dir.is_empty() { "/" } else { dir };
+    let place = resolve(source.root, OsStr::new(dir), true, None).ok()?;
     let names: Vec<String> = rustix::fs::Dir::read_from(&place.open_dir().ok()?)
         .ok()?
         .take(MAX_NEAR)
@@ -241,8 +259,7 @@ fn near_name(path: &str, source: &Source<'_>) -> Option<String> {
             !source.ignore.is_some_and(|i| i.matches_or_parent(format!("{}/{n}", place.real)))
         })
         .collect();
-    let near = rgraph_ir::near::nearest(name, names.iter().map(String::as_str))?;
-    Some(format!("{dir}/{near}"))
+    rgraph_ir::near::nearest(name, names.iter().map(String::as_str)).map(str::to_owned)
 }
 
 /// Looks for the sources of a file op that a folder of the caller must hold, so that a typo is told
@@ -322,8 +339,11 @@ fn copy_paths(
                     .is_some_and(|i| i.matches_or_parent(rel) && !i.may_free_below(rel))
         })
         .collect();
-    if sources.is_empty() && !c.allow_empty_wildcard {
-        return Err(TreeError::NotFound { path: c.src.clone() }.into());
+    if sources.is_empty() {
+        if !c.allow_empty_wildcard {
+            return Err(TreeError::NotFound { path: c.src.clone() }.into());
+        }
+        cx.warn(format!("`{}` matches nothing: nothing is copied for it", c.src));
     }
     for src in &sources {
         if c.attempt_unpack && unpack(c, src, source, owner, root)? {
