@@ -230,6 +230,7 @@ pub fn request(opts: &BuildOptions, compiled: &Compiled) -> BuildRequest {
         tags: opts.tags.clone(),
         cache_from: opts.cache_from.clone(),
         cache_to: opts.cache_to.clone(),
+        cache_ttl: opts.cache_ttl,
         secrets: opts.secrets.clone(),
         ssh: opts.ssh.clone(),
         allow: opts.allow.clone(),

@@ -1,6 +1,8 @@
-//! `# key=value` lines at the top of a file: `syntax`, `escape`, `check`.
+//! `# key=value` lines at the top of a file: `syntax`, `escape`, `check`; and `# cache=ttl=24h` above
+//! an instruction, which is a comment to everybody else.
 
-use rgraph_ir::{Diagnostic, Span};
+use rgraph_ir::ttl::TtlError;
+use rgraph_ir::{Diagnostic, Span, Ttl};
 
 use crate::ast::Word;
 
@@ -66,4 +68,37 @@ pub(crate) fn split(line: &str) -> Option<(&str, &str)> {
     let named = key.starts_with(|c: char| c.is_ascii_alphabetic())
         && key.bytes().all(|b| b.is_ascii_alphanumeric());
     (named && !value.is_empty()).then_some((key, value))
+}
+
+/// How long the result of an instruction is good for, by the comments directly above it. `None`: they
+/// do not say.
+pub(crate) fn ttl(comments: &[String]) -> Option<Result<Ttl, TtlError>> {
+    comments.iter().rev().find_map(|c| {
+        let (_, value) = split(c).filter(|(key, _)| key.eq_ignore_ascii_case("cache"))?;
+        let text = value.strip_prefix("ttl=")?;
+        Some(text.split(' ').next().unwrap_or_default().parse())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ttls() {
+        let day = Some(Ok(Ttl::seconds(86_400)));
+        for (comments, want) in [
+            (&["cache=ttl=24h"][..], day),
+            (&["Cache = ttl=24h because it moves"], day),
+            (&["cache=ttl=1h", "cache=ttl=24h"], day),
+            (&["cache=ttl=24h", "the next line installs"], day),
+            (&["cache=ttl=soon"], Some(Err(TtlError))),
+            (&["cache=ttl="], Some(Err(TtlError))),
+            (&["cache=warm", "the cache: ttl=24h", "check=skip=ttl=24h"], None),
+            (&[], None),
+        ] {
+            let comments: Vec<String> = comments.iter().map(|c| (*c).to_owned()).collect();
+            assert_eq!(ttl(&comments), want, "{comments:?}");
+        }
+    }
 }

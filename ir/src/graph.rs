@@ -122,7 +122,7 @@ impl GraphBuilder {
     }
 
     /// Adds a vertex, or gives the one with an equal definition. A merged vertex keeps the first
-    /// one's name; it ignores the cache when any of them does.
+    /// one's name; it ignores the cache when any of them does, and has the shortest time to live.
     ///
     /// # Panics
     /// When an input was not made by this builder: a defect of the caller.
@@ -137,6 +137,7 @@ impl GraphBuilder {
         if let Some(&id) = self.known.get(&digest) {
             let old = &mut self.graph.vertices[id.at()].meta;
             old.ignore_cache |= meta.ignore_cache;
+            old.ttl = old.ttl.into_iter().chain(meta.ttl).min();
             for s in meta.spans {
                 if !old.spans.contains(&s) {
                     old.spans.push(s);
@@ -187,6 +188,7 @@ impl GraphBuilder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Ttl;
     use crate::op::{ImageSource, ResolveMode, SourceOp};
 
     fn image(name: &str) -> Op {
@@ -199,11 +201,15 @@ mod tests {
         let mut g = GraphBuilder::new();
         let meta = VertexMeta::default;
         let a = g.add(image("a"), vec![], None, meta());
-        let a2 = g.add(image("a"), vec![], None, VertexMeta { ignore_cache: true, ..meta() });
+        let (short, long) = (Some(Ttl::seconds(1)), Some(Ttl::seconds(2)));
+        let strict = VertexMeta { ignore_cache: true, ttl: long, ..meta() };
+        let a2 = g.add(image("a"), vec![], None, strict);
+        g.add(image("a"), vec![], None, VertexMeta { ttl: short, ..meta() });
         let b = g.add(image("b"), vec![], None, meta());
         let p = g.add(image("a"), vec![], Some(Arc::new(Platform::linux_amd64())), meta());
         assert_eq!(a, a2);
         assert!(g.vertex(a).meta.ignore_cache);
+        assert_eq!(g.vertex(a).meta.ttl, short);
         assert_ne!(a, b);
         assert_ne!(a, p);
         let m = Op::Merge(crate::op::MergeOp {});

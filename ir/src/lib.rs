@@ -21,6 +21,7 @@ pub mod op;
 
 pub mod graph;
 pub mod meta;
+pub mod ttl;
 
 pub mod image_config;
 pub mod plan;
@@ -47,3 +48,4 @@ pub use plan::{BuildPlan, HistoryEntry, Target};
 pub use platform::Platform;
 pub use reference::Reference;
 pub use span::{FileId, SourceFile, SourceMap, Span};
+pub use ttl::Ttl;

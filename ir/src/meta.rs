@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use crate::span::Span;
+use crate::ttl::Ttl;
 
 /// See the module.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -18,6 +19,8 @@ pub struct VertexMeta {
     pub stage: Option<Arc<str>>,
     /// The cache is not asked (`--no-cache`, `--no-cache-filter`).
     pub ignore_cache: bool,
+    /// How long its result is good for.
+    pub ttl: Option<Ttl>,
     /// Shown inside another vertex's line.
     pub progress_group: Option<Arc<str>>,
     /// Kernel limits asked for on the command line.

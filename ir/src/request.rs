@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::plan::BuildPlan;
 use crate::platform::Platform;
+use crate::ttl::Ttl;
 
 /// One build.
 #[derive(Debug, Clone)]
@@ -23,6 +24,8 @@ pub struct BuildRequest {
     pub cache_from: Vec<CacheSpec>,
     /// Caches to write.
     pub cache_to: Vec<CacheSpec>,
+    /// How long any cached result is good for.
+    pub cache_ttl: Option<Ttl>,
     /// Secrets by id.
     pub secrets: BTreeMap<String, Secret>,
     /// Agent sockets by id.

@@ -102,6 +102,7 @@ pub(crate) fn request(tags: Vec<String>, host_platform: Platform) -> BuildReques
         contexts: Default::default(),
         outputs: Vec::new(),
         tags,
+        cache_ttl: None,
         cache_from: Vec::new(),
         cache_to: Vec::new(),
         secrets: Default::default(),

@@ -84,6 +84,7 @@ impl Backend for LocalBackend<'_> {
             exec: request.jobs.unwrap_or(Policy::default().exec),
             place: request.place.clone(),
             args: request.args.clone(),
+            ttl: request.cache_ttl,
             ..Policy::default()
         };
         let mut warned = 0;
@@ -203,7 +204,8 @@ impl LocalBackend<'_> {
         let cache = CombinedCache::new(LocalCache::new(self.store), &imports);
         let ports = Ports { worker: &worker, cache: &cache, clock: &SystemClock };
         let wanted = rgraph_ir::analysis::reachable(&request.plan);
-        look(&request.plan.graph, &wanted, &ports, cancel, &())
+        let policy = Policy { ttl: request.cache_ttl, ..Policy::default() };
+        look(&request.plan.graph, &wanted, &ports, &policy, cancel, &())
             .map_err(|e| BuildError::Setup(Box::new(e)))
     }
 

@@ -12,8 +12,8 @@ use rgraph_ir::op::{ExecOp, InputIndex, Keying, Selector, SourceOp};
 use rgraph_ir::pattern::PatternSet;
 use rgraph_ir::request::BuildRequest;
 use rgraph_ir::{Op, Platform, SnapshotId, TreeDigest};
-use rgraph_solver::{Pin, Stream, Task, TaskCx, TaskError, Tree, Worker};
-use rgraph_store::{Lease, Store, StoreError};
+use rgraph_solver::{Pin, Stream, Task, TaskCx, TaskError, Timestamp, Tree, Worker};
+use rgraph_store::{Lease, ResultRow, Store, StoreError};
 
 use crate::cache::flight::{Flight, waiting};
 use crate::cache::wire::selector_digest;
@@ -180,6 +180,7 @@ impl<'a> LocalWorker<'a> {
         if waited
             && !task.meta.ignore_cache
             && let Some(row) = self.store.result(&task.key).map_err(TaskError::failed)?
+            && !self.is_too_old(&row, task, cx)
         {
             return Ok(row.outputs.into_iter().map(Tree::Snapshot).collect());
         }
@@ -201,6 +202,13 @@ impl<'a> LocalWorker<'a> {
             self.flight.end(task.key);
         }
         result
+    }
+
+    /// The process that was waited for may have left nothing but what was there before.
+    fn is_too_old(&self, row: &ResultRow, task: &Task<'_>, cx: &TaskCx<'_>) -> bool {
+        let ttl = task.meta.ttl.into_iter().chain(self.request.cache_ttl).min();
+        let age = Timestamp::from_seconds(row.created).age(cx.clock.now());
+        ttl.is_some_and(|ttl| ttl.is_over(age))
     }
 
     fn is_keyed(&self, task: &Task<'_>, input: usize) -> bool {

@@ -12,7 +12,7 @@ use rgraph_ir::op::Selector;
 use rgraph_ir::{BuildPlan, CacheKey, Edge, Graph, Op, SnapshotId, VertexId};
 
 use crate::cancel::CancelToken;
-use crate::event::EventSink;
+use crate::event::{EventSink, Timestamp};
 use crate::key::{KeyRecipe, Slot};
 use crate::machine::{Action, ContentId, Input, Machine};
 use crate::outcome::{Solution, SolveError};
@@ -112,6 +112,7 @@ struct RecordJob {
     recipe: Arc<KeyRecipe>,
     slot: Slot,
     outputs: Vec<SnapshotId>,
+    at: Timestamp,
 }
 
 /// The threads of one lane and what waits for them.
@@ -195,6 +196,10 @@ impl<'a> Shared<'a> {
             Action::Canonical { vertex, key } => {
                 Input::Canonical { vertex, key: cache.canonical(key) }
             }
+            Action::Created { vertex, key, recipe } => {
+                let result = cache.created(&Query { vertex, key, recipe: &recipe });
+                Input::Created { vertex, result }
+            }
             Action::KnownContent { content, key, selector } => {
                 Input::KnownContent { content, result: cache.content(key, &selector) }
             }
@@ -223,7 +228,8 @@ impl<'a> Shared<'a> {
                 return None;
             }
             Action::Record { vertex, key, recipe, slot, outputs } => {
-                let job = RecordJob { vertex, key, recipe, slot, outputs };
+                let at = self.ports.clock.now();
+                let job = RecordJob { vertex, key, recipe, slot, outputs, at };
                 send(RECORDS, Job::Record(Box::new(job)));
                 return None;
             }
@@ -280,9 +286,9 @@ impl<'a> Shared<'a> {
                 Input::Ran { vertex, result: self.run(vertex, key, &inputs) }
             }
             Job::Record(job) => {
-                let RecordJob { vertex, key, recipe, slot, outputs } = &*job;
-                let (vertex, key) = (*vertex, *key);
-                let rec = Record { vertex, key, recipe, slot, outputs };
+                let RecordJob { vertex, key, recipe, slot, outputs, at } = &*job;
+                let (vertex, key, at) = (*vertex, *key, *at);
+                let rec = Record { vertex, key, recipe, slot, outputs, at };
                 let call = catch_unwind(AssertUnwindSafe(|| self.ports.cache.record(&rec)));
                 let result = call.unwrap_or_else(|p| Err(CacheError(panicked(&*p).into())));
                 Input::Recorded { vertex, result }

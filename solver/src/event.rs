@@ -1,5 +1,7 @@
 //! The progress stream: one enum, many readers. Nothing a user must know travels another way.
 
+use std::time::Duration;
+
 use rgraph_ir::VertexId;
 
 use crate::ports::Origin;
@@ -7,6 +9,24 @@ use crate::ports::Origin;
 /// Nanoseconds since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Timestamp(pub u64);
+
+impl Timestamp {
+    /// Made of whole seconds since 1970. Before that: 0, which is "nobody knows".
+    pub fn from_seconds(seconds: i64) -> Self {
+        Self(u64::try_from(seconds).unwrap_or(0).saturating_mul(1_000_000_000))
+    }
+
+    /// In whole seconds.
+    pub fn seconds(self) -> i64 {
+        i64::try_from(self.0 / 1_000_000_000).unwrap_or(i64::MAX)
+    }
+
+    /// How old something made at this time is. `None`: the time is not known, or lies ahead: one of
+    /// two clocks is wrong.
+    pub fn age(self, now: Self) -> Option<Duration> {
+        if self.0 == 0 { None } else { now.0.checked_sub(self.0).map(Duration::from_nanos) }
+    }
+}
 
 /// What an event is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

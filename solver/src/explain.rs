@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use rgraph_ir::Op;
 use rgraph_ir::op::SourceOp;
+use rgraph_ir::{Op, Ttl};
 
 use crate::key::{InputKey, KeyRecipe};
 
@@ -15,6 +15,11 @@ pub enum MissReason {
     NeverBuilt,
     /// The cache was not to be asked.
     NoCache,
+    /// The result has outlived its time.
+    Expired {
+        /// How long it was good for.
+        ttl: Ttl,
+    },
     /// Built like this before, but the result is gone.
     Evicted,
     /// The command differs.
@@ -206,6 +211,7 @@ impl fmt::Display for MissReason {
         match self {
             Self::NeverBuilt => f.write_str("not built here before"),
             Self::NoCache => f.write_str("the cache is ignored for this step"),
+            Self::Expired { ttl } => write!(f, "older than {ttl} (ttl)"),
             Self::Evicted => f.write_str("built before, but the result is gone"),
             Self::Command { old, new } => {
                 write!(f, "command: `{}` to `{}`", short(old), short(new))

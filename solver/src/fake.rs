@@ -307,6 +307,7 @@ struct Kept {
     first: HashMap<u64, CacheKey>,
     canonical: HashMap<CacheKey, CacheKey>,
     contents: HashMap<(CacheKey, Selector), TreeDigest>,
+    created: HashMap<CacheKey, Timestamp>,
     recipes: HashMap<Slot, KeyRecipe>,
 }
 
@@ -362,6 +363,11 @@ impl ResultCache for FakeCache<'_> {
         self.kept().canonical.get(&key).copied().unwrap_or(key)
     }
 
+    fn created(&self, q: &Query<'_>) -> Result<Option<Timestamp>, CacheError> {
+        let kept = self.kept();
+        Ok(kept.results.get(&q.key).and_then(|_| kept.created.get(&q.key)).copied())
+    }
+
     fn last_recipe(&self, slot: &Slot) -> Result<Option<KeyRecipe>, CacheError> {
         Ok(self.kept().recipes.get(slot).cloned())
     }
@@ -372,6 +378,7 @@ impl ResultCache for FakeCache<'_> {
         let mut kept = self.kept();
         kept.recipes.insert(rec.slot.clone(), rec.recipe.clone());
         kept.results.insert(rec.key, (rec.outputs.to_vec(), tree));
+        kept.created.insert(rec.key, rec.at);
         let before = kept.trees.insert(rec.key, tree);
         let known = kept.first.get(&tree).copied();
         let canonical = match (known, before) {
@@ -389,9 +396,16 @@ impl ResultCache for FakeCache<'_> {
     }
 }
 
-/// Counts up.
+/// Counts up, by a nanosecond a look.
 #[derive(Debug, Default)]
 pub struct FakeClock(AtomicU64);
+
+impl FakeClock {
+    /// Sets it to so many seconds after 1970.
+    pub fn set(&self, seconds: i64) {
+        self.0.store(Timestamp::from_seconds(seconds).0, Ordering::Relaxed);
+    }
+}
 
 impl Clock for FakeClock {
     fn now(&self) -> Timestamp {
@@ -447,8 +461,27 @@ pub fn simulate(
     rng: &mut Rng,
     cancel_after: Option<usize>,
 ) -> Result<Solution, SolveError> {
-    let (clock, token) = (FakeClock::default(), crate::CancelToken::new());
-    let (mut machine, mut todo) = Machine::new(graph, targets, &Policy::default());
+    let (policy, clock) = (Policy::default(), FakeClock::default());
+    simulate_with(graph, targets, worker, cache, &policy, &clock, rng, cancel_after)
+}
+
+/// As [`simulate`], by a policy, at a time.
+///
+/// # Panics
+/// As [`simulate`].
+#[allow(clippy::too_many_arguments)] // a test's whole world
+pub fn simulate_with(
+    graph: &Graph,
+    targets: &[Edge],
+    worker: &FakeWorker,
+    cache: &FakeCache<'_>,
+    policy: &Policy,
+    clock: &FakeClock,
+    rng: &mut Rng,
+    cancel_after: Option<usize>,
+) -> Result<Solution, SolveError> {
+    let token = crate::CancelToken::new();
+    let (mut machine, mut todo) = Machine::new(graph, targets, policy);
     let (mut pending, mut answers) = (Vec::new(), 0);
     let mut working: HashSet<VertexId> = HashSet::new();
     let mut announced: HashSet<crate::Step> = HashSet::new();
@@ -481,11 +514,15 @@ pub fn simulate(
         }
         answers += 1;
         let action = pending.swap_remove(rng.below(pending.len()));
-        let cx = |vertex| TaskCx { vertex, cancel: &token, sink: &(), clock: &clock };
+        let cx = |vertex| TaskCx { vertex, cancel: &token, sink: &(), clock };
         let input = match action {
             Action::Pin { vertex } => {
                 let Op::Source(op) = &graph.vertex(vertex).op else { panic!("no source") };
                 Input::Pinned { vertex, result: worker.pin(op, None, &cx(vertex)) }
+            }
+            Action::Created { vertex, key, recipe } => {
+                let result = cache.created(&Query { vertex, key, recipe: &recipe });
+                Input::Created { vertex, result }
             }
             Action::Canonical { vertex, key } => {
                 Input::Canonical { vertex, key: cache.canonical(key) }
@@ -518,7 +555,8 @@ pub fn simulate(
             }
             Action::Record { vertex, key, recipe, slot, outputs } => {
                 let (recipe, slot, outputs) = (&*recipe, &slot, &outputs[..]);
-                let result = cache.record(&Record { vertex, key, recipe, slot, outputs });
+                let result =
+                    cache.record(&Record { vertex, key, recipe, slot, outputs, at: clock.now() });
                 Input::Recorded { vertex, result }
             }
             Action::Emit(_) | Action::StopTasks => continue,

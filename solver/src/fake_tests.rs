@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use rgraph_ir::{Edge, Graph, GraphBuilder, Op, VertexId, VertexMeta};
+use rgraph_ir::{Edge, Graph, GraphBuilder, Op, Ttl, VertexId, VertexMeta};
 
 use crate::fake::*;
 use crate::ports::{Ports, TaskError, Tree};
@@ -75,7 +75,7 @@ fn a_look_tells_what_a_build_left() {
         let look = || {
             let clock = FakeClock::default();
             let ports = Ports { worker: &w, cache: &cache, clock: &clock };
-            crate::look(&g, &all, &ports, &CancelToken::new(), &()).unwrap()
+            crate::look(&g, &all, &ports, &Policy::default(), &CancelToken::new(), &()).unwrap()
         };
         // Opening a live folder is a run too, and all that a look may do.
         let ran = || -> HashSet<VertexId> {
@@ -399,4 +399,183 @@ fn containers_run_side_by_side_and_a_panic_is_a_failure() {
     let e = run(bad).unwrap_err();
     assert_eq!(e.vertex, Some(bad));
     assert_eq!(e.cause.to_string(), "internal error: a task panicked: told to");
+}
+
+/// One build of `g` at a time, in seconds; gives the commands that ran.
+fn ran_at(
+    w: &FakeWorker,
+    cache: &FakeCache<'_>,
+    (g, target): (&Graph, VertexId),
+    policy: &Policy,
+    (seconds, seed): (i64, u64),
+) -> Vec<String> {
+    let clock = FakeClock::default();
+    clock.set(seconds);
+    let targets = [Edge::main(target)];
+    let s = simulate_with(g, &targets, w, cache, policy, &clock, &mut Rng(seed), None).unwrap();
+    right(w, g, &s, seed);
+    w.take_runs();
+    w.take_steps().into_iter().map(|s| s.0[..1].to_owned()).collect()
+}
+
+/// `a` → `x` → `y`, where `x` is good for ten seconds.
+fn short_lived() -> (Graph, VertexId) {
+    let mut g = GraphBuilder::new();
+    let a = g.add(image("a"), vec![], None, meta("a"));
+    let ttl = Some(Ttl::seconds(10));
+    let x = VertexMeta { ttl, ..meta("x") };
+    let x = g.add(exec("x", true, &[]), vec![Edge::main(a)], None, x);
+    let y = g.add(exec("y", true, &[]), vec![Edge::main(x)], None, meta("y"));
+    (g.finish(), y)
+}
+
+const NOTHING: [&str; 0] = [];
+
+#[test]
+fn a_result_that_has_outlived_its_time_is_made_again() {
+    for seed in 0..50 {
+        let (g, y) = short_lived();
+        let (w, policy) = (FakeWorker::default(), Policy::default());
+        let cache = FakeCache::new(&w);
+        let at = |seconds| ran_at(&w, &cache, (&g, y), &policy, (seconds, seed));
+        assert_eq!(at(100), ["x", "y"]);
+        assert_eq!(at(105), NOTHING);
+        // Too old, though nobody but `y` asks for it, and `y` has a result. The tree is equal.
+        assert_eq!(at(111), ["x"], "seed {seed}");
+        assert_eq!(at(120), NOTHING);
+        w.set_salt("x", 1);
+        assert_eq!(at(122), ["x", "y"], "seed {seed}");
+        assert_eq!(at(131), NOTHING);
+    }
+}
+
+#[test]
+fn a_look_sees_what_is_too_old() {
+    let (g, y) = short_lived();
+    let (w, policy) = (FakeWorker::default(), Policy::default());
+    let cache = FakeCache::new(&w);
+    ran_at(&w, &cache, (&g, y), &policy, (100, 1));
+    let all: Vec<VertexId> = g.iter().map(|(id, _)| id).collect();
+    for (seconds, want) in [(105, [true, true]), (111, [false, false])] {
+        let clock = FakeClock::default();
+        clock.set(seconds);
+        let ports = Ports { worker: &w, cache: &cache, clock: &clock };
+        let held = crate::look(&g, &all, &ports, &policy, &CancelToken::new(), &()).unwrap();
+        assert!(held.values().copied().eq(want), "{seconds}: {held:?}");
+    }
+}
+
+#[test]
+fn a_clock_that_went_back_makes_a_result_too_old_once() {
+    for seed in 0..50 {
+        let (g, y) = short_lived();
+        let (w, policy) = (FakeWorker::default(), Policy::default());
+        let cache = FakeCache::new(&w);
+        let at = |seconds| ran_at(&w, &cache, (&g, y), &policy, (seconds, seed));
+        assert_eq!(at(1_000_000), ["x", "y"]);
+        assert_eq!(at(500), ["x"], "seed {seed}");
+        assert_eq!(at(505), NOTHING);
+        assert_eq!(at(1_000_000), ["x"]);
+    }
+}
+
+#[test]
+fn a_result_whose_age_is_lost_is_made_again() {
+    for seed in 0..50 {
+        let (g, y) = short_lived();
+        let (w, policy) = (FakeWorker::default(), Policy::default());
+        let cache = FakeCache::new(&w);
+        let clock = FakeClock::default();
+        clock.set(100);
+        let targets = [Edge::main(y)];
+        let mut rng = Rng(seed);
+        let s = simulate_with(&g, &targets, &w, &cache, &policy, &clock, &mut rng, None).unwrap();
+        w.take_steps();
+        // `y` was made on some `x`; when, its own record does not say.
+        cache.retain(|k| k == s.keys[&y]);
+        w.set_salt("x", 1);
+        assert_eq!(ran_at(&w, &cache, (&g, y), &policy, (101, seed)), ["x", "y"], "seed {seed}");
+    }
+}
+
+#[test]
+fn a_whole_cache_can_outlive_its_time() {
+    for seed in 0..500 {
+        let mut rng = Rng(seed);
+        let (g, targets) = random_graph(&mut rng, false);
+        let w = FakeWorker::default();
+        let cache = FakeCache::new(&w);
+        let policy = Policy { ttl: Some(Ttl::seconds(60)), ..Policy::default() };
+        for round in 0..4 {
+            set_sources(&w, &mut rng);
+            // What no key sees: only age can find it out.
+            for c in 0..6 {
+                w.set_salt(&format!("c{c}"), rng.draw() % 3);
+            }
+            let clock = FakeClock::default();
+            clock.set(1000 + 61 * round);
+            let s = simulate_with(&g, &targets, &w, &cache, &policy, &clock, &mut rng, None);
+            right(&w, &g, &s.unwrap(), seed);
+            no_step_twice(&w, &g, seed);
+            w.take_steps();
+            clock.set(1059 + 61 * round);
+            let s = simulate_with(&g, &targets, &w, &cache, &policy, &clock, &mut rng, None);
+            right(&w, &g, &s.unwrap(), seed);
+            assert!(w.take_steps().is_empty(), "seed {seed}: ran again while it was young");
+            w.take_runs();
+        }
+    }
+}
+
+/// Whatever expires, is lost or forgotten, and whenever it is stopped: the right trees, and an end.
+#[test]
+fn expiry_beside_everything_else() {
+    let mut expired = 0;
+    for seed in 0..500 {
+        let mut rng = Rng(seed ^ 0x77_0000);
+        let (plain, targets) = random_graph(&mut rng, seed % 4 == 0);
+        let mut g = GraphBuilder::new();
+        for (_, v) in plain.iter() {
+            let ttl = rng.one_in(3).then(|| Ttl::seconds(rng.draw() % 20));
+            let meta = VertexMeta { ttl, ..v.meta.clone() };
+            g.add(v.op.clone(), v.inputs.clone(), v.platform.clone(), meta);
+        }
+        let g = g.finish();
+        if g.len() != plain.len() {
+            continue;
+        }
+        let w = FakeWorker::default();
+        let cache = FakeCache::new(&w);
+        let mut now = 1000;
+        for _ in 0..6 {
+            if rng.one_in(2) {
+                set_sources(&w, &mut rng);
+            }
+            for id in w.snapshots() {
+                if rng.one_in(8) {
+                    w.lose(id);
+                }
+            }
+            if rng.one_in(3) {
+                let mut r = rng.clone();
+                cache.retain(|_| !r.one_in(4));
+            }
+            now += (rng.draw() % 30) as i64 - 5;
+            let clock = FakeClock::default();
+            clock.set(now);
+            let cancel = rng.one_in(5).then(|| rng.below(40));
+            let policy = Policy::default();
+            match simulate_with(&g, &targets, &w, &cache, &policy, &clock, &mut rng, cancel) {
+                Ok(s) => {
+                    right(&w, &g, &s, seed);
+                    expired += s.ran;
+                }
+                Err(SolveError { vertex: None, cause: TaskError::Cancelled }) => {
+                    assert!(cancel.is_some(), "seed {seed}");
+                }
+                Err(e) => panic!("seed {seed}: {e}: {}", e.cause),
+            }
+        }
+    }
+    assert!(expired > 1000, "{expired}");
 }

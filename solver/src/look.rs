@@ -8,6 +8,7 @@ use rgraph_ir::{CacheKey, Graph, Op, TreeDigest, VertexId};
 use crate::cancel::CancelToken;
 use crate::event::EventSink;
 use crate::key::{InputKey, output_key};
+use crate::policy::Policy;
 use crate::ports::{CacheError, Pin, Ports, Query, Task, TaskCx, TaskError, Tree};
 use crate::state::{Node, nodes};
 
@@ -26,15 +27,17 @@ pub enum LookError {
 /// before their users, as [`rgraph_ir::analysis::reachable`] gives them.
 ///
 /// Folders of the caller are read, images are asked for as a build would. A key that hangs on files
-/// of a result that no cache knows cannot be worked out: such a vertex counts as not there.
+/// of a result that no cache knows cannot be worked out: such a vertex counts as not there, and so do
+/// results that are too old and all that is keyed by them.
 pub fn look(
     graph: &Graph,
     wanted: &[VertexId],
     ports: &Ports<'_>,
+    policy: &Policy,
     cancel: &CancelToken,
     sink: &dyn EventSink,
 ) -> Result<BTreeMap<VertexId, bool>, LookError> {
-    let mut nodes = nodes(graph, &[], "");
+    let mut nodes = nodes(graph, &[], policy);
     let mut held = BTreeMap::new();
     for &id in wanted {
         let cx = TaskCx { vertex: id, cancel, sink, clock: ports.clock };
@@ -43,6 +46,13 @@ pub fn look(
             source(&mut nodes[id.at()], ports, &cx)?;
             continue;
         }
+        // Below, something may have been found too old.
+        let node = &nodes[id.at()];
+        let mut inputs = node.vertex.inputs.iter().enumerate();
+        let tainted = inputs.any(|(i, e)| {
+            nodes[e.vertex.at()].tainted && !matches!(node.keying(i), Keying::Ignored)
+        });
+        nodes[id.at()].tainted |= tainted;
         let hit = match input_keys(&nodes, id, ports, &cx)? {
             Some(inputs) => step(&mut nodes[id.at()], inputs, ports, &cx)?,
             None => false,
@@ -84,10 +94,15 @@ fn step(
     let key = node.set_inputs(inputs);
     let canonical = ports.cache.canonical(key);
     node.canonical = Some(canonical);
+    let recipe = node.recipe();
+    if node.undated() {
+        let query = Query { vertex: cx.vertex, key, recipe: &recipe };
+        node.judge(ports.cache.created(&query)?, ports.clock.now());
+        node.tainted |= node.ignores_cache();
+    }
     if node.tainted {
         return Ok(false);
     }
-    let recipe = node.recipe();
     for key in [Some(key), Some(canonical).filter(|k| *k != key)].into_iter().flatten() {
         let query = Query { vertex: cx.vertex, key, recipe: &recipe };
         if ports.cache.lookup(&query)?.is_some() {

@@ -18,7 +18,8 @@
 //! 5. A digest that a cache remembers is believed only while the key is known to stand for the same
 //!    tree (`Node::unproven`, `Node::epoch`).
 //! 6. A vertex that ignores the cache runs once a build; whoever is keyed by it waits for that
-//!    (`Node::tainted`), and is probed only if its key can be trusted (`Node::rebuilt`).
+//!    (`Node::tainted`), and is probed only if its key can be trusted (`Node::rebuilt`). One whose
+//!    result has outlived its time is such a vertex, which is found out before it is named.
 //! 7. After the first failure nothing is started; what finishes is still recorded.
 //!
 //! Longer than other files because these rules hold for one state and are read together.
@@ -36,7 +37,7 @@ use crate::outcome::{Solution, SolveError};
 use crate::policy::Policy;
 use crate::ports::{CacheError, Hit, Origin, Pin, TaskError, Tree};
 pub use crate::state::ContentId;
-use crate::state::{Content, ContentState, MAX_HEALS, Node, Phase, nodes};
+use crate::state::{Age, Content, ContentState, MAX_HEALS, Node, Phase, nodes};
 
 /// What the machine wants done. Each but the last two is answered by the [`Input`] beside it.
 #[derive(Debug)]
@@ -44,6 +45,8 @@ use crate::state::{Content, ContentState, MAX_HEALS, Node, Phase, nodes};
 pub enum Action {
     /// [`crate::Worker::pin`]; [`Input::Pinned`].
     Pin { vertex: VertexId },
+    /// [`crate::ResultCache::created`]; [`Input::Created`].
+    Created { vertex: VertexId, key: CacheKey, recipe: Arc<KeyRecipe> },
     /// [`crate::ResultCache::canonical`]; [`Input::Canonical`].
     Canonical { vertex: VertexId, key: CacheKey },
     /// [`crate::ResultCache::content`]; [`Input::KnownContent`].
@@ -79,6 +82,10 @@ pub enum Input {
     Pinned {
         vertex: VertexId,
         result: Result<Pin, TaskError>,
+    },
+    Created {
+        vertex: VertexId,
+        result: Result<Option<Timestamp>, CacheError>,
     },
     Canonical {
         vertex: VertexId,
@@ -145,7 +152,7 @@ impl<'g> Machine<'g> {
     /// A machine that is to make `targets`, and its first actions.
     pub fn new(graph: &'g Graph, targets: &[Edge], policy: &Policy) -> (Self, Vec<Action>) {
         let mut m = Self {
-            nodes: nodes(graph, targets, &policy.place),
+            nodes: nodes(graph, targets, policy),
             users: graph.users(),
             targets: targets.to_vec(),
             contents: Vec::new(),
@@ -180,6 +187,7 @@ impl<'g> Machine<'g> {
         }
         match input {
             Input::Pinned { vertex, result } => self.pinned(vertex, result),
+            Input::Created { vertex, result } => self.dated(vertex, result),
             Input::Canonical { vertex, key } => {
                 self.asking -= 1;
                 let n = &mut self.nodes[vertex.at()];
@@ -304,6 +312,9 @@ impl<'g> Machine<'g> {
                     let Some(inputs) = self.input_keys(v) else { return };
                     self.nodes[v.at()].set_inputs(inputs);
                 }
+                if self.nodes[v.at()].undated() {
+                    return self.date(v, true);
+                }
                 self.claim(v, true);
             }
             _ => {}
@@ -313,9 +324,62 @@ impl<'g> Machine<'g> {
     fn name(&mut self, v: VertexId, inputs: Vec<InputKey>) {
         let n = &mut self.nodes[v.at()];
         let key = n.set_inputs(inputs);
+        if n.undated() {
+            return self.date(v, false);
+        }
         n.phase = Phase::Naming;
         self.asking += 1;
         self.ask(Action::Canonical { vertex: v, key });
+    }
+
+    /// Asks how old the result of the present key is. Before the key is named: whoever is keyed by a
+    /// vertex has to know first whether that will run.
+    fn date(&mut self, v: VertexId, ready: bool) {
+        let n = &mut self.nodes[v.at()];
+        let Some(key) = n.key else { return self.broken(v, "a date without a key") };
+        n.phase = Phase::Dating { ready };
+        let recipe = n.recipe();
+        self.asking += 1;
+        self.ask(Action::Created { vertex: v, key, recipe });
+    }
+
+    fn dated(&mut self, v: VertexId, result: Result<Option<Timestamp>, CacheError>) {
+        self.asking -= 1;
+        let created = result.unwrap_or_else(|e| {
+            self.warn(v, &e);
+            None
+        });
+        let now = self.now;
+        let n = &mut self.nodes[v.at()];
+        n.judge(created, now);
+        n.phase = match n.phase {
+            Phase::Dating { ready: true } => Phase::NeedInputs,
+            _ => Phase::Idle,
+        };
+        if n.age != Age::Good {
+            self.taint(v);
+        }
+        self.dirty.push_back(v);
+    }
+
+    /// Whoever is keyed by `v` waits for its result.
+    fn taint(&mut self, v: VertexId) {
+        let mut todo = vec![v];
+        while let Some(v) = todo.pop() {
+            if std::mem::replace(&mut self.nodes[v.at()].tainted, true) {
+                continue;
+            }
+            for u in &self.users[v.at()] {
+                let user = &self.nodes[u.at()];
+                let inputs = user.vertex.inputs.iter().enumerate();
+                let keyed = inputs
+                    .filter(|(_, e)| e.vertex == v)
+                    .any(|(i, _)| !matches!(user.keying(i), Keying::Ignored));
+                if keyed {
+                    todo.push(*u);
+                }
+            }
+        }
     }
 
     /// How the inputs enter the key, or `None` while something is unknown, which is then asked for.
@@ -816,7 +880,10 @@ impl<'g> Machine<'g> {
 
     fn reasons(&self, v: VertexId, old: Option<&KeyRecipe>) -> Vec<String> {
         let n = &self.nodes[v.at()];
-        if n.ignores_cache() {
+        if let Age::Over(ttl) = n.age {
+            return vec![MissReason::Expired { ttl }.to_string()];
+        }
+        if n.vertex.meta.ignore_cache {
             return vec![MissReason::NoCache.to_string()];
         }
         let new = KeyRecipe {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use rgraph_ir::SnapshotId;
+use rgraph_ir::{SnapshotId, Ttl};
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -24,6 +24,8 @@ pub struct Policy {
     /// Snapshots known to be gone or damaged: a hit that holds one is a miss. An exporter that finds
     /// a loss solves once more with it.
     pub lost: Vec<SnapshotId>,
+    /// How long any result is good for; a vertex may say less.
+    pub ttl: Option<Ttl>,
 }
 
 impl Default for Policy {
@@ -37,6 +39,7 @@ impl Default for Policy {
             explain: true,
             args: BTreeSet::new(),
             lost: Vec::new(),
+            ttl: None,
         }
     }
 }

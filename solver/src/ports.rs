@@ -222,6 +222,8 @@ pub struct Record<'a> {
     pub slot: &'a Slot,
     /// The result, the main output first.
     pub outputs: &'a [SnapshotId],
+    /// When it was made.
+    pub at: Timestamp,
 }
 
 /// A cache failed to answer or to remember: a warning and a miss, never the end of a build.
@@ -259,6 +261,10 @@ pub trait ResultCache: Sync {
     /// The key under which the result of `key` was first seen; `key` itself when unknown. Local and
     /// cheap.
     fn canonical(&self, key: CacheKey) -> CacheKey;
+
+    /// When the result that a lookup would give was made; 0: there is one, and nobody knows. Only asked
+    /// where results have a time to live.
+    fn created(&self, q: &Query<'_>) -> Result<Option<Timestamp>, CacheError>;
 
     /// The recipe of the last result at a place, to explain a miss. Only asked on a miss.
     fn last_recipe(&self, slot: &Slot) -> Result<Option<KeyRecipe>, CacheError>;

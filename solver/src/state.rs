@@ -4,16 +4,18 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use rgraph_ir::op::{InputIndex, Keying, Selector, SourceOp};
-use rgraph_ir::{CacheKey, Edge, Graph, Op, TreeDigest, Vertex, VertexId};
+use rgraph_ir::{CacheKey, Edge, Graph, Op, TreeDigest, Ttl, Vertex, VertexId};
 
+use crate::event::Timestamp;
 use crate::key::{InputKey, KeyRecipe, Slot, fields, op_digest, pin_digest};
+use crate::policy::Policy;
 use crate::ports::{Origin, Tree};
 
 /// How often one vertex's result may be lost before the build gives up.
 pub(crate) const MAX_HEALS: u32 = 3;
 
 /// Where a vertex is. Only `Idle`, `Keyed`, `NeedInputs` and `Following` wait for other vertices;
-/// `Pinning`, `Naming`, `Probing`, `Explaining`, `Running`, `Recording` and `Adopting` each wait for
+/// `Pinning`, `Dating`, `Naming`, `Probing`, `Explaining`, `Running`, `Recording` and `Adopting` each wait for
 /// exactly one answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
@@ -21,6 +23,8 @@ pub(crate) enum Phase {
     Idle,
     /// A source is asked what it means.
     Pinning,
+    /// The key is known; when its result was made is asked. `ready`: all inputs are done.
+    Dating { ready: bool },
     /// The key is known; its canonical key is asked.
     Naming,
     /// The key is known, or it is a live source.
@@ -43,6 +47,18 @@ pub(crate) enum Phase {
     Done,
 }
 
+/// Whether a result may be used at its age.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Age {
+    /// It may, or nobody asks.
+    Good,
+    /// It has outlived this.
+    Over(Ttl),
+    /// The vertex's own time to live counts, and there is no result to tell the age of. Users may have
+    /// results that were made on it at any time.
+    Gone,
+}
+
 /// One vertex.
 pub(crate) struct Node<'g> {
     pub vertex: &'g Vertex,
@@ -51,6 +67,12 @@ pub(crate) struct Node<'g> {
     pub want_result: bool,
     /// It, or what it is keyed by, ignores the cache: its key needs the inputs' results.
     pub tainted: bool,
+    /// How long its result is good for.
+    pub ttl: Option<Ttl>,
+    /// The last of its own keys whose result's age was asked for.
+    pub dated: Option<CacheKey>,
+    /// What came of that.
+    pub age: Age,
     /// How many outputs are used.
     pub need_outputs: usize,
     pub slot: Slot,
@@ -101,7 +123,22 @@ impl<'g> Node<'g> {
 
     /// A source's pin names one tree for ever, so only other vertices can ignore the cache.
     pub fn ignores_cache(&self) -> bool {
-        self.vertex.meta.ignore_cache && !self.is_source()
+        (self.vertex.meta.ignore_cache || self.age != Age::Good) && !self.is_source()
+    }
+
+    /// Takes the time of the present key's result; `None`: there is none.
+    pub fn judge(&mut self, created: Option<Timestamp>, now: Timestamp) {
+        self.dated = self.key;
+        self.age = match (created, self.ttl) {
+            (Some(created), Some(ttl)) if ttl.is_over(created.age(now)) => Age::Over(ttl),
+            (None, _) if self.vertex.meta.ttl.is_some() => Age::Gone,
+            _ => Age::Good,
+        };
+    }
+
+    /// Whether the age of the result is to be asked for before anybody is keyed by it.
+    pub fn undated(&self) -> bool {
+        self.ttl.is_some() && !self.vertex.meta.ignore_cache && self.dated != self.key
     }
 
     pub fn is_done(&self) -> bool {
@@ -186,7 +223,8 @@ pub(crate) struct Content {
 }
 
 /// Fresh nodes for a graph.
-pub(crate) fn nodes<'g>(graph: &'g Graph, targets: &[Edge], place: &str) -> Vec<Node<'g>> {
+pub(crate) fn nodes<'g>(graph: &'g Graph, targets: &[Edge], policy: &Policy) -> Vec<Node<'g>> {
+    let place = &policy.place;
     let mut ordinals: HashMap<String, u32> = HashMap::new();
     let mut nodes: Vec<Node<'g>> = Vec::with_capacity(graph.len());
     for (_, vertex) in graph.iter() {
@@ -208,6 +246,13 @@ pub(crate) fn nodes<'g>(graph: &'g Graph, targets: &[Edge], place: &str) -> Vec<
             want_key: false,
             want_result: false,
             tainted: false,
+            // A source's pin names one tree for ever.
+            ttl: match vertex.op {
+                Op::Source(_) => None,
+                _ => vertex.meta.ttl.into_iter().chain(policy.ttl).min(),
+            },
+            dated: None,
+            age: Age::Good,
             need_outputs: 1,
             slot,
             pin: None,

@@ -4,7 +4,7 @@ use std::fs;
 use std::fs::FileTimes;
 use std::time::{Duration, SystemTime};
 
-use rgraph_tests::{Case, need};
+use rgraph_tests::{Case, Run, need};
 
 #[test]
 fn copies_are_keyed_by_content() {
@@ -75,6 +75,66 @@ fn no_cache_runs_everything_again() {
         (one.step("RUN date +%N > /a"), one.step("RUN date +%N > /b")),
         ("CACHED".into(), "DONE".into())
     );
+}
+
+#[test]
+fn a_step_can_have_a_time_to_live() {
+    need!(Root);
+    let case = Case::with_base();
+    let text = "FROM BASE\nRUN echo below\n# cache=ttl=TIME\nRUN cat /proc/sys/kernel/random/uuid > /now\nRUN echo above\n";
+    case.dockerfile(&text.replace("TIME", "24h"));
+    case.build(&[]).ok();
+    case.build(&[]).ok().all_cached();
+    // The comment is no part of what is built.
+    case.dockerfile(&text.replace("TIME", "0s"));
+    let over = case.build(&[]).ok();
+    let ends = |r: &Run| ["below", "uuid", "above"].map(|s| r.step(s));
+    assert_eq!(ends(&over), ["CACHED", "DONE", "DONE"], "{}", over.stderr);
+    assert!(over.stderr.contains("why: older than 0s (ttl)"), "{}", over.stderr);
+    case.dockerfile(&text.replace("TIME", "7d"));
+    case.build(&[]).ok().all_cached();
+    case.build(&["--cache-ttl", "7d"]).ok().all_cached();
+    let all = case.build(&["--cache-ttl=0"]).ok();
+    assert_eq!(ends(&all), ["DONE", "DONE", "DONE"], "{}", all.stderr);
+    case.build(&["--cache-ttl", "soon"]).fails(2, &["--cache-ttl", "soon", "24h"]);
+    // A shared cache says how old its results are.
+    let cache = case.out("cache").display().to_string();
+    case.build(&["--cache-to", &format!("type=local,dest={cache},mode=max")]).ok();
+    let fresh = Case::with_base();
+    let from = format!("type=local,src={cache}");
+    for (time, want) in [("24h", ["CACHED"; 3]), ("0s", ["CACHED", "DONE", "DONE"])] {
+        fresh.dockerfile(&text.replace("TIME", time));
+        let run = fresh.build(&["--cache-from", &from]).ok();
+        assert_eq!(ends(&run), want, "{time}:\n{}", run.stderr);
+    }
+    case.dockerfile("FROM BASE\n# cache=ttl=soon\nRUN true\n# cache=ttl=1h\nENV A=b\n");
+    let check = case.build(&["--check"]);
+    assert_eq!((check.code, check.text().matches("CacheComment").count()), (1, 2));
+}
+
+#[test]
+fn stages_without_cache() {
+    need!(Root);
+    let case = Case::with_base();
+    case.dockerfile(
+        "FROM BASE AS One\nRUN date +%N > /a\nFROM BASE AS two\nRUN date +%N > /b\n\
+         FROM BASE\nRUN date +%N > /c\nCOPY --from=one /a /\nCOPY --from=two /b /\n",
+    );
+    case.build(&[]).ok();
+    for (args, want) in [
+        (&["--no-cache-filter=ONE"][..], ["DONE", "CACHED", "CACHED"]),
+        (&["--no-cache-filter", "one,Two"], ["DONE", "DONE", "CACHED"]),
+        (&["--no-cache-filter", "two", "--no-cache-filter", "2"], ["CACHED", "DONE", "DONE"]),
+    ] {
+        let run = case.build(args).ok();
+        assert_eq!(
+            ["> /a", "> /b", "> /c"].map(|s| run.step(s)),
+            want,
+            "{args:?}:\n{}",
+            run.stderr
+        );
+    }
+    case.build(&["--no-cache-filter", "tow"]).fails(1, &["no stage is called `tow`", "`two`"]);
 }
 
 /// A step that gives the tree it gave before lets what follows be a hit.

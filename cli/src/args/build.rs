@@ -92,9 +92,12 @@ pub struct BuildArgs {
     /// Ask no cache
     #[arg(long, help_heading = "Cache")]
     pub no_cache: bool,
-    /// Ask no cache for these stages
+    /// Ask no cache for these stages: names or numbers
     #[arg(long, value_name = "STAGE", help_heading = "Cache")]
     pub no_cache_filter: Vec<String>,
+    /// Use no result that is older: 24h, 7d
+    #[arg(long, value_name = "TIME", help_heading = "Cache")]
+    pub cache_ttl: Option<String>,
     /// Cache to read: type=local,src=DIR
     #[arg(long, value_name = "SPEC", help_heading = "Cache")]
     pub cache_from: Vec<String>,

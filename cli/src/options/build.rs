@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use rgraph_ir::Platform;
 use rgraph_ir::op::{HostIp, NetworkMode, Ulimit};
 use rgraph_ir::request::{
     CacheSpec, Dest, Entitlements, ImageOutput, LayerOptions, OutputSpec, Secret, SshSource,
 };
+use rgraph_ir::{Platform, Ttl};
 
 use super::context::{ContextSpec, FileSpec, NamedContext, named};
 use super::error::OptionsError;
@@ -90,6 +90,8 @@ pub struct BuildOptions {
     pub pull: Pull,
     /// No network for sources.
     pub offline: bool,
+    /// No cached result that is older is used.
+    pub cache_ttl: Option<Ttl>,
     /// Most layers of an image. A graph that is only looked at may have any number.
     pub max_layers: usize,
     /// How progress is shown.
@@ -194,6 +196,15 @@ impl BuildOptions {
             cgroup_parent: raw.cgroup_parent.clone().filter(|p| !p.is_empty()),
             pull: raw.pull.map(Pull::from).unwrap_or_default(),
             offline: raw.offline,
+            cache_ttl: raw
+                .cache_ttl
+                .as_deref()
+                .map(|t| {
+                    t.parse().map_err(|e: rgraph_ir::ttl::TtlError| {
+                        OptionsError::value("--cache-ttl", t, e.to_string())
+                    })
+                })
+                .transpose()?,
             max_layers: rgraph_ir::limits::MAX_LAYERS,
             progress: ProgressMode::choose(
                 raw.quiet,

@@ -41,6 +41,13 @@ fn plain_builds() {
 }
 
 #[test]
+fn a_cache_can_have_a_time_to_live() {
+    assert_eq!(ok(&["."]).cache_ttl, None);
+    assert_eq!(ok(&["--cache-ttl", "1d", "."]).cache_ttl, "24h".parse().ok());
+    assert!(convert(&["--cache-ttl=1.5h", "."], &[]).unwrap_err().is_usage());
+}
+
+#[test]
 fn build_args_come_from_the_environment_by_name_only() {
     let o = convert(
         &["--build-arg", "A=1=2", "--build-arg", "B", "--build-arg", "C", "--build-arg=D=", "."],

@@ -6,16 +6,21 @@ use rgraph_ir::near::nearest;
 
 use super::{Lint, rules};
 use crate::ast::{Dockerfile, Instruction, Kind, Stage, Word};
+use crate::directive;
 
 /// Runs them all.
 pub(crate) fn check(ast: &Dockerfile, lint: &mut Lint) {
     for stage in &ast.stages {
         from_line(stage, lint);
+        cache_comment("FROM", false, stage.span, &stage.comments, lint);
     }
     names(ast, lint);
     syntax(ast, lint);
     casing(ast, lint);
     for i in instructions(ast) {
+        let makes_files =
+            matches!(i.kind, Kind::Run(_) | Kind::Copy(_) | Kind::Add(_) | Kind::Workdir(_));
+        cache_comment(i.name(), makes_files, i.span, &i.comments, lint);
         match &i.kind {
             Kind::Maintainer(_) => lint.warn(
                 &rules::MAINTAINER_DEPRECATED,
@@ -172,6 +177,25 @@ fn casing(ast: &Dockerfile, lint: &mut Lint) {
             lint.warn(&rules::CONSISTENT_INSTRUCTION_CASING, span, &[], message);
         }
     }
+}
+
+/// A comment that means to set a time to live and does not.
+fn cache_comment(
+    instruction: &str,
+    makes_files: bool,
+    span: rgraph_ir::Span,
+    comments: &[String],
+    lint: &mut Lint,
+) {
+    let message = match directive::ttl(comments) {
+        None => return,
+        Some(Err(e)) => format!("`# cache=ttl=` above {instruction} is not understood: {e}"),
+        Some(Ok(_)) if !makes_files => format!(
+            "`# cache=ttl=` has no effect above {instruction}, which makes no files: put it above RUN, COPY or ADD"
+        ),
+        Some(Ok(_)) => return,
+    };
+    lint.warn(&rules::CACHE_COMMENT, span, comments, message);
 }
 
 fn description(

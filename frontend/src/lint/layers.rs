@@ -9,6 +9,7 @@ use rgraph_ir::{Diagnostic, Edge, HistoryEntry, Span, Target};
 
 use super::{Lint, rules};
 use crate::ast::{CmdForm, Dockerfile, Instruction, Kind, Run};
+use crate::directive;
 
 /// From this many plain steps in a row on a warning.
 const CHAIN: usize = 3;
@@ -71,7 +72,9 @@ fn plain(i: &Instruction) -> Option<Link<'_>> {
     let Kind::Run(run) = &i.kind else { return None };
     let CmdForm::Shell(text) = &run.cmd else { return None };
     let [script] = text.as_slice() else { return None };
-    if !run.heredocs.is_empty() || !run.devices.is_empty() {
+    // A time to live is one step's own.
+    let timed = directive::ttl(&i.comments).is_some();
+    if timed || !run.heredocs.is_empty() || !run.devices.is_empty() {
         return None;
     }
     Some(Link { span: i.span, instruction: i, run, script })

@@ -50,6 +50,26 @@ fn buildkits_rules() {
 }
 
 #[test]
+fn cache_comments() {
+    for (text, want) in [
+        ("FROM a\n# cache=ttl=24h\nRUN x\n", vec![]),
+        ("FROM a\n# cache=ttl=1d\nCOPY x y\n", vec![]),
+        ("FROM a\n# cache=ttl=1d\n\nRUN x\n", vec![]),
+        ("# syntax=docker/dockerfile:1\n# cache=ttl=1d\nFROM a\n", vec!["3: CacheComment"]),
+        ("FROM a\n# cache=ttl=24h\nENV A=b\n", vec!["3: CacheComment"]),
+        ("FROM a\n# cache=ttl=soon\nRUN x\n", vec!["3: CacheComment"]),
+        ("FROM a\n# cache=warm\nENV A=b\n", vec![]),
+        // Steps that are to be made again apart are no chain.
+        ("FROM a\nRUN x\n# cache=ttl=1h\nRUN y\nRUN z\n", vec![]),
+        ("FROM a\n# cache=ttl=soon\n# check=skip=CacheComment\nRUN x\n", vec![]),
+        // A comment to BuildKit, so nothing that ends its build.
+        ("# check=error=true\nFROM a\n# cache=ttl=soon\nRUN x\n", vec!["4: CacheComment"]),
+    ] {
+        assert_eq!(rules(text), want, "{text}");
+    }
+}
+
+#[test]
 fn error_true_ends_the_build() {
     let text = "# check=error=true\nFROM a\nCMD x\n";
     let e = lowered(text, &LowerOptions::default()).unwrap_err();

@@ -135,6 +135,8 @@ pub(crate) static EXPOSE_INVALID_FORMAT: Rule = buildkit(
 );
 /// Steps in a row that could be one.
 pub(crate) static CHAINED_RUN: Rule = own("ChainedRun");
+/// `# cache=ttl=` that has no effect.
+pub(crate) static CACHE_COMMENT: Rule = own("CacheComment");
 /// `# syntax=` names a frontend that is not this one.
 pub(crate) static FOREIGN_SYNTAX: Rule = own("ForeignSyntax");
 /// Build args that no `ARG` takes.

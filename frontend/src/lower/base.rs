@@ -24,13 +24,13 @@ impl<'a> super::Cx<'a> {
     /// Makes a node of every stage.
     pub(super) fn declare_stages(&mut self) {
         let stages = &self.ast.stages;
-        for stage in stages {
+        for (number, stage) in stages.iter().enumerate() {
             let base = self.base_name(stage).unwrap_or_default();
             let platform =
                 stage.platform.as_ref().and_then(|p| self.stage_platform(stage, &p.text, p.span));
             let mut node = self.new_node(Some(stage), base, stage.span);
             node.platform = platform;
-            node.ignore_cache = self.ignores_cache(stage.name.as_deref());
+            node.ignore_cache = self.ignores_cache(number, stage.name.as_deref());
             let mut link = true;
             if let Some(name) = &stage.name {
                 let p = node.platform.clone().unwrap_or_else(|| self.platform.clone());

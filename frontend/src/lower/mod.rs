@@ -33,6 +33,7 @@ use rgraph_ir::{
 };
 
 use crate::ast::{Dockerfile, Instruction, Kind, Word};
+use crate::directive;
 use crate::expand::{Expanded, Mode, expand, is_plain};
 use crate::facts::{Facts, Query};
 use crate::lint::{CHECK_ARG, Lint, layers, rules};
@@ -383,16 +384,21 @@ impl<'a> Cx<'a> {
             command: Some(step.instruction.text.clone()),
             spans: vec![step.instruction.span],
             stage: Some(node.label.clone()),
+            ttl: directive::ttl(&step.instruction.comments).and_then(Result::ok),
             ..VertexMeta::default()
         }
     }
 
-    fn ignores_cache(&self, name: Option<&str>) -> bool {
+    fn ignores_cache(&self, at: usize, name: Option<&str>) -> bool {
         match &self.opts.no_cache {
             NoCache::None => false,
             NoCache::All => true,
             NoCache::Stages(list) => {
-                list.iter().any(|n| n.eq_ignore_ascii_case(name.unwrap_or_default()))
+                let is_it = |n: &String| match name {
+                    Some(name) if n.eq_ignore_ascii_case(name) => true,
+                    _ => n.parse() == Ok(at),
+                };
+                list.iter().any(is_it)
             }
         }
     }

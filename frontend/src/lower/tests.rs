@@ -434,6 +434,50 @@ fn options_reach_the_steps() {
 }
 
 #[test]
+fn stages_without_cache_by_name_and_number() {
+    let text = "FROM a AS One\nRUN 1\nFROM a\nRUN 2\nFROM a AS three\nRUN 3\n\
+        FROM scratch\nCOPY --from=one / /\nCOPY --from=1 / /\nCOPY --from=three / /\n";
+    for (list, want) in [
+        (vec!["ONE"], vec!["RUN 1"]),
+        (vec!["1"], vec!["RUN 2"]),
+        (vec!["0", "Three"], vec!["RUN 1", "RUN 3"]),
+        (vec!["3"], vec!["COPY --from=one / /", "COPY --from=1 / /", "COPY --from=three / /"]),
+    ] {
+        let stages = NoCache::Stages(list.iter().map(|s| (*s).to_owned()).collect());
+        let opts = LowerOptions { no_cache: stages, ..LowerOptions::default() };
+        let done = lowered(text, &opts).unwrap();
+        let all = done.plan.graph.iter().filter(|(_, v)| v.meta.ignore_cache);
+        let mut got: Vec<&str> =
+            all.map(|(_, v)| v.meta.name.split("] ").nth(1).unwrap()).collect();
+        got.sort_unstable();
+        let mut want = want;
+        want.sort_unstable();
+        assert_eq!(got, want, "{list:?}");
+    }
+}
+
+#[test]
+fn a_comment_gives_a_step_a_time_to_live() {
+    let text = "FROM a\n# cache=ttl=24h\nRUN x\n# cache=ttl=1h\nCOPY --link y /\nRUN z\n\
+        # cache=ttl=bad\nRUN w\n";
+    let done = lowered(text, &LowerOptions::default()).unwrap();
+    let ttls: Vec<String> = done
+        .plan
+        .graph
+        .iter()
+        .filter_map(|(_, v)| Some(format!("{} {}", v.op.kind(), v.meta.ttl?)))
+        .collect();
+    assert_eq!(ttls, ["exec 24h", "file 1h", "merge 1h"]);
+    // The same graph, and the same keys, as without.
+    let plain = lowered(&text.replace("# cache=", "# "), &LowerOptions::default()).unwrap();
+    assert_eq!(drawn(&done.plan), drawn(&plain.plan));
+    let digests = |p: &rgraph_ir::BuildPlan| -> Vec<_> {
+        p.graph.iter().map(|(_, v)| v.op_digest()).collect()
+    };
+    assert_eq!(digests(&done.plan), digests(&plain.plan));
+}
+
+#[test]
 fn a_time_from_elsewhere_is_not_invented() {
     let text = "ARG SOURCE_DATE_EPOCH=s\nFROM scratch AS s\nARG U=https://h/x\nADD $U /\nFROM scratch\nWORKDIR /w\n";
     let done = lowered(text, &LowerOptions::default()).unwrap();

@@ -117,6 +117,7 @@ impl Dot<'_> {
         if v.meta.ignore_cache {
             small.push("no cache".to_owned());
         }
+        small.extend(v.meta.ttl.map(|t| format!("ttl {t}")));
         let cached = self.style.cached.get(&id).copied();
         small.extend(cached.map(|hit| if hit { "cached" } else { "to run" }.to_owned()));
         let mut label = text;

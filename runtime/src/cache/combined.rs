@@ -4,7 +4,7 @@
 use rgraph_ir::op::Selector;
 use rgraph_ir::{CacheKey, TreeDigest};
 use rgraph_solver::key::{KeyRecipe, Slot};
-use rgraph_solver::{CacheError, Hit, Query, Record, ResultCache};
+use rgraph_solver::{CacheError, Hit, Query, Record, ResultCache, Timestamp};
 
 use super::dir::CacheDirReader;
 use super::local::LocalCache;
@@ -59,6 +59,18 @@ impl ResultCache for CombinedCache<'_> {
 
     fn canonical(&self, key: CacheKey) -> CacheKey {
         self.local.canonical(key)
+    }
+
+    fn created(&self, q: &Query<'_>) -> Result<Option<Timestamp>, CacheError> {
+        if let Some(at) = self.local.created(q)? {
+            return Ok(Some(at));
+        }
+        for import in self.imports {
+            if let Some(at) = import.created(q)? {
+                return Ok(Some(at));
+            }
+        }
+        Ok(None)
     }
 
     fn last_recipe(&self, slot: &Slot) -> Result<Option<KeyRecipe>, CacheError> {

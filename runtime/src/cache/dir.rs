@@ -19,7 +19,7 @@ use rgraph_image::manifest::layer_compression;
 use rgraph_ir::op::Selector;
 use rgraph_ir::{BlobDigest, CacheKey, DiffId, TreeDigest, limits};
 use rgraph_solver::key::{KeyRecipe, Slot};
-use rgraph_solver::{CacheError, Hit, Origin, Query, Record, ResultCache};
+use rgraph_solver::{CacheError, Hit, Origin, Query, Record, ResultCache, Timestamp};
 use rgraph_store::{BlobRef, LayerInfo, NewSnapshot, ResultRow, Store};
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
@@ -50,6 +50,9 @@ struct RecordFile {
     layers: Vec<LayerFile>,
     #[serde(default)]
     description: String,
+    /// Seconds since 1970; 0: nobody knows.
+    #[serde(default)]
+    created: i64,
 }
 
 /// One layer of a result, as a cache folder names it.
@@ -240,6 +243,7 @@ impl ResultCache for CacheDirReader<'_> {
                 recipe: recipe_to_bytes(q.recipe),
                 slot: String::new(),
                 tree: None,
+                created: rec.created,
             })
             .map_err(failed)?;
         let origin = Origin::Imported(self.dir.display().to_string());
@@ -264,6 +268,10 @@ impl ResultCache for CacheDirReader<'_> {
 
     fn canonical(&self, key: CacheKey) -> CacheKey {
         key
+    }
+
+    fn created(&self, q: &Query<'_>) -> Result<Option<Timestamp>, CacheError> {
+        Ok(self.record_of(q.key).map(|rec| Timestamp::from_seconds(rec.created)))
     }
 
     fn last_recipe(&self, _: &Slot) -> Result<Option<KeyRecipe>, CacheError> {
@@ -348,6 +356,7 @@ impl CacheDirWriter {
         canonical: CacheKey,
         layers: Vec<LayerFile>,
         description: &str,
+        created: i64,
     ) -> Result<(), CacheDirError> {
         let rel = format!("{RECORDS}/{}.json", key.hex());
         let old: Option<RecordFile> = read_small(&self.dir.join(&rel), MAX_RECORD)
@@ -361,8 +370,8 @@ impl CacheDirWriter {
         };
         match old {
             Some(o) if o.version == 1 && o.key == key && same(&o) => {
-                let more = blobs(&o.layers) >= blobs(&layers);
-                if more {
+                let enough = blobs(&o.layers) >= blobs(&layers) && o.created >= created;
+                if enough {
                     return Ok(());
                 }
             }
@@ -370,8 +379,8 @@ impl CacheDirWriter {
             Some(_) => self.drop_contents(key)?,
             None => {}
         }
-        let rec =
-            RecordFile { version: 1, key, canonical, layers, description: description.to_owned() };
+        let description = description.to_owned();
+        let rec = RecordFile { version: 1, key, canonical, layers, description, created };
         let bytes = serde_json::to_vec(&rec).expect("strings and digests always serialise");
         self.put(&rel, &bytes)
     }

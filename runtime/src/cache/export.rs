@@ -53,7 +53,7 @@ pub fn export_cache(
             layers.push(LayerFile { diff_id: layer.diff_id, blob });
         }
         let name = &plan.graph.vertex(*vertex).meta.name;
-        out.put_record(*key, row.canonical, layers, name)?;
+        out.put_record(*key, row.canonical, layers, name, row.created)?;
         // After the record: a new one drops what was said of an older tree. Users ask under the
         // canonical key.
         for k in BTreeSet::from([*key, row.canonical]) {

@@ -4,7 +4,7 @@ use rgraph_ir::fields::{FieldVisitor, KeyHasher, Value};
 use rgraph_ir::op::Selector;
 use rgraph_ir::{CacheKey, SnapshotId, TreeDigest};
 use rgraph_solver::key::{InputKey, KeyRecipe, Slot};
-use rgraph_solver::{CacheError, Hit, Origin, Query, Record, ResultCache};
+use rgraph_solver::{CacheError, Hit, Origin, Query, Record, ResultCache, Timestamp};
 use rgraph_store::{ResultRow, Store, StoreError};
 
 use super::flight::Flight;
@@ -125,6 +125,7 @@ impl<'a> LocalCache<'a> {
             recipe: recipe_to_bytes(rec.recipe),
             slot: rec.slot.0.clone(),
             tree,
+            created: rec.at.seconds(),
         };
         let canonical = match equal {
             Some(old) => {
@@ -177,6 +178,10 @@ impl ResultCache for LocalCache<'_> {
 
     fn canonical(&self, key: CacheKey) -> CacheKey {
         self.store.canonical(&key).ok().flatten().unwrap_or(key)
+    }
+
+    fn created(&self, q: &Query<'_>) -> Result<Option<Timestamp>, CacheError> {
+        Ok(self.store.created(&q.key).map_err(cache)?.map(Timestamp::from_seconds))
     }
 
     fn last_recipe(&self, slot: &Slot) -> Result<Option<KeyRecipe>, CacheError> {
@@ -240,6 +245,7 @@ mod tests {
                 recipe: &recipe,
                 slot: &slot,
                 outputs: &outputs,
+                at: Timestamp::default(),
             };
             (cache.record(&rec).unwrap(), top)
         }

@@ -196,8 +196,8 @@ impl Store {
                 let outputs: Vec<_> = f.outputs.iter().copied().map(SnapshotId).collect();
                 t.execute(
                     "INSERT OR IGNORE INTO
-                       results(key, canonical, op, tree, outputs, recipe, slot)
-                     VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                       results(key, canonical, op, tree, outputs, recipe, slot, created)
+                     VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
                     params![
                         f.key.as_bytes(),
                         f.canonical.as_bytes(),
@@ -205,7 +205,8 @@ impl Store {
                         f.tree.map(|x| *x.as_bytes()),
                         pack(&outputs),
                         recipe,
-                        f.slot
+                        f.slot,
+                        f.created
                     ],
                 )?;
                 t.execute(

@@ -59,6 +59,9 @@ pub(crate) struct ResultFile {
     pub(crate) slot: String,
     /// The recipe's bytes in hex.
     pub(crate) recipe: String,
+    /// Seconds since 1970; 0 in files of before it was written.
+    #[serde(default)]
+    pub(crate) created: i64,
 }
 
 /// `refs/<hash>`.

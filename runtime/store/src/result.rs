@@ -27,9 +27,12 @@ pub struct ResultRow {
     pub slot: String,
     /// Digest of the main output, when it was computed.
     pub tree: Option<TreeDigest>,
+    /// When it was made, seconds since 1970; 0: nobody knows.
+    pub created: i64,
 }
 
-const COLUMNS: &str = "key, canonical, op, tree, outputs, recipe, slot, unixepoch() - used";
+const COLUMNS: &str =
+    "key, canonical, op, tree, outputs, recipe, slot, unixepoch() - used, created";
 
 fn row(r: &Row<'_>) -> rusqlite::Result<(ResultRow, i64)> {
     let outputs: Vec<u8> = r.get(4)?;
@@ -45,6 +48,7 @@ fn row(r: &Row<'_>) -> rusqlite::Result<(ResultRow, i64)> {
         outputs,
         recipe: r.get(5)?,
         slot: r.get(6)?,
+        created: r.get(8)?,
     };
     Ok((row, r.get(7)?))
 }
@@ -68,10 +72,10 @@ impl Store {
                 }
             }
             t.prepare_cached(
-                "INSERT INTO results(key, canonical, op, tree, outputs, recipe, slot)
-                 VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)
+                "INSERT INTO results(key, canonical, op, tree, outputs, recipe, slot, created)
+                 VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
                  ON CONFLICT(key) DO UPDATE SET canonical=?2, op=?3, tree=?4, outputs=?5,
-                   recipe=?6, slot=?7, used=unixepoch()",
+                   recipe=?6, slot=?7, created=?8, used=unixepoch()",
             )?
             .execute(params![
                 r.key.as_bytes(),
@@ -81,6 +85,7 @@ impl Store {
                 pack(&r.outputs),
                 r.recipe,
                 r.slot,
+                r.created,
             ])?;
             t.prepare_cached("INSERT OR REPLACE INTO slots VALUES(?1, ?2)")?
                 .execute(params![r.slot, r.key.as_bytes()])?;
@@ -102,6 +107,7 @@ impl Store {
             outputs: r.outputs.iter().map(|s| s.0).collect(),
             slot: r.slot.clone(),
             recipe: to_hex(&r.recipe),
+            created: r.created,
         };
         let path = dir.join("result.json");
         let written = overwrite_record(&path, &file);
@@ -177,6 +183,15 @@ impl Store {
                 .optional()
         })
         .map(|o| o.map(CacheKey::from_bytes))
+    }
+
+    /// When the result of a key was made, its snapshots there or not.
+    pub fn created(&self, key: &CacheKey) -> Result<Option<i64>> {
+        self.read("look up a result", |c| {
+            c.prepare_cached("SELECT created FROM results WHERE key = ?1")?
+                .query_row(params![key.as_bytes()], |r| r.get(0))
+                .optional()
+        })
     }
 
     /// The last result recorded at a place, its snapshots there or not: it explains a miss.

@@ -170,6 +170,7 @@ proptest! {
                         recipe: vec![k],
                         slot: String::new(),
                         tree: None,
+                        created: 0,
                     }).unwrap();
                     m.results.insert(k, id);
                     if held { m.held_snaps.insert(id); }

@@ -42,6 +42,7 @@ fn build(s: &Store, n: u8, lease: &Lease) -> u32 {
                     recipe: Vec::new(),
                     slot: format!("slot {i}"),
                     tree: None,
+                    created: 0,
                 })
                 .unwrap();
                 id

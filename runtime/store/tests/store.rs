@@ -55,6 +55,7 @@ fn result(n: u8, outputs: &[SnapshotId]) -> ResultRow {
         recipe: vec![n, 0, 255],
         slot: format!("slot {n}"),
         tree: Some(TreeDigest::from_bytes([n; 32])),
+        created: 1_700_000_000 + i64::from(n),
     }
 }
 
@@ -357,6 +358,19 @@ fn tags_move_and_go() {
     drop(s);
     let s = open_in(&dir.path().join("state"), BOOT_2);
     assert_eq!(s.tags().unwrap().len(), 1);
+}
+
+#[test]
+fn a_result_made_again_is_as_old_as_its_last_run() {
+    let (_dir, s) = fresh();
+    let lease = s.lease().unwrap();
+    let id = snapshot(&s, &lease, None, "a");
+    let old = ResultRow { created: 5, ..result(1, &[id]) };
+    s.put_result(&old).unwrap();
+    assert_eq!(s.created(&key(1)).unwrap(), Some(5));
+    s.put_result(&ResultRow { created: 9, ..old }).unwrap();
+    assert_eq!(s.result(&key(1)).unwrap().unwrap().created, 9);
+    assert_eq!(s.created(&key(2)).unwrap(), None);
 }
 
 #[test]
