@@ -24,6 +24,8 @@ pub const MAX_NESTING: usize = 64;
 pub const MAX_PATTERNS: usize = 10_000;
 /// Largest ignore file, bytes.
 pub const MAX_IGNORE_FILE: usize = 1 << 20;
+/// Largest lock file, bytes.
+pub const MAX_LOCK_FILE: usize = 1 << 20;
 
 /// Largest manifest or index, bytes.
 pub const MAX_MANIFEST: u64 = 4 << 20;

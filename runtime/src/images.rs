@@ -26,7 +26,7 @@ use crate::local_backend::SystemClock;
 use crate::snapshot::Snapshots;
 
 pub use load::{Loaded, load};
-pub use transfer::{Pulled, Pushing, pull, push, save};
+pub use transfer::{Pulled, Pushing, fetch, pull, push, save};
 
 /// Why an image could not be used.
 #[derive(Debug, thiserror::Error)]

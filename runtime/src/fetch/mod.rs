@@ -1,7 +1,12 @@
 //! Sources: what a name means now, and its bytes.
 
+pub mod error;
 pub mod image;
+pub mod lock;
 pub mod registry;
+
+mod push;
+mod resolve;
 
 use std::io::Read;
 

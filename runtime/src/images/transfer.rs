@@ -1,6 +1,7 @@
 //! Images to and from registries, and out into archives.
 
 use std::io::{Read as _, Write};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rgraph_image::archive::write_docker_archive;
 use rgraph_image::blobs::Export;
@@ -39,7 +40,6 @@ pub fn pull(
 ) -> Result<Pulled, ImagesError> {
     // Held until the name is there.
     let _lease = w.store.lease()?;
-    let digest = w.images.remote_digest(name)?;
     let image = w.images.resolve(&name.to_string(), platform, ResolveMode::ForcePull)?;
     for (_, blob) in &image.layers {
         w.check()?;
@@ -52,7 +52,58 @@ pub fn pull(
     let before = w.store.resolve_tag(&name.to_string())?;
     keep(w, &image)?;
     w.store.tag(&name.to_string(), &ImageRef { manifest: image.manifest })?;
-    Ok(Pulled { digest, newer: before.is_none_or(|t| t.manifest != image.manifest) })
+    // For builds the name means all of its platforms.
+    w.store.put_remote_tag(&name.to_string(), &image.top)?;
+    Ok(Pulled { digest: image.top, newer: before.is_none_or(|t| t.manifest != image.manifest) })
+}
+
+/// How many layers are fetched at once.
+const TRANSFERS: usize = 4;
+
+/// Brings all layers of an image into the store, where builds find them under the name asked for, and
+/// the name stays what it is. Gives how many were new.
+pub fn fetch(w: &World<'_>, name: &str, image: &ResolvedImage) -> Result<usize, ImagesError> {
+    let _lease = w.store.lease()?;
+    let mut missing = Vec::new();
+    for (_, blob) in &image.layers {
+        if !w.store.has_blob(&blob.digest)? && !missing.contains(&blob) {
+            missing.push(blob);
+        }
+    }
+    let next = AtomicUsize::new(0);
+    let one_by_one = || -> Result<(), ImagesError> {
+        while let Some(blob) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
+            w.check()?;
+            bring(w, blob.digest, blob.size, blob)?;
+        }
+        Ok(())
+    };
+    std::thread::scope(|s| {
+        let threads: Vec<_> =
+            (0..TRANSFERS.min(missing.len())).map(|_| s.spawn(one_by_one)).collect();
+        threads
+            .into_iter()
+            .try_for_each(|t| t.join().unwrap_or_else(|p| std::panic::resume_unwind(p)))
+    })?;
+    let manifest = image.manifest.into();
+    let layers: Vec<BlobDigest> = image.layers.iter().map(|(_, b)| b.digest).collect();
+    w.store.link_blobs(&manifest, &layers)?;
+    let mut all = layers;
+    all.extend([manifest, image.config_digest.into(), image.top.into()]);
+    all.sort();
+    all.dedup();
+    w.store.make_durable(&all, &[])?;
+    // A name that only a lock file gives this meaning keeps its own.
+    let means = match w.store.remote_tag(name)? {
+        Some(top) => Some(top),
+        None => w.store.resolve_tag(name)?.map(|t| t.manifest),
+    };
+    let held = match means {
+        Some(top) if top != image.top => image.reference.to_string(),
+        _ => name.to_owned(),
+    };
+    w.store.put_remote_tag(&held, &image.top)?;
+    Ok(missing.len())
 }
 
 fn bring(

@@ -105,6 +105,8 @@ struct World {
     results: Vec<Res>,
     images: Vec<Img>,
     tags: HashSet<[u8; 32]>,
+    /// What registries said that names mean.
+    remote: HashSet<[u8; 32]>,
 }
 
 impl World {
@@ -162,6 +164,11 @@ impl World {
         let mut rows = s.query([])?;
         while let Some(r) = rows.next()? {
             w.tags.insert(bytes32(r, 0)?);
+        }
+        let mut s = c.prepare("SELECT manifest FROM remote_tags")?;
+        let mut rows = s.query([])?;
+        while let Some(r) = rows.next()? {
+            w.remote.insert(bytes32(r, 0)?);
         }
         Ok(w)
     }
@@ -238,6 +245,10 @@ fn mark(w: &World, holds: &[Holds], policy: &Policy) -> Live {
         }
     }
     for t in &w.tags {
+        live.blob(w, *t);
+    }
+    // Bases, with what was fetched of them: images without a name.
+    for t in w.remote.iter().filter(|_| !policy.untagged) {
         live.blob(w, *t);
     }
     for i in &w.images {

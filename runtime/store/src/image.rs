@@ -79,7 +79,8 @@ impl Store {
     pub fn tag(&self, name: &str, image: &ImageRef) -> Result<()> {
         self.need_write()?;
         let known = self.resolve_tag(name)?.is_some_and(|t| t.manifest == image.manifest);
-        if known && !self.unsynced.load(Ordering::Relaxed) {
+        let alone = self.remote_tag(name)?.is_none_or(|m| m == image.manifest);
+        if known && alone && !self.unsynced.load(Ordering::Relaxed) {
             return Ok(());
         }
         let file =
@@ -93,6 +94,8 @@ impl Store {
                  ON CONFLICT(name) DO UPDATE SET manifest = ?2, updated = unixepoch()",
                 params![name, image.manifest.as_bytes()],
             )?;
+            // The name has its meaning from here now.
+            t.execute("DELETE FROM remote_tags WHERE name = ?1", params![name])?;
             t.commit()
         })
         .map_err(sql(self.layout(), "record a tag"))?;
@@ -100,7 +103,7 @@ impl Store {
         self.checkpoint_if_long(&mut session)
     }
 
-    /// Removes a tag. `false`: there was none.
+    /// Removes a tag, and what its registry said of that name. `false`: there was none.
     pub fn untag(&self, name: &str) -> Result<bool> {
         self.need_write()?;
         let mut session = self.session()?;
@@ -114,6 +117,7 @@ impl Store {
         full_sync(session.conn(), |c| {
             let t = index::write(c)?;
             let n = t.execute("DELETE FROM tags WHERE name = ?1", params![name])?;
+            t.execute("DELETE FROM remote_tags WHERE name = ?1", params![name])?;
             t.commit()?;
             Ok(n > 0)
         })
@@ -216,25 +220,26 @@ impl Store {
         })
     }
 
-    /// What a remote name meant for a platform when it was last asked.
-    pub fn remote_tag(&self, name: &str, platform: &str) -> Result<Option<ManifestDigest>> {
+    /// What a name meant when its registry was last asked: an index, or a manifest. It counts more
+    /// than the tag of that name, which [`Store::tag`] sees to.
+    pub fn remote_tag(&self, name: &str) -> Result<Option<ManifestDigest>> {
         self.read("look up a remote tag", |c| {
-            c.prepare_cached("SELECT manifest FROM remote_tags WHERE name = ?1 AND platform = ?2")?
-                .query_row(params![name, platform], |r| bytes32(r, 0))
+            c.prepare_cached("SELECT manifest FROM remote_tags WHERE name = ?1 AND platform = ''")?
+                .query_row(params![name], |r| bytes32(r, 0))
                 .optional()
         })
         .map(|o| o.map(ManifestDigest::from_bytes))
     }
 
     /// Remembers that. Writes nothing when it is known.
-    pub fn put_remote_tag(&self, name: &str, platform: &str, m: &ManifestDigest) -> Result<()> {
-        if self.remote_tag(name, platform)? == Some(*m) {
+    pub fn put_remote_tag(&self, name: &str, m: &ManifestDigest) -> Result<()> {
+        if self.remote_tag(name)? == Some(*m) {
             return Ok(());
         }
         self.write("record a remote tag", |t| {
             t.execute(
-                "INSERT OR REPLACE INTO remote_tags(name, platform, manifest) VALUES(?1, ?2, ?3)",
-                params![name, platform, m.as_bytes()],
+                "INSERT OR REPLACE INTO remote_tags(name, platform, manifest) VALUES(?1, '', ?2)",
+                params![name, m.as_bytes()],
             )?;
             Ok(())
         })

@@ -60,6 +60,7 @@ CREATE TABLE images(
 CREATE TABLE tags(
   name TEXT PRIMARY KEY, manifest BLOB NOT NULL,
   updated INTEGER NOT NULL DEFAULT (unixepoch())) WITHOUT ROWID;
+-- platform: always '' (a name means one index or manifest).
 CREATE TABLE remote_tags(
   name TEXT NOT NULL, platform TEXT NOT NULL, manifest BLOB NOT NULL,
   updated INTEGER NOT NULL DEFAULT (unixepoch()), PRIMARY KEY(name, platform)) WITHOUT ROWID;

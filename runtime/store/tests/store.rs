@@ -352,12 +352,45 @@ fn tags_move_and_go() {
     assert_eq!(s.images().unwrap().len(), 2);
     assert!(s.untag("x:2").unwrap());
     assert!(!s.untag("x:2").unwrap());
-    assert_eq!(s.remote_tag("r", "linux/amd64").unwrap(), None);
-    s.put_remote_tag("r", "linux/amd64", &a.manifest).unwrap();
-    assert_eq!(s.remote_tag("r", "linux/amd64").unwrap(), Some(a.manifest));
     drop(s);
     let s = open_in(&dir.path().join("state"), BOOT_2);
     assert_eq!(s.tags().unwrap().len(), 1);
+}
+
+#[test]
+fn what_a_registry_said_lasts_until_the_name_is_given_here() {
+    let (_dir, s) = fresh();
+    let a = image(&s, "a", None).manifest;
+    let b = image(&s, "b", None).manifest;
+    assert_eq!(s.remote_tag("x:1").unwrap(), None);
+    s.put_remote_tag("x:1", &a).unwrap();
+    assert_eq!(s.remote_tag("x:1").unwrap(), Some(a));
+    s.tag("x:1", &ImageRef { manifest: b }).unwrap();
+    assert_eq!(s.remote_tag("x:1").unwrap(), None);
+    s.put_remote_tag("x:1", &a).unwrap();
+    assert_eq!(s.remote_tag("x:1").unwrap(), Some(a));
+    // The tag means that already, but the registry was asked since.
+    s.tag("x:1", &ImageRef { manifest: b }).unwrap();
+    assert_eq!(s.remote_tag("x:1").unwrap(), None);
+    s.put_remote_tag("x:1", &a).unwrap();
+    assert!(s.untag("x:1").unwrap());
+    assert_eq!(s.remote_tag("x:1").unwrap(), None);
+}
+
+#[test]
+fn what_a_registry_said_is_kept_until_a_prune() {
+    let (_dir, s) = fresh();
+    let top = s.put_blob(b"index").unwrap().digest;
+    let below = s.put_blob(b"layer").unwrap().digest;
+    let other = s.put_blob(b"other").unwrap().digest;
+    s.link_blobs(&top, &[below]).unwrap();
+    s.put_remote_tag("x:1", &top.into()).unwrap();
+    s.gc(&Policy::default()).unwrap();
+    assert!(s.has_blob(&top).unwrap() && s.has_blob(&below).unwrap());
+    assert!(!s.has_blob(&other).unwrap());
+    s.gc(&Policy { untagged: true, ..Policy::default() }).unwrap();
+    assert!(!s.has_blob(&below).unwrap());
+    assert_eq!(s.remote_tag("x:1").unwrap(), None);
 }
 
 #[test]
