@@ -1,7 +1,7 @@
 //! The person's side of rgraph: what was typed, what is shown.
 //!
 //! Reading order: [`args`] (raw flags and the environment), [`options`] (typed, every error of the
-//! command line), [`load`] and [`pipeline`] (the way of a build), [`commands`], [`progress`] (readers of the event stream), [`report`] (diagnostics, failures,
+//! command line), [`load`], [`pipeline`] and [`sources`] (the way of a build), [`commands`], [`progress`] (readers of the event stream), [`report`] (diagnostics, failures,
 //! exit codes), [`table`] (columns, sizes, times). `main.rs` is the program.
 
 pub mod args;
@@ -9,6 +9,7 @@ pub mod options;
 
 pub mod load;
 pub mod pipeline;
+pub mod sources;
 
 pub mod commands;
 pub mod output;

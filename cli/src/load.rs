@@ -33,7 +33,7 @@ pub enum LoadError {
         /// The paths tried.
         tried: String,
     },
-    /// The Dockerfile or an ignore file cannot be read.
+    /// The Dockerfile, an ignore file or a lock file cannot be read.
     #[error("cannot read `{path}`")]
     Read {
         /// The file.
@@ -42,7 +42,7 @@ pub enum LoadError {
         #[source]
         source: std::io::Error,
     },
-    /// The Dockerfile is no text.
+    /// The Dockerfile or a lock file is no text.
     #[error("{name}:{line}: not valid UTF-8")]
     NotText {
         /// The file.
@@ -50,7 +50,7 @@ pub enum LoadError {
         /// The line with the first wrong byte.
         line: usize,
     },
-    /// Larger than a Dockerfile or ignore file may be.
+    /// Larger than such a file may be.
     #[error("`{path}` is larger than {max} bytes")]
     TooLarge {
         /// The file.
@@ -238,7 +238,11 @@ fn bounded(name: &str, from: &mut dyn Read, max: usize) -> Result<Vec<u8>, LoadE
 }
 
 fn text_of(name: &str, from: &mut dyn Read) -> Result<String, LoadError> {
-    String::from_utf8(bounded(name, from, limits::MAX_DOCKERFILE)?).map_err(|e| {
+    text(name, bounded(name, from, limits::MAX_DOCKERFILE)?)
+}
+
+fn text(name: &str, bytes: Vec<u8>) -> Result<String, LoadError> {
+    String::from_utf8(bytes).map_err(|e| {
         let at = e.utf8_error().valid_up_to();
         let line = 1 + e.as_bytes()[..at].iter().filter(|b| **b == b'\n').count();
         LoadError::NotText { name: name.to_owned(), line }
@@ -253,6 +257,18 @@ fn read_ignore_in(root: &OwnedFd, name: &str) -> Result<Option<IgnoreFile>, Load
     let Some(file) = open_inside(root, name)? else { return Ok(None) };
     let bytes = bounded(name, &mut regular(file, name)?, limits::MAX_IGNORE_FILE)?;
     patterns(name, &bytes).map(Some)
+}
+
+/// The text of a lock file; `None`: there is none.
+pub fn lock_text(path: &Path) -> Result<Option<String>, LoadError> {
+    let name = path.display().to_string();
+    let file = match File::options().read(true).custom_flags_nonblock().open(path) {
+        Ok(f) => f,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(LoadError::Read { path: name, source }),
+    };
+    let bytes = bounded(&name, &mut regular(file, &name)?, limits::MAX_LOCK_FILE)?;
+    text(&name, bytes).map(Some)
 }
 
 fn read_ignore(path: &Path) -> Result<Option<IgnoreFile>, LoadError> {

@@ -11,3 +11,4 @@ mod graph;
 mod layers;
 mod limits;
 mod registry;
+mod sources;

@@ -74,6 +74,22 @@ impl Registry {
         None
     }
 
+    /// Ends it; its port stays its own as far as this test goes: nobody answers there.
+    pub fn stop(&mut self) {
+        self.child.kill().and_then(|()| self.child.wait()).map(drop).unwrap_or(());
+    }
+
+    /// The requests so far, `METHOD PATH` each.
+    pub fn requests(&self) -> Vec<String> {
+        let log = fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
+        let request = |line: &str| {
+            let mut words = line.split('"').nth(1)?.split(' ');
+            let (method, path) = (words.next()?, words.next()?);
+            path.starts_with("/v2/").then(|| format!("{method} {path}"))
+        };
+        log.lines().filter_map(request).collect()
+    }
+
     /// `127.0.0.1:PORT/name`.
     pub fn name(&self, name: &str) -> String {
         format!("127.0.0.1:{}/{name}", self.port)
@@ -94,6 +110,6 @@ impl Registry {
 
 impl Drop for Registry {
     fn drop(&mut self) {
-        self.child.kill().and_then(|()| self.child.wait()).map(drop).unwrap_or(());
+        self.stop();
     }
 }

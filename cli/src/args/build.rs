@@ -53,7 +53,7 @@ pub struct BuildArgs {
     /// Agent for RUN --mount=type=ssh: default, or ID=SOCKET
     #[arg(long, value_name = "SPEC")]
     pub ssh: Vec<String>,
-    /// Ask the registry for base images: always, missing, newer, never
+    /// Ask registries what bases mean now: always, missing, newer, never [default: missing]
     #[arg(
         long,
         value_name = "WHEN",
@@ -63,9 +63,18 @@ pub struct BuildArgs {
         hide_possible_values = true
     )]
     pub pull: Option<PullArg>,
-    /// Use no network for sources
+    /// Use no network: sources come from the store
     #[arg(long)]
     pub offline: bool,
+    /// Bases mean what the lock file says [default FILE: rgraph.lock beside the Dockerfile]
+    #[arg(
+        long,
+        value_name = "FILE",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = ""
+    )]
+    pub locked: Option<OsString>,
 
     /// Name of the image
     #[arg(short, long, value_name = "REF", help_heading = "Output")]
@@ -165,16 +174,6 @@ pub struct BuildArgs {
         help_heading = "Layers"
     )]
     pub squash: Option<String>,
-    /// Only sources of the lock file
-    #[arg(hide = true,
-        long,
-        value_name = "FILE",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "rgraph.lock",
-        help_heading = "Layers"
-    )]
-    pub locked: Option<String>,
 
     /// Registries.
     #[command(flatten)]
@@ -259,6 +258,22 @@ pub enum GraphFormat {
     Mermaid,
     /// A drawing.
     Svg,
+}
+
+/// The flags of `lock`.
+#[derive(Debug, Args)]
+pub struct LockArgs {
+    /// Any flag of a build; `-o` and `--check` are about the lock file.
+    #[command(flatten)]
+    pub build: BuildArgs,
+}
+
+/// The flags of `fetch`.
+#[derive(Debug, Args)]
+pub struct FetchArgs {
+    /// Any flag of a build.
+    #[command(flatten)]
+    pub build: BuildArgs,
 }
 
 /// The flags of `graph`.

@@ -18,7 +18,7 @@ use clap::builder::ValueParser;
 use clap::error::ErrorKind;
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-pub use build::{BuildArgs, GraphArgs, GraphFormat, PullArg};
+pub use build::{BuildArgs, FetchArgs, GraphArgs, GraphFormat, LockArgs, PullArg};
 pub use environment::Environment;
 pub use image::{
     HistoryArgs, ImagesArgs, ImportArgs, InspectArgs, InspectKind, LoadArgs, PullArgs, PushArgs,
@@ -95,6 +95,10 @@ pub enum Command {
     Build(Box<BuildArgs>),
     /// Print the build graph; runs nothing
     Graph(Box<GraphArgs>),
+    /// Write down what the sources of a build mean
+    Lock(Box<LockArgs>),
+    /// Get the sources of a build, to build without a network later
+    Fetch(Box<FetchArgs>),
     /// List images
     Images(ImagesArgs),
     /// Make an image from a file system archive
@@ -222,11 +226,11 @@ where
     I: IntoIterator<Item = OsString>,
 {
     let words: Vec<OsString> = words.into_iter().collect();
-    let matches = match Raw::command().try_get_matches_from(&words) {
+    let matches = match grammar().try_get_matches_from(&words) {
         // `--rm=false`: only then are on-off flags given an optional value, so that the help stays
         // readable.
         Err(e) if e.kind() == ErrorKind::TooManyValues => {
-            lenient(Raw::command()).try_get_matches_from(&words)?
+            lenient(grammar()).try_get_matches_from(&words)?
         }
         other => other?,
     };
@@ -237,6 +241,62 @@ where
 /// The grammar, for completions, man pages and tests.
 pub fn grammar() -> clap::Command {
     Raw::command()
+        .mut_subcommand("lock", |c| {
+            sources_only(c)
+                .mut_arg("output", |a| {
+                    a.value_name("FILE").help_heading("Lock").help(
+                        "Lock file, `-` for stdout [default: rgraph.lock beside the Dockerfile]",
+                    )
+                })
+                .mut_arg("check", |a| {
+                    a.help_heading("Lock").help(
+                        "Ask the registries, compare, write nothing. Exit code 1 if it differs",
+                    )
+                })
+                .mut_arg("locked", |a| a.hide(true))
+        })
+        .mut_subcommand("fetch", |c| {
+            sources_only(c).mut_arg("output", |a| a.hide(true)).mut_arg("check", |a| a.hide(true))
+        })
+}
+
+/// Flags of a build that are taken, so that one word turns a build into another command, and say
+/// nothing about its sources.
+fn sources_only(command: clap::Command) -> clap::Command {
+    const OTHER: [&str; 26] = [
+        "add_host",
+        "allow",
+        "cache_from",
+        "cache_to",
+        "cache_ttl",
+        "call",
+        "cgroup_parent",
+        "iidfile",
+        "jobs",
+        "label",
+        "load",
+        "metadata_file",
+        "network",
+        "no_cache",
+        "no_cache_filter",
+        "push",
+        "secret",
+        "shm_size",
+        "ssh",
+        "tag",
+        "ulimit",
+        "annotation",
+        "memory",
+        "retry",
+        "timeout",
+        "debug_on_error",
+    ];
+    command
+        .mut_args(|a| match OTHER.contains(&a.get_id().as_str()) {
+            true => a.hide(true),
+            false => a,
+        })
+        .mut_arg("quiet", |a| a.help("Say nothing but errors"))
 }
 
 /// Every on-off flag also as `--flag=true` and `--flag=false`.

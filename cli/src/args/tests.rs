@@ -58,7 +58,8 @@ fn optional_values_do_not_swallow_the_context() {
     }
     assert_eq!(build(&["build", "--squash", "."]).squash.as_deref(), Some("true"));
     assert_eq!(build(&["build", "--squash=a", "."]).squash.as_deref(), Some("a"));
-    assert_eq!(build(&["build", "--locked", "."]).locked.as_deref(), Some("rgraph.lock"));
+    assert_eq!(build(&["build", "--locked", "."]).locked.as_deref(), Some("".as_ref()));
+    assert_eq!(build(&["build", "--locked=a/b", "."]).locked.as_deref(), Some("a/b".as_ref()));
     assert_eq!(build(&["build", "--rm", "."]).legacy.rm.as_deref(), Some("true"));
 }
 

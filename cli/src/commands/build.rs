@@ -6,7 +6,7 @@ use std::time::Instant;
 use rgraph_ir::request::{Dest, OutputSpec};
 use rgraph_ir::{Diagnostic, SourceMap};
 use rgraph_runtime::LocalBackend;
-use rgraph_runtime::fetch::image::ImageFetcher;
+use rgraph_runtime::fetch::image::{ImageFetcher, Lock};
 use rgraph_runtime::host::Host;
 use rgraph_solver::backend::{Backend, BuildError, BuildOutcome};
 use rgraph_solver::{SolveError, Step, TaskError};
@@ -16,10 +16,10 @@ use super::{Context, call, print};
 use crate::args::BuildArgs;
 use crate::options::{BuildOptions, Call, ProgressMode, Pull};
 use crate::output::write_whole;
-use crate::pipeline::{Answers, Compiled, compile, request};
+use crate::pipeline::{Answers, CompileError, Compiled, compile, request};
 use crate::progress::{Progress, Settings, Summary, write_summary};
 use crate::report::{CliError, ErrorKind, FailedStep};
-use crate::session;
+use crate::{session, sources};
 
 /// Rules about layers: what they find is shown in full.
 const LAYER_RULES: [&str; 2] = ["ChainedRun", "TooManyLayers"];
@@ -35,19 +35,29 @@ pub fn run(cx: &Context, args: BuildArgs) -> Result<(), CliError> {
         return call::run(cx, &opts);
     }
     let host = Host::probe().map_err(|e| CliError::failed(e.to_string()))?;
+    let lock = sources::obeyed(opts.locked.as_deref())?;
     let store = session::open_store(cx.root())?;
     let registry = session::registries(&cx.env, &opts.insecure_registries);
     let network = (!opts.offline && opts.pull != Pull::Never).then_some(&registry);
     let progress =
         Progress::new(&Settings::for_build(&opts, cx.style.colours), Box::new(std::io::stderr()));
     let images = ImageFetcher::new(&store, network, policy(opts.pull), &cx.cancel)
-        .telling(|e| progress.message(&format!("registry: {e}")));
+        .locked(lock.as_ref().map(Lock::Obey))
+        .telling(|e| progress.message(&format!("registry: {e}")))
+        .warning(|text| progress.message(&format!("warning: {text}")));
     let next_step = AtomicU32::new(0);
     let answers = Answers::Images { images: &images, sink: &progress, next_step: &next_step };
     let compiled = compile(&opts, &answers).map_err(|e| {
         progress.close();
         cx.compile_error(e)
     })?;
+    if let Some(lock) = &lock {
+        let errors = sources::unlocked(&compiled.plan, lock);
+        if !errors.is_empty() {
+            progress.close();
+            return Err(cx.compile_error(CompileError::Text(errors, compiled.sources)));
+        }
+    }
     loud(cx, &progress, &compiled);
     let backend =
         LocalBackend { store: &store, host: &host, images: &images, next_step: &next_step };

@@ -9,7 +9,7 @@ use rgraph_ir::image_config::BaseHistory;
 use rgraph_ir::render;
 use rgraph_ir::{BuildPlan, SourceMap, Target, VertexId};
 use rgraph_runtime::LocalBackend;
-use rgraph_runtime::fetch::image::{ImageFetcher, PullPolicy};
+use rgraph_runtime::fetch::image::{ImageFetcher, Lock, PullPolicy};
 use rgraph_runtime::host::Host;
 
 use super::{Context, print};
@@ -18,7 +18,7 @@ use crate::options::{GraphOptions, Pull};
 use crate::output::write_whole;
 use crate::pipeline::{Answers, Compiled, compile, request};
 use crate::report::CliError;
-use crate::session;
+use crate::{session, sources};
 
 /// Runs the command.
 pub fn run(cx: &Context, args: GraphArgs) -> Result<(), CliError> {
@@ -57,10 +57,13 @@ fn with_store(
     opts: &GraphOptions,
 ) -> Result<(Compiled, BTreeMap<VertexId, bool>), CliError> {
     let build = &opts.build;
+    let lock = sources::obeyed(build.locked.as_deref())?;
     let store = session::open_store(cx.root())?;
     let registry = session::registries(&cx.env, &build.insecure_registries);
     let network = (!build.offline).then_some(&registry);
-    let images = ImageFetcher::new(&store, network, policy(build.pull), &cx.cancel);
+    let images = ImageFetcher::new(&store, network, policy(build.pull), &cx.cancel)
+        .locked(lock.as_ref().map(Lock::Obey))
+        .warning(|text| cx.report(|r| r.warning(text)));
     let next_step = AtomicU32::new(0);
     let answers = Answers::Images { images: &images, sink: &(), next_step: &next_step };
     let compiled = compile(build, &answers).map_err(|e| cx.compile_error(e))?;

@@ -5,12 +5,14 @@ mod call;
 mod check;
 mod doctor;
 mod du;
+mod fetch;
 mod graph;
 mod history;
 mod images;
 mod import;
 mod inspect;
 mod load;
+mod lock;
 mod prune;
 mod pull;
 mod push;
@@ -115,6 +117,8 @@ pub fn run(cli: Cli, env: Environment) -> Result<(), CliError> {
     let result = match cli.command {
         Command::Build(a) => build::run(&cx, *a),
         Command::Graph(a) => graph::run(&cx, *a),
+        Command::Lock(a) => lock::run(&cx, *a),
+        Command::Fetch(a) => fetch::run(&cx, *a),
         Command::Images(a) => images::run(&cx, a),
         Command::Import(a) => import::run(&cx, a),
         Command::Tag(a) => tag::run(&cx, a),

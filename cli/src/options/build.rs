@@ -11,6 +11,7 @@ use rgraph_ir::{Platform, Ttl};
 
 use super::context::{ContextSpec, FileSpec, NamedContext, named};
 use super::error::OptionsError;
+use super::lock::default_path;
 use super::output::{normal_tag, parse_output};
 use super::{
     ProgressMode, Pull, Terminals, agents, cache, entitlements, host, insecure_registries, network,
@@ -90,6 +91,8 @@ pub struct BuildOptions {
     pub pull: Pull,
     /// No network for sources.
     pub offline: bool,
+    /// The lock file that bases are taken from.
+    pub locked: Option<PathBuf>,
     /// No cached result that is older is used.
     pub cache_ttl: Option<Ttl>,
     /// Most layers of an image. A graph that is only looked at may have any number.
@@ -134,7 +137,7 @@ impl GraphOptions {
     ) -> Result<Self, OptionsError> {
         let build = BuildOptions {
             max_layers: usize::MAX,
-            ..BuildOptions::new(raw.build, env, terminals)?
+            ..BuildOptions::read(raw.build, env, terminals)?
         };
         Ok(Self { build, format: raw.format, cached: raw.cached })
     }
@@ -146,13 +149,19 @@ pub fn host_platform() -> Platform {
 }
 
 impl BuildOptions {
-    /// The one conversion for `build`. Checks words first and reads secrets last, so that wrong use
-    /// reads nothing.
+    /// The one conversion for `build`.
     pub fn new(
         raw: BuildArgs,
         env: &Environment,
         terminals: Terminals,
     ) -> Result<Self, OptionsError> {
+        let options = Self::read(raw, env, terminals)?;
+        options.check_network()?;
+        Ok(options)
+    }
+
+    /// Checks words first and reads secrets last, so that wrong use reads nothing.
+    fn read(raw: BuildArgs, env: &Environment, terminals: Terminals) -> Result<Self, OptionsError> {
         let (build_args, source_date_epoch) = build_args(&raw.build_arg, env)?;
         let network = raw.network.as_deref().map(network).transpose()?;
         let mut allow = entitlements(&raw.allow)?;
@@ -196,6 +205,7 @@ impl BuildOptions {
             cgroup_parent: raw.cgroup_parent.clone().filter(|p| !p.is_empty()),
             pull: raw.pull.map(Pull::from).unwrap_or_default(),
             offline: raw.offline,
+            locked: None,
             cache_ttl: raw
                 .cache_ttl
                 .as_deref()
@@ -238,7 +248,29 @@ impl BuildOptions {
         refuse_later(&raw)?;
         let secrets = secrets(&raw.secret, env)?;
         let ssh = agents(&raw.ssh, env)?;
-        Ok(Self { secrets, ssh, ..options })
+        let beside = || default_path(&options.file, &options.context);
+        let locked = raw.locked.map(|p| if p.is_empty() { beside() } else { p.into() });
+        Ok(Self { secrets, ssh, locked, ..options })
+    }
+
+    /// What a build without a network cannot do. A graph alone may ask for it.
+    fn check_network(&self) -> Result<(), OptionsError> {
+        let conflict = |text: &str| Err(OptionsError::Conflict(text.to_owned()));
+        let pushes = |o: &OutputSpec| match o {
+            OutputSpec::Registry(_) => true,
+            OutputSpec::Image(i) => i.push,
+            _ => false,
+        };
+        match self.pull {
+            _ if !self.offline => Ok(()),
+            Pull::Always | Pull::Newer => conflict(
+                "`--offline` uses no network, and `--pull` asks registries: give one of them",
+            ),
+            _ if self.outputs.iter().any(pushes) => {
+                conflict("`--offline` uses no network, and a push needs it: give one of them")
+            }
+            Pull::Missing | Pull::Never => Ok(()),
+        }
     }
 
     /// What goes wrong only together.
@@ -437,7 +469,6 @@ fn refuse_later(raw: &BuildArgs) -> Result<(), OptionsError> {
     let given = [
         ("--squash", on(&raw.squash)),
         ("--layers", raw.layers.is_some()),
-        ("--locked", raw.locked.is_some()),
         ("--retry", raw.retry.is_some()),
         ("--timeout", raw.timeout.is_some()),
         ("--memory", raw.memory.is_some()),

@@ -11,6 +11,7 @@ mod dirs;
 mod error;
 mod format;
 mod image;
+mod lock;
 mod output;
 mod size;
 mod source;
@@ -26,6 +27,7 @@ pub use image::{
     HistoryOptions, ImageName, ImagesOptions, ImportOptions, ImportSource, InspectOptions,
     LoadOptions, PullOptions, PushOptions, RmiOptions, SaveOptions, TagOptions,
 };
+pub use lock::{FetchOptions, LockDest, LockOptions};
 pub use output::{normal_tag, parse_output};
 pub use size::parse_size;
 pub use source::{agents, cache, secrets};

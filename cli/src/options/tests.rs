@@ -41,6 +41,69 @@ fn plain_builds() {
 }
 
 #[test]
+fn networks_that_are_and_are_not_to_be_used() {
+    for words in [
+        &["--offline", "--pull", "."][..],
+        &["--offline", "--pull=newer", "."],
+        &["--offline", "--push", "-t", "x", "."],
+        &["--offline", "-o", "type=image,push=true", "-t", "x", "."],
+        &["--offline", "-o", "type=registry", "-t", "x", "."],
+    ] {
+        let e = convert(words, &[]).unwrap_err();
+        assert!(e.is_usage() && e.to_string().contains("--offline"), "{words:?}: {e}");
+    }
+    for words in [&["--offline", "."][..], &["--offline", "--pull=never", "-t", "x", "."]] {
+        assert!(ok(words).offline, "{words:?}");
+    }
+    let line = ["rgraph", "graph", "--offline", "--pull", "."].iter().map(Into::into);
+    let Command::Graph(g) = parse(line).unwrap().command else { panic!("no graph") };
+    let g = GraphOptions::new(*g, &Environment::default(), Terminals::default()).unwrap();
+    assert_eq!((g.build.offline, g.build.pull), (true, Pull::Always));
+}
+
+#[test]
+fn lock_files() {
+    for (words, want) in [
+        (&["."][..], None),
+        (&["--locked", "sub"], Some("sub/rgraph.lock")),
+        (&["--locked", "-f", "a/My.Dockerfile", "sub"], Some("a/rgraph.lock")),
+        (&["--locked", "-f", "My.Dockerfile", "sub"], Some("rgraph.lock")),
+        (&["--locked", "-f", "-", "sub"], Some("sub/rgraph.lock")),
+        (&["--locked=x/y", "sub"], Some("x/y")),
+        (&["--locked=", "sub"], Some("sub/rgraph.lock")),
+    ] {
+        assert_eq!(ok(words).locked, want.map(PathBuf::from), "{words:?}");
+    }
+    let lock = |words: &[&str]| {
+        let line = ["rgraph", "lock"].iter().chain(words).map(Into::into);
+        let Command::Lock(l) = parse(line).unwrap().command else { panic!("no lock") };
+        LockOptions::new(*l, &Environment::default(), Terminals::default())
+    };
+    let o = lock(&["-f", "a/D", "--platform", "arm64", "."]).unwrap();
+    assert_eq!((&o.dest, o.check), (&LockDest::File("a/rgraph.lock".into()), false));
+    assert_eq!((o.build.pull, o.build.platforms.len()), (Pull::Missing, 1));
+    assert_eq!(lock(&["-o", "-", "."]).unwrap().dest, LockDest::Stdout);
+    assert_eq!(lock(&["-o", "x", "."]).unwrap().dest, LockDest::File("x".into()));
+    for (words, pull) in [
+        (&["--check", "."][..], Pull::Always),
+        (&["--check", "--offline", "."], Pull::Missing),
+        (&["--check", "--pull=newer", "."], Pull::Newer),
+    ] {
+        let o = lock(words).unwrap();
+        assert_eq!((o.check, o.build.pull, o.build.call), (true, pull, Call::Build), "{words:?}");
+    }
+    for words in [
+        &["-o", "x", "-o", "y", "."][..],
+        &["-o", "", "."],
+        &["-o", "-", "--check", "."],
+        &["--locked", "."],
+        &["--offline", "--pull", "."],
+    ] {
+        assert!(lock(words).unwrap_err().is_usage(), "{words:?}");
+    }
+}
+
+#[test]
 fn a_cache_can_have_a_time_to_live() {
     assert_eq!(ok(&["."]).cache_ttl, None);
     assert_eq!(ok(&["--cache-ttl", "1d", "."]).cache_ttl, "24h".parse().ok());

@@ -1,0 +1,59 @@
+//! `rgraph fetch`: the sources of a build into the store, so that it can be built without a network.
+
+use std::sync::atomic::AtomicU32;
+
+use rgraph_runtime::fetch::image::{ImageFetcher, Lock};
+use rgraph_runtime::host::Host;
+use rgraph_runtime::images::{self, World};
+
+use super::graph::policy;
+use super::{Context, images_error, note};
+use crate::args::FetchArgs;
+use crate::options::{FetchOptions, ProgressMode, host_platform};
+use crate::pipeline::{Answers, CompileError, compile};
+use crate::progress::{Progress, Settings};
+use crate::report::CliError;
+use crate::{session, sources};
+
+/// Runs the command.
+pub fn run(cx: &Context, args: FetchArgs) -> Result<(), CliError> {
+    let opts = FetchOptions::new(args, &cx.env, cx.terminals)?.build;
+    for w in &opts.warnings {
+        cx.report(|r| r.warning(w));
+    }
+    let host = Host::probe().map_err(|e| CliError::failed(e.to_string()))?;
+    let lock = sources::obeyed(opts.locked.as_deref())?;
+    let store = session::open_store(cx.root())?;
+    let registry = session::registries(&cx.env, &opts.insecure_registries);
+    let progress =
+        Progress::new(&Settings::for_build(&opts, cx.style.colours), Box::new(std::io::stderr()));
+    let fetcher = ImageFetcher::new(&store, Some(&registry), policy(opts.pull), &cx.cancel)
+        .locked(lock.as_ref().map(Lock::Obey))
+        .telling(|e| progress.message(&format!("registry: {e}")))
+        .warning(|text| progress.message(&format!("warning: {text}")));
+    let next_step = AtomicU32::new(0);
+    let answers = Answers::Images { images: &fetcher, sink: &progress, next_step: &next_step };
+    let compiled = compile(&opts, &answers);
+    progress.close();
+    let compiled = compiled.map_err(|e| cx.compile_error(e))?;
+    let errors = sources::unfetchable(&compiled.plan);
+    if !errors.is_empty() {
+        return Err(cx.compile_error(CompileError::Text(errors, compiled.sources)));
+    }
+    let world = World {
+        store: &store,
+        host: &host,
+        images: &fetcher,
+        platform: host_platform(),
+        cancel: &cx.cancel,
+    };
+    for (name, platform, image) in fetcher.resolved() {
+        let new = images::fetch(&world, &name, &image).map_err(|e| images_error(&e))?;
+        if opts.progress != ProgressMode::Quiet {
+            let shown = image.reference.familiar();
+            let all = image.layers.len();
+            note(&format!("{shown} for {platform}: {all} layers, {new} fetched"));
+        }
+    }
+    Ok(())
+}

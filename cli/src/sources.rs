@@ -1,0 +1,143 @@
+//! The lock file on disk, and the sources of a plan that are no images: URLs and repositories.
+
+use std::path::Path;
+
+use rgraph_ir::op::{GitSource, HttpSource, SourceOp};
+use rgraph_ir::{BlobDigest, BuildPlan, Diagnostic, Op, Span};
+use rgraph_runtime::fetch::lock::{Commit, LockFile};
+
+use crate::load;
+use crate::report::CliError;
+
+/// A file by URL or a repository that a plan needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// What it is called in a lock file.
+    pub name: String,
+    /// What it means, as far as the Dockerfile itself says.
+    pub pinned: Pinned,
+    /// The instruction.
+    pub span: Option<Span>,
+}
+
+/// What a Dockerfile says about a source of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Pinned {
+    /// A URL and its content.
+    Url(BlobDigest),
+    /// A repository and its commit.
+    Commit(Commit),
+    /// Only who serves it knows.
+    No,
+}
+
+/// Those of a plan, in the order of the graph.
+pub fn of(plan: &BuildPlan) -> Vec<Source> {
+    let reachable = rgraph_ir::analysis::reachable(plan);
+    let vertices = reachable.iter().map(|id| plan.graph.vertex(*id));
+    vertices
+        .filter_map(|v| {
+            let (name, pinned) = match &v.op {
+                Op::Source(SourceOp::Http(h)) => url(h),
+                Op::Source(SourceOp::Git(g)) => repository(g),
+                _ => return None,
+            };
+            Some(Source { name, pinned, span: v.meta.spans.first().copied() })
+        })
+        .collect()
+}
+
+fn url(h: &HttpSource) -> (String, Pinned) {
+    let digest = h.checksum.as_deref().and_then(|c| c.parse().ok());
+    (h.url.clone(), digest.map_or(Pinned::No, Pinned::Url))
+}
+
+fn repository(g: &GitSource) -> (String, Pinned) {
+    let name = match &g.reference {
+        Some(r) => format!("{}#{r}", g.full_url),
+        None => g.full_url.clone(),
+    };
+    // A branch may be called like a commit, but not while the commit is asked for too.
+    let commit = g.checksum.as_deref().and_then(Commit::parse);
+    (name, commit.map_or(Pinned::No, Pinned::Commit))
+}
+
+/// Adds what the Dockerfile pins. The others cannot be found out yet: an error each.
+pub fn lock(plan: &BuildPlan, file: &mut LockFile) -> Vec<Diagnostic> {
+    let mut errors = Vec::new();
+    for source in of(plan) {
+        match source.pinned {
+            Pinned::Url(digest) => file.add_url(source.name, digest),
+            Pinned::Commit(commit) => file.add_repository(source.name, commit),
+            Pinned::No => errors.push(unknown(&source, "locked")),
+        }
+    }
+    errors
+}
+
+/// What of a plan the lock file does not say.
+pub fn unlocked(plan: &BuildPlan, file: &LockFile) -> Vec<Diagnostic> {
+    let mut errors = Vec::new();
+    for source in of(plan) {
+        let line = match &source.pinned {
+            Pinned::No => {
+                errors.push(unknown(&source, "locked"));
+                continue;
+            }
+            Pinned::Url(digest) => file.url(&source.name).map(|l| (l.line, l.what == *digest)),
+            Pinned::Commit(commit) => {
+                file.repository(&source.name).map(|l| (l.line, l.what == *commit))
+            }
+        };
+        let (name, file) = (&source.name, file.name());
+        let message = match line {
+            Some((_, true)) => continue,
+            Some((line, false)) => {
+                format!("{file}:{line}: `{name}` is something else there than here")
+            }
+            None => format!("`{file}` has no line for `{name}`"),
+        };
+        let d = diagnostic(&source, message);
+        errors.push(d.help("`rgraph lock` with the flags of this build writes it"));
+    }
+    errors
+}
+
+/// What of a plan cannot be fetched ahead of a build.
+pub fn unfetchable(plan: &BuildPlan) -> Vec<Diagnostic> {
+    of(plan).iter().map(|s| unknown(s, "fetched")).collect()
+}
+
+fn unknown(source: &Source, what: &str) -> Diagnostic {
+    let d = diagnostic(
+        source,
+        format!("`{}` cannot be {what}: URLs and repositories are not supported yet", source.name),
+    );
+    match what {
+        "locked" => d.help("with `--checksum` the Dockerfile itself says what it is"),
+        _ => d,
+    }
+}
+
+fn diagnostic(source: &Source, message: String) -> Diagnostic {
+    Diagnostic::new(rgraph_ir::Severity::Error, "lock", source.span, message)
+}
+
+/// Reads a lock file. `None`: there is none.
+pub fn read(path: &Path) -> Result<Option<LockFile>, CliError> {
+    let text = load::lock_text(path).map_err(|e| CliError::failed(rgraph_runtime::report(&e)))?;
+    let Some(text) = text else { return Ok(None) };
+    let name = path.display().to_string();
+    LockFile::parse(&name, &text)
+        .map(Some)
+        .map_err(|e| CliError::failed(e.to_string()).help("`rgraph lock` writes lock files"))
+}
+
+/// Reads the lock file that a build is to obey.
+pub fn obeyed(path: Option<&Path>) -> Result<Option<LockFile>, CliError> {
+    let Some(path) = path else { return Ok(None) };
+    read(path)?.map(Some).ok_or_else(|| {
+        CliError::failed(format!("--locked: there is no lock file `{}`", path.display()))
+            .help("`rgraph lock` with the flags of this build writes it")
+    })
+}
