@@ -6,6 +6,7 @@
 
 mod load;
 mod transfer;
+mod verify;
 
 use std::collections::BTreeSet;
 
@@ -27,6 +28,7 @@ use crate::snapshot::Snapshots;
 
 pub use load::{Loaded, load};
 pub use transfer::{Pulled, Pushing, fetch, pull, push, save};
+pub use verify::{ReadLayers, read_layers};
 
 /// Why an image could not be used.
 #[derive(Debug, thiserror::Error)]

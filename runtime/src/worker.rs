@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 
 use rgraph_ir::op::{ExecOp, InputIndex, Keying, Selector, SourceOp};
 use rgraph_ir::pattern::PatternSet;
@@ -322,6 +323,25 @@ impl Worker for LocalWorker<'_> {
 
     fn run(&self, task: &Task<'_>, cx: &TaskCx<'_>) -> Result<Vec<Tree>, TaskError> {
         cx.check()?;
+        let began = cx.clock.now();
+        let trees = self.run_op(task, cx)?;
+        let ns = cx.clock.now().0.saturating_sub(began.0);
+        self.flight.ran_for(task.key, Duration::from_nanos(ns));
+        Ok(trees)
+    }
+
+    fn digest(&self, of: Tree, sel: &Selector, cx: &TaskCx<'_>) -> Result<TreeDigest, TaskError> {
+        let digest = self.look(of, sel, cx)?;
+        if let Tree::Context(n) = of {
+            let id = (n, selector_digest(sel));
+            self.looked.lock().unwrap_or_else(|e| e.into_inner()).insert(id, digest);
+        }
+        Ok(digest)
+    }
+}
+
+impl LocalWorker<'_> {
+    fn run_op(&self, task: &Task<'_>, cx: &TaskCx<'_>) -> Result<Vec<Tree>, TaskError> {
         match task.op {
             Op::Source(SourceOp::Local(l)) => Ok(vec![self.live(l)?]),
             Op::Source(SourceOp::Image(i)) => {
@@ -347,15 +367,6 @@ impl Worker for LocalWorker<'_> {
             Op::Merge(_) => ops::merge::run(self, task, cx),
             Op::Diff(_) => Err(unsupported("a diff of two trees")),
         }
-    }
-
-    fn digest(&self, of: Tree, sel: &Selector, cx: &TaskCx<'_>) -> Result<TreeDigest, TaskError> {
-        let digest = self.look(of, sel, cx)?;
-        if let Tree::Context(n) = of {
-            let id = (n, selector_digest(sel));
-            self.looked.lock().unwrap_or_else(|e| e.into_inner()).insert(id, digest);
-        }
-        Ok(digest)
     }
 }
 

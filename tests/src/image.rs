@@ -22,7 +22,7 @@ pub enum Kind {
 }
 
 /// One member of a layer.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// Without `./` and the last slash; the root is empty.
     pub path: String,

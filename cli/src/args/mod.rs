@@ -25,7 +25,10 @@ pub use image::{
     RegistryArgs, RmiArgs, SaveArgs, TagArgs,
 };
 pub use later::{Later, Rest};
-pub use store::{CheckArgs, DfArgs, DoctorArgs, PruneArgs, VersionArgs};
+pub use store::{
+    CacheMountClearArgs, CacheMountLsArgs, CacheMountSeedArgs, CheckArgs, DfArgs, DoctorArgs,
+    PruneArgs, VersionArgs,
+};
 
 /// The whole command line.
 #[derive(Debug)]
@@ -84,6 +87,9 @@ enum Top {
     /// The store's own tools
     #[command(subcommand)]
     Store(StoreGroup),
+    /// Folders of RUN --mount=type=cache
+    #[command(subcommand)]
+    CacheMount(CacheMountGroup),
     #[command(flatten)]
     Later(Later),
 }
@@ -128,6 +134,15 @@ pub enum Command {
     /// Check the store (`store check`)
     #[command(skip)]
     StoreCheck(CheckArgs),
+    /// List cache mounts (`cache-mount ls`)
+    #[command(skip)]
+    CacheMountLs(CacheMountLsArgs),
+    /// Empty cache mounts (`cache-mount clear`)
+    #[command(skip)]
+    CacheMountClear(CacheMountClearArgs),
+    /// Fill a cache mount (`cache-mount seed`)
+    #[command(skip)]
+    CacheMountSeed(CacheMountSeedArgs),
     /// Show the version
     Version(VersionArgs),
     /// A name of the contract that nobody wrote yet
@@ -185,6 +200,18 @@ enum StoreGroup {
     Check(CheckArgs),
 }
 
+#[derive(Debug, Subcommand)]
+enum CacheMountGroup {
+    /// List cache mounts with their sizes
+    #[command(visible_alias = "list")]
+    Ls(CacheMountLsArgs),
+    /// Remove what cache mounts hold
+    #[command(visible_alias = "rm")]
+    Clear(CacheMountClearArgs),
+    /// Give a cache mount a first content
+    Seed(CacheMountSeedArgs),
+}
+
 impl From<Top> for Command {
     fn from(top: Top) -> Self {
         match top {
@@ -212,6 +239,9 @@ impl From<Top> for Command {
             },
             Top::System(SystemGroup::Df(a)) => Self::Du(a),
             Top::Store(StoreGroup::Check(a)) => Self::StoreCheck(a),
+            Top::CacheMount(CacheMountGroup::Ls(a)) => Self::CacheMountLs(a),
+            Top::CacheMount(CacheMountGroup::Clear(a)) => Self::CacheMountClear(a),
+            Top::CacheMount(CacheMountGroup::Seed(a)) => Self::CacheMountSeed(a),
             Top::Later(l) => Self::Later(l),
         }
     }

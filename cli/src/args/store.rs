@@ -1,5 +1,7 @@
 //! Commands on the store and the host.
 
+use std::path::PathBuf;
+
 use clap::Args;
 
 /// `prune`.
@@ -11,22 +13,28 @@ pub struct PruneArgs {
     /// Also images that no container uses
     #[arg(short, long)]
     pub all: bool,
-    /// until=, label=, id=, ...
+    /// until=24h, type=, id=, description~=, inuse, shared, private, mutable, immutable
     #[arg(long, value_name = "NAME=VALUE")]
     pub filter: Vec<String>,
-    /// Keep this much of the cache
-    #[arg(long, value_name = "BYTES")]
+    /// Only what was not used for so long (such as 48h); same as --filter until=
+    #[arg(long, value_name = "DURATION")]
+    pub keep_duration: Option<String>,
+    /// Older name of --reserved-space
+    #[arg(long, value_name = "BYTES|%")]
     pub keep_storage: Option<String>,
     /// Most the cache may use
-    #[arg(long, value_name = "BYTES")]
+    #[arg(long, value_name = "BYTES|%")]
     pub max_used_space: Option<String>,
     /// Least that stays free on the disk
-    #[arg(long, value_name = "BYTES")]
+    #[arg(long, value_name = "BYTES|%")]
     pub min_free_space: Option<String>,
-    /// Never go below this
-    #[arg(long, value_name = "BYTES")]
+    /// This much of the cache stays in any case
+    #[arg(long, value_name = "BYTES|%")]
     pub reserved_space: Option<String>,
-    /// Show every record
+    /// Only say what would go
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Count what went
     #[arg(long)]
     pub verbose: bool,
 }
@@ -37,9 +45,45 @@ pub struct DfArgs {
     /// Every record
     #[arg(short, long)]
     pub verbose: bool,
-    /// table, json, or a template
+    /// Only these records (with -v): type=, id=, description~=, inuse, shared, private, ...
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub filter: Vec<String>,
+    /// table or json
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<String>,
+}
+
+/// `cache-mount ls`.
+#[derive(Debug, Args)]
+pub struct CacheMountLsArgs {
+    /// table or json
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
+}
+
+/// `cache-mount clear`.
+#[derive(Debug, Args)]
+pub struct CacheMountClearArgs {
+    /// Ids, as in `--mount=type=cache,id=`; without one there, the mount's target
+    #[arg(value_name = "ID", required_unless_present = "all")]
+    pub ids: Vec<String>,
+    /// All that no build uses now
+    #[arg(long, conflicts_with = "ids")]
+    pub all: bool,
+}
+
+/// `cache-mount seed`.
+#[derive(Debug, Args)]
+pub struct CacheMountSeedArgs {
+    /// The id, as in `--mount=type=cache,id=`; without one there, the mount's target
+    #[arg(value_name = "ID")]
+    pub id: String,
+    /// The folder whose content it gets; owners, modes and times are kept
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+    /// In place of what it has
+    #[arg(long)]
+    pub replace: bool,
 }
 
 /// `doctor`.

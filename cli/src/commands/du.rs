@@ -1,102 +1,148 @@
 //! `rgraph du`, `rgraph system df`: what the store takes on disk.
 
-use rgraph_store::Policy;
+use rgraph_store::{DiskUsage, Entry, OpenOptions, Share, Store, StoreError};
 
 use super::{Context, print};
 use crate::args::DfArgs;
 use crate::options::{DfOptions, Format};
 use crate::report::CliError;
-use crate::session::{self, store_error};
+use crate::session::store_error;
 use crate::table::{self, Table};
-
-struct Line {
-    kind: &'static str,
-    total: u64,
-    active: u64,
-    size: u64,
-    reclaimable: u64,
-}
 
 /// Runs the command.
 pub fn run(cx: &Context, args: DfArgs) -> Result<(), CliError> {
     let opts = DfOptions::new(args)?;
-    let store = session::open_store(cx.root())?;
-    let failed = |e: rgraph_store::StoreError| store_error(&e);
-    let du = store.du().map_err(failed)?;
-    let count = |results, untagged| {
-        let policy = Policy { results, untagged, dry_run: true, ..Policy::default() };
-        store.gc(&policy).map_err(failed)
-    };
-    let garbage = count(false, false)?;
-    let cache = count(true, false)?;
-    let all = count(true, true)?;
-    let disk = du.blob_bytes + du.snapshot_bytes;
-    // What only results need is cache; what images share with it is theirs.
-    let cached = cache.bytes.saturating_sub(garbage.bytes);
-    let lines = [
-        Line {
-            kind: "Images",
-            total: du.images,
-            active: du.images.saturating_sub(all.images),
-            size: disk.saturating_sub(cache.bytes),
-            reclaimable: all.bytes.saturating_sub(cache.bytes),
-        },
-        Line { kind: "Containers", total: 0, active: 0, size: 0, reclaimable: 0 },
-        Line { kind: "Local Volumes", total: 0, active: 0, size: 0, reclaimable: 0 },
-        Line {
-            kind: "Build Cache",
-            total: du.results,
-            active: du.results.saturating_sub(cache.results),
-            size: cached,
-            reclaimable: cached,
-        },
-        Line {
-            kind: "Cache Mounts",
-            total: u64::from(du.cache_mount_bytes > 0),
-            active: 0,
-            size: du.cache_mount_bytes,
-            reclaimable: 0,
-        },
-        Line {
-            kind: "Left-overs",
-            total: garbage.blobs + garbage.snapshots,
-            active: 0,
-            size: garbage.bytes,
-            reclaimable: garbage.bytes,
-        },
-    ];
-    let mut out = Vec::new();
-    if opts.format == Format::Json {
-        for l in &lines {
-            let line = serde_json::json!({
-                "Type": l.kind, "TotalCount": l.total, "Active": l.active, "Size": l.size,
-                "Reclaimable": l.reclaimable,
-            });
-            out.extend(format!("{line}\n").into_bytes());
+    let failed = |e: StoreError| store_error(&e);
+    // On a read-only medium too.
+    let store = match Store::open(cx.root(), OpenOptions::default()) {
+        Err(StoreError::ReadOnly { .. }) => {
+            let read_only = OpenOptions { read_only: true, ..OpenOptions::default() };
+            Store::open(cx.root(), read_only).map_err(failed)?
         }
-        return print(&out);
+        other => other.map_err(failed)?,
+    };
+    let du = store.du().map_err(failed)?;
+    let now = jiff::Timestamp::now().as_second();
+    let idle = |e: &Entry| {
+        let since = now.saturating_sub(e.used.unwrap_or(e.created));
+        u64::try_from(since).unwrap_or(0)
+    };
+    let mut records: Vec<&Entry> = du
+        .entries
+        .iter()
+        .filter(|e| opts.filter.matches(e) && opts.unused_for.is_none_or(|s| idle(e) >= s))
+        .collect();
+    records.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.id.cmp(&b.id)));
+    let lines = lines(&du);
+    if opts.format == Format::Json {
+        return print(json(&du, &lines, opts.verbose.then_some(&records)).as_bytes());
     }
     let mut text = Table::new(["TYPE", "TOTAL", "ACTIVE", "SIZE", "RECLAIMABLE"]);
-    for l in &lines {
-        let reclaimable = match l.size {
+    for (kind, s) in &lines {
+        let reclaimable = match s.bytes {
             0 => table::size(0),
-            n => format!("{} ({}%)", table::size(l.reclaimable), l.reclaimable * 100 / n),
+            n => format!("{} ({}%)", table::size(s.reclaimable), s.reclaimable * 100 / n),
         };
-        let (total, active) = (l.total.to_string(), l.active.to_string());
-        text.row([l.kind.to_owned(), total, active, table::size(l.size), reclaimable]);
+        let (total, active) = (s.count.to_string(), s.active.to_string());
+        text.row([(*kind).to_owned(), total, active, table::size(s.bytes), reclaimable]);
     }
+    text.row(["Total".to_owned(), String::new(), String::new(), table::size(du.total)]);
+    let mut out = Vec::new();
     let unwritten = |e: std::io::Error| CliError::failed("cannot write the table").because(e);
     text.write(&mut out).map_err(unwritten)?;
     if opts.verbose {
-        let mut more = Table::new(["OBJECTS", "COUNT", "SIZE"]);
-        more.row(["Blobs".to_owned(), du.blobs.to_string(), table::size(du.blob_bytes)]);
-        more.row([
-            "Snapshots".to_owned(),
-            du.snapshots.to_string(),
-            table::size(du.snapshot_bytes),
-        ]);
         out.push(b'\n');
-        more.write(&mut out).map_err(unwritten)?;
+        listing(&records, now).write(&mut out).map_err(unwritten)?;
+        let sum = |f: &dyn Fn(&&&Entry) -> bool| {
+            table::size(records.iter().filter(f).map(|e| e.size).sum())
+        };
+        let sums = format!(
+            "\nShared:\t\t{}\nPrivate:\t{}\nReclaimable:\t{}\nTotal:\t\t{}\n",
+            sum(&|e| e.shared),
+            sum(&|e| !e.shared),
+            sum(&|e| e.reclaimable),
+            sum(&|_| true),
+        );
+        out.extend(sums.into_bytes());
     }
     print(&out)
+}
+
+/// Docker's lines, then those that only this store has.
+fn lines(du: &DiskUsage) -> Vec<(&'static str, Share)> {
+    let none = Share::default();
+    let rest: u64 = du.rest.values().sum();
+    let named = |n: &str| du.rest.get(n).copied().unwrap_or(0);
+    let bytes = |bytes| Share { bytes, ..none };
+    vec![
+        ("Images", du.images),
+        ("Containers", none),
+        ("Local Volumes", none),
+        ("Build Cache", du.cache),
+        ("Cache Mounts", du.mounts),
+        ("Left-overs", du.leftovers),
+        ("Index", bytes(named("index"))),
+        ("Logs", bytes(named("logs"))),
+        ("Other", bytes(rest - named("index") - named("logs"))),
+    ]
+}
+
+fn listing(records: &[&Entry], now: i64) -> Table {
+    let ago = |t: Option<i64>| table::created(t, now);
+    let yes = |b: bool| if b { "true" } else { "false" }.to_owned();
+    let mut text = Table::new([
+        "ID",
+        "TYPE",
+        "SIZE",
+        "CREATED",
+        "LAST USED",
+        "SHARED",
+        "RECLAIMABLE",
+        "DESCRIPTION",
+    ]);
+    for e in records {
+        text.row([
+            e.id.clone(),
+            e.kind.to_string(),
+            table::size(e.size),
+            ago(Some(e.created)),
+            ago(e.used),
+            yes(e.shared),
+            yes(e.reclaimable),
+            e.description.clone(),
+        ]);
+    }
+    text
+}
+
+fn line_json(kind: &str, s: &Share) -> serde_json::Value {
+    serde_json::json!({
+        "Type": kind, "TotalCount": s.count, "Active": s.active, "Size": s.bytes,
+        "Reclaimable": s.reclaimable,
+    })
+}
+
+/// One object a line, as Docker writes it; with the records one object for all.
+fn json(du: &DiskUsage, lines: &[(&str, Share)], records: Option<&Vec<&Entry>>) -> String {
+    let all: Vec<_> = lines.iter().map(|(kind, s)| line_json(kind, s)).collect();
+    match records {
+        None => all.iter().map(|l| format!("{l}\n")).collect(),
+        Some(records) => {
+            let records: Vec<_> = records.iter().map(|e| record_json(e)).collect();
+            let v = serde_json::json!({
+                "Usage": all, "Records": records, "Rest": du.rest, "TotalSize": du.total,
+            });
+            format!("{v}\n")
+        }
+    }
+}
+
+/// A record in BuildKit's words.
+pub fn record_json(e: &Entry) -> serde_json::Value {
+    let time = |t: i64| jiff::Timestamp::from_second(t).map(|t| t.to_string()).ok();
+    serde_json::json!({
+        "ID": e.id, "Type": e.kind.to_string(), "Size": e.size, "CreatedAt": time(e.created),
+        "LastUsedAt": e.used.and_then(time), "Shared": e.shared, "InUse": e.in_use,
+        "Reclaimable": e.reclaimable, "Parents": e.parents, "Description": e.description,
+    })
 }

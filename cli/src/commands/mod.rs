@@ -1,6 +1,7 @@
 //! One file per command, thin: options in, a call below, text out.
 
 mod build;
+mod cache_mount;
 mod call;
 mod check;
 mod doctor;
@@ -27,7 +28,7 @@ use rgraph_ir::SourceMap;
 use rgraph_solver::CancelToken;
 
 use crate::args::{Cli, Command, Environment};
-use crate::options::{StateDirs, Terminals};
+use crate::options::{CacheMountOptions, StateDirs, Terminals};
 use crate::pipeline::CompileError;
 use crate::report::{CliError, ErrorKind, Reporter, Style};
 use crate::session::Signals;
@@ -136,6 +137,9 @@ pub fn run(cli: Cli, env: Environment) -> Result<(), CliError> {
         Command::Du(a) => du::run(&cx, a),
         Command::Doctor(a) => doctor::run(&cx, a),
         Command::StoreCheck(a) => check::run(&cx, a),
+        Command::CacheMountLs(a) => cache_mount::run(&cx, CacheMountOptions::ls(a)?),
+        Command::CacheMountClear(a) => cache_mount::run(&cx, CacheMountOptions::clear(a)?),
+        Command::CacheMountSeed(a) => cache_mount::run(&cx, CacheMountOptions::seed(a)?),
         Command::Later(l) => Err(CliError::not_yet(format!("`rgraph {}`", l.name()))),
     };
     // Whatever it said: a signal ended it.

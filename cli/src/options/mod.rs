@@ -29,10 +29,10 @@ pub use image::{
 };
 pub use lock::{FetchOptions, LockDest, LockOptions};
 pub use output::{normal_tag, parse_output};
-pub use size::parse_size;
+pub use size::{parse_amount, parse_seconds, parse_size};
 pub use source::{agents, cache, secrets};
 pub use steps::{HOST_GATEWAY, entitlements, host, network, ulimit};
-pub use store::{CheckOptions, DfOptions, PruneOptions};
+pub use store::{Bounds, CacheMountOptions, CheckOptions, DfOptions, PruneOptions};
 
 use std::io::IsTerminal as _;
 

@@ -1,8 +1,37 @@
-//! The options of `prune`, `du` and `store check`.
+//! The options of `prune`, `du`, `cache-mount` and `store check`.
 
-use super::error::OptionsError;
-use super::{Format, Terminals, filters, parse_size};
-use crate::args::{CheckArgs, DfArgs, PruneArgs};
+use std::path::PathBuf;
+
+use rgraph_store::{Amount, Disk, Filter, Limits};
+
+use super::error::{OptionsError, did_you_mean};
+use super::{Format, Terminals, parse_amount, parse_seconds};
+use crate::args::{
+    CacheMountClearArgs, CacheMountLsArgs, CacheMountSeedArgs, CheckArgs, DfArgs, PruneArgs,
+};
+
+/// Bounds of the cache, of a disk not known yet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Bounds {
+    /// Stays in any case.
+    pub reserved: Option<Amount>,
+    /// Most that the cache may use.
+    pub max_used: Option<Amount>,
+    /// Least that is free on the disk.
+    pub min_free: Option<Amount>,
+}
+
+impl Bounds {
+    /// In bytes.
+    pub fn of(&self, disk: &Disk) -> Limits {
+        let bytes = |a: Option<Amount>| a.map(|a| a.of(disk.total));
+        Limits {
+            reserved: bytes(self.reserved),
+            max_used: bytes(self.max_used),
+            min_free: bytes(self.min_free),
+        }
+    }
+}
 
 /// `prune`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,39 +40,77 @@ pub struct PruneOptions {
     pub ask: bool,
     /// Also images that no container uses.
     pub all: bool,
-    /// Names and values, names known.
-    pub filters: Vec<(String, String)>,
-    /// Most bytes the cache may use afterwards.
-    pub max_used: Option<u64>,
-    /// Least bytes that are free on the disk afterwards.
-    pub min_free: Option<u64>,
-    /// Bytes of the cache that stay in any case.
-    pub reserved: Option<u64>,
-    /// Every record is named.
+    /// Which records of the cache.
+    pub filter: Filter,
+    /// Only what was not used for so many seconds.
+    pub unused_for: Option<u64>,
+    /// How much of the cache stays.
+    pub bounds: Bounds,
+    /// Nothing is removed.
+    pub dry_run: bool,
+    /// What went is counted.
     pub verbose: bool,
+}
+
+/// Filters of records, and the age among them.
+fn record_filters(lines: &[String]) -> Result<(Filter, Option<u64>), OptionsError> {
+    const FLAG: &str = "--filter";
+    let (mut filter, mut unused_for) = (Filter::default(), None);
+    for line in lines {
+        let name = line.split(['=', '!', '~']).next().unwrap_or_default().trim();
+        if let "until" | "unused-for" = name {
+            let value = line.split_once('=').map_or("", |(_, v)| v.trim_start_matches('='));
+            let seconds =
+                parse_seconds(value).map_err(|why| OptionsError::value(FLAG, line, why))?;
+            unused_for = Some(seconds);
+            continue;
+        }
+        let more: Filter = line.parse().map_err(|e: rgraph_store::FilterError| {
+            let known = ["until", "type", "description", "inuse", "shared", "private", "mutable"];
+            let bad = OptionsError::value(FLAG, line, e.to_string());
+            match e {
+                rgraph_store::FilterError::Field(f) => bad.with_help(did_you_mean(&f, &known)),
+                _ => bad,
+            }
+        })?;
+        filter = filter.and(more);
+    }
+    Ok((filter, unused_for))
 }
 
 impl PruneOptions {
     /// The one conversion. Without `--force` someone must be there to answer.
     pub fn new(raw: PruneArgs, terminals: Terminals) -> Result<Self, OptionsError> {
-        let bytes = |flag: &'static str, text: &Option<String>| {
+        let amount = |flag: &'static str, text: &Option<String>| {
             text.as_deref()
-                .map(|t| parse_size(t).map_err(|why| OptionsError::value(flag, t, why)))
+                .map(|t| parse_amount(t).map_err(|why| OptionsError::value(flag, t, why)))
                 .transpose()
         };
-        let max_used = bytes("--max-used-space", &raw.max_used_space)?;
-        // The older name of the same limit.
-        let keep = bytes("--keep-storage", &raw.keep_storage)?;
-        let known = ["until", "label", "label!", "id", "type", "unused-for"];
+        let (filter, until) = record_filters(&raw.filter)?;
+        let keep = raw.keep_duration.as_deref().map(|t| {
+            parse_seconds(t).map_err(|why| OptionsError::value("--keep-duration", t, why))
+        });
+        // The older name of the same bound.
+        let older = amount("--keep-storage", &raw.keep_storage)?;
         let options = Self {
-            ask: !raw.force,
+            ask: !raw.force && !raw.dry_run,
             all: raw.all,
-            filters: filters(&raw.filter, &known)?,
-            max_used: max_used.or(keep),
-            min_free: bytes("--min-free-space", &raw.min_free_space)?,
-            reserved: bytes("--reserved-space", &raw.reserved_space)?,
+            filter,
+            unused_for: keep.transpose()?.or(until),
+            bounds: Bounds {
+                reserved: amount("--reserved-space", &raw.reserved_space)?.or(older),
+                max_used: amount("--max-used-space", &raw.max_used_space)?,
+                min_free: amount("--min-free-space", &raw.min_free_space)?,
+            },
+            dry_run: raw.dry_run,
             verbose: raw.verbose,
         };
+        if options.all && !options.filter.is_empty() {
+            return Err(OptionsError::Conflict(
+                "--all is about images, and filters other than `until=` about the build cache"
+                    .to_owned(),
+            ));
+        }
         if options.ask && !terminals.can_ask() {
             return Err(OptionsError::Missing {
                 what: "nobody is there to confirm".to_owned(),
@@ -59,6 +126,10 @@ impl PruneOptions {
 pub struct DfOptions {
     /// Every record.
     pub verbose: bool,
+    /// Which records.
+    pub filter: Filter,
+    /// Of those, only what was not used for so many seconds.
+    pub unused_for: Option<u64>,
     /// How it is written.
     pub format: Format,
 }
@@ -66,8 +137,59 @@ pub struct DfOptions {
 impl DfOptions {
     /// The one conversion.
     pub fn new(raw: DfArgs) -> Result<Self, OptionsError> {
-        Ok(Self { verbose: raw.verbose, format: Format::parse(raw.format.as_deref())? })
+        let (filter, unused_for) = record_filters(&raw.filter)?;
+        let chosen = !filter.is_empty() || unused_for.is_some();
+        Ok(Self {
+            verbose: raw.verbose || chosen,
+            filter,
+            unused_for,
+            format: Format::parse(raw.format.as_deref())?,
+        })
     }
+}
+
+/// `cache-mount`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CacheMountOptions {
+    /// They are listed.
+    Ls(Format),
+    /// Those of these ids are emptied; without any, all.
+    Clear(Vec<String>),
+    /// One is filled.
+    Seed {
+        /// Which.
+        id: String,
+        /// From where.
+        dir: PathBuf,
+        /// What it has goes.
+        replace: bool,
+    },
+}
+
+impl CacheMountOptions {
+    /// The one conversion.
+    pub fn ls(raw: CacheMountLsArgs) -> Result<Self, OptionsError> {
+        Ok(Self::Ls(Format::parse(raw.format.as_deref())?))
+    }
+
+    /// The one conversion.
+    pub fn clear(raw: CacheMountClearArgs) -> Result<Self, OptionsError> {
+        raw.ids.iter().try_for_each(|id| check_id(id))?;
+        Ok(Self::Clear(raw.ids))
+    }
+
+    /// The one conversion.
+    pub fn seed(raw: CacheMountSeedArgs) -> Result<Self, OptionsError> {
+        check_id(&raw.id)?;
+        Ok(Self::Seed { id: raw.id, dir: raw.dir, replace: raw.replace })
+    }
+}
+
+fn check_id(id: &str) -> Result<(), OptionsError> {
+    if id.is_empty() || id.contains('\0') {
+        return Err(OptionsError::value("ID", id, "expected the id of a cache mount"));
+    }
+    Ok(())
 }
 
 /// `store check`.
@@ -114,14 +236,38 @@ mod tests {
     #[test]
     fn limits() {
         let o = prune(
-            &["-f", "-a", "--keep-storage", "1g", "--min-free-space=2k", "--filter", "until=24h"],
+            &["-f", "-a", "--keep-storage", "1g", "--min-free-space=20%", "--filter", "until=24h"],
             Terminals::default(),
         )
         .unwrap();
-        assert_eq!((o.all, o.max_used, o.min_free), (true, Some(1 << 30), Some(2048)));
-        assert_eq!(o.filters, [("until".to_owned(), "24h".to_owned())]);
+        let disk = Disk { total: 1000, free: 0, used: 0 };
+        let limits = Limits { reserved: Some(1 << 30), max_used: None, min_free: Some(200) };
+        assert_eq!((o.all, o.bounds.of(&disk), o.unused_for), (true, limits, Some(86_400)));
+        assert!(o.filter.is_empty());
         assert!(
             prune(&["-f", "--keep-storage", "x"], Terminals::default()).unwrap_err().is_usage()
         );
+    }
+
+    #[test]
+    fn filters() {
+        let o = prune(
+            &["-f", "--filter", "type=exec.cachemount,id=/c", "--filter", "unused-for=1h"],
+            Terminals::default(),
+        )
+        .unwrap();
+        assert_eq!(o.filter, "type=exec.cachemount,id=/c".parse().unwrap());
+        assert_eq!(o.unused_for, Some(3600));
+        for (words, help) in [
+            (&["-f", "--filter", "tpye=regular"][..], Some("did you mean `type`?")),
+            (&["-f", "--filter", "until=soon"], None),
+            (&["-f", "--keep-duration=x"], None),
+            (&["-f", "--max-used-space=101%"], None),
+            (&["-f", "-a", "--filter", "type=regular"], None),
+        ] {
+            let e = prune(words, Terminals::default()).unwrap_err();
+            assert!(e.is_usage(), "{words:?}: {e}");
+            assert_eq!(e.help().filter(|_| help.is_some()), help, "{words:?}: {e}");
+        }
     }
 }

@@ -244,6 +244,7 @@ impl ResultCache for CacheDirReader<'_> {
                 slot: String::new(),
                 tree: None,
                 created: rec.created,
+                took: None,
             })
             .map_err(failed)?;
         let origin = Origin::Imported(self.dir.display().to_string());

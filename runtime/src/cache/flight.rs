@@ -9,6 +9,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rgraph_ir::CacheKey;
 use rgraph_store::{KeyLock, Result, Store, Wait};
@@ -18,6 +19,7 @@ pub struct Flight<'a> {
     store: &'a Store,
     locks: Mutex<HashMap<CacheKey, KeyLock>>,
     unsettled: Mutex<HashSet<CacheKey>>,
+    took: Mutex<HashMap<CacheKey, Duration>>,
 }
 
 fn guard<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -27,7 +29,7 @@ fn guard<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
 impl<'a> Flight<'a> {
     /// Nothing in flight yet.
     pub fn new(store: &'a Store) -> Self {
-        Self { store, locks: Mutex::default(), unsettled: Mutex::default() }
+        Self { store, locks: Mutex::default(), unsettled: Mutex::default(), took: Mutex::default() }
     }
 
     /// Takes the lock of a key until [`Self::end`]. True: somebody else had it until now, and may
@@ -53,6 +55,16 @@ impl<'a> Flight<'a> {
     /// Says that the result of a key is not what the key describes.
     pub fn unsettle(&self, key: CacheKey) {
         guard(&self.unsettled).insert(key);
+    }
+
+    /// Says how long a step ran: what its result costs to make again.
+    pub fn ran_for(&self, key: CacheKey, time: Duration) {
+        guard(&self.took).insert(key, time);
+    }
+
+    /// How long it ran in this build.
+    pub fn took(&self, key: CacheKey) -> Option<Duration> {
+        guard(&self.took).get(&key).copied()
     }
 
     /// Whether that was said.

@@ -126,6 +126,7 @@ impl<'a> LocalCache<'a> {
             slot: rec.slot.0.clone(),
             tree,
             created: rec.at.seconds(),
+            took: self.flight.and_then(|f| f.took(rec.key)),
         };
         let canonical = match equal {
             Some(old) => {

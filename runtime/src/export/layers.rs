@@ -190,6 +190,28 @@ impl Exporter<'_> {
         Ok((DiffId::from_bytes(out.hasher.finalize().into()), out.bytes))
     }
 
+    /// Whether the folder on top of a chain still gives the tar it gave when it was first packed.
+    /// `None`: it never was, or a folder below is not at hand.
+    pub(crate) fn still_itself(
+        &self,
+        chain: &[SnapshotRecord],
+    ) -> Result<Option<bool>, ExportError> {
+        let Some((top, below)) = chain.split_last() else { return Ok(None) };
+        let Some(LayerInfo { diff_id, tar_size: Some(size), .. }) = &top.layer else {
+            return Ok(None);
+        };
+        let dirs: Option<Vec<_>> = below.iter().map(|r| r.dir.clone()).collect();
+        let Some(dirs) = dirs.filter(|_| top.dir.is_some()) else { return Ok(None) };
+        match self.measure(top, &dirs) {
+            Ok(found) => Ok(Some(found == (*diff_id, *size))),
+            Err(e) => {
+                self.check()?;
+                tracing::debug!(snapshot = top.id.0, error = %e, "a layer cannot be packed");
+                Ok(Some(false))
+            }
+        }
+    }
+
     /// The stack of `top` with a blob for every layer, packed as asked, bytes in the store.
     pub(crate) fn packed_layers(
         &self,

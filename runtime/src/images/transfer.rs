@@ -13,7 +13,7 @@ use rgraph_image::registry::Pushed;
 use rgraph_ir::op::ResolveMode;
 use rgraph_ir::request::{Compression, Dest, LayerOptions};
 use rgraph_ir::{BlobDigest, ManifestDigest, Platform, Reference};
-use rgraph_store::{Expect, ImageRef, ImageRow, Store};
+use rgraph_store::{Expect, ImageRef, ImageRow, Policy, Store};
 
 use super::{ImagesError, World, manifest, rows};
 use crate::export::archive::{StoreBlobs, archive_error};
@@ -251,7 +251,10 @@ pub fn save(
                 .map(drop)
                 .map_err(|err| archive_error(dest, err))
         })?)
-    })
+    })?;
+    // The tars of layers whose folders give them again. Those stay that another build wants.
+    w.store.gc(&Policy::default())?;
+    Ok(())
 }
 
 /// What a push is doing.

@@ -337,10 +337,12 @@ fn cache(
         Some(i) => Some(w.as_snapshot(task.inputs[i.at()], cx)?),
         None => None,
     };
+    // As the Dockerfile has it: the op's is behind a slash.
+    let written = c.id.strip_prefix('/').unwrap_or(&c.id);
     // Another seed is another cache, as in BuildKit.
     let base = match seed {
-        Some(id) => format!("{}\0{id}\0{}", c.id, c.selector),
-        None => c.id.clone(),
+        Some(id) => format!("{written}\0{id}\0{}", c.selector),
+        None => written.to_owned(),
     };
     let lock_name = |id: &str| format!("cache-mount-{id}");
     let mut id = base.clone();
@@ -349,7 +351,7 @@ fn cache(
         CacheSharing::Locked => {
             let lock = w.store.key_lock(&lock_name(&id), &mut |wait| {
                 if wait.first {
-                    let what = format!("it has the cache mount {}", c.id);
+                    let what = format!("it has the cache mount {written}");
                     cx.log(Stream::Stderr, waiting(&what, wait).as_bytes());
                 }
                 !cx.cancel.is_cancelled()

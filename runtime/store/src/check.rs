@@ -1,245 +1,482 @@
-//! `store check`: names what is damaged, missing or not referenced, and makes the index again from
-//! the files beside the objects (`robustness.md`, rule 5).
+//! `store check`: names what is damaged, missing or not referenced, and mends it: what can be made
+//! again is dropped, so that the next use misses it.
 
-use std::fs;
-use std::path::Path;
+use std::collections::HashSet;
+use std::fmt;
+use std::path::PathBuf;
 
-use rgraph_ir::{BlobDigest, SnapshotId};
+use rgraph_ir::{BlobDigest, CacheKey, ManifestDigest, SnapshotId};
 
 use crate::blob::hash_file;
-use crate::error::Result;
-use crate::gc::needs_repair;
+use crate::error::{Result, StoreError};
+use crate::gc::world::{Live, World};
+use crate::gc::{list, needs_repair};
 use crate::index::{bytes32, int, params, size};
-use crate::layout::{Layout, open_nofollow};
+use crate::layout::open_nofollow;
 use crate::lock::Mode;
-use crate::record::{ImageFile, RefFile, ResultFile, SnapshotFile, from_hex, read_record, to_hex};
-use crate::result::pack;
-use crate::store::{OpenOptions, Session, Store};
+use crate::mounts::{dir_name, is_unnamed, spoken};
+use crate::record::{
+    BlobFile, CacheMountFile, ImageFile, RECORD_FORMAT, RefFile, ResultFile, SnapshotFile,
+    read_record, read_whole_record, to_hex,
+};
+use crate::store::{Session, Store};
+use crate::tree;
+
+/// What is wrong with an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Not what its name or the index says.
+    Damaged,
+    /// Named and not there.
+    Missing,
+    /// There, and nothing names it: no damage, only room.
+    Unreferenced,
+}
+
+/// One object with which something is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// Which.
+    pub object: String,
+    /// What.
+    pub kind: Kind,
+    /// It was dropped or made again.
+    pub repaired: bool,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self.kind {
+            Kind::Damaged => "is damaged",
+            Kind::Missing => "is missing",
+            Kind::Unreferenced => "is not referenced",
+        };
+        write!(f, "{} {what}", self.object)
+    }
+}
 
 /// What a check found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CheckReport {
-    /// One line per finding.
-    pub problems: Vec<String>,
-    /// How many of these were mended.
-    pub repaired: usize,
+    /// In the order they were found.
+    pub findings: Vec<Finding>,
     /// Blobs looked at.
     pub blobs: u64,
     /// Snapshots looked at.
     pub snapshots: u64,
 }
 
-impl Store {
-    /// Sets a damaged or lost index aside and makes it again from the files. Nobody else may use the
-    /// store meanwhile.
-    pub fn rebuild(root: &Path, options: OpenOptions) -> Result<(Self, CheckReport)> {
-        let layout = Layout::new(root.to_owned());
-        layout.open(true)?;
-        for name in ["index.db", "index.db-wal", "index.db-shm"] {
-            let from = root.join(name);
-            match fs::rename(&from, root.join(format!("{name}.damaged"))) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(layout.err("rename", &from, e));
-                }
-                _ => {}
-            }
-        }
-        let store = Self::open(root, options)?;
-        let report = store.check(true, true)?;
-        Ok((store, report))
+impl CheckReport {
+    pub(crate) fn add(&mut self, object: impl Into<String>, kind: Kind, repaired: bool) {
+        self.findings.push(Finding { object: object.into(), kind, repaired });
     }
 
+    /// How much damage is left: what is not referenced harms nobody.
+    pub fn left(&self) -> usize {
+        let bad = |f: &&Finding| f.kind != Kind::Unreferenced && !f.repaired;
+        self.findings.iter().filter(bad).count()
+    }
+}
+
+/// Everything that has a row, and every file without one, at one moment.
+#[derive(Debug, Default)]
+struct Inventory {
+    world: World,
+    blobs: Vec<([u8; 32], u64)>,
+    snaps: Vec<(SnapshotId, Option<u64>, bool)>,
+    strays: Vec<PathBuf>,
+    /// Objects with a row that nothing needs.
+    unneeded: Vec<String>,
+}
+
+impl Store {
     /// Looks at every object; at the bytes of blobs only with `read_data`. With `repair`, what is
-    /// damaged is dropped, and a lost index is made again.
+    /// damaged is dropped, what nothing names removed, and a lost index made again.
+    ///
+    /// # Errors
+    /// [`StoreError::IndexDamaged`]: [`Store::rebuild`] mends that.
     pub fn check(&self, read_data: bool, repair: bool) -> Result<CheckReport> {
         let mut report = CheckReport::default();
-        let mode = if repair { Mode::Exclusive } else { Mode::Shared };
+        // Exclusive: nobody is between an object and its row.
+        let mode = if self.is_read_only() { Mode::Shared } else { Mode::Exclusive };
         let mut session = self.session_as(mode)?;
+        self.check_index(&session)?;
         if needs_repair(&session)? {
-            report.problems.push("the index was lost".to_owned());
             if repair {
                 self.import(&mut session, &mut report)?;
-                report.repaired += 1;
+            }
+            report.add("the index", Kind::Missing, repair);
+            if !repair {
+                // Without it everything else would be called unreferenced.
+                return Ok(report);
             }
         }
-        let blobs: Vec<([u8; 32], u64)> = session.read("list blobs", |c| {
-            c.prepare("SELECT digest, size FROM blobs")?
-                .query_map([], |r| Ok((bytes32(r, 0)?, size(r, 1)?)))?
-                .collect()
-        })?;
-        let snaps: Vec<u64> = session.read("list snapshots", |c| {
-            c.prepare("SELECT id FROM snapshots WHERE on_disk")?
-                .query_map([], |r| size(r, 0))?
-                .collect()
-        })?;
+        let inventory = self.inventory(&session)?;
+        if repair {
+            for path in &inventory.strays {
+                self.remove_stray(path);
+            }
+        }
         drop(session);
-        for (bytes, size) in blobs {
-            let d = BlobDigest::from_bytes(bytes);
-            report.blobs += 1;
-            let path = self.layout().blob(&d);
-            let found = match open_nofollow(&path) {
-                Err(_) => Some("is missing"),
-                Ok(f) => {
-                    let wrong = f.metadata().map_or(true, |m| !m.is_file() || m.len() != size)
-                        || (read_data && hash_file(&f).map_or(true, |h| h != bytes));
-                    wrong.then_some("is damaged")
-                }
-            };
-            if let Some(what) = found {
-                report.problems.push(format!("blob {d} {what}"));
-                if repair {
-                    self.forget_blob(&d)?;
-                    report.repaired += 1;
-                }
-            }
+        for path in &inventory.strays {
+            let path = path.strip_prefix(self.root()).unwrap_or(path);
+            report.add(format!("file {}", path.display()), Kind::Unreferenced, repair);
         }
-        for id in snaps.into_iter().map(SnapshotId) {
-            report.snapshots += 1;
-            if !self.layout().snapshot(id).join("fs").is_dir() {
-                report.problems.push(format!("snapshot {id} is missing"));
-                if repair {
-                    self.snapshot(id)?;
-                    report.repaired += 1;
-                }
-            }
+        self.check_blobs(&inventory, read_data, repair, &mut report)?;
+        self.check_snapshots(&inventory, repair, &mut report)?;
+        self.check_results(&inventory, repair, &mut report)?;
+        self.check_names(repair, &mut report)?;
+        self.check_mounts(&inventory, repair, &mut report)?;
+        for object in inventory.unneeded {
+            report.add(object, Kind::Unreferenced, repair);
         }
-        for t in self.tags()? {
-            let known = self.read("look up a blob", |c| {
-                c.prepare_cached("SELECT 1 FROM blobs WHERE digest = ?1")?
-                    .exists(params![t.manifest.as_bytes()])
-            })?;
-            if !known {
-                report
-                    .problems
-                    .push(format!("tag {} names {}, which is missing", t.name, t.manifest));
-                if repair {
-                    self.untag(&t.name)?;
-                    report.repaired += 1;
-                }
-            }
+        if repair {
+            // What nothing needs, and what hung on what was dropped.
+            self.gc(&crate::gc::Policy::default())?;
+            self.empty_trash()?;
         }
         Ok(report)
     }
 
-    /// Rows from files. Parents and outputs that did not come back make theirs a miss, as always.
-    fn import(&self, session: &mut Session<'_>, report: &mut CheckReport) -> Result<()> {
-        let names = |dir: &Path| -> Result<Vec<std::path::PathBuf>> {
-            let at = |e| self.layout().err("read", dir, e);
-            fs::read_dir(dir).map_err(at)?.map(|e| e.map(|e| e.path()).map_err(at)).collect()
+    fn check_index(&self, session: &Session<'_>) -> Result<()> {
+        let found: Vec<String> = session.read("check it", |c| {
+            c.prepare("PRAGMA integrity_check(10)")?.query_map([], |r| r.get(0))?.collect()
+        })?;
+        if found == ["ok"] {
+            return Ok(());
+        }
+        let source = found.join("; ").into();
+        Err(StoreError::IndexDamaged { root: self.root().to_owned(), source })
+    }
+
+    fn inventory(&self, session: &Session<'_>) -> Result<Inventory> {
+        let w = session.read("read all of it", World::read)?;
+        let l = self.layout();
+        let mut out = Inventory {
+            blobs: session.read("list blobs", |c| {
+                c.prepare("SELECT digest, size FROM blobs ORDER BY digest")?
+                    .query_map([], |r| Ok((bytes32(r, 0)?, size(r, 1)?)))?
+                    .collect()
+            })?,
+            ..Inventory::default()
         };
-        let boot = to_hex(&self.boot_id());
-        let blobs = names(&self.layout().blobs())?;
-        let snaps = names(&self.layout().snapshots())?;
-        let refs = names(&self.layout().refs())?;
-        session.write("make it again", |t| {
-            for path in &blobs {
-                let digest = path.file_name().and_then(|n| n.to_str()).map(BlobDigest::from_hex);
-                let Some(Ok(d)) = digest else { continue };
-                let right = open_nofollow(path).and_then(|f| {
-                    let same = hash_file(&f)? == *d.as_bytes();
-                    Ok(same.then_some(f.metadata()?.len()))
-                });
-                match right {
-                    Ok(Some(n)) => {
-                        t.execute(
-                            "INSERT OR IGNORE INTO blobs(digest, size, boot) VALUES(?1, ?2, ?3)",
-                            params![d.as_bytes(), int(n), self.boot_id()],
-                        )?;
-                    }
-                    _ => report.problems.push(format!("blob {d} is damaged")),
-                }
+        let name = |p: &PathBuf| p.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        for path in list(&l.blobs()) {
+            match BlobDigest::from_hex(&name(&path)) {
+                Ok(d) if w.blobs.contains_key(d.as_bytes()) => {}
+                _ => out.strays.push(path),
             }
-            for path in &snaps {
-                let Some(f) = read_record::<SnapshotFile>(&path.join("record.json")) else {
-                    continue;
-                };
-                let named = path.file_name().is_some_and(|n| n == f.id.to_string().as_str());
-                // A parent is older: a cycle cannot come in.
-                if !named || f.parent.is_some_and(|p| p >= f.id) {
-                    continue;
-                }
-                let durable = path.join("durable").exists();
-                let trusted = durable || f.boot == boot;
-                t.execute(
-                    "INSERT OR IGNORE INTO
-                       snapshots(id, parent, diff_id, tar_size, on_disk, boot, durable, description)
-                     VALUES(?1, ?2, ?3, ?4, 1, ?5, ?6, ?7)",
-                    params![
-                        int(f.id),
-                        f.parent.map(int),
-                        f.layer.as_ref().map(|l| *l.diff_id.as_bytes()),
-                        f.layer.as_ref().and_then(|l| l.tar_size).map(int),
-                        if trusted { self.boot_id().to_vec() } else { Vec::new() },
-                        durable,
-                        f.description,
-                    ],
-                )?;
-                if let Some(l) = &f.layer {
-                    for b in &l.blobs {
-                        t.execute(
-                            "INSERT OR IGNORE INTO layer_blobs VALUES(?1, ?2, ?3, ?4)",
-                            params![
-                                l.diff_id.as_bytes(),
-                                b.digest.as_bytes(),
-                                int(b.size),
-                                b.media_type
-                            ],
-                        )?;
-                    }
-                }
+        }
+        for path in list(&l.snapshots()) {
+            match name(&path).parse::<u64>().ok().and_then(|id| w.snaps.get(&id)) {
+                Some(s) if s.on_disk => {}
+                _ => out.strays.push(path),
             }
-            for path in &snaps {
-                let Some(f) = read_record::<ResultFile>(&path.join("result.json")) else {
-                    continue;
-                };
-                let Some(recipe) = from_hex(&f.recipe) else { continue };
-                let outputs: Vec<_> = f.outputs.iter().copied().map(SnapshotId).collect();
-                t.execute(
-                    "INSERT OR IGNORE INTO
-                       results(key, canonical, op, tree, outputs, recipe, slot, created)
-                     VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-                    params![
-                        f.key.as_bytes(),
-                        f.canonical.as_bytes(),
-                        f.op.as_bytes(),
-                        f.tree.map(|x| *x.as_bytes()),
-                        pack(&outputs),
-                        recipe,
-                        f.slot,
-                        f.created
-                    ],
-                )?;
-                t.execute(
-                    "INSERT OR IGNORE INTO slots VALUES(?1, ?2)",
-                    params![f.slot, f.key.as_bytes()],
-                )?;
+        }
+        for path in list(&l.refs()) {
+            let manifest = read_record::<ImageFile>(&path).map(|f| f.manifest);
+            let known = match (manifest, read_record::<RefFile>(&path)) {
+                (Some(m), _) => w.images.iter().any(|i| i.manifest == *m.as_bytes()),
+                (_, Some(f)) => w.tags.contains(f.manifest.as_bytes()),
+                // What cannot be read is damage of a name, and is found there.
+                (None, None) => true,
+            };
+            if !known {
+                out.strays.push(path);
             }
-            for path in &refs {
-                if let Some(f) = read_record::<RefFile>(path) {
-                    t.execute(
-                        "INSERT OR IGNORE INTO tags(name, manifest) VALUES(?1, ?2)",
-                        params![f.name, f.manifest.as_bytes()],
-                    )?;
-                } else if let Some(f) = read_record::<ImageFile>(path) {
-                    let layers: Vec<u8> = f.layers.iter().flat_map(|d| *d.as_bytes()).collect();
-                    t.execute(
-                        "INSERT OR IGNORE INTO images
-                           (manifest, config, platform, size, created, layers, snapshot)
-                         VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-                        params![
-                            f.manifest.as_bytes(),
-                            f.config.as_bytes(),
-                            f.platform,
-                            int(f.size),
-                            f.created,
-                            layers,
-                            f.snapshot.map(int)
-                        ],
-                    )?;
+        }
+        for path in list(&l.cache_mounts()) {
+            let dir = name(&path);
+            let dir = dir.trim_end_matches(".json");
+            if !w.mounts.iter().any(|m| m.dir == dir) {
+                out.strays.push(path);
+            }
+        }
+        let mut live = Live::default();
+        if !self.is_read_only() {
+            live.holds(&w, &self.all_holds()?);
+        }
+        let held = live.clone();
+        live.images(&w, &held, None);
+        for r in w.results.iter().filter(|r| w.complete(r)) {
+            for o in &r.outputs {
+                live.snap(&w, *o);
+            }
+        }
+        out.snaps = w.snaps.values().map(|s| (SnapshotId(s.id), s.parent, s.on_disk)).collect();
+        out.snaps.sort();
+        for (id, ..) in out.snaps.iter().filter(|s| !live.snaps.contains(&s.0.0)) {
+            out.unneeded.push(format!("snapshot {id}"));
+        }
+        for (d, _) in out.blobs.iter().filter(|b| !live.blobs.contains(&b.0)) {
+            out.unneeded.push(format!("blob {}", BlobDigest::from_bytes(*d)));
+        }
+        out.world = w;
+        Ok(out)
+    }
+
+    fn remove_stray(&self, path: &PathBuf) {
+        if std::fs::rename(path, self.layout().trash().join(self.unique())).is_err() {
+            let _ = tree::remove(path);
+        }
+    }
+
+    fn check_blobs(
+        &self,
+        i: &Inventory,
+        read_data: bool,
+        repair: bool,
+        report: &mut CheckReport,
+    ) -> Result<()> {
+        for (bytes, size) in &i.blobs {
+            let d = BlobDigest::from_bytes(*bytes);
+            report.blobs += 1;
+            let found = match open_nofollow(&self.layout().blob(&d)) {
+                Err(_) => Some(Kind::Missing),
+                Ok(f) => {
+                    let wrong = f.metadata().map_or(true, |m| !m.is_file() || m.len() != *size)
+                        || (read_data && hash_file(&f).map_or(true, |h| h != *bytes));
+                    wrong.then_some(Kind::Damaged)
                 }
+            };
+            let Some(kind) = found else { continue };
+            // Another process may have taken it out meanwhile.
+            if kind == Kind::Missing && !self.has_row("blobs", "digest", bytes.as_slice())? {
+                continue;
             }
-            t.execute("DELETE FROM meta WHERE name = 'needs_repair'", [])?;
-            Ok(())
+            if repair {
+                self.forget_blob(&d)?;
+            }
+            report.add(format!("blob {d}"), kind, repair);
+        }
+        Ok(())
+    }
+
+    fn has_row(&self, table: &str, column: &str, v: impl rusqlite::ToSql) -> Result<bool> {
+        self.read("look up a row", |c| {
+            c.prepare_cached(&format!("SELECT 1 FROM {table} WHERE {column} = ?1"))?.exists([v])
         })
+    }
+
+    fn check_snapshots(&self, i: &Inventory, repair: bool, report: &mut CheckReport) -> Result<()> {
+        let mut lost: HashSet<u64> = HashSet::new();
+        for (id, parent, on_disk) in &i.snaps {
+            report.snapshots += u64::from(*on_disk);
+            let dir = self.layout().snapshot(*id);
+            let orphan =
+                parent.is_some_and(|p| lost.contains(&p) || !i.world.snaps.contains_key(&p));
+            let (kind, what) = if orphan {
+                (Kind::Missing, format!("what snapshot {id} lies on"))
+            } else if *on_disk && !dir.join("fs").symlink_metadata().is_ok_and(|m| m.is_dir()) {
+                (Kind::Missing, format!("snapshot {id}"))
+            } else if *on_disk && !self.record_agrees(*id, *parent) {
+                if repair && self.rewrite_record(*id)? {
+                    report.add(format!("record of snapshot {id}"), Kind::Damaged, true);
+                    continue;
+                }
+                (Kind::Damaged, format!("record of snapshot {id}"))
+            } else {
+                continue;
+            };
+            if kind == Kind::Missing && !self.has_row("snapshots", "id", int(id.0))? {
+                continue;
+            }
+            if repair {
+                self.forget_snapshot(*id)?;
+                if !self.has_row("snapshots", "id", int(id.0))? || orphan {
+                    lost.insert(id.0);
+                }
+                if orphan {
+                    self.write("drop a snapshot", |t| {
+                        t.execute("DELETE FROM snapshots WHERE id = ?1", params![int(id.0)])?;
+                        Ok(())
+                    })?;
+                }
+            }
+            report.add(what, kind, repair);
+        }
+        Ok(())
+    }
+
+    fn record_agrees(&self, id: SnapshotId, parent: Option<u64>) -> bool {
+        let path = self.layout().snapshot(id).join("record.json");
+        let Some(f) = read_whole_record::<SnapshotFile>(&path) else { return false };
+        let Ok(Some(row)) = self.read("look up a snapshot", |c| self.load(c, id)) else {
+            return true;
+        };
+        let layer = row.record.layer.as_ref().map(|l| l.diff_id);
+        let tar_size = row.record.layer.as_ref().and_then(|l| l.tar_size);
+        f.id == id.0
+            && f.parent == parent
+            && f.description == row.record.description
+            && self.boot_of(id).is_ok_and(|b| f.boot == b)
+            && f.layer.as_ref().is_none_or(|l| {
+                let known = self.layer_blobs(&l.diff_id).unwrap_or_default();
+                let known = |b: &BlobFile| {
+                    known.iter().any(|k| {
+                        (k.digest, k.size, &k.media_type) == (b.digest, b.size, &b.media_type)
+                    })
+                };
+                Some(l.diff_id) == layer
+                    && l.tar_size.is_none_or(|n| Some(n) == tar_size)
+                    && l.blobs.iter().all(known)
+            })
+    }
+
+    /// The boot a snapshot was made in.
+    fn boot_of(&self, id: SnapshotId) -> Result<String> {
+        self.read("look up a snapshot", |c| {
+            c.prepare_cached("SELECT boot FROM snapshots WHERE id = ?1")?
+                .query_row(params![int(id.0)], |r| Ok(to_hex(&r.get::<_, Vec<u8>>(0)?)))
+        })
+    }
+
+    /// The index knows all that the file says.
+    fn rewrite_record(&self, id: SnapshotId) -> Result<bool> {
+        let Some(row) = self.read("look up a snapshot", |c| self.load(c, id))? else {
+            return Ok(false);
+        };
+        let r = row.record;
+        let mut file = self.snapshot_file(id, r.parent, &r.description, r.layer.as_ref());
+        file.boot = self.boot_of(id)?;
+        self.write_record(&self.layout().snapshot(id).join("record.json"), &file, false)?;
+        Ok(true)
+    }
+
+    /// The files of results say what the index says.
+    fn check_results(&self, i: &Inventory, repair: bool, report: &mut CheckReport) -> Result<()> {
+        for (id, ..) in i.snaps.iter().filter(|s| s.2) {
+            let path = self.layout().snapshot(*id).join("result.json");
+            if !path.exists() {
+                continue;
+            }
+            let file = read_whole_record::<ResultFile>(&path);
+            let row = match &file {
+                Some(f) => self.known_result(&f.key)?,
+                None => None,
+            };
+            let agrees = match (&file, &row) {
+                (Some(f), Some(r)) => {
+                    let same = self.result_file(r);
+                    // A key may have come to mean another snapshot since.
+                    r.outputs.first() != Some(id)
+                        || (f.canonical == same.canonical
+                            && f.op == same.op
+                            && f.outputs == same.outputs
+                            && f.recipe == same.recipe
+                            && f.slot == same.slot)
+                }
+                // Removed by gc, the snapshot kept for others.
+                (Some(f), None) => {
+                    !i.world.results.iter().any(|r| r.outputs.contains(&id.0))
+                        || f.outputs.contains(&id.0)
+                }
+                (None, _) => false,
+            };
+            if agrees {
+                continue;
+            }
+            if repair {
+                // The index is whole; where the two differ, neither is believed.
+                let keys: Vec<CacheKey> = i
+                    .world
+                    .results
+                    .iter()
+                    .filter(|r| r.outputs.contains(&id.0))
+                    .map(|r| CacheKey::from_bytes(r.key))
+                    .collect();
+                self.write("drop results", |t| {
+                    for k in &keys {
+                        t.execute("DELETE FROM results WHERE key = ?1", params![k.as_bytes()])?;
+                    }
+                    Ok(())
+                })?;
+                std::fs::remove_file(&path).map_err(|e| self.layout().err("remove", &path, e))?;
+            }
+            report.add(format!("result of snapshot {id}"), Kind::Damaged, repair);
+        }
+        Ok(())
+    }
+
+    /// Tags and images, and the files that keep them for repair.
+    fn check_names(&self, repair: bool, report: &mut CheckReport) -> Result<()> {
+        for t in self.tags()? {
+            if !self.has_row("blobs", "digest", t.manifest.as_bytes().as_slice())? {
+                if repair {
+                    self.untag(&t.name)?;
+                }
+                report.add(
+                    format!("tag {}: manifest {}", t.name, t.manifest),
+                    Kind::Missing,
+                    repair,
+                );
+                continue;
+            }
+            let path = self.layout().ref_file(&t.name);
+            let good = read_whole_record::<RefFile>(&path)
+                .is_some_and(|f| f.name == t.name && f.manifest == t.manifest);
+            if !good {
+                if repair {
+                    let (name, manifest) = (t.name.clone(), t.manifest);
+                    let file = RefFile { format: RECORD_FORMAT, name, manifest };
+                    self.write_record(&path, &file, true)?;
+                }
+                report.add(format!("record of tag {}", t.name), Kind::Damaged, repair);
+            }
+        }
+        for row in self.images()? {
+            let m: ManifestDigest = row.manifest;
+            let parts = [BlobDigest::from(m), row.config.into()];
+            let mut whole = true;
+            for d in parts {
+                whole &= self.has_row("blobs", "digest", d.as_bytes().as_slice())?;
+            }
+            if !whole {
+                if repair {
+                    self.forget_image(&m)?;
+                }
+                report.add(format!("manifest or config of image {m}"), Kind::Missing, repair);
+                continue;
+            }
+            let path = self.layout().image_file(&m);
+            let want = self.image_file_of(&row);
+            let good = read_whole_record::<ImageFile>(&path).is_some_and(|f| f.same(&want));
+            if !good {
+                if repair {
+                    self.write_record(&path, &want, false)?;
+                }
+                report.add(format!("record of image {m}"), Kind::Damaged, repair);
+            }
+        }
+        Ok(())
+    }
+
+    fn check_mounts(&self, i: &Inventory, repair: bool, report: &mut CheckReport) -> Result<()> {
+        for m in &i.world.mounts {
+            let dir = self.layout().cache_mounts().join(&m.dir);
+            let name = spoken(&m.id).0;
+            if !dir.is_dir() {
+                if !self.has_row("cache_mounts", "dir", &m.dir)? {
+                    continue;
+                }
+                if repair {
+                    self.write("drop a cache mount", |t| {
+                        crate::mounts::delete_mounts(t, std::slice::from_ref(&m.dir))
+                    })?;
+                }
+                report.add(format!("cache mount {name}"), Kind::Missing, repair);
+                continue;
+            }
+            let path = self.mount_record(&dir);
+            let good = read_whole_record::<CacheMountFile>(&path).is_some_and(|f| f.id == m.id);
+            if !is_unnamed(&m.id) && (!good || dir_name(&m.id) != m.dir) {
+                if repair {
+                    let file = CacheMountFile { format: RECORD_FORMAT, id: m.id.clone() };
+                    self.write_record(&path, &file, false)?;
+                }
+                report.add(format!("record of cache mount {name}"), Kind::Damaged, repair);
+            }
+        }
+        Ok(())
     }
 }

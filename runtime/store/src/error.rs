@@ -126,6 +126,12 @@ pub enum StoreError {
     /// The caller's wait function said stop.
     #[error("canceled while waiting for a lock")]
     Cancelled,
+    /// A live build has it.
+    #[error("{what} is in use by a build that runs now")]
+    Busy {
+        /// What.
+        what: String,
+    },
     /// A record does not have the form this version writes.
     #[error("record in the index is malformed: {what}")]
     Malformed {

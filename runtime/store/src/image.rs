@@ -165,7 +165,13 @@ impl Store {
             ])?;
             Ok(())
         })?;
-        let file = ImageFile {
+        self.write_record(&self.layout().image_file(&i.manifest), &self.image_file_of(i), false)?;
+        self.hold_blob(&i.manifest.into())
+    }
+
+    /// What repair's copy of an image says.
+    pub(crate) fn image_file_of(&self, i: &ImageRow) -> ImageFile {
+        ImageFile {
             format: RECORD_FORMAT,
             manifest: i.manifest,
             config: i.config,
@@ -174,9 +180,7 @@ impl Store {
             created: i.created.clone(),
             layers: i.layers.clone(),
             snapshot: i.snapshot.map(|s| s.0),
-        };
-        self.write_record(&self.layout().image_file(&i.manifest), &file, false)?;
-        self.hold_blob(&i.manifest.into())
+        }
     }
 
     /// The image of a manifest. Its snapshot may be gone ([`Store::snapshot`] tells).

@@ -20,7 +20,7 @@ use crate::layout::Layout;
 use crate::lock::{GcGuard, Mode};
 
 /// `PRAGMA user_version` of the schema below.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 
 /// How long a write waits for the writes of others.
 const BUSY: Duration = Duration::from_secs(30);
@@ -44,8 +44,8 @@ CREATE TABLE layer_blobs(
 CREATE TABLE results(
   seq INTEGER PRIMARY KEY AUTOINCREMENT, key BLOB NOT NULL UNIQUE, canonical BLOB NOT NULL,
   op BLOB NOT NULL, tree BLOB, outputs BLOB NOT NULL, recipe BLOB NOT NULL, slot TEXT NOT NULL,
-  created INTEGER NOT NULL DEFAULT (unixepoch()), used INTEGER NOT NULL DEFAULT (unixepoch()));
-CREATE INDEX results_tree ON results(op, tree) WHERE tree IS NOT NULL;
+  created INTEGER NOT NULL DEFAULT (unixepoch()), used INTEGER NOT NULL DEFAULT (unixepoch()),
+  took_ms INTEGER, tick INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE slots(slot TEXT PRIMARY KEY, key BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE contents(
   key BLOB NOT NULL, selector BLOB NOT NULL, tree BLOB NOT NULL,
@@ -64,7 +64,22 @@ CREATE TABLE tags(
 CREATE TABLE remote_tags(
   name TEXT NOT NULL, platform TEXT NOT NULL, manifest BLOB NOT NULL,
   updated INTEGER NOT NULL DEFAULT (unixepoch()), PRIMARY KEY(name, platform)) WITHOUT ROWID;
+CREATE TABLE cache_mounts(
+  dir TEXT PRIMARY KEY, id TEXT NOT NULL, size INTEGER, sized INTEGER NOT NULL DEFAULT 0,
+  tick INTEGER NOT NULL DEFAULT 0, created INTEGER NOT NULL DEFAULT (unixepoch()),
+  used INTEGER NOT NULL DEFAULT (unixepoch())) WITHOUT ROWID;
 ";
+
+/// What each version lacked, from 1 on: the steps from it to the next.
+const MIGRATIONS: [&str; 1] = ["
+ALTER TABLE results ADD COLUMN took_ms INTEGER;
+ALTER TABLE results ADD COLUMN tick INTEGER NOT NULL DEFAULT 0;
+DROP INDEX IF EXISTS results_tree;
+CREATE TABLE cache_mounts(
+  dir TEXT PRIMARY KEY, id TEXT NOT NULL, size INTEGER, sized INTEGER NOT NULL DEFAULT 0,
+  tick INTEGER NOT NULL DEFAULT 0, created INTEGER NOT NULL DEFAULT (unixepoch()),
+  used INTEGER NOT NULL DEFAULT (unixepoch())) WITHOUT ROWID;
+"];
 
 /// Sorts SQLite's errors.
 pub(crate) fn sql(
@@ -114,6 +129,7 @@ pub(crate) fn open(layout: &Layout, gc: &File) -> Result<Connection> {
                 GcGuard::take(gc, Mode::Exclusive).map_err(|e| layout.err("lock", &path, e))?;
             create(layout, &mut c)?;
         }
+        1..SCHEMA_VERSION => migrate(layout, &mut c)?,
         other => return Err(wrong_version(layout, other)),
     }
     Ok(c)
@@ -139,6 +155,28 @@ fn create(layout: &Layout, c: &mut Connection) -> Result<()> {
             t.execute("INSERT INTO meta VALUES('needs_repair', 1)", []).map_err(e())?;
         }
     }
+    t.commit().map_err(e())
+}
+
+/// An older index becomes this version's, in one transaction: a crash leaves the old one. Processes
+/// of the older version that have it open go on: what they name is still there.
+fn migrate(layout: &Layout, c: &mut Connection) -> Result<()> {
+    let e = || sql(layout, "bring it to this version");
+    let t = write(c).map_err(e())?;
+    // Another process may have been faster.
+    let from = user_version(&t).map_err(e())?;
+    for step in MIGRATIONS.iter().skip(usize::try_from(from - 1).unwrap_or(0)) {
+        t.execute_batch(step).map_err(e())?;
+    }
+    for dir in crate::gc::list(&layout.cache_mounts()) {
+        let dir = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        t.execute(
+            "INSERT OR IGNORE INTO cache_mounts(dir, id) VALUES(?1, ?2)",
+            params![dir, crate::mounts::unnamed(&dir)],
+        )
+        .map_err(e())?;
+    }
+    t.pragma_update(None, "user_version", SCHEMA_VERSION).map_err(e())?;
     t.commit().map_err(e())
 }
 

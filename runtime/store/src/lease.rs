@@ -57,6 +57,8 @@ struct Held {
     /// Those that were looked at with everything below them.
     usable: HashSet<u64>,
     blobs: HashSet<BlobDigest>,
+    /// Folders of cache mounts.
+    mounts: HashSet<String>,
 }
 
 impl LeaseInner {
@@ -89,6 +91,16 @@ impl LeaseInner {
         }
         h.file.write_all(format!("B{}\n", d.hex()).as_bytes())?;
         h.blobs.insert(*d);
+        Ok(())
+    }
+
+    pub(crate) fn hold_mount(&self, dir: &str) -> io::Result<()> {
+        let mut h = self.held();
+        if h.mounts.contains(dir) {
+            return Ok(());
+        }
+        h.file.write_all(format!("M{dir}\n").as_bytes())?;
+        h.mounts.insert(dir.to_owned());
         Ok(())
     }
 
@@ -142,6 +154,7 @@ pub(crate) struct Holds {
     pub(crate) after_blob: u64,
     pub(crate) snapshots: Vec<SnapshotId>,
     pub(crate) blobs: Vec<BlobDigest>,
+    pub(crate) mounts: Vec<String>,
 }
 
 fn parse_holds(text: &str) -> Holds {
@@ -156,6 +169,7 @@ fn parse_holds(text: &str) -> Holds {
         match line.split_at_checked(1) {
             Some(("S", n)) => h.snapshots.extend(n.parse().ok().map(SnapshotId)),
             Some(("B", hex)) => h.blobs.extend(BlobDigest::from_hex(hex).ok()),
+            Some(("M", dir)) => h.mounts.push(dir.to_owned()),
             _ => {}
         }
     }
@@ -188,13 +202,18 @@ impl Store {
                 snapshots: HashSet::new(),
                 usable: HashSet::new(),
                 blobs: HashSet::new(),
+                mounts: HashSet::new(),
             }),
             touched: Mutex::new(Vec::new()),
             sweeper: Mutex::new(None),
         });
         self.leases.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&inner));
-        // A left-over that cannot be removed (of another user's ids) is no reason not to build.
-        let _ = self.clean_leftovers();
+        // A left-over that cannot be removed (of another user's ids) is no reason not to build, and
+        // a large one no reason to wait.
+        let _ = self.collect_leftovers();
+        for path in entries(&self.layout().trash()).into_iter().flatten() {
+            inner.sweep(path);
+        }
         Ok(Lease(inner))
     }
 
@@ -237,9 +256,17 @@ impl Store {
         Ok(())
     }
 
-    /// Removes what dead processes left in `work/`, `tmp/` and `locks/`. Three empty folders to
-    /// look at when there is nothing.
-    pub(crate) fn clean_leftovers(&self) -> Result<()> {
+    /// As [`Self::hold_snapshot`], for the folder of a cache mount.
+    pub(crate) fn hold_mount(&self, dir: &str) -> Result<()> {
+        for l in self.live_leases() {
+            l.hold_mount(dir).map_err(|e| self.layout().err("write", &l.path, e))?;
+        }
+        Ok(())
+    }
+
+    /// Puts what dead processes left in `work/`, `tmp/` and `locks/` into the trash. Three empty
+    /// folders to look at when there is nothing.
+    pub(crate) fn collect_leftovers(&self) -> Result<()> {
         let l = self.layout();
         let list = |dir: &Path| entries(dir).map_err(|e| l.err("read", dir, e));
         for path in list(&l.work())? {
@@ -253,13 +280,7 @@ impl Store {
                 remove_if_dead(&path);
             }
         }
-        self.empty_trash()
-    }
-
-    /// Deletes what lies in the trash.
-    pub(crate) fn empty_trash(&self) -> Result<()> {
-        let trash = self.layout().trash();
-        tree::clear(&trash).map_err(|e| self.layout().err("empty", &trash, e))
+        Ok(())
     }
 }
 

@@ -14,32 +14,39 @@
 //! - Nothing is removed that a live [`Lease`] made or looked up.
 //!
 //! Reading order: [`layout`] (what lies where), [`store`] (opening), [`blob`], [`snapshot`], [`layer`],
-//! [`result`], [`image`], [`lease`], [`durable`], [`gc`], [`check`].
+//! [`result`], [`image`], [`mounts`], [`lease`], [`durable`], [`gc`], [`usage`], [`check`].
 
 pub mod error;
 pub mod layout;
 pub mod lock;
 
 mod index;
+mod rebuild;
 mod record;
 mod tree;
 
 pub mod blob;
 pub mod check;
 pub mod durable;
+pub mod entry;
+pub mod filter;
 pub mod gc;
 pub mod image;
 pub mod layer;
 pub mod lease;
+pub mod mounts;
 pub mod result;
 pub mod snapshot;
 pub mod stat;
 pub mod store;
+pub mod usage;
 
 pub use blob::{BlobInfo, BlobWriter, Expect, VerifyReader};
-pub use check::CheckReport;
+pub use check::{CheckReport, Finding, Kind as FindingKind};
+pub use entry::{Entry, Kind};
 pub use error::{Result, StoreError};
-pub use gc::{DiskUsage, Policy, Report};
+pub use filter::{Filter, FilterError};
+pub use gc::{Amount, Disk, Limits, Policy, Report, Rule};
 pub use image::{ImageRef, ImageRow, TagRow};
 pub use layer::{BlobRef, LayerInfo};
 pub use lease::Lease;
@@ -48,3 +55,4 @@ pub use result::ResultRow;
 pub use snapshot::{NewSnapshot, Prepared, SnapshotRecord};
 pub use stat::StatKey;
 pub use store::{OpenOptions, Store};
+pub use usage::{DiskUsage, Share};

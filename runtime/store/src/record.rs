@@ -16,7 +16,9 @@ use crate::layer::{BlobRef, LayerInfo};
 use crate::store::Store;
 
 /// The number in each file.
-pub(crate) const RECORD_FORMAT: u32 = 1;
+///
+/// 2: a result says how long its step took; cache mounts have a file.
+pub(crate) const RECORD_FORMAT: u32 = 2;
 
 /// `snapshots/<id>/record.json`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -62,6 +64,17 @@ pub(crate) struct ResultFile {
     /// Seconds since 1970; 0 in files of before it was written.
     #[serde(default)]
     pub(crate) created: i64,
+    /// How long the step ran.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) took_ms: Option<u64>,
+}
+
+/// `cache-mounts/<dir>.json`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct CacheMountFile {
+    pub(crate) format: u32,
+    /// What the folder's name is the hash of.
+    pub(crate) id: String,
 }
 
 /// `refs/<hash>`.
@@ -83,6 +96,20 @@ pub(crate) struct ImageFile {
     pub(crate) created: Option<String>,
     pub(crate) layers: Vec<DiffId>,
     pub(crate) snapshot: Option<u64>,
+}
+
+impl ImageFile {
+    /// Says the same, in whatever format it was written.
+    pub(crate) fn same(&self, other: &Self) -> bool {
+        let Self { format: _, manifest, config, platform, size, created, layers, snapshot } = self;
+        *manifest == other.manifest
+            && *config == other.config
+            && *platform == other.platform
+            && *size == other.size
+            && *created == other.created
+            && *layers == other.layers
+            && *snapshot == other.snapshot
+    }
 }
 
 /// Bytes as hex digits.
@@ -169,12 +196,38 @@ pub(crate) fn overwrite_record<T: Serialize>(path: &Path, v: &T) -> std::io::Res
     Ok(true)
 }
 
-/// Reads a record of this format; anything else is no record.
+#[derive(Deserialize)]
+struct AnyFormat {
+    format: u32,
+}
+
+/// Reads a record of this format or an older one; anything else is no record.
 pub(crate) fn read_record<T: for<'de> Deserialize<'de>>(path: &Path) -> Option<T> {
+    parse(&read(path)?)
+}
+
+/// As [`read_record`], of a file that has every byte as it was written.
+pub(crate) fn read_whole_record<T: for<'de> Deserialize<'de> + Serialize>(
+    path: &Path,
+) -> Option<T> {
+    let data = read(path)?;
+    let record = parse(&data)?;
+    (serde_json::to_vec(&record).ok()? == data).then_some(record)
+}
+
+fn read(path: &Path) -> Option<Vec<u8>> {
     use std::io::Read as _;
     const MAX_RECORD: u64 = 64 << 20;
     let mut data = Vec::new();
     let f = crate::layout::open_nofollow(path).ok()?;
     f.take(MAX_RECORD).read_to_end(&mut data).ok()?;
-    serde_json::from_slice(&data).ok()
+    Some(data)
+}
+
+fn parse<T: for<'de> Deserialize<'de>>(data: &[u8]) -> Option<T> {
+    let AnyFormat { format } = serde_json::from_slice(data).ok()?;
+    if !(1..=RECORD_FORMAT).contains(&format) {
+        return None;
+    }
+    serde_json::from_slice(data).ok()
 }

@@ -2,11 +2,12 @@
 //! meaning.
 
 use std::sync::PoisonError;
+use std::time::Duration;
 
 use rgraph_ir::{CacheKey, SnapshotId, TreeDigest};
 
 use crate::error::{Result, StoreError};
-use crate::index::{OptionalExtension as _, Row, bytes32, opt_bytes32, params};
+use crate::index::{OptionalExtension as _, Row, bytes32, int, opt_bytes32, opt_size, params};
 use crate::record::{RECORD_FORMAT, ResultFile, overwrite_record, to_hex};
 use crate::store::Store;
 
@@ -17,7 +18,7 @@ pub struct ResultRow {
     pub key: CacheKey,
     /// The key under which an equal tree was first seen.
     pub canonical: CacheKey,
-    /// Digest of the op alone, to find equal trees of one op.
+    /// Digest of the op alone.
     pub op: [u8; 32],
     /// The outputs, the main one first.
     pub outputs: Vec<SnapshotId>,
@@ -29,12 +30,16 @@ pub struct ResultRow {
     pub tree: Option<TreeDigest>,
     /// When it was made, seconds since 1970; 0: nobody knows.
     pub created: i64,
+    /// How long the step ran; `None`: it did not run here.
+    pub took: Option<Duration>,
 }
 
-const COLUMNS: &str =
-    "key, canonical, op, tree, outputs, recipe, slot, unixepoch() - used, created";
+const COLUMNS: &str = "key, canonical, op, tree, outputs, recipe, slot, took_ms,
+  used NOT BETWEEN unixepoch() - 3600 AND unixepoch()
+  OR (SELECT ifnull(max(value), 0) FROM meta WHERE name = 'tick') - tick >= 16, created";
 
-fn row(r: &Row<'_>) -> rusqlite::Result<(ResultRow, i64)> {
+/// A row, and whether its time of use is so old that a use is worth writing down.
+fn row(r: &Row<'_>) -> rusqlite::Result<(ResultRow, bool)> {
     let outputs: Vec<u8> = r.get(4)?;
     let outputs = outputs
         .chunks_exact(8)
@@ -48,14 +53,19 @@ fn row(r: &Row<'_>) -> rusqlite::Result<(ResultRow, i64)> {
         outputs,
         recipe: r.get(5)?,
         slot: r.get(6)?,
-        created: r.get(8)?,
+        created: r.get(9)?,
+        took: opt_size(r, 7)?.map(Duration::from_millis),
     };
-    Ok((row, r.get(7)?))
+    Ok((row, r.get(8)?))
 }
 
 /// Outputs as one column: 8 bytes each, big end first.
 pub(crate) fn pack(outputs: &[SnapshotId]) -> Vec<u8> {
     outputs.iter().flat_map(|s| s.0.to_be_bytes()).collect()
+}
+
+fn millis(d: Duration) -> i64 {
+    i64::try_from(d.as_millis()).unwrap_or(i64::MAX)
 }
 
 impl Store {
@@ -67,15 +77,17 @@ impl Store {
         self.write("record a result", |t| {
             for id in &r.outputs {
                 let mut s = t.prepare_cached("SELECT 1 FROM snapshots WHERE id = ?1")?;
-                if !s.exists(params![crate::index::int(id.0)])? {
+                if !s.exists(params![int(id.0)])? {
                     return Err(StoreError::NoSnapshot { id: *id }.into());
                 }
             }
             t.prepare_cached(
-                "INSERT INTO results(key, canonical, op, tree, outputs, recipe, slot, created)
-                 VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+                "INSERT INTO results(key, canonical, op, tree, outputs, recipe, slot, took_ms, tick,
+                   created)
+                 VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
                  ON CONFLICT(key) DO UPDATE SET canonical=?2, op=?3, tree=?4, outputs=?5,
-                   recipe=?6, slot=?7, created=?8, used=unixepoch()",
+                   recipe=?6, slot=?7, took_ms=ifnull(?8, took_ms), tick=?9, created=?10,
+                   used=unixepoch()",
             )?
             .execute(params![
                 r.key.as_bytes(),
@@ -85,6 +97,8 @@ impl Store {
                 pack(&r.outputs),
                 r.recipe,
                 r.slot,
+                r.took.map(millis),
+                self.tick(t)?,
                 r.created,
             ])?;
             t.prepare_cached("INSERT OR REPLACE INTO slots VALUES(?1, ?2)")?
@@ -98,7 +112,18 @@ impl Store {
     fn write_result_file(&self, r: &ResultRow) -> Result<()> {
         let dirs = r.outputs.iter().map(|id| self.layout().snapshot(*id));
         let Some(dir) = dirs.into_iter().find(|d| d.is_dir()) else { return Ok(()) };
-        let file = ResultFile {
+        let file = self.result_file(r);
+        let path = dir.join("result.json");
+        let written = overwrite_record(&path, &file);
+        match written.map_err(|e| self.layout().err("write", &path, e))? {
+            true => Ok(()),
+            false => self.write_record(&path, &file, false),
+        }
+    }
+
+    /// What that file says.
+    pub(crate) fn result_file(&self, r: &ResultRow) -> ResultFile {
+        ResultFile {
             format: RECORD_FORMAT,
             key: r.key,
             canonical: r.canonical,
@@ -108,12 +133,7 @@ impl Store {
             slot: r.slot.clone(),
             recipe: to_hex(&r.recipe),
             created: r.created,
-        };
-        let path = dir.join("result.json");
-        let written = overwrite_record(&path, &file);
-        match written.map_err(|e| self.layout().err("write", &path, e))? {
-            true => Ok(()),
-            false => self.write_record(&path, &file, false),
+            took_ms: r.took.map(millis).and_then(|n| u64::try_from(n).ok()),
         }
     }
 
@@ -124,14 +144,14 @@ impl Store {
                 .query_row(params![key.as_bytes()], row)
                 .optional()
         })?;
-        let Some((r, age)) = found else { return Ok(None) };
+        let Some((r, stale)) = found else { return Ok(None) };
         for id in &r.outputs {
             if !self.usable(*id)? {
                 return Ok(None);
             }
         }
         // Its time of use is for gc alone; a build that changes nothing writes nothing.
-        if age > 3600 {
+        if stale {
             for l in self.live_leases() {
                 l.touched.lock().unwrap_or_else(PoisonError::into_inner).push(*key.as_bytes());
             }
@@ -159,7 +179,7 @@ impl Store {
     }
 
     /// Writes down which old results were used. Called once, at the end of a build; writes only
-    /// when there is one whose time of use is more than an hour old.
+    /// when there is one whose time of use is more than an hour or 16 builds old.
     pub fn flush_uses(&self, lease: &crate::Lease) -> Result<()> {
         let keys =
             std::mem::take(&mut *lease.0.touched.lock().unwrap_or_else(PoisonError::into_inner));
@@ -167,9 +187,12 @@ impl Store {
             return Ok(());
         }
         self.write("record uses", |t| {
-            let mut s = t.prepare_cached("UPDATE results SET used = unixepoch() WHERE key = ?1")?;
+            let tick = self.tick(t)?;
+            let mut s = t.prepare_cached(
+                "UPDATE results SET used = unixepoch(), tick = ?2 WHERE key = ?1",
+            )?;
             for k in &keys {
-                s.execute(params![k])?;
+                s.execute(params![k, tick])?;
             }
             Ok(())
         })
@@ -205,52 +228,6 @@ impl Store {
             .optional()
         })
         .map(|o| o.map(|(r, _)| r))
-    }
-
-    /// The canonical key of the oldest result of this op with this tree.
-    pub fn find_by_op_and_tree(
-        &self,
-        op: &[u8; 32],
-        tree: &TreeDigest,
-    ) -> Result<Option<CacheKey>> {
-        self.read("look up a tree", |c| {
-            c.prepare_cached(
-                "SELECT canonical FROM results WHERE op = ?1 AND tree = ?2 ORDER BY seq LIMIT 1",
-            )?
-            .query_row(params![op, tree.as_bytes()], |r| bytes32(r, 0))
-            .optional()
-        })
-        .map(|o| o.map(CacheKey::from_bytes))
-    }
-
-    /// Whether any result of this op is known: only then a tree is worth hashing.
-    pub fn has_op(&self, op: &[u8; 32]) -> Result<bool> {
-        self.read("look up an op", |c| {
-            c.prepare_cached("SELECT 1 FROM results WHERE op = ?1")?.exists(params![op])
-        })
-    }
-
-    /// The outputs of all results of this op, newest first, at most `max`: their trees can be
-    /// hashed late, when a second one comes.
-    pub fn results_of_op(&self, op: &[u8; 32], max: u32) -> Result<Vec<ResultRow>> {
-        self.read("look up an op", |c| {
-            c.prepare_cached(&format!(
-                "SELECT {COLUMNS} FROM results WHERE op = ?1 ORDER BY seq DESC LIMIT ?2"
-            ))?
-            .query_map(params![op, max], |r| Ok(row(r)?.0))?
-            .collect()
-        })
-    }
-
-    /// Adds the digest of a result's main output when it is computed later.
-    pub fn set_result_tree(&self, key: &CacheKey, tree: &TreeDigest) -> Result<()> {
-        self.write("record a tree", |t| {
-            t.execute(
-                "UPDATE results SET tree = ?2 WHERE key = ?1",
-                params![key.as_bytes(), tree.as_bytes()],
-            )?;
-            Ok(())
-        })
     }
 
     /// The digest of the selected part of the result of `key`, when it was ever computed.

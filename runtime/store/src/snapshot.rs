@@ -364,6 +364,15 @@ impl Store {
         // What was renamed is deleted by the next lease, off this path.
     }
 
+    /// Snapshots that have a folder, by age.
+    pub fn snapshots_on_disk(&self) -> Result<Vec<SnapshotId>> {
+        self.read("list snapshots", |c| {
+            c.prepare("SELECT id FROM snapshots WHERE on_disk ORDER BY id")?
+                .query_map([], |r| size(r, 0).map(SnapshotId))?
+                .collect()
+        })
+    }
+
     /// Forgets the folder of a snapshot found damaged: lazy again when a layer blob is known, else
     /// gone.
     pub fn forget_snapshot(&self, id: SnapshotId) -> Result<()> {
@@ -496,17 +505,6 @@ impl Store {
             }
         }
         Ok(())
-    }
-
-    /// Records the bytes a snapshot takes on disk.
-    pub fn set_snapshot_size(&self, id: SnapshotId, bytes: u64) -> Result<()> {
-        self.write("record a size", |t| {
-            t.execute(
-                "UPDATE snapshots SET size = ?2 WHERE id = ?1",
-                params![int(id.0), int(bytes)],
-            )?;
-            Ok(())
-        })
     }
 }
 

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use crate::error::{Result, StoreError};
 use crate::index::{self, Connection, Transaction};
@@ -35,6 +35,8 @@ pub struct Store {
     serial: AtomicU64,
     /// Rows were written since the last commit that synced.
     pub(crate) unsynced: AtomicBool,
+    /// This handle's place in the order of all that wrote: a clock that no one can set.
+    tick: OnceLock<i64>,
 }
 
 /// A failure inside a transaction.
@@ -131,6 +133,7 @@ impl Store {
             nonce: RandomState::new().build_hasher().finish() as u32,
             serial: AtomicU64::new(0),
             unsynced: AtomicBool::new(false),
+            tick: OnceLock::new(),
         })
     }
 
@@ -152,19 +155,6 @@ impl Store {
     /// Whether the store was opened for reading only.
     pub fn is_read_only(&self) -> bool {
         self.gc.is_none()
-    }
-
-    /// The folder of a cache mount, made when it is not there. Hold a [`Store::key_lock`] on it
-    /// where sharing is `locked`.
-    pub fn cache_mount(&self, id: &str) -> Result<PathBuf> {
-        self.need_write()?;
-        let path = self.layout.cache_mounts().join(blake3::hash(id.as_bytes()).to_hex().as_str());
-        match fs::create_dir(&path) {
-            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
-                Err(self.layout.err("create", &path, e))
-            }
-            _ => Ok(path),
-        }
     }
 
     /// A tree that never changes, on the file system of the snapshots. `make` fills it when it is
@@ -242,6 +232,21 @@ impl Store {
     ) -> Result<T> {
         self.need_write()?;
         self.session()?.write(what, f)
+    }
+
+    /// The number under which this handle's uses are written down; each handle that writes down
+    /// any gets the next.
+    pub(crate) fn tick(&self, t: &Transaction<'_>) -> rusqlite::Result<i64> {
+        if let Some(n) = self.tick.get() {
+            return Ok(*n);
+        }
+        let n = t.query_row(
+            "INSERT INTO meta VALUES('tick', 1)
+             ON CONFLICT(name) DO UPDATE SET value = value + 1 RETURNING value",
+            [],
+            |r| r.get(0),
+        )?;
+        Ok(*self.tick.get_or_init(|| n))
     }
 
     /// A file name that no other call of any handle gives.

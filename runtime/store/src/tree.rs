@@ -133,39 +133,52 @@ pub(crate) fn remove(path: &Path) -> io::Result<()> {
 
 /// Bytes on disk of `path` and what is below (`st_blocks`). Hard links inside count once.
 pub(crate) fn disk_usage(path: &Path) -> io::Result<u64> {
-    use std::os::unix::fs::MetadataExt as _;
-    let mut seen = std::collections::HashSet::new();
-    let m = std::fs::symlink_metadata(path)?;
-    let mut total = m.blocks() * 512;
-    if !m.is_dir() {
-        return Ok(total);
-    }
-    // Each level is (its folder, its folders yet to visit): one descriptor per level.
-    let mut stack: Vec<(OwnedFd, Vec<CString>)> = Vec::new();
-    let mut next = Some(open_dir(CWD, path)?);
-    loop {
-        if let Some(dir) = next.take() {
-            let mut folders = Vec::new();
-            for name in names(&dir)? {
-                let Ok(st) = statat(&dir, &name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
-                let is_dir = FileType::from_raw_mode(st.st_mode) == FileType::Directory;
-                if is_dir || st.st_nlink < 2 || seen.insert(st.st_ino) {
-                    total += u64::try_from(st.st_blocks).unwrap_or(0) * 512;
-                }
-                if is_dir {
-                    folders.push(name);
-                }
-            }
-            stack.push((dir, folders));
+    Counter::default().tree(path)
+}
+
+/// Counts bytes on disk; a file with several names counts once for all trees of one counter.
+#[derive(Debug, Default)]
+pub(crate) struct Counter {
+    seen: std::collections::HashSet<(u64, u64)>,
+}
+
+impl Counter {
+    /// Bytes of `path` and what is below that were not counted yet.
+    pub(crate) fn tree(&mut self, path: &Path) -> io::Result<u64> {
+        use std::os::unix::fs::MetadataExt as _;
+        let m = std::fs::symlink_metadata(path)?;
+        if !m.is_dir() {
+            let new = m.nlink() < 2 || self.seen.insert((m.dev(), m.ino()));
+            return Ok(if new { m.blocks() * 512 } else { 0 });
         }
-        // What lies deeper than this is left out of the estimate.
-        let too_deep = stack.len() > 4 * MAX_DEPTH;
-        let Some((dir, folders)) = stack.last_mut() else { return Ok(total) };
-        match folders.pop() {
-            Some(name) if !too_deep => next = open_dir(&*dir, name.as_c_str()).ok(),
-            Some(_) => {}
-            None => {
-                stack.pop();
+        let mut total = m.blocks() * 512;
+        // Each level is (its folder, its folders yet to visit): one descriptor per level.
+        let mut stack: Vec<(OwnedFd, Vec<CString>)> = Vec::new();
+        let mut next = Some(open_dir(CWD, path)?);
+        loop {
+            if let Some(dir) = next.take() {
+                let mut folders = Vec::new();
+                for name in names(&dir)? {
+                    let Ok(st) = statat(&dir, &name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
+                    let is_dir = FileType::from_raw_mode(st.st_mode) == FileType::Directory;
+                    if is_dir || st.st_nlink < 2 || self.seen.insert((st.st_dev, st.st_ino)) {
+                        total += u64::try_from(st.st_blocks).unwrap_or(0) * 512;
+                    }
+                    if is_dir {
+                        folders.push(name);
+                    }
+                }
+                stack.push((dir, folders));
+            }
+            // What lies deeper than this is left out of the estimate.
+            let too_deep = stack.len() > 4 * MAX_DEPTH;
+            let Some((dir, folders)) = stack.last_mut() else { return Ok(total) };
+            match folders.pop() {
+                Some(name) if !too_deep => next = open_dir(&*dir, name.as_c_str()).ok(),
+                Some(_) => {}
+                None => {
+                    stack.pop();
+                }
             }
         }
     }

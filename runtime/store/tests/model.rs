@@ -171,6 +171,7 @@ proptest! {
                         slot: String::new(),
                         tree: None,
                         created: 0,
+                    took: None,
                     }).unwrap();
                     m.results.insert(k, id);
                     if held { m.held_snaps.insert(id); }
@@ -182,7 +183,7 @@ proptest! {
                     fs::write(p.fs().join("f"), "x").unwrap();
                 }
                 Step::Gc { all } => {
-                    s.gc(&Policy { results: all, untagged: all, ..Policy::default() }).unwrap();
+                    s.gc(&if all { Policy::all() } else { Policy::default() }).unwrap();
                     m.gc(all);
                 }
                 Step::Reopen | Step::Reboot => {

@@ -1,0 +1,37 @@
+CREATE TABLE meta(name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE blobs(
+  seq INTEGER PRIMARY KEY AUTOINCREMENT, digest BLOB NOT NULL UNIQUE, size INTEGER NOT NULL,
+  boot BLOB NOT NULL, durable INTEGER NOT NULL DEFAULT 0,
+  created INTEGER NOT NULL DEFAULT (unixepoch()));
+CREATE TABLE blob_links(
+  parent BLOB NOT NULL, child BLOB NOT NULL, PRIMARY KEY(parent, child)) WITHOUT ROWID;
+CREATE TABLE snapshots(
+  id INTEGER PRIMARY KEY AUTOINCREMENT, parent INTEGER, diff_id BLOB, tar_size INTEGER,
+  on_disk INTEGER NOT NULL, boot BLOB NOT NULL, durable INTEGER NOT NULL DEFAULT 0, size INTEGER,
+  description TEXT NOT NULL, created INTEGER NOT NULL DEFAULT (unixepoch()));
+CREATE INDEX snapshots_layer ON snapshots(diff_id, parent) WHERE diff_id IS NOT NULL;
+CREATE TABLE layer_blobs(
+  diff_id BLOB NOT NULL, digest BLOB NOT NULL, size INTEGER NOT NULL, media_type TEXT NOT NULL,
+  PRIMARY KEY(diff_id, digest, media_type)) WITHOUT ROWID;
+CREATE TABLE results(
+  seq INTEGER PRIMARY KEY AUTOINCREMENT, key BLOB NOT NULL UNIQUE, canonical BLOB NOT NULL,
+  op BLOB NOT NULL, tree BLOB, outputs BLOB NOT NULL, recipe BLOB NOT NULL, slot TEXT NOT NULL,
+  created INTEGER NOT NULL DEFAULT (unixepoch()), used INTEGER NOT NULL DEFAULT (unixepoch()));
+CREATE INDEX results_tree ON results(op, tree) WHERE tree IS NOT NULL;
+CREATE TABLE slots(slot TEXT PRIMARY KEY, key BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE contents(
+  key BLOB NOT NULL, selector BLOB NOT NULL, tree BLOB NOT NULL,
+  PRIMARY KEY(key, selector)) WITHOUT ROWID;
+CREATE TABLE stats(
+  dev INTEGER NOT NULL, ino INTEGER NOT NULL, size INTEGER NOT NULL, mtime INTEGER NOT NULL,
+  ctime INTEGER NOT NULL, digest BLOB NOT NULL, PRIMARY KEY(dev, ino)) WITHOUT ROWID;
+CREATE TABLE images(
+  manifest BLOB PRIMARY KEY, config BLOB NOT NULL, platform TEXT NOT NULL, size INTEGER NOT NULL,
+  created TEXT, layers BLOB NOT NULL, snapshot INTEGER,
+  added INTEGER NOT NULL DEFAULT (unixepoch())) WITHOUT ROWID;
+CREATE TABLE tags(
+  name TEXT PRIMARY KEY, manifest BLOB NOT NULL,
+  updated INTEGER NOT NULL DEFAULT (unixepoch())) WITHOUT ROWID;
+CREATE TABLE remote_tags(
+  name TEXT NOT NULL, platform TEXT NOT NULL, manifest BLOB NOT NULL,
+  updated INTEGER NOT NULL DEFAULT (unixepoch()), PRIMARY KEY(name, platform)) WITHOUT ROWID;
