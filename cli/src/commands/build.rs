@@ -12,9 +12,9 @@ use rgraph_solver::backend::{Backend, BuildError, BuildOutcome};
 use rgraph_solver::{SolveError, Step, TaskError};
 
 use super::graph::policy;
-use super::{Context, call, print};
+use super::{Context, call, note, print, prune};
 use crate::args::BuildArgs;
-use crate::options::{BuildOptions, Call, ProgressMode, Pull};
+use crate::options::{BuildOptions, Call, Config, ProgressMode, Pull};
 use crate::output::write_whole;
 use crate::pipeline::{Answers, CompileError, Compiled, compile, request};
 use crate::progress::{Progress, Settings, Summary, write_summary};
@@ -34,6 +34,8 @@ pub fn run(cx: &Context, args: BuildArgs) -> Result<(), CliError> {
     if opts.call != Call::Build {
         return call::run(cx, &opts);
     }
+    let config = Config::load(cx.dirs.config.as_deref())
+        .map_err(|e| CliError::failed(rgraph_runtime::report(&e)))?;
     let host = Host::probe().map_err(|e| CliError::failed(e.to_string()))?;
     let lock = sources::obeyed(opts.locked.as_deref())?;
     let store = session::open_store(cx.root())?;
@@ -68,7 +70,30 @@ pub fn run(cx: &Context, args: BuildArgs) -> Result<(), CliError> {
         cx.report(|r| r.warnings(&compiled.warnings, &compiled.sources));
     }
     let outcome = outcome.map_err(|e| failure(cx, e, &progress, &compiled))?;
-    finish(&opts, &outcome, started, &progress, &compiled, quiet)
+    finish(&opts, &outcome, started, &progress, &compiled, quiet)?;
+    collect(cx, &store, &config, quiet);
+    Ok(())
+}
+
+/// Brings the cache back within its bounds. The build is done and told; this may be interrupted, and
+/// a failure is a warning.
+fn collect(cx: &Context, store: &rgraph_store::Store, config: &Config, quiet: bool) {
+    let stop = || cx.cancel.is_cancelled();
+    let done = store.disk().and_then(|disk| match config.gc(&disk) {
+        Some(policy) => store.gc_if_needed(&policy, &stop),
+        None => Ok(None),
+    });
+    match done {
+        Ok(Some(r)) if r != rgraph_store::Report::default() && !quiet => {
+            let bytes = crate::table::size(r.bytes);
+            note(&format!("gc: removed {}: {bytes}", prune::words(&r)));
+        }
+        Ok(_) => {}
+        Err(e) => note(&format!(
+            "warning: automatic gc: {}",
+            crate::report::chain_text(&session::store_error(&e))
+        )),
+    }
 }
 
 /// Warnings about layers are what this builder is for: they are drawn in full, with the form to

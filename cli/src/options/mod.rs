@@ -6,6 +6,7 @@
 pub mod csv;
 
 mod build;
+mod config;
 mod context;
 mod dirs;
 mod error;
@@ -19,6 +20,7 @@ mod steps;
 mod store;
 
 pub use build::{BuildOptions, Call, GraphOptions, host_platform};
+pub use config::{Config, ConfigError};
 pub use context::{ContextSpec, FileSpec, NamedContext, named};
 pub use dirs::StateDirs;
 pub use error::OptionsError;

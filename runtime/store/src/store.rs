@@ -35,6 +35,8 @@ pub struct Store {
     serial: AtomicU64,
     /// Rows were written since the last commit that synced.
     pub(crate) unsynced: AtomicBool,
+    /// Rows were written by this handle.
+    pub(crate) wrote: AtomicBool,
     /// This handle's place in the order of all that wrote: a clock that no one can set.
     tick: OnceLock<i64>,
 }
@@ -91,6 +93,7 @@ impl Session<'_> {
         })?;
         t.commit().map_err(index::sql(layout, what))?;
         self.store.unsynced.store(true, Ordering::Relaxed);
+        self.store.wrote.store(true, Ordering::Relaxed);
         Ok(out)
     }
 
@@ -133,6 +136,7 @@ impl Store {
             nonce: RandomState::new().build_hasher().finish() as u32,
             serial: AtomicU64::new(0),
             unsynced: AtomicBool::new(false),
+            wrote: AtomicBool::new(false),
             tick: OnceLock::new(),
         })
     }

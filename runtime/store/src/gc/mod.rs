@@ -5,6 +5,7 @@
 //! files into the trash, which is emptied after the lock is given back. On a full disk a
 //! transaction has no room: then the files go first, and rows without a file are misses.
 
+mod auto;
 mod limits;
 pub(crate) mod plan;
 pub(crate) mod world;

@@ -1,0 +1,218 @@
+//! The config file: so far, when and how the build cache is kept small.
+//!
+//! ```toml
+//! [gc]
+//! enabled = true
+//! reserved-space = "10GB"
+//! max-used-space = "50%"
+//! min-free-space = "20%"
+//!
+//! [[gc.policy]]
+//! filters = ["type=exec.cachemount"]
+//! keep-duration = "48h"
+//! max-used-space = "512MB"
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use rgraph_store::{Amount, Disk, Filter, Limits, Policy, Rule};
+use serde::Deserialize;
+use serde::de::Error as _;
+
+use super::{Bounds, parse_amount, parse_seconds};
+
+/// Why the file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// It is there and cannot be read.
+    #[error("cannot read config file `{}`", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Its text is not what it should be; says the line.
+    #[error("config file `{}`: {what}", path.display())]
+    Text {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and where.
+        what: String,
+    },
+}
+
+/// What the file says.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    #[serde(default)]
+    gc: Gc,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Gc {
+    enabled: Option<bool>,
+    #[serde(default, deserialize_with = "amount")]
+    reserved_space: Option<Amount>,
+    #[serde(default, deserialize_with = "amount")]
+    max_used_space: Option<Amount>,
+    #[serde(default, deserialize_with = "amount")]
+    min_free_space: Option<Amount>,
+    #[serde(default)]
+    policy: Vec<GcRule>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct GcRule {
+    #[serde(default, deserialize_with = "filters")]
+    filters: Filter,
+    #[serde(default, deserialize_with = "seconds")]
+    keep_duration: Option<u64>,
+    #[serde(default, deserialize_with = "amount")]
+    reserved_space: Option<Amount>,
+    #[serde(default, deserialize_with = "amount")]
+    max_used_space: Option<Amount>,
+    #[serde(default, deserialize_with = "amount")]
+    min_free_space: Option<Amount>,
+}
+
+/// Text, or a bare number.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Scalar {
+    Number(u64),
+    Text(String),
+}
+
+impl Scalar {
+    fn text(self) -> String {
+        match self {
+            Self::Number(n) => n.to_string(),
+            Self::Text(t) => t,
+        }
+    }
+}
+
+fn amount<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<Amount>, D::Error> {
+    parse_amount(&Scalar::deserialize(d)?.text()).map(Some).map_err(D::Error::custom)
+}
+
+fn seconds<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<u64>, D::Error> {
+    parse_seconds(&Scalar::deserialize(d)?.text()).map(Some).map_err(D::Error::custom)
+}
+
+fn filters<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Filter, D::Error> {
+    let lines = Vec::<String>::deserialize(d)?;
+    lines.iter().try_fold(Filter::default(), |all, line| {
+        line.parse().map(|f| all.and(f)).map_err(D::Error::custom)
+    })
+}
+
+impl Config {
+    /// Reads the file; one that is not there says nothing.
+    pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
+        let Some(path) = path else { return Ok(Self::default()) };
+        match std::fs::read_to_string(path) {
+            Ok(text) => {
+                Self::parse(&text).map_err(|what| ConfigError::Text { path: path.to_owned(), what })
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(source) => Err(ConfigError::Read { path: path.to_owned(), source }),
+        }
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        toml::from_str(text).map_err(|e: toml::de::Error| {
+            let line = e.span().map(|s| text[..s.start.min(text.len())].matches('\n').count() + 1);
+            match line {
+                Some(n) => format!("line {n}: {}", e.message().trim_end()),
+                None => e.message().trim_end().to_owned(),
+            }
+        })
+    }
+
+    /// What a build does about the cache when it has ended; `None`: nothing. A bound that the file
+    /// names stands alone: the built-in ones count only when it names none.
+    pub fn gc(&self, disk: &Disk) -> Option<Policy> {
+        let Gc { enabled, reserved_space, max_used_space, min_free_space, policy } = &self.gc;
+        if *enabled == Some(false) {
+            return None;
+        }
+        let bounds = Bounds {
+            reserved: *reserved_space,
+            max_used: *max_used_space,
+            min_free: *min_free_space,
+        };
+        let mut cache: Vec<Rule> = policy
+            .iter()
+            .map(|r| Rule {
+                filter: r.filters.clone(),
+                unused_for: r.keep_duration,
+                limits: Bounds {
+                    reserved: r.reserved_space,
+                    max_used: r.max_used_space,
+                    min_free: r.min_free_space,
+                }
+                .of(disk),
+            })
+            .collect();
+        let limits = match bounds.of(disk) {
+            none if none == Limits::default() && cache.is_empty() => Limits::of_disk(disk.total),
+            limits => limits,
+        };
+        if limits != Limits::default() {
+            cache.push(Rule { limits, ..Rule::default() });
+        }
+        Some(Policy { untagged: None, cache, dry_run: false })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DISK: Disk = Disk { total: 1000, free: 500, used: 500 };
+
+    fn rules(text: &str) -> Vec<Rule> {
+        Config::parse(text).unwrap().gc(&DISK).unwrap().cache
+    }
+
+    #[test]
+    fn bounds_and_rules() {
+        let limits = |reserved, max_used, min_free| Limits { reserved, max_used, min_free };
+        assert_eq!(rules("")[0].limits, Limits::of_disk(1000));
+        assert_eq!(Config::parse("[gc]\nenabled = false\n").unwrap().gc(&DISK), None);
+        let r = rules("[gc]\nmax-used-space = '30%'\nreserved-space = 10\n");
+        assert_eq!((r.len(), r[0].limits), (1, limits(Some(10), Some(300), None)));
+        let r = rules(
+            "[gc]\nmin-free-space = '1k'\n[[gc.policy]]\nfilters = ['type=exec.cachemount']\n\
+             keep-duration = '48h'\nmax-used-space = '512MB'\n[[gc.policy]]\nkeep-duration = 60\n",
+        );
+        assert_eq!(r.len(), 3, "the file's own, in order, then the bounds of all");
+        assert_eq!(r[0].filter, "type=exec.cachemount".parse().unwrap());
+        assert_eq!(
+            (r[0].unused_for, r[0].limits),
+            (Some(172_800), limits(None, Some(512 << 20), None))
+        );
+        assert_eq!((r[1].unused_for, r[1].limits), (Some(60), Limits::default()));
+        assert_eq!(r[2].limits, limits(None, None, Some(1024)));
+    }
+
+    #[test]
+    fn mistakes_are_told_with_their_line() {
+        for (text, want) in [
+            ("[gc]\n\nmax-usd-space = '1g'\n", "line 3: unknown field `max-usd-space`"),
+            ("[registry]\n", "line 1: unknown field `registry`"),
+            ("[gc]\nmax-used-space = 'many'\n", "line 2: expected a number of bytes"),
+            ("[gc]\nenabled = 'yes'\n", "line 2: invalid type"),
+            ("[[gc.policy]]\nfilters = ['size=3']\n", "line 2: unknown filter `size`"),
+            ("[gc\n", "line 1: "),
+        ] {
+            let e = Config::parse(text).unwrap_err();
+            assert!(e.starts_with(want), "{text}: {e}");
+        }
+    }
+}
