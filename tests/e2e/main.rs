@@ -12,3 +12,4 @@ mod layers;
 mod limits;
 mod registry;
 mod sources;
+mod store;
