@@ -86,9 +86,16 @@ impl Store {
         let file =
             RefFile { format: RECORD_FORMAT, name: name.to_owned(), manifest: image.manifest };
         let mut session = self.session()?;
-        self.write_record(&self.layout().ref_file(name), &file, true)?;
+        let path = self.layout().ref_file(name);
+        let mut written = Ok(());
         full_sync(session.conn(), |c| {
             let t = index::write(c)?;
+            // Now that others cannot write: of several that move one tag, row and file are of the
+            // same.
+            written = self.write_record(&path, &file, true);
+            if written.is_err() {
+                return Ok(());
+            }
             t.execute(
                 "INSERT INTO tags(name, manifest) VALUES(?1, ?2)
                  ON CONFLICT(name) DO UPDATE SET manifest = ?2, updated = unixepoch()",
@@ -99,6 +106,7 @@ impl Store {
             t.commit()
         })
         .map_err(sql(self.layout(), "record a tag"))?;
+        written?;
         self.unsynced.store(false, Ordering::Relaxed);
         self.checkpoint_if_long(&mut session)
     }
@@ -163,9 +171,9 @@ impl Store {
                 layers,
                 i.snapshot.map(|s| int(s.0)),
             ])?;
-            Ok(())
+            let path = self.layout().image_file(&i.manifest);
+            Ok(self.write_record(&path, &self.image_file_of(i), false)?)
         })?;
-        self.write_record(&self.layout().image_file(&i.manifest), &self.image_file_of(i), false)?;
         self.hold_blob(&i.manifest.into())
     }
 

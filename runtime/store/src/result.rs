@@ -103,9 +103,9 @@ impl Store {
             ])?;
             t.prepare_cached("INSERT OR REPLACE INTO slots VALUES(?1, ?2)")?
                 .execute(params![r.slot, r.key.as_bytes()])?;
-            Ok(())
-        })?;
-        self.write_result_file(r)
+            // Before others can write: of several that record one key, row and file are of the same.
+            Ok(self.write_result_file(r)?)
+        })
     }
 
     /// Repair's copy, beside the first output that has a folder.

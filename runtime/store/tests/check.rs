@@ -245,3 +245,32 @@ fn copy(from: &Path, to: &Path) {
         }
     }
 }
+
+/// Many that record one key at once: the file says what the row says.
+#[test]
+fn rows_and_files_are_of_the_same_writer() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("state");
+    let (ids, _) = filled(&root);
+    let row = open(&root).unwrap().known_result(&CacheKey::from_bytes([2; 32])).unwrap().unwrap();
+    assert_eq!(row.outputs, [ids[1]]);
+    let stores: Vec<Store> = (0..4).map(|_| open(&root).unwrap()).collect();
+    for round in 0..100 {
+        std::thread::scope(|t| {
+            for (n, s) in stores.iter().enumerate() {
+                let slot = format!("place {n} {round}");
+                let row = ResultRow { slot, ..row.clone() };
+                let name = format!("tag {n}");
+                let other = s.put_blob(name.as_bytes()).unwrap().digest.into();
+                t.spawn(move || {
+                    s.put_result(&row).unwrap();
+                    if n < 2 && round % 20 == 0 {
+                        s.tag("moved", &ImageRef { manifest: other }).unwrap();
+                    }
+                });
+            }
+        });
+        let r = stores[0].check(false, false).unwrap();
+        assert_eq!(r.left(), 0, "round {round}: {r:?}");
+    }
+}
