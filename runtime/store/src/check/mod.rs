@@ -1,11 +1,13 @@
 //! `store check`: names what is damaged, missing or not referenced, and mends it: what can be made
 //! again is dropped, so that the next use misses it.
 
+mod records;
+
 use std::collections::HashSet;
 use std::fmt;
 use std::path::PathBuf;
 
-use rgraph_ir::{BlobDigest, CacheKey, ManifestDigest, SnapshotId};
+use rgraph_ir::{BlobDigest, SnapshotId};
 
 use crate::blob::hash_file;
 use crate::error::{Result, StoreError};
@@ -14,11 +16,7 @@ use crate::gc::{list, needs_repair};
 use crate::index::{bytes32, int, params, size};
 use crate::layout::open_nofollow;
 use crate::lock::Mode;
-use crate::mounts::{dir_name, is_unnamed, spoken};
-use crate::record::{
-    BlobFile, CacheMountFile, ImageFile, RECORD_FORMAT, RefFile, ResultFile, SnapshotFile,
-    read_record, read_whole_record, to_hex,
-};
+use crate::record::{ImageFile, RefFile, read_record};
 use crate::store::{Session, Store};
 use crate::tree;
 
@@ -294,188 +292,6 @@ impl Store {
                 }
             }
             report.add(what, kind, repair);
-        }
-        Ok(())
-    }
-
-    fn record_agrees(&self, id: SnapshotId, parent: Option<u64>) -> bool {
-        let path = self.layout().snapshot(id).join("record.json");
-        let Some(f) = read_whole_record::<SnapshotFile>(&path) else { return false };
-        let Ok(Some(row)) = self.read("look up a snapshot", |c| self.load(c, id)) else {
-            return true;
-        };
-        let layer = row.record.layer.as_ref().map(|l| l.diff_id);
-        let tar_size = row.record.layer.as_ref().and_then(|l| l.tar_size);
-        f.id == id.0
-            && f.parent == parent
-            && f.description == row.record.description
-            && self.boot_of(id).is_ok_and(|b| f.boot == b)
-            && f.layer.as_ref().is_none_or(|l| {
-                let known = self.layer_blobs(&l.diff_id).unwrap_or_default();
-                let known = |b: &BlobFile| {
-                    known.iter().any(|k| {
-                        (k.digest, k.size, &k.media_type) == (b.digest, b.size, &b.media_type)
-                    })
-                };
-                Some(l.diff_id) == layer
-                    && l.tar_size.is_none_or(|n| Some(n) == tar_size)
-                    && l.blobs.iter().all(known)
-            })
-    }
-
-    /// The boot a snapshot was made in.
-    fn boot_of(&self, id: SnapshotId) -> Result<String> {
-        self.read("look up a snapshot", |c| {
-            c.prepare_cached("SELECT boot FROM snapshots WHERE id = ?1")?
-                .query_row(params![int(id.0)], |r| Ok(to_hex(&r.get::<_, Vec<u8>>(0)?)))
-        })
-    }
-
-    /// The index knows all that the file says.
-    fn rewrite_record(&self, id: SnapshotId) -> Result<bool> {
-        let Some(row) = self.read("look up a snapshot", |c| self.load(c, id))? else {
-            return Ok(false);
-        };
-        let r = row.record;
-        let mut file = self.snapshot_file(id, r.parent, &r.description, r.layer.as_ref());
-        file.boot = self.boot_of(id)?;
-        self.write_record(&self.layout().snapshot(id).join("record.json"), &file, false)?;
-        Ok(true)
-    }
-
-    /// The files of results say what the index says.
-    fn check_results(&self, i: &Inventory, repair: bool, report: &mut CheckReport) -> Result<()> {
-        for (id, ..) in i.snaps.iter().filter(|s| s.2) {
-            let path = self.layout().snapshot(*id).join("result.json");
-            if !path.exists() {
-                continue;
-            }
-            let file = read_whole_record::<ResultFile>(&path);
-            let row = match &file {
-                Some(f) => self.known_result(&f.key)?,
-                None => None,
-            };
-            let agrees = match (&file, &row) {
-                (Some(f), Some(r)) => {
-                    let same = self.result_file(r);
-                    // A key may have come to mean another snapshot since.
-                    r.outputs.first() != Some(id)
-                        || (f.canonical == same.canonical
-                            && f.op == same.op
-                            && f.outputs == same.outputs
-                            && f.recipe == same.recipe
-                            && f.slot == same.slot)
-                }
-                // Removed by gc, the snapshot kept for others.
-                (Some(f), None) => {
-                    !i.world.results.iter().any(|r| r.outputs.contains(&id.0))
-                        || f.outputs.contains(&id.0)
-                }
-                (None, _) => false,
-            };
-            if agrees {
-                continue;
-            }
-            if repair {
-                // The index is whole; where the two differ, neither is believed.
-                let keys: Vec<CacheKey> = i
-                    .world
-                    .results
-                    .iter()
-                    .filter(|r| r.outputs.contains(&id.0))
-                    .map(|r| CacheKey::from_bytes(r.key))
-                    .collect();
-                self.write("drop results", |t| {
-                    for k in &keys {
-                        t.execute("DELETE FROM results WHERE key = ?1", params![k.as_bytes()])?;
-                    }
-                    Ok(())
-                })?;
-                std::fs::remove_file(&path).map_err(|e| self.layout().err("remove", &path, e))?;
-            }
-            report.add(format!("result of snapshot {id}"), Kind::Damaged, repair);
-        }
-        Ok(())
-    }
-
-    /// Tags and images, and the files that keep them for repair.
-    fn check_names(&self, repair: bool, report: &mut CheckReport) -> Result<()> {
-        for t in self.tags()? {
-            if !self.has_row("blobs", "digest", t.manifest.as_bytes().as_slice())? {
-                if repair {
-                    self.untag(&t.name)?;
-                }
-                report.add(
-                    format!("tag {}: manifest {}", t.name, t.manifest),
-                    Kind::Missing,
-                    repair,
-                );
-                continue;
-            }
-            let path = self.layout().ref_file(&t.name);
-            let good = read_whole_record::<RefFile>(&path)
-                .is_some_and(|f| f.name == t.name && f.manifest == t.manifest);
-            if !good {
-                if repair {
-                    let (name, manifest) = (t.name.clone(), t.manifest);
-                    let file = RefFile { format: RECORD_FORMAT, name, manifest };
-                    self.write_record(&path, &file, true)?;
-                }
-                report.add(format!("record of tag {}", t.name), Kind::Damaged, repair);
-            }
-        }
-        for row in self.images()? {
-            let m: ManifestDigest = row.manifest;
-            let parts = [BlobDigest::from(m), row.config.into()];
-            let mut whole = true;
-            for d in parts {
-                whole &= self.has_row("blobs", "digest", d.as_bytes().as_slice())?;
-            }
-            if !whole {
-                if repair {
-                    self.forget_image(&m)?;
-                }
-                report.add(format!("manifest or config of image {m}"), Kind::Missing, repair);
-                continue;
-            }
-            let path = self.layout().image_file(&m);
-            let want = self.image_file_of(&row);
-            let good = read_whole_record::<ImageFile>(&path).is_some_and(|f| f.same(&want));
-            if !good {
-                if repair {
-                    self.write_record(&path, &want, false)?;
-                }
-                report.add(format!("record of image {m}"), Kind::Damaged, repair);
-            }
-        }
-        Ok(())
-    }
-
-    fn check_mounts(&self, i: &Inventory, repair: bool, report: &mut CheckReport) -> Result<()> {
-        for m in &i.world.mounts {
-            let dir = self.layout().cache_mounts().join(&m.dir);
-            let name = spoken(&m.id).0;
-            if !dir.is_dir() {
-                if !self.has_row("cache_mounts", "dir", &m.dir)? {
-                    continue;
-                }
-                if repair {
-                    self.write("drop a cache mount", |t| {
-                        crate::mounts::delete_mounts(t, std::slice::from_ref(&m.dir))
-                    })?;
-                }
-                report.add(format!("cache mount {name}"), Kind::Missing, repair);
-                continue;
-            }
-            let path = self.mount_record(&dir);
-            let good = read_whole_record::<CacheMountFile>(&path).is_some_and(|f| f.id == m.id);
-            if !is_unnamed(&m.id) && (!good || dir_name(&m.id) != m.dir) {
-                if repair {
-                    let file = CacheMountFile { format: RECORD_FORMAT, id: m.id.clone() };
-                    self.write_record(&path, &file, false)?;
-                }
-                report.add(format!("record of cache mount {name}"), Kind::Damaged, repair);
-            }
         }
         Ok(())
     }
