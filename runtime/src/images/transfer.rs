@@ -252,8 +252,10 @@ pub fn save(
                 .map_err(|err| archive_error(dest, err))
         })?)
     })?;
-    // The tars of layers whose folders give them again. Those stay that another build wants.
-    w.store.gc(&Policy::default())?;
+    // The tars of layers whose folders give them again. The archive is written, whatever comes of it.
+    if let Err(e) = w.store.gc(&Policy::default()) {
+        tracing::debug!(error = %e, "copies of layers stay in the store");
+    }
     Ok(())
 }
 
