@@ -181,7 +181,7 @@ impl Store {
     /// Bytes of the cache that images do not need, as gc's limits see them.
     pub fn cache_size(&self) -> Result<u64> {
         if !self.is_read_only() {
-            self.count_sizes(&|| false)?;
+            self.count_sizes(true, &|| false)?;
         }
         let session = self.session()?;
         let w = session.read("read all of it", World::read)?;

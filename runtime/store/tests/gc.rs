@@ -377,3 +377,17 @@ fn plain_tars_of_folders_are_garbage() {
     s.gc(&Policy::default()).unwrap();
     assert!(s.has_blob(&plain.digest).unwrap());
 }
+
+#[test]
+fn a_cache_mount_that_grew_is_counted_again() {
+    let (dir, s) = fresh();
+    let root = dir.path().join("state");
+    drop(s);
+    for (bytes, gone) in [(10_000, 0), (20_000, 0), (2_000_000, 1)] {
+        let s = open(&root);
+        let lease = s.lease().unwrap();
+        fs::write(s.cache_mount("/g").unwrap().join("f"), vec![1; bytes]).unwrap();
+        drop(lease);
+        assert_eq!(s.gc(&capped(1_000_000)).unwrap().mounts, gone, "{bytes}");
+    }
+}

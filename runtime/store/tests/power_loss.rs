@@ -60,6 +60,7 @@ fn fill(root: &Path) {
             slot: "slot".to_owned(),
             tree: None,
             took: None,
+            created: 0,
         })
         .unwrap();
         let m: ManifestDigest = s.put_blob(&manifest(n)).unwrap().digest.into();
@@ -99,6 +100,7 @@ fn fill(root: &Path) {
             slot: String::new(),
             tree: None,
             took: None,
+            created: 0,
         })
         .unwrap();
         parent = (n % 2 == 0).then_some(id);

@@ -33,7 +33,7 @@ impl Store {
             let used = match counted {
                 Some(n) => n,
                 None => {
-                    self.count_sizes(stop)?;
+                    self.count_sizes(false, stop)?;
                     *counted.insert(self.counted()?)
                 }
             };

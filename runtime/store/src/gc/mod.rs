@@ -95,7 +95,7 @@ impl Store {
         self.need_write()?;
         let needs_sizes = policy.cache.iter().any(|r| r.limits != Limits::default());
         if needs_sizes {
-            self.count_sizes(stop)?;
+            self.count_sizes(true, stop)?;
         }
         if stop() {
             return Ok(Report::default());
@@ -210,16 +210,19 @@ impl Store {
         failed.map(|_| bytes)
     }
 
-    /// Counts the bytes of snapshots and cache mounts not counted yet.
-    pub(crate) fn count_sizes(&self, stop: &dyn Fn() -> bool) -> Result<()> {
+    /// Counts the bytes of snapshots and cache mounts not counted yet; with `again`, those of cache
+    /// mounts too that were used since.
+    pub(crate) fn count_sizes(&self, again: bool, stop: &dyn Fn() -> bool) -> Result<()> {
         let (snaps, mounts): (Vec<u64>, Vec<String>) = self.read("list what takes space", |c| {
             let ids = c
                 .prepare("SELECT id FROM snapshots WHERE on_disk AND size IS NULL")?
                 .query_map([], |r| size(r, 0))?
                 .collect::<Result<_, _>>()?;
             let dirs = c
-                .prepare("SELECT dir FROM cache_mounts WHERE size IS NULL")?
-                .query_map([], |r| r.get(0))?
+                .prepare(
+                    "SELECT dir FROM cache_mounts WHERE size IS NULL OR (?1 AND sized < tick)",
+                )?
+                .query_map(params![again], |r| r.get(0))?
                 .collect::<Result<_, _>>()?;
             Ok((ids, dirs))
         })?;
