@@ -18,7 +18,7 @@ pub struct Dockerfile {
     pub global_args: Vec<Instruction>,
     /// In file order.
     pub stages: Vec<Stage>,
-    /// Where a line within a continued instruction was empty.
+    /// Where instructions end that are continued over empty lines.
     pub empty_continuations: Vec<Span>,
     /// The text, for line numbers in advice.
     pub source: SourceFile,

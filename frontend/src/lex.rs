@@ -59,7 +59,7 @@ pub struct Lines<'a> {
     pub escape: char,
     /// Directives that were found.
     pub found: Vec<Directive>,
-    /// Empty lines within continued instructions.
+    /// Where instructions end that are continued over empty lines.
     pub empty_continuations: Vec<Span>,
     /// What went wrong.
     pub diags: Vec<Diagnostic>,
@@ -153,15 +153,16 @@ impl<'a> Lines<'a> {
             };
             let mut pieces = vec![(0, start as u32)];
             let mut end = line.start + line.text.len();
+            let (mut empty, mut last) = (false, (0, 0));
             while open {
                 let Some(line) = self.physical() else { break };
+                last = (line.start, line.start + line.text.len());
                 let first = line.text.trim_start();
                 if first.starts_with('#') {
                     continue;
                 }
                 if first.is_empty() {
-                    self.empty_continuations
-                        .push(self.span(line.start, line.start + line.text.len()));
+                    empty = true;
                     continue;
                 }
                 pieces.push((text.len() as u32, line.start as u32));
@@ -173,6 +174,9 @@ impl<'a> Lines<'a> {
                     }
                 }
                 end = line.start + line.text.len();
+            }
+            if empty {
+                self.empty_continuations.push(self.span(last.0, last.1));
             }
             let span = self.span(start, end);
             let places = Places::Pieces(self.file, pieces);

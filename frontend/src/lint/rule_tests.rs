@@ -14,7 +14,9 @@ fn buildkits_rules() {
         ("FROM a AS B\n", vec!["1: StageNameCasing"]),
         ("FROM a as b\n", vec!["1: FromAsCasing"]),
         ("from a AS b\nrun x\n", vec!["1: FromAsCasing"]),
-        ("FROM a\nRUN x \\\n\n  y\n", vec!["3: NoEmptyContinuation"]),
+        // Told once, where the instruction ends.
+        ("FROM a\nRUN x \\\n\n  y\n", vec!["4: NoEmptyContinuation"]),
+        ("FROM a\nRUN x \\\n\n  y \\\n\n\n# c\n", vec!["7: NoEmptyContinuation"]),
         ("FROM a\nrun x\nCMD [\"x\"]\n", vec!["2: ConsistentInstructionCasing"]),
         ("FROM a AS b\nFROM a AS b\n", vec!["2: DuplicateStageName"]),
         ("FROM a AS scratch\n", vec!["1: ReservedStageName"]),
