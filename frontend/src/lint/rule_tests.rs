@@ -27,6 +27,7 @@ fn buildkits_rules() {
         ("ARG X\nFROM a$X\n", vec![]),
         ("FROM a\nWORKDIR x\nWORKDIR y\n", vec!["2: WorkdirRelativePath"]),
         ("FROM a\nENV A=$B\n", vec!["2: UndefinedVar"]),
+        ("FROM a\nENV A=1 \\\n  C=$B\n", vec!["2: UndefinedVar"]),
         ("FROM a\nARG B\nENV A=$B\n", vec![]),
         ("FROM a\nCMD [\"x\"]\nCMD [\"y\"]\n", vec!["2: MultipleInstructionsDisallowed"]),
         (

@@ -373,7 +373,7 @@ impl<'a> Cx<'a> {
         }
         let Expanded { text, unmatched, .. } = expand(text, &st.vars, mode)
             .map_err(|e| Box::new(Diagnostic::error("expansion", span, e.to_string())))?;
-        self.lint_unmatched(st, step, span, &unmatched);
+        self.lint_unmatched(st, step, &unmatched);
         Ok(text)
     }
 

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use rgraph_ir::Span;
 use rgraph_ir::near::nearest;
 use rgraph_ir::pattern::{Pattern, clean};
 
@@ -20,7 +19,6 @@ impl Cx<'_> {
         &mut self,
         st: &StageState,
         step: &Step<'_>,
-        span: Span,
         unmatched: &BTreeSet<String>,
     ) {
         for name in unmatched {
@@ -39,7 +37,7 @@ impl Cx<'_> {
             };
             let message =
                 format!("Usage of undefined variable '${name}'{}", near.unwrap_or_default());
-            self.lint.warn(&rules::UNDEFINED_VAR, span, &step.instruction.comments, message);
+            self.warn(step, &rules::UNDEFINED_VAR, message);
         }
     }
 
