@@ -242,7 +242,11 @@ fn head<'a>(line: &'a Line<'a>, start: usize) -> Head<'a> {
     let (flags, at) = flags::split(line, end);
     let at = at + (text[at..].len() - text[at..].trim_start().len());
     let upper = keyword.text.to_ascii_uppercase();
-    let json = if text[at..].starts_with('[') { json::list(&text[at..]) } else { json::List::No };
+    let json = if text[at..].starts_with('[') {
+        json::list(text[at..].trim_end())
+    } else {
+        json::List::No
+    };
     Head { line, keyword, upper, flags, at, json }
 }
 

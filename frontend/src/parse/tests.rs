@@ -68,6 +68,8 @@ fn forms() {
             CmdForm::Shell(vec!["[ -f x ]".into()]),
         ]
     );
+    let p = read("FROM a\nSHELL [\"s\"]\u{c}\u{a0}\n");
+    assert!(p.is_ok(), "{:?}", p.diags);
 }
 
 #[test]
