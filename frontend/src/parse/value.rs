@@ -9,6 +9,9 @@ use nom::{IResult, Parser};
 
 /// Splits one CSV record (RFC 4180): fields may stand in double quotes, `""` is one quote.
 pub(crate) fn csv(text: &str) -> Result<Vec<String>, &'static str> {
+    if text.is_empty() {
+        return Err("it is empty");
+    }
     let mut fields = Vec::new();
     let mut rest = text;
     loop {
@@ -127,7 +130,7 @@ mod tests {
         assert_eq!(f("type=cache,target=/a"), ["type=cache", "target=/a"]);
         assert_eq!(f("\"a,b\"\"\",c"), ["a,b\"", "c"]);
         assert_eq!(f("a,"), ["a", ""]);
-        for bad in ["\"a", "a\"b", "\"a\"b"] {
+        for bad in ["", "\"a", "a\"b", "\"a\"b"] {
             assert!(csv(bad).is_err(), "{bad}");
         }
     }
