@@ -238,6 +238,20 @@ fn onbuild(head: &Head<'_>, heredocs: Vec<Heredoc>, diags: &mut Vec<Diagnostic>)
             diags.push(mixed(&inner));
             return None;
         }
+        "HEALTHCHECK" if json::list(split_first(inner.args()).1) == json::List::Mixed => {
+            diags.push(mixed(&inner));
+            return None;
+        }
+        // Of a trigger only the form is looked at before it runs.
+        "ENV" | "LABEL" if !words::quoted(head.line, inner.at).is_empty() => {
+            let errors = diags.len();
+            let mut found = Vec::new();
+            pairs(&inner, &mut found);
+            diags.extend(found.into_iter().filter(|d| d.code != "blank-name"));
+            if diags.len() > errors {
+                return None;
+            }
+        }
         _ => {}
     }
     let start =
@@ -251,14 +265,20 @@ fn onbuild(head: &Head<'_>, heredocs: Vec<Heredoc>, diags: &mut Vec<Diagnostic>)
     Some(Kind::Onbuild(Word { text, span: inner.keyword.span }))
 }
 
+/// The first word of `HEALTHCHECK` and what follows it.
+fn split_first(args: &str) -> (&str, &str) {
+    let cut = args.find(words::is_blank).unwrap_or(args.len());
+    (&args[..cut], args[cut..].trim_start())
+}
+
 fn healthcheck(head: &Head<'_>, diags: &mut Vec<Diagnostic>) -> Option<Kind> {
     let args = head.args();
     if args.is_empty() {
         diags.push(at_least_one(head));
         return None;
     }
-    let cut = args.find(char::is_whitespace).unwrap_or(args.len());
-    let (kind, rest) = (args[..cut].to_ascii_uppercase(), args[cut..].trim_start());
+    let (kind, rest) = split_first(args);
+    let kind = kind.to_ascii_uppercase();
     let mut health = image_config::Healthcheck::default();
     let list = json::list(rest);
     if list == json::List::Mixed {

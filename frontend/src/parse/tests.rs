@@ -117,6 +117,25 @@ fn a_line_has_a_longest_length() {
 }
 
 #[test]
+fn the_form_of_a_trigger_is_looked_at() {
+    for (trigger, ok) in [
+        ("ENV A=b", true),
+        ("ENV A b", true),
+        ("ENV =b", true),
+        ("ENV", true),
+        ("COPY x", true),
+        ("ENV A", false),
+        ("label a=b c", false),
+        ("CMD [1]", false),
+        ("HEALTHCHECK --retries=1 CMD [1]", false),
+        ("HEALTHCHECK CMD [\"x\"]", true),
+    ] {
+        let p = read(&format!("FROM a\nONBUILD {trigger}\n"));
+        assert_eq!(p.is_ok(), ok, "{trigger}: {:?}", p.diags);
+    }
+}
+
+#[test]
 fn several_faults_in_one_run() {
     let text = "FROM\nFROM a b\nSHELL x y\nHEALTHCHECK FOO\nHEALTHCHECK --interval=1 CMD x\nVOLUME []\nONBUILD FROM x\nMAINTAINER\nCOPY x <<E\nE\n";
     let p = read(text);
