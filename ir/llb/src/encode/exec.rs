@@ -162,8 +162,22 @@ fn mounts(op: &ExecOp, inputs: &mut Inputs<'_>) -> Vec<pb::Mount> {
     out
 }
 
-/// A selector of the whole tree is left out, but for the script of a `RUN <<EOF` with `#!`: that
-/// mount, the only one whose path ends in `/`, says it.
+/// A selector of the whole tree is left out, but for the script of a `RUN <<EOF` with `#!`: the
+/// mount of that says it.
 fn selector(path: &str, dest: &str) -> String {
-    if path == "/" && !dest.ends_with('/') { String::new() } else { path.to_owned() }
+    if path == "/" && dest != "/dev/pipes/" { String::new() } else { path.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::selector;
+
+    #[test]
+    fn selectors_of_whole_trees() {
+        for (path, dest, want) in
+            [("/", "/t", ""), ("/", "/t/", ""), ("/", "/dev/pipes/", "/"), ("/a", "/t/", "/a")]
+        {
+            assert_eq!(selector(path, dest), want, "{path} {dest}");
+        }
+    }
 }
