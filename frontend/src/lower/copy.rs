@@ -52,7 +52,8 @@ impl Actions {
             from,
             src,
             dest: shared.dest.clone(),
-            owner: shared.owner.as_deref().map(|o| owner(o, base)),
+            // Names mean what they mean before the first of the copies.
+            owner: shared.owner.as_deref().map(|o| owner(o, self.start)),
             mode: shared.mode.clone(),
             follow_symlink: false,
             dir_copy_contents: false,

@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 
 use rgraph_ir::image_config::{BaseHistory, BaseImage, ImageConfig};
-use rgraph_ir::op::{ExecOp, Op, ResolveMode};
+use rgraph_ir::op::{ActionRef, ExecOp, InputIndex, Op, ResolveMode};
 use rgraph_ir::{Platform, Severity};
 
 use super::{Lowering, lower};
@@ -163,6 +163,29 @@ fn environment_of_steps() {
     }
     let e = execs("FROM a\nRUN x", &args(&[("HTTP_PROXY", "p"), ("http_proxy", "q")]));
     assert_eq!(e[0].proxy_env.as_ref().unwrap().http, "q");
+}
+
+#[test]
+fn owners_are_looked_up_before_the_first_copy() {
+    for (flags, want) in [
+        ("--chown=u:g", ActionRef::Input(InputIndex(0))),
+        ("--link --chown=u:g", ActionRef::Scratch),
+    ] {
+        let text = format!("FROM a\nCOPY {flags} x y /d/\n");
+        let done = lowered(&text, &LowerOptions::default()).unwrap();
+        let lookups: Vec<ActionRef> = done
+            .plan
+            .graph
+            .iter()
+            .filter_map(|(_, v)| match &v.op {
+                Op::File(f) => Some(f.actions.iter().filter_map(|a| a.kind.owner())),
+                _ => None,
+            })
+            .flatten()
+            .map(|o| o.lookup)
+            .collect();
+        assert_eq!(lookups, [want, want], "{text}");
+    }
 }
 
 #[test]
