@@ -96,6 +96,7 @@ pub fn expand(word: &str, env: &dyn Lookup, mode: Mode) -> Result<Expanded, Expa
         env,
         mode,
         raw_escapes: mode.raw_escapes,
+        open: String::new(),
         depth: 0,
         spent: 0,
         matched: BTreeSet::new(),
@@ -119,6 +120,8 @@ struct Lexer<'a> {
     env: &'a dyn Lookup,
     mode: Mode,
     raw_escapes: bool,
+    /// The word that is being split off. A substitution within a word starts it anew.
+    open: String,
     depth: usize,
     spent: usize,
     matched: BTreeSet<String>,
@@ -129,29 +132,28 @@ struct Lexer<'a> {
 #[derive(Default)]
 struct Words {
     done: Vec<String>,
-    open: String,
     inside: bool,
 }
 
 impl Words {
-    fn soft(&mut self, c: char) {
+    fn soft(&mut self, open: &mut String, c: char) {
         if !c.is_whitespace() {
-            self.open.push(c);
+            open.push(c);
             self.inside = true;
-        } else if self.inside && !self.open.is_empty() {
-            self.done.push(std::mem::take(&mut self.open));
+        } else if self.inside && !open.is_empty() {
+            self.done.push(std::mem::take(open));
             self.inside = false;
         }
     }
 
-    fn hard(&mut self, s: &str) {
-        self.open.push_str(s);
+    fn hard(&mut self, open: &mut String, s: &str) {
+        open.push_str(s);
         self.inside = true;
     }
 
-    fn finish(mut self) -> Vec<String> {
-        if !self.open.is_empty() {
-            self.done.push(self.open);
+    fn finish(mut self, open: &mut String) -> Vec<String> {
+        if !open.is_empty() {
+            self.done.push(std::mem::take(open));
         }
         self.done
     }
@@ -195,47 +197,48 @@ impl Lexer<'_> {
     fn scan(&mut self, stop: Option<char>) -> Result<(String, Vec<String>), String> {
         let mut out = String::new();
         let mut words = Words::default();
+        self.open.clear();
         while let Some(c) = self.peek() {
             if Some(c) == stop {
                 self.next();
-                return Ok((out, words.finish()));
+                return Ok((out, words.finish(&mut self.open)));
             }
             match c {
                 '$' => {
                     let value = self.dollar()?;
                     self.spend(value.len())?;
-                    value.chars().for_each(|c| words.soft(c));
+                    value.chars().for_each(|c| words.soft(&mut self.open, c));
                     out.push_str(&value);
                 }
                 '<' => {
                     let s = self.angle();
-                    words.hard(&s);
+                    words.hard(&mut self.open, &s);
                     out.push_str(&s);
                 }
                 '\'' if !self.mode.ignore_quotes => {
                     let s = self.single()?;
-                    words.hard(&s);
+                    words.hard(&mut self.open, &s);
                     out.push_str(&s);
                 }
                 '"' if !self.mode.ignore_quotes => {
                     let s = self.double()?;
-                    words.hard(&s);
+                    words.hard(&mut self.open, &s);
                     out.push_str(&s);
                 }
                 _ => {
                     self.next();
                     if c != self.mode.escape {
-                        words.soft(c);
+                        words.soft(&mut self.open, c);
                         out.push(c);
                         continue;
                     }
                     if self.raw_escapes {
-                        words.hard(c.encode_utf8(&mut [0; 4]));
+                        words.hard(&mut self.open, c.encode_utf8(&mut [0; 4]));
                         out.push(c);
                     }
                     // The escape takes the next character as it is; at the very end it is dropped.
                     let Some(c) = self.next() else { break };
-                    words.hard(c.encode_utf8(&mut [0; 4]));
+                    words.hard(&mut self.open, c.encode_utf8(&mut [0; 4]));
                     out.push(c);
                 }
             }
@@ -243,7 +246,7 @@ impl Lexer<'_> {
         if let Some(stop) = stop {
             return Err(format!("unexpected end of statement while looking for matching {stop}"));
         }
-        Ok((out, words.finish()))
+        Ok((out, words.finish(&mut self.open)))
     }
 
     fn angle(&mut self) -> String {

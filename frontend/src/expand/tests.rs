@@ -80,6 +80,11 @@ fn words_split_outside_quotes_only() {
     assert_eq!(words("$S 'a b' c\\ d"), ["x", "y", "a b", "c d"]);
     assert_eq!(words("a << EOF b"), ["a", "<< EOF", "b"]);
     assert_eq!(words("'' x"), ["x"]);
+    // What stands in front of a substitution with a word of its own is no part of a word.
+    assert_eq!(words("a${N:-b}c d"), ["bc", "d"]);
+    assert_eq!(words("a ${P%.*}"), ["a", "/a/b/c.tar"]);
+    assert_eq!(words("a${E+}"), [""; 0]);
+    assert_eq!(words("a$N"), ["a"]);
 }
 
 #[test]
