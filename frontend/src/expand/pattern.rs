@@ -108,7 +108,10 @@ impl Pattern {
             out.extend(&chars[copied..start]);
             // An empty match directly behind a match is none.
             if end > copied || start == 0 {
-                out.push_str(with);
+                match all {
+                    true => template(with, &chars[start..end], &mut out),
+                    false => out.push_str(with),
+                }
                 if out.len() > rgraph_ir::limits::MAX_EXPANSION {
                     return Err(format!("pattern ({}) makes too long a result", self.text));
                 }
@@ -122,6 +125,34 @@ impl Pattern {
         out.extend(&chars[copied..]);
         Ok(out)
     }
+}
+
+/// Appends the replacement of one of all matches. It is a template of Go's `regexp`: `$0` is the match,
+/// `$$` a dollar sign, any other name nothing; names may stand in braces.
+fn template(with: &str, matched: &[char], out: &mut String) {
+    let mut rest = with;
+    while let Some((before, after)) = rest.split_once('$') {
+        out.push_str(before);
+        rest = after;
+        if let Some(r) = rest.strip_prefix('$') {
+            out.push('$');
+            rest = r;
+            continue;
+        }
+        let (open, close) = if rest.starts_with('{') { (1, "}") } else { (0, "") };
+        let name = &rest[open..];
+        let end = name.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(name.len());
+        match name[end..].strip_prefix(close) {
+            Some(r) if end > 0 => {
+                if &name[..end] == "0" {
+                    out.extend(matched);
+                }
+                rest = r;
+            }
+            _ => out.push('$'),
+        }
+    }
+    out.push_str(rest);
 }
 
 #[cfg(test)]
@@ -138,6 +169,12 @@ mod tests {
             ("z", "ab", "-", true, "ab"),
             ("*", "", "-", true, "-"),
             ("b", "abab", "", true, "aa"),
+            // The replacement of all matches is a template, that of one is not.
+            ("?", "abc", "<$0>", true, "<a><b><c>"),
+            ("b", "abc", "$x_y", true, "ac"),
+            ("b", "abc", "$x-${y}z$$a$", true, "a-z$a$c"),
+            ("b", "abc", "${x-$-$1", true, "a${x-$-c"),
+            ("b", "abc", "$0$$", false, "a$0$$c"),
         ] {
             assert_eq!(Pattern::parse(p).unwrap().replace(text, with, all).unwrap(), want, "{p}");
         }
