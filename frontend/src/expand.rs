@@ -397,11 +397,10 @@ impl Lexer<'_> {
                     Some(rest) => (true, rest),
                     None => (false, word.as_str()),
                 };
-                let p = Pattern::parse(text)?;
                 if op == '#' {
-                    p.trim_start(&value, longest).map(str::to_owned)
+                    Pattern::parse(text)?.trim_start(&value, longest).map(str::to_owned)
                 } else {
-                    p.trim_end(&value, longest)
+                    Pattern::trim_end(text, &value, longest)
                 }
             }
         }

@@ -78,12 +78,23 @@ impl Pattern {
         Ok(text.char_indices().nth(n).map_or("", |(i, _)| &text[i..]))
     }
 
-    pub(super) fn trim_end(&self, text: &str, longest: bool) -> Result<String, String> {
-        let chars: Vec<char> = text.chars().rev().collect();
-        self.afford(chars.len())?;
-        let tokens: Vec<Token> = self.tokens.iter().rev().copied().collect();
-        let n = Self::prefix(&tokens, &chars, longest).unwrap_or(0);
-        Ok(chars[n..].iter().rev().collect())
+    /// Pattern and text are read from their ends; what `\` stands before keeps it in front.
+    pub(super) fn trim_end(pattern: &str, text: &str, longest: bool) -> Result<String, String> {
+        let mut units: Vec<String> = Vec::new();
+        let mut rest = pattern.chars();
+        while let Some(c) = rest.next() {
+            units.push(match (c, rest.clone().next()) {
+                ('\\', Some(next)) => {
+                    rest.next();
+                    format!("{c}{next}")
+                }
+                _ => c.to_string(),
+            });
+        }
+        units.reverse();
+        let backwards: String = text.chars().rev().collect();
+        let left = Self::parse(&units.concat())?.trim_start(&backwards, longest)?.to_owned();
+        Ok(left.chars().rev().collect())
     }
 
     /// The first match at or after `from`, as long as possible.
@@ -177,6 +188,21 @@ mod tests {
             ("b", "abc", "$0$$", false, "a$0$$c"),
         ] {
             assert_eq!(Pattern::parse(p).unwrap().replace(text, with, all).unwrap(), want, "{p}");
+        }
+    }
+
+    #[test]
+    fn ends_are_trimmed_backwards() {
+        for (p, text, longest, want) in [
+            ("b*", "abab", false, Some("aba")),
+            ("b*", "abab", true, Some("a")),
+            ("\\*b", "a*b", false, Some("a")),
+            // A last `\` comes to stand before what is in front of it.
+            ("*\\", "a*", false, Some("a")),
+            ("x\\", "ax", false, None),
+            ("\\n\\", "an\\", false, Some("a")),
+        ] {
+            assert_eq!(Pattern::trim_end(p, text, longest).ok().as_deref(), want, "{p}");
         }
     }
 
