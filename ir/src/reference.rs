@@ -36,8 +36,8 @@ impl fmt::Display for ReferenceError {
 
 impl std::error::Error for ReferenceError {}
 
-/// Longest name (registry and repository) in bytes.
-const MAX_NAME: usize = 255;
+/// Longest repository in bytes, without the registry.
+const MAX_REPOSITORY: usize = 255;
 
 impl FromStr for Reference {
     type Err = ReferenceError;
@@ -72,15 +72,13 @@ impl FromStr for Reference {
             _ => ("docker.io", name.to_owned()),
         };
         let registry = if registry == "index.docker.io" { "docker.io" } else { registry };
-        if name.len() > MAX_NAME {
-            return Err(err("the name is longer than 255 bytes"));
-        }
         if name.bytes().any(|b| b.is_ascii_uppercase())
             && repository.bytes().any(|b| b.is_ascii_uppercase())
         {
             return Err(err("repository name must be lowercase"));
         }
-        if !valid_host(registry) {
+        // What is no host may be a folder of a repository without one: it is printed the same.
+        if !valid_host(registry) && !valid_component(registry) {
             return Err(err("the registry is not a host name with an optional port"));
         }
         if repository.is_empty() || !repository.split('/').all(valid_component) {
@@ -88,11 +86,7 @@ impl FromStr for Reference {
                 "a repository is made of lower-case letters and digits, separated by `.`, `_`, `__`, `-` or `/`",
             ));
         }
-        if registry == "docker.io"
-            && !name.contains('/')
-            && repository.len() == 64
-            && repository.bytes().all(|b| b.is_ascii_hexdigit())
-        {
+        if text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
             return Err(err("64 hex digits are an image id, not a name"));
         }
         let repository = if registry == "docker.io" && !repository.contains('/') {
@@ -100,6 +94,10 @@ impl FromStr for Reference {
         } else {
             repository
         };
+        let bare = !valid_host(registry);
+        if repository.len() + if bare { registry.len() + 1 } else { 0 } > MAX_REPOSITORY {
+            return Err(err("the repository is longer than 255 bytes"));
+        }
         let tag = match (tag, &digest) {
             (Some(t), _) => Some(t.to_owned()),
             (None, None) => Some("latest".to_owned()),
@@ -229,6 +227,8 @@ mod tests {
             ("localhost/a", "localhost/a:latest", "localhost/a:latest"),
             ("[::1]:5000/a:t", "[::1]:5000/a:t", "[::1]:5000/a:t"),
             ("r.io/a__b/c-d.e:1.0_x", "r.io/a__b/c-d.e:1.0_x", "r.io/a__b/c-d.e:1.0_x"),
+            ("a_b.c/d", "a_b.c/d:latest", "a_b.c/d:latest"),
+            (&format!("{d}:t"), &format!("docker.io/library/{d}:t"), &format!("{d}:t")),
             (
                 &format!("x@sha256:{d}"),
                 &format!("docker.io/library/x@sha256:{d}"),
@@ -262,6 +262,9 @@ mod tests {
             "oci:a/b",
             "../a",
             "a/../b",
+            "a_b.c:80/d",
+            "a_B.c/d",
+            &"x".repeat(248),
             "/a",
             "a/",
             "a//b",
