@@ -186,6 +186,9 @@ impl FromStr for Platform {
         if !word(os) || !rest.iter().all(|p| word(p)) {
             return Err(err("components are made of letters, digits, `_`, `-` and `.`"));
         }
+        if os.contains('.') || !(os_version.is_empty() || word(os_version)) {
+            return Err(err("an operating system has no `.` but in its version"));
+        }
         let make = |os: &str, arch: &str, variant: &str| Self {
             os: os.to_owned(),
             architecture: arch.to_owned(),
@@ -199,7 +202,7 @@ impl FromStr for Platform {
                     make(&lower, "amd64", "")
                 } else {
                     let p = make("linux", os, "").normalize();
-                    if !KNOWN_ARCH.contains(&p.architecture.as_str()) {
+                    if !KNOWN_ARCH.contains(&p.architecture.as_str()) || !os_version.is_empty() {
                         return Err(err("unknown operating system or architecture"));
                     }
                     p
@@ -243,7 +246,18 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Platform>().unwrap().to_string(), want, "{text}");
         }
-        for bad in ["", "/", "linux/", "a b/c", "linux/amd64/v1/x", "what", "linux(1/amd64"] {
+        for bad in [
+            "",
+            "/",
+            "linux/",
+            "a b/c",
+            "linux/amd64/v1/x",
+            "what",
+            "linux(1/amd64",
+            "a.b/c",
+            "windows(1 0)/amd64",
+            "arm(1)",
+        ] {
             assert!(bad.parse::<Platform>().is_err(), "{bad}");
         }
     }
