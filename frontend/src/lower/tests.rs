@@ -268,6 +268,7 @@ fn errors_come_all_at_once_with_their_lines() {
         ("RUN x\n", vec!["1: no build stage in current context"]),
         ("", vec!["1: the Dockerfile cannot be empty"]),
         ("# x\n", vec!["1: file with no instructions"]),
+        ("# x\n\n  \n", vec!["3: file with no instructions"]),
         ("FROM a\nRUN []\n", vec!["2: RUN has no command: the list is empty"]),
         (
             "ARG SOURCE_DATE_EPOCH=s\nFROM scratch AS s\nCOPY a /\nFROM a\n",

@@ -172,8 +172,9 @@ pub fn parse(src: &SourceFile) -> Parsed {
     ast.empty_continuations = std::mem::take(&mut lines.empty_continuations);
     diags.append(&mut lines.diags);
     if diags.is_empty() && ast.stages.is_empty() {
-        let text = src.text.trim_end();
-        let start = text.char_indices().next_back().map_or(0, |(i, _)| i);
+        // The last line: so far it was read.
+        let text = src.text.strip_suffix('\n').unwrap_or(&src.text);
+        let start = text.rfind('\n').map_or(0, |i| i + 1);
         let message = match (src.text.is_empty(), any) {
             (true, _) => "the Dockerfile cannot be empty",
             (false, false) => "file with no instructions",
