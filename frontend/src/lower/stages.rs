@@ -274,7 +274,11 @@ impl<'a> super::Cx<'a> {
                             ),
                         );
                         for (n, next) in &path[from..] {
-                            let (to, span) = self.nodes[*n].deps[next - 1];
+                            let deps = &self.nodes[*n].deps;
+                            let to = deps[next - 1].0;
+                            // The last of the instructions that need it is told.
+                            let last = deps.iter().rfind(|(d, _)| *d == to);
+                            let span = last.map_or(deps[next - 1].1, |(_, s)| *s);
                             let label = format!(
                                 "`{}` needs `{}`",
                                 self.nodes[*n].label, self.nodes[to].label

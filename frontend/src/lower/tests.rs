@@ -249,6 +249,10 @@ fn errors_come_all_at_once_with_their_lines() {
             vec!["2: circular dependency detected on stage: x"],
         ),
         (
+            "FROM a AS x\nCOPY --from=x /a /\nCOPY --from=x /b /\n",
+            vec!["3: circular dependency detected on stage: x"],
+        ),
+        (
             "FROM a AS x\nCOPY --from=y /a /\nFROM b AS y\nFROM x\n",
             vec![
                 "2: cannot copy from stage \"y\", it needs to be defined before current stage \"x\"",
