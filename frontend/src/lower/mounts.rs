@@ -125,6 +125,10 @@ impl Cx<'_> {
     ) -> Result<(), Box<Diagnostic>> {
         for (i, spec) in run.mounts.iter().enumerate() {
             let o = self.mount_options(st, step, spec)?;
+            if o.target.starts_with('/') && o.target.trim_matches('/').is_empty() {
+                let message = format!("invalid mount target \"{}\"", o.target);
+                return Err(Box::new(Diagnostic::error("invalid-mount", spec.span, message)));
+            }
             match o.kind {
                 Type::Secret => secret(&o, spec, found)?,
                 Type::Ssh => ssh(&o, spec, found)?,

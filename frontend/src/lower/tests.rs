@@ -243,6 +243,10 @@ fn errors_come_all_at_once_with_their_lines() {
                 "4: invalid containerPort: x",
             ],
         ),
+        (
+            "FROM a\nRUN --mount=target=// x\nRUN --mount=type=ssh,target=/ x\n",
+            vec!["2: invalid mount target \"//\"", "3: invalid mount target \"/\""],
+        ),
         ("ARG X\nFROM $X\n", vec!["2: base name ($X) should not be blank"]),
         (
             "FROM a AS x\nCOPY --from=y /a /\nFROM b AS y\nCOPY --from=x /a /\n",
