@@ -9,6 +9,7 @@ use rgraph_ir::{Diagnostic, Span, VertexMeta};
 use super::draft::{Inputs, Ref};
 use super::names::shown;
 use super::state::StageState;
+use super::url::Url;
 use super::{Cx, Step, git, path};
 use crate::ast::{Copy, Word};
 use crate::expand::Mode;
@@ -325,7 +326,7 @@ fn check_checksum(copy: &Copy, sources: &[(String, Span)]) -> Result<(), Box<Dia
     let [(src, _)] = sources else {
         return err("checksum can't be specified for multiple sources");
     };
-    if !git::is_http(src) && !matches!(git::parse(src), Ok(Some(_)) | Err(_)) {
+    if !git::is_http(src) && !git::is_repository(src) {
         return err("checksum requires HTTP(S) or Git sources");
     }
     Ok(())
@@ -372,11 +373,6 @@ fn git_source(g: &git::GitRef, copy: &Copy, checksum: Option<&str>) -> Result<Gi
 
 /// The last element of a URL's path.
 fn url_filename(url: &str) -> String {
-    let rest = url.split_once("://").map_or(url, |(_, r)| r);
-    let rest = rest.split(['#', '?']).next().unwrap_or_default();
-    let p = rest.find('/').map_or("", |i| &rest[i..]);
-    match git::decode(p) {
-        Some(p) if !matches!(path::base(&p), "." | "/") => path::base(&p).to_owned(),
-        _ => "__unnamed__".to_owned(),
-    }
+    let name = Url::parse(url).map(|u| path::base(&u.path).to_owned());
+    name.filter(|n| !matches!(n.as_str(), "." | "/")).unwrap_or_else(|| "__unnamed__".to_owned())
 }

@@ -3,7 +3,11 @@
 use rgraph_ir::op::GitSource;
 
 use super::path;
+use super::url::Url;
 use crate::parse::value::boolean;
+
+/// What follows is a repository to a checksum, and a path to all else.
+const GITHUB: &str = "github.com/";
 
 /// What a text names.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -24,22 +28,29 @@ pub(super) struct GitRef {
 
 /// Reads `text`; `Ok(None)`: not a git URL, `Err`: one with a wrong query.
 pub(super) fn parse(text: &str) -> Result<Option<GitRef>, String> {
-    if text.starts_with("./") || text.starts_with("../") || text.starts_with("github.com/") {
+    if text.starts_with("./") || text.starts_with("../") {
+        return Ok(None);
+    }
+    if text.starts_with(GITHUB) {
+        // A path, but its query must be one of a repository.
+        if let Some(url) = Url::parse(&format!("https://{text}")) {
+            GitRef::default().at(&url.fragment).query(&url.query)?;
+        }
         return Ok(None);
     }
     let Some(url) = split(text) else { return Ok(None) };
-    let mut git = url.git;
-    if matches!(url.scheme, "http" | "https") && !git.path.ends_with(".git") {
+    if url.http && !url.git.path.ends_with(".git") {
         return Ok(None);
     }
-    if let Some((r, dir)) = url.fragment.split_once(':') {
-        git.reference = r.to_owned();
-        git.subdir = path::join("/", dir)[1..].to_owned();
-    } else {
-        git.reference = url.fragment;
-    }
+    let mut git = url.git.at(&url.fragment);
     git.query(&url.query)?;
     Ok(Some(git))
+}
+
+/// True for what a checksum may be of; a wrong query is told elsewhere.
+pub(super) fn is_repository(text: &str) -> bool {
+    !matches!(parse(text), Ok(None))
+        || text.starts_with(GITHUB) && Url::parse(&format!("https://{text}")).is_some()
 }
 
 /// True for `http://` and `https://` that are no repository.
@@ -48,40 +59,32 @@ pub(super) fn is_http(text: &str) -> bool {
         && !matches!(parse(text), Ok(Some(_)))
 }
 
-struct Url {
-    scheme: &'static str,
+/// A URL with what of it is no part of the repository's name.
+struct Written {
+    http: bool,
     git: GitRef,
     query: String,
     fragment: String,
 }
 
-fn split(text: &str) -> Option<Url> {
-    let cut = |s: &str| -> (String, String, String) {
-        let (s, fragment) = s.split_once('#').unwrap_or((s, ""));
-        let (s, query) = s.split_once('?').unwrap_or((s, ""));
-        (s.to_owned(), query.to_owned(), fragment.to_owned())
-    };
-    if let Some((proto, rest)) = text.split_once("://")
+fn split(text: &str) -> Option<Written> {
+    if let Some((proto, _)) = text.split_once("://")
         && !proto.is_empty()
         && proto.bytes().all(|b| b.is_ascii_alphanumeric())
     {
-        let scheme =
-            ["http", "https", "ssh", "git"].into_iter().find(|s| s.eq_ignore_ascii_case(proto))?;
-        let (rest, query, fragment) = cut(rest);
-        if rest.contains([' ', '\t', '\u{7f}']) || rest.contains(|c: char| c.is_control()) {
+        let url = Url::parse(text)?;
+        if !matches!(url.scheme.as_str(), "http" | "https" | "ssh" | "git") {
             return None;
         }
-        let at = rest.find('/').unwrap_or(rest.len());
-        let (authority, p) = rest.split_at(at);
-        let host = authority.rsplit_once('@').map_or(authority, |(_, h)| h);
         let git = GitRef {
-            remote: format!("{scheme}://{rest}"),
-            host: host.to_owned(),
-            path: decode(p)?,
-            ssh: scheme == "ssh",
+            remote: url.remote,
+            host: url.host,
+            path: url.path,
+            ssh: url.scheme == "ssh",
             ..GitRef::default()
         };
-        return Some(Url { scheme, git, query, fragment: decode(&fragment)? });
+        let http = url.scheme.starts_with("http");
+        return Some(Written { http, git, query: url.query, fragment: url.fragment });
     }
     let (user, rest) = text.split_once('@')?;
     let (host, rest) = rest.split_once(':')?;
@@ -91,19 +94,23 @@ fn split(text: &str) -> Option<Url> {
     if !word(user, "-_") || !word(host, "-.") {
         return None;
     }
-    let (p, query, fragment) = cut(rest);
+    let (rest, fragment) = rest.split_once('#').unwrap_or((rest, ""));
+    let (p, query) = rest.split_once('?').unwrap_or((rest, ""));
+    if rest.contains('\n') || pairs(query).any(|p| p.is_none()) {
+        return None;
+    }
     let git = GitRef {
         remote: format!("{user}@{host}:{p}"),
         host: host.to_owned(),
-        path: p,
+        path: p.to_owned(),
         ssh: true,
         ..GitRef::default()
     };
-    Some(Url { scheme: "ssh", git, query, fragment })
+    Some(Written { http: false, git, query: query.to_owned(), fragment: fragment.to_owned() })
 }
 
 /// Percent-decoding; `None` when a `%` is not followed by two hex digits or the result is no text.
-pub(super) fn decode(s: &str) -> Option<String> {
+fn decode(s: &str) -> Option<String> {
     if !s.contains('%') {
         return Some(s.to_owned());
     }
@@ -126,13 +133,18 @@ pub(super) fn decode(s: &str) -> Option<String> {
 }
 
 impl GitRef {
+    /// With the `ref:folder` of a fragment.
+    fn at(mut self, fragment: &str) -> Self {
+        let (reference, dir) = fragment.split_once(':').unwrap_or((fragment, ""));
+        self.reference = reference.to_owned();
+        self.subdir = path::join("/", dir)[1..].to_owned();
+        self
+    }
+
     fn query(&mut self, query: &str) -> Result<(), String> {
         let (mut tag, mut branch) = (None, None);
         let mut seen: Vec<String> = Vec::new();
-        for pair in query.split('&').filter(|p| !p.is_empty()) {
-            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let plus = |s: &str| decode(&s.replace('+', " "));
-            let (Some(key), Some(value)) = (plus(key), plus(value)) else { continue };
+        for (key, value) in pairs(query).flatten() {
             if seen.contains(&key) {
                 return Err(format!("query \"{key}\" has multiple values"));
             }
@@ -198,6 +210,15 @@ impl GitRef {
     }
 }
 
+/// The pairs of a query; `None` for one that is none.
+fn pairs(query: &str) -> impl Iterator<Item = Option<(String, String)>> {
+    query.split('&').filter(|p| !p.is_empty()).map(|pair| {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let plus = |s: &str| decode(&s.replace('+', " "));
+        if pair.contains(';') { None } else { Some((plus(key)?, plus(value)?)) }
+    })
+}
+
 fn set(what: &str, slot: &mut String, value: String) -> Result<(), String> {
     if !slot.is_empty() && *slot != value {
         return Err(format!("{what} conflicts: \"{slot}\" vs \"{value}\""));
@@ -236,5 +257,7 @@ mod tests {
             assert!(parse(&format!("https://h/b.git{bad}")).is_err(), "{bad}");
         }
         assert!(is_http("https://h/a.tar.gz") && !is_http("https://h/a.git"));
+        assert!(parse("github.com/a/b?ref=x#:y").is_ok() && parse("github.com/a?b").is_err());
+        assert!(is_repository("github.com/a/b") && !is_repository("a/b"));
     }
 }

@@ -20,6 +20,7 @@ mod stages;
 mod state;
 #[cfg(test)]
 mod tests;
+mod url;
 mod warn;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
