@@ -121,10 +121,7 @@ impl<'a> super::Cx<'a> {
         let Some(name) = &self.opts.target else {
             return self.ast.stages.len().checked_sub(1);
         };
-        let found = self.find(name).or_else(|| {
-            // A number names a stage too, as it does in `COPY --from`.
-            name.parse().ok().filter(|n| *n < self.ast.stages.len())
-        });
+        let found = self.find(name);
         if found.is_none() {
             let mut d = Diagnostic::new(
                 rgraph_ir::Severity::Error,

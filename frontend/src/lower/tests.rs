@@ -299,6 +299,8 @@ fn near_names_are_offered() {
         ("FROM a\nRUN --mount=tpye=cache x\n", None, "did you mean `type`?"),
         ("FROM a\nRUN --netwrok=none x\n", None, "did you mean `--network`?"),
         ("FROM a AS build\n", Some("biuld"), "did you mean `build`?"),
+        // A number is no name.
+        ("FROM a\n", Some("0"), "no stage has a name"),
         ("FROM a AS Base\nFROM BASE\n", None, "did you mean the stage `base`?"),
         ("ARG IMAGE=a\nFROM $IMAEG\n", None, "`IMAEG` is not set; did you mean `IMAGE`?"),
     ] {
@@ -430,8 +432,7 @@ fn a_stage_stands_in_for_a_named_context() {
     }
     // Only stages above can be meant, so that no circle can be written.
     for text in ["FROM a\nFROM z AS t\n", "FROM a AS t\n", "FROM z AS tt\nFROM a\n"] {
-        let target = LowerOptions { target: Some("0".to_owned()), ..opts.clone() };
-        let all = LowerOptions { all_stages: true, ..target };
+        let all = LowerOptions { all_stages: true, ..opts.clone() };
         let e = lowered(text, &all).unwrap_err();
         assert!(e[0].message.ends_with("no stage above is called `T`"), "{text}: {e:?}");
     }
