@@ -375,8 +375,8 @@ impl<'a> super::Cx<'a> {
                 };
                 let Some(image) = self.fact(query, reference, span)? else { return Ok(None) };
                 let source = SourceOp::OciLayout(OciLayoutSource {
-                    reference: image.reference.clone(),
-                    store: key.to_owned(),
+                    reference: pinned(key, &image.reference),
+                    store: layout(reference).to_owned(),
                 });
                 let meta = meta("OCI load from client");
                 Ok(Some((self.state_of(&image, source, platform, meta, span), true)))
@@ -478,5 +478,24 @@ impl<'a> super::Cx<'a> {
                 self.lint.warn(rule, stage.span, &[], message);
             }
         }
+    }
+}
+
+/// The layout that `LAYOUT[:TAG][@DIGEST]` is in.
+fn layout(reference: &str) -> &str {
+    let name = reference.split('@').next().unwrap_or_default();
+    match name.rsplit_once(':') {
+        Some((layout, tag)) if !tag.contains('/') => layout,
+        _ => name,
+    }
+}
+
+/// The name of a context with the digest of the image that it is.
+fn pinned(key: &str, image: &str) -> String {
+    let name = key.split_once("::").map_or(key, |(name, _)| name);
+    let digest = image.split_once('@').map_or("", |(_, digest)| digest);
+    match format!("{name}@{digest}").parse::<Reference>() {
+        Ok(r) => r.to_string(),
+        Err(_) => image.to_owned(),
     }
 }

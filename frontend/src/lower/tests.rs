@@ -405,6 +405,16 @@ fn named_contexts_replace_stages_and_images() {
             "5 copy /context / <- [4 2]",
         ]
     );
+    let digest = "0f".repeat(32);
+    let layout = NamedContext::OciLayout { reference: format!("x/y:t@sha256:{digest}") };
+    let opts = LowerOptions {
+        build_contexts: [("b:1".to_owned(), layout)].into(),
+        ..LowerOptions::default()
+    };
+    let done = lowered("FROM b:1\n", &opts).unwrap();
+    assert_eq!(drawn(&done.plan), [format!("0 oci docker.io/library/b:1@sha256:{digest} <- []")]);
+    assert!(done.plan.graph.iter().any(|(_, v)| matches!(&v.op,
+        Op::Source(rgraph_ir::op::SourceOp::OciLayout(o)) if o.store == "x/y")));
 }
 
 #[test]

@@ -94,7 +94,7 @@ pub struct GitSource {
 pub struct OciLayoutSource {
     /// The reference shown, with digest when pinned.
     pub reference: String,
-    /// The named context it comes from.
+    /// The layout it lies in, as the caller named it.
     pub store: String,
 }
 
