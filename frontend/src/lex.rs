@@ -137,8 +137,11 @@ impl<'a> Lines<'a> {
                 self.found.push(found);
                 continue;
             }
-            if let Some(comment) = trimmed.strip_prefix('#') {
-                let comment = comment.trim();
+            if trimmed.starts_with('#') {
+                // What is indented keeps its `#`, so it steers and describes nothing.
+                let mut comment = line.text.chars();
+                comment.next();
+                let comment = comment.as_str().trim();
                 if comment.is_empty() {
                     comments.clear();
                 } else {

@@ -45,6 +45,8 @@ fn buildkits_rules() {
         ("# check=skip=all\nFROM a AS B\n", vec![]),
         ("# check=skip=StageNameCasing\nFROM a AS B\nCMD x\n", vec!["3: JSONArgsRecommended"]),
         ("FROM a\n# check=skip=JSONArgsRecommended\nCMD x\n", vec![]),
+        // An indented comment says nothing to a rule.
+        ("FROM a\n  # check=skip=JSONArgsRecommended\nCMD x\n", vec!["3: JSONArgsRecommended"]),
     ] {
         let mut got = rules(text);
         got.sort();
