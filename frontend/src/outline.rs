@@ -203,6 +203,12 @@ ARG X=${X}4${Y}
     }
 
     #[test]
+    fn what_names_the_platform_is_used() {
+        let text = "ARG os=linux\nARG cpu=amd64\nFROM --platform=${os}/${cpu} scratch\n";
+        assert_eq!(args(text, &of(text, None, &[])), ["1 os=linux", "2 cpu=amd64"]);
+    }
+
+    #[test]
     fn secrets_agents_and_caches() {
         let text = "\
 FROM busybox AS first

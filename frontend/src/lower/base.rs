@@ -128,7 +128,12 @@ impl<'a> super::Cx<'a> {
             return None;
         }
         match e.text.parse() {
-            Ok(p) => Some(Arc::new(p)),
+            Ok(p) => {
+                if let Some(notes) = &mut self.notes {
+                    notes.used(self.nodes.len(), e.matched);
+                }
+                Some(Arc::new(p))
+            }
             Err(err) => {
                 let mut d = Diagnostic::error(
                     "platform",
