@@ -91,8 +91,11 @@ pub fn lower(
         };
         match cx.run(&mut graph) {
             Ok(Outcome::Done { target, warnings: w }) => {
+                // The other platforms' warnings are the same.
+                if targets.is_empty() {
+                    warnings = w;
+                }
                 targets.push(*target);
-                warnings.extend(w);
             }
             Ok(Outcome::Missing(m)) => missing.extend(m),
             Err(e) => errors.extend(e),
@@ -105,7 +108,9 @@ pub fn lower(
         return Ok(Lowering::Missing(missing));
     }
     let plan = BuildPlan { graph: graph.finish(), targets };
-    Ok(Lowering::Done(Lowered { plan, warnings: in_order(warnings) }))
+    // As often as there is a reason: each word of a line may be one.
+    warnings.sort_by_key(place);
+    Ok(Lowering::Done(Lowered { plan, warnings }))
 }
 
 fn no_stage() -> Diagnostic {
@@ -117,8 +122,12 @@ fn no_stage() -> Diagnostic {
 fn in_order(mut diags: Vec<Diagnostic>) -> Vec<Diagnostic> {
     let mut seen = HashSet::new();
     diags.retain(|d| seen.insert((d.code, d.message.clone(), d.span())));
-    diags.sort_by_key(|d| d.span().map_or(0, |s| s.start));
+    diags.sort_by_key(place);
     diags
+}
+
+fn place(d: &Diagnostic) -> u32 {
+    d.span().map_or(0, |s| s.start)
 }
 
 enum Outcome {
