@@ -128,7 +128,8 @@ impl<'a> super::Cx<'a> {
             return None;
         }
         match e.text.parse() {
-            Ok(p) => {
+            Ok(mut p) => {
+                as_written(&mut p, &e.text);
                 if let Some(notes) = &mut self.notes {
                     notes.used(self.nodes.len(), e.matched);
                 }
@@ -157,7 +158,7 @@ impl<'a> super::Cx<'a> {
         }
         let familiar = name.parse::<Reference>().ok()?.familiar();
         let name = familiar.strip_suffix(":latest").unwrap_or(&familiar);
-        [format!("{name}::{p}"), name.to_owned()]
+        [format!("{name}::{}", Platform::clone(p).normalize()), name.to_owned()]
             .into_iter()
             .find_map(|key| self.opts.build_contexts.get(&key).map(|c| (key, c)))
     }
@@ -254,8 +255,11 @@ impl<'a> super::Cx<'a> {
             }));
         }
         let mode = if self.opts.pull { ResolveMode::ForcePull } else { ResolveMode::Default };
-        let query =
-            Query::ImageConfig { reference: tagged, platform: Platform::clone(&platform), mode };
+        let query = Query::ImageConfig {
+            reference: tagged,
+            platform: Platform::clone(&platform).normalize(),
+            mode,
+        };
         let Some(image) = self.fact(query, &name, at_base)? else { return Ok(None) };
         let line = format!("FROM {}", image.reference);
         let stage = self.nodes[at].stage;
@@ -360,7 +364,7 @@ impl<'a> super::Cx<'a> {
                     reference.parse().map_err(|e| err(format!("build context {key}: {e}")))?;
                 let query = Query::ImageConfig {
                     reference: parsed.to_string(),
-                    platform: Platform::clone(platform),
+                    platform: Platform::clone(platform).normalize(),
                     mode: if self.opts.pull {
                         ResolveMode::ForcePull
                     } else {
@@ -376,7 +380,7 @@ impl<'a> super::Cx<'a> {
                 let query = Query::OciLayoutConfig {
                     context: key.to_owned(),
                     reference: reference.clone(),
-                    platform: Platform::clone(platform),
+                    platform: Platform::clone(platform).normalize(),
                 };
                 let Some(image) = self.fact(query, reference, span)? else { return Ok(None) };
                 let source = SourceOp::OciLayout(OciLayoutSource {
@@ -483,6 +487,17 @@ impl<'a> super::Cx<'a> {
                 self.lint.warn(rule, stage.span, &[], message);
             }
         }
+    }
+}
+
+/// What `FROM --platform` says goes into ops as it reads, not as it is understood: the variant that an
+/// architecture has by itself is there when it is written.
+fn as_written(p: &mut Platform, text: &str) {
+    let parts = text.split('/').count();
+    match (p.architecture.as_str(), p.variant.as_str()) {
+        ("arm", "v7") if parts < 3 => p.variant.clear(),
+        ("arm64", "") if parts == 3 => "v8".clone_into(&mut p.variant),
+        _ => {}
     }
 }
 

@@ -119,6 +119,15 @@ fn graphs() {
             ],
         ),
         ("FROM scratch\nCMD [\"x\"]\n", vec![]),
+        // Variants stay as they are written.
+        (
+            "FROM --platform=linux/arm a\n",
+            vec!["0 image docker.io/library/a:latest linux/arm <- []"],
+        ),
+        (
+            "FROM --platform=linux/arm64/v8 a\n",
+            vec!["0 image docker.io/library/a:latest linux/arm64/v8 <- []"],
+        ),
     ] {
         assert_eq!(graph(text), want, "{text}");
     }

@@ -166,6 +166,8 @@ impl<'a> ImageFetcher<'a> {
         platform: &Platform,
         mode: ResolveMode,
     ) -> Result<Arc<ResolvedImage>, FetchError> {
+        // An op carries the platform as it was written.
+        let platform = &platform.clone().normalize();
         let id = (reference.to_owned(), platform.clone());
         for known in [&self.known, &self.pinned] {
             if let Some(found) = guard(known).get(&id) {
