@@ -100,7 +100,12 @@ fn number(i: &str) -> IResult<&str, ()> {
     let whole = alt((value((), char('0')), value((), (one_of("123456789"), opt(digit1)))));
     let fraction = value((), (char('.'), digit1));
     let exponent = value((), (one_of("eE"), opt(one_of("+-")), digit1));
-    value((), (opt(char('-')), whole, opt(fraction), opt(exponent))).parse(i)
+    let (rest, text) = recognize((opt(char('-')), whole, opt(fraction), opt(exponent))).parse(i)?;
+    // What no float can hold is no JSON to Go.
+    match text.parse::<f64>() {
+        Ok(n) if n.is_finite() => Ok((rest, ())),
+        _ => Err(nom::Err::Error(Error::new(i, ErrorKind::Float))),
+    }
 }
 
 fn string(i: &str) -> IResult<&str, String> {
@@ -166,6 +171,8 @@ mod tests {
             (r#"["a", 1]"#, List::Mixed),
             (r#"[["a"]]"#, List::Mixed),
             (r#"[{"a": [null, -1.5e3]}]"#, List::Mixed),
+            ("[1e308]", List::Mixed),
+            ("[1e400]", List::No),
             (r#"["a",]"#, List::No),
             (r#"['a']"#, List::No),
             (r#"["a"] x"#, List::No),
