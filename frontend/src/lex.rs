@@ -178,6 +178,8 @@ impl<'a> Lines<'a> {
                 }
                 end = line.start + line.text.len();
             }
+            // What the file ends in is read up to its end.
+            end = end.max(last.1);
             if empty {
                 self.empty_continuations.push(self.span(last.0, last.1));
             }

@@ -104,6 +104,9 @@ fn the_span_of_an_instruction_covers_its_heredocs() {
     let p = read(text);
     let span = p.ast.stages[0].instructions[0].span;
     assert_eq!(&text[span.start as usize..span.end as usize], "RUN <<E\nx\nE");
+    let open = "FROM a\nRUN x \\\n# c\n\n";
+    let span = read(open).ast.stages[0].instructions[0].span;
+    assert_eq!(&open[span.start as usize..span.end as usize], "RUN x \\\n# c\n");
     let Kind::Run(r) = &p.ast.stages[0].instructions[0].kind else { panic!("a RUN") };
     assert_eq!((r.heredocs[0].body.as_str(), r.only_heredoc), ("x\n", true));
 }
