@@ -44,7 +44,7 @@ pub struct Arg {
 pub struct Need {
     /// Its id.
     pub id: String,
-    /// The build fails without it. Never true of a cache.
+    /// The build fails without it, as its first mention says. Never true of a cache.
     pub required: bool,
     /// The instruction that names it first.
     pub span: Span,
@@ -225,7 +225,7 @@ RUN --mount=type=secret,id=second7,env=TOKEN true
 FROM aside
 ";
         let o = of(text, Some("goal"), &[("N", "7")]);
-        assert_eq!(needs(text, &o.secrets), ["2 key required", "7 second7"]);
+        assert_eq!(needs(text, &o.secrets), ["2 key required", "11 second7"]);
         assert_eq!(needs(text, &o.ssh), ["2 default", "10 ssh3 required"]);
         assert_eq!(needs(text, &o.caches), ["7 /c", "10 go"]);
     }

@@ -96,7 +96,6 @@ impl Cx<'_> {
                     let Some(notes) = &mut self.notes else { return };
                     notes.stages.entry(step.node).or_default().needs[slot]
                         .entry(id.clone())
-                        .and_modify(|n| n.required |= required)
                         .or_insert(Need { id, required, span });
                 }
             }
@@ -132,11 +131,8 @@ impl Cx<'_> {
             let Some(stage) = notes.stages.get(&at) else { continue };
             for (all, own) in needs.iter_mut().zip(&stage.needs) {
                 for (id, need) in own {
-                    let first = all.entry(id.clone()).or_insert_with(|| need.clone());
-                    first.required |= need.required;
-                    if need.span.start < first.span.start {
-                        first.span = need.span;
-                    }
+                    // The first that is met stands for all.
+                    all.entry(id.clone()).or_insert_with(|| need.clone());
                 }
             }
             let mut names: Vec<String> = stage.used.iter().cloned().collect();
