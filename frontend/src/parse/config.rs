@@ -256,7 +256,9 @@ fn onbuild(head: &Head<'_>, heredocs: Vec<Heredoc>, diags: &mut Vec<Diagnostic>)
     }
     let start =
         head.keyword.text.len() + (head.line.text.len() - head.line.text.trim_start().len());
-    let mut text = head.line.text[start..].trim_start().to_owned();
+    // Go's `\s` is what is cut off: without `\v`, and ASCII alone.
+    let blanks = ['\t', '\n', '\u{c}', '\r', ' '];
+    let mut text = head.line.text[start..].trim_start_matches(blanks).to_owned();
     for h in &heredocs {
         text.push('\n');
         text.push_str(&h.body);

@@ -139,6 +139,19 @@ fn the_form_of_a_trigger_is_looked_at() {
 }
 
 #[test]
+fn a_trigger_is_kept_as_written() {
+    for (line, want) in [
+        ("ONBUILD \t RUN  x ", "RUN  x "),
+        ("ONBUILD\u{b}RUN x", "\u{b}RUN x"),
+        ("ONBUILD COPY <<E /\nx\nE", "COPY <<E /\nx\nE"),
+    ] {
+        let p = read(&format!("FROM a\n{line}\n"));
+        let Kind::Onbuild(word) = &p.ast.stages[0].instructions[0].kind else { panic!("{line}") };
+        assert_eq!(word.text, want, "{line}");
+    }
+}
+
+#[test]
 fn several_faults_in_one_run() {
     let text = "FROM\nFROM a b\nSHELL x y\nHEALTHCHECK FOO\nHEALTHCHECK --interval=1 CMD x\nVOLUME []\nONBUILD FROM x\nMAINTAINER\nCOPY x <<E\nE\n";
     let p = read(text);
