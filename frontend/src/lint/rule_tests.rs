@@ -112,6 +112,13 @@ fn the_callers_check_replaces_the_files() {
 }
 
 #[test]
+fn of_all_stages_only_what_is_built_runs_triggers() {
+    let opts = LowerOptions { all_stages: true, ..LowerOptions::default() };
+    let text = "FROM a AS b\nONBUILD WORKDIR w\nFROM b AS c\nFROM b\n";
+    assert_eq!(warned(text, &opts), ["4: WorkdirRelativePath"]);
+}
+
+#[test]
 fn ignored_sources() {
     let opts = |p: &[&str]| LowerOptions {
         ignore: IgnoreFile { rules: PatternSet::new(p).unwrap(), ..IgnoreFile::default() },

@@ -246,7 +246,7 @@ impl<'a> Cx<'a> {
             if !self.missing.is_empty() {
                 return Ok(Err(Outcome::Missing(std::mem::take(&mut self.missing))));
             }
-            let more = self.run_onbuild(&reachable);
+            let more = self.run_onbuild(target);
             if !more {
                 break;
             }

@@ -290,14 +290,18 @@ impl<'a> super::Cx<'a> {
         }
     }
 
-    /// What `target` needs, itself included.
+    /// What is lowered: what `target` needs, itself included, or everything.
     pub(super) fn reachable(&self, target: usize) -> Vec<bool> {
-        let mut seen = vec![self.opts.all_stages; self.nodes.len()];
+        if self.opts.all_stages {
+            return vec![true; self.nodes.len()];
+        }
+        self.needed(target)
+    }
+
+    fn needed(&self, target: usize) -> Vec<bool> {
+        let mut seen = vec![false; self.nodes.len()];
         let mut todo = vec![target];
         seen[target] = true;
-        if self.opts.all_stages {
-            return seen;
-        }
         while let Some(at) = todo.pop() {
             let node = &self.nodes[at];
             for next in node.base.into_iter().chain(node.deps.iter().map(|(d, _)| *d)) {
@@ -311,11 +315,11 @@ impl<'a> super::Cx<'a> {
     }
 
     /// Puts triggers in front of the stages that inherit them. True when there is something new to
-    /// resolve.
-    pub(super) fn run_onbuild(&mut self, reachable: &[bool]) -> bool {
+    /// resolve. Stages that `target` does not need are looked at without them.
+    pub(super) fn run_onbuild(&mut self, target: usize) -> bool {
         let mut new = false;
-        for (at, reached) in reachable.iter().enumerate() {
-            if !reached {
+        for (at, needed) in self.needed(target).into_iter().enumerate() {
+            if !needed {
                 continue;
             }
             let mut triggers = std::mem::take(&mut self.nodes[at].triggers);
