@@ -130,6 +130,10 @@ fn ignored_sources() {
     assert_eq!(found[0].help.as_deref(), Some("line 2 of .dockerignore says `src`"));
     assert!(warned(text, &opts(&["src", "!src/x"])).is_empty());
     assert!(warned("FROM a\nCOPY --from=a src /\n", &opts(&["src"])).is_empty());
+    // To a rule a source with a leading `/` lies in a folder without a name.
+    for (rule, want) in [("src", 0), ("*", 1), ("**/src", 1), ("src/**", 0), ("s*", 0), ("**", 1)] {
+        assert_eq!(warned("FROM a\nCOPY /src /\n", &opts(&[rule])).len(), want, "{rule}");
+    }
 }
 
 #[test]

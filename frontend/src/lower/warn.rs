@@ -77,8 +77,7 @@ impl Cx<'_> {
         let rule = if root {
             ignore.patterns().iter().find(|p| matches!(p.text(), "*" | "**" | "**/*"))
         } else {
-            let verdict = ignore.verdict(src.trim_start_matches('/')).filter(|v| v.matched);
-            verdict.map(|v| &ignore.patterns()[v.index])
+            ignore.rule_as_written(&src)
         };
         if let Some(rule) = rule {
             let command = if add { "Add" } else { "Copy" };

@@ -147,6 +147,19 @@ impl PatternSet {
         self.verdict(path).is_some_and(|v| v.matched)
     }
 
+    /// The last rule that matches `path` (cleaned) or a folder above it, of a list without `!`. Other than
+    /// in `verdict`, a leading `/` counts: such a path is in a nameless folder, which `*` matches and a
+    /// name does not.
+    pub fn rule_as_written(&self, path: &str) -> Option<&Pattern> {
+        let parents: Vec<usize> = match path.rfind('/') {
+            None => Vec::new(),
+            Some(0) => vec![0, 1],
+            Some(_) => path.match_indices('/').map(|(i, _)| i).collect(),
+        };
+        let parts = || parents.iter().copied().chain([path.len()]).map(|end| &path[..end]);
+        self.patterns.iter().rfind(|p| parts().any(|part| p.is(part.as_bytes())))
+    }
+
     /// True when something below the folder `dir` may be free although `dir` is matched, so that a
     /// walk must go on. When false, nothing below is.
     pub fn may_free_below(&self, dir: impl AsRef<[u8]>) -> bool {
@@ -195,6 +208,19 @@ impl Pattern {
     /// Line in the ignore file, from 1.
     pub fn line(&self) -> u32 {
         self.line
+    }
+
+    /// Matches `path` itself.
+    fn is(&self, path: &[u8]) -> bool {
+        match &self.matcher {
+            Matcher::Exact => path == self.text.as_bytes(),
+            Matcher::Prefix(p) => path.starts_with(p.as_bytes()),
+            Matcher::Suffix(s) => {
+                path.ends_with(s.as_bytes())
+                    || s.strip_prefix('/').is_some_and(|s| path == s.as_bytes())
+            }
+            Matcher::Automaton(nfa) => nfa.run(path).whole,
+        }
     }
 
     /// Matches `path` or a folder above it.
