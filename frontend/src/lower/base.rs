@@ -191,6 +191,11 @@ impl<'a> super::Cx<'a> {
             }
             match self.resolve(at, reached) {
                 Ok(Some(mut st)) => {
+                    // Steps run on what is meant.
+                    let meant = Platform::clone(&st.platform).normalize();
+                    if *st.platform != meant {
+                        st.platform = Arc::new(meant);
+                    }
                     let triggers = std::mem::take(&mut st.config().on_build);
                     let node = &mut self.nodes[at];
                     node.resolved = true;
@@ -490,7 +495,7 @@ impl<'a> super::Cx<'a> {
     }
 }
 
-/// What `FROM --platform` says goes into ops as it reads, not as it is understood: the variant that an
+/// What `FROM --platform` says goes into the image's op as it reads, not as it is understood: the variant that an
 /// architecture has by itself is there when it is written.
 fn as_written(p: &mut Platform, text: &str) {
     let parts = text.split('/').count();

@@ -119,7 +119,7 @@ fn graphs() {
             ],
         ),
         ("FROM scratch\nCMD [\"x\"]\n", vec![]),
-        // Variants stay as they are written.
+        // The variant of an image stays as it is written.
         (
             "FROM --platform=linux/arm a\n",
             vec!["0 image docker.io/library/a:latest linux/arm <- []"],
