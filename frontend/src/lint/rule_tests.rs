@@ -28,6 +28,8 @@ fn buildkits_rules() {
         ("FROM a\nWORKDIR x\nWORKDIR y\n", vec!["2: WorkdirRelativePath"]),
         ("FROM a\nENV A=$B\n", vec!["2: UndefinedVar"]),
         ("FROM a\nENV A=1 \\\n  C=$B\n", vec!["2: UndefinedVar"]),
+        ("FROM a\nENV A=$BUILDKIT_SBOM_SCAN_STAGE\n", vec![]),
+        ("FROM a\nENV A=$BUILDKIT_SBOM_SCAN_STAGEX\n", vec!["2: UndefinedVar"]),
         // Once per word.
         ("FROM a\nENV A=$B$B C=$B\n", vec!["2: UndefinedVar", "2: UndefinedVar"]),
         ("FROM a\nARG B\nENV A=$B\n", vec![]),

@@ -22,7 +22,7 @@ impl Cx<'_> {
         unmatched: &BTreeSet<String>,
     ) {
         for name in unmatched {
-            if name.starts_with("BUILDKIT_SBOM_SCAN_")
+            if matches!(name.as_str(), "BUILDKIT_SBOM_SCAN_CONTEXT" | "BUILDKIT_SBOM_SCAN_STAGE")
                 || st.build_args.iter().any(|(k, _)| k == name)
             {
                 continue;
