@@ -26,6 +26,11 @@ pub struct DirectiveReader {
 const KNOWN: [&str; 3] = ["syntax", "escape", "check"];
 
 impl DirectiveReader {
+    /// True below a `#!` line.
+    pub fn after_shebang(&self) -> bool {
+        self.after_shebang
+    }
+
     /// Reads one line whose leading blanks are gone.
     pub fn read(&mut self, line: &str, span: Span) -> Result<Option<Directive>, Box<Diagnostic>> {
         if self.done {
@@ -45,6 +50,10 @@ impl DirectiveReader {
         };
         // Below a `#!` line BuildKit looks for `syntax` and `check` only.
         if self.after_shebang && key == "escape" {
+            self.done = true;
+            return Ok(None);
+        }
+        if self.seen.contains(&key) && self.after_shebang {
             self.done = true;
             return Ok(None);
         }

@@ -55,6 +55,8 @@ pub struct Lines<'a> {
     /// Set once a line is too long: nothing after it is read.
     stopped: bool,
     directives: DirectiveReader,
+    /// A directive was indented: those that may not be are not looked for any more.
+    indented: bool,
     /// The escape character in force.
     pub escape: char,
     /// Directives that were found.
@@ -83,6 +85,7 @@ impl<'a> Lines<'a> {
             pos,
             stopped: false,
             directives: DirectiveReader::default(),
+            indented: false,
             escape: '\\',
             found: Vec::new(),
             empty_continuations: Vec::new(),
@@ -134,8 +137,15 @@ impl<'a> Lines<'a> {
             let trimmed = line.text.trim_start();
             let start = line.start + (line.text.len() - trimmed.len());
             if let Some(found) = self.directive(trimmed, start) {
-                self.found.push(found);
-                continue;
+                // Only `escape` may be indented.
+                self.indented |= start != line.start;
+                if !self.indented || found.key == "escape" {
+                    self.found.push(found);
+                }
+                // Below a `#!` line it is a comment besides.
+                if !self.directives.after_shebang() {
+                    continue;
+                }
             }
             if trimmed.starts_with('#') {
                 // What is indented keeps its `#`, so it steers and describes nothing.
@@ -160,6 +170,10 @@ impl<'a> Lines<'a> {
             while open {
                 let Some(line) = self.physical() else { break };
                 last = (line.start, line.start + line.text.len());
+                if line.text.is_empty() {
+                    // A place needs a character.
+                    last.1 = line.start + line.whole.len();
+                }
                 let first = line.text.trim_start();
                 if first.starts_with('#') {
                     continue;

@@ -41,6 +41,15 @@ fn directives() {
     assert_eq!(p.ast.directives.syntax.unwrap().text, "docker/dockerfile:1");
     assert_eq!(p.ast.directives.check.unwrap().text, "skip=all");
     assert_eq!(p.ast.escape, '\\');
+    for (text, check) in [
+        ("  # escape=`\n# check=skip=all\nFROM a\n", None),
+        ("\t# check=skip=all\nFROM a\n", None),
+        ("#!x\n# check=A\n# check=B\nFROM a\n", Some("A")),
+    ] {
+        let p = read(text);
+        assert!(p.is_ok(), "{text}");
+        assert_eq!(p.ast.directives.check.map(|w| w.text).as_deref(), check, "{text}");
+    }
     for (text, want) in [
         ("# escape=`\n# escape=`\nFROM a\n", "2: only one escape parser directive can be used"),
         ("# escape=x\nFROM a\n", "1: invalid escape token 'x' does not match ` or \\"),
@@ -106,7 +115,7 @@ fn the_span_of_an_instruction_covers_its_heredocs() {
     assert_eq!(&text[span.start as usize..span.end as usize], "RUN <<E\nx\nE");
     let open = "FROM a\nRUN x \\\n# c\n\n";
     let span = read(open).ast.stages[0].instructions[0].span;
-    assert_eq!(&open[span.start as usize..span.end as usize], "RUN x \\\n# c\n");
+    assert_eq!(&open[span.start as usize..span.end as usize], "RUN x \\\n# c\n\n");
     let Kind::Run(r) = &p.ast.stages[0].instructions[0].kind else { panic!("a RUN") };
     assert_eq!((r.heredocs[0].body.as_str(), r.only_heredoc), ("x\n", true));
 }
