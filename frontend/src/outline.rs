@@ -209,6 +209,13 @@ ARG X=${X}4${Y}
     }
 
     #[test]
+    fn a_child_uses_what_named_its_base() {
+        let text = "ARG A=a\nFROM $A AS b\nARG A=c\nFROM b\n";
+        assert_eq!(args(text, &of(text, None, &[])), ["1 A=a"]);
+        assert_eq!(args(text, &of(text, Some("b"), &[])), ["3 A=c"]);
+    }
+
+    #[test]
     fn secrets_agents_and_caches() {
         let text = "\
 FROM busybox AS first

@@ -40,6 +40,9 @@ impl<'a> super::Cx<'a> {
                     link = false;
                 } else if let Some(found) = self.named_context(name, &p) {
                     node.named = Some(found);
+                    if let Some(notes) = &mut self.notes {
+                        notes.replaced(self.nodes.len());
+                    }
                     link = false;
                 }
             }

@@ -25,8 +25,10 @@ pub(super) struct Notes {
 struct StageNotes {
     /// Declared here, with a value of its own.
     args: BTreeMap<String, Arg>,
-    /// Declared here, or read by `FROM`.
+    /// Declared here.
     used: BTreeSet<String>,
+    /// Read by `FROM`; children use them too.
+    from: BTreeSet<String>,
     needs: [BTreeMap<String, Need>; 3],
 }
 
@@ -48,7 +50,12 @@ impl Notes {
 
     /// Names that a `FROM` reads.
     pub fn used(&mut self, stage: usize, names: BTreeSet<String>) {
-        self.stages.entry(stage).or_default().used.extend(names);
+        self.stages.entry(stage).or_default().from.extend(names);
+    }
+
+    /// Another thing takes the stage's place.
+    pub fn replaced(&mut self, stage: usize) {
+        self.stages.remove(&stage);
     }
 }
 
@@ -103,13 +110,16 @@ impl Cx<'_> {
         }
     }
 
-    /// Declaration of `name` as the stage `at` sees it.
-    fn declared(&self, notes: &Notes, mut at: usize, name: &str) -> Option<Arg> {
+    /// Names that the stage `at` uses: its own, and what its `FROM` and those it stands on read.
+    fn names(&self, notes: &Notes, mut at: usize) -> Vec<String> {
+        let own = notes.stages.get(&at).map(|s| s.used.clone());
+        let mut names = own.unwrap_or_default();
         loop {
-            if let Some(arg) = notes.stages.get(&at).and_then(|s| s.args.get(name)) {
-                return Some(arg.clone());
+            names.extend(notes.stages.get(&at).into_iter().flat_map(|s| s.from.iter().cloned()));
+            match self.nodes[at].base {
+                Some(base) => at = base,
+                None => return names.into_iter().collect(),
             }
-            at = self.nodes[at].base?;
         }
     }
 
@@ -128,17 +138,17 @@ impl Cx<'_> {
             // The base comes first, then what is copied from: the first to declare something wins.
             todo.extend(node.deps.iter().rev().map(|(d, _)| *d));
             todo.extend(node.base);
-            let Some(stage) = notes.stages.get(&at) else { continue };
-            for (all, own) in needs.iter_mut().zip(&stage.needs) {
+            let stage = notes.stages.get(&at);
+            for (all, own) in needs.iter_mut().zip(stage.iter().flat_map(|s| &s.needs)) {
                 for (id, need) in own {
                     // The first that is met stands for all.
                     all.entry(id.clone()).or_insert_with(|| need.clone());
                 }
             }
-            let mut names: Vec<String> = stage.used.iter().cloned().collect();
+            let mut names = self.names(notes, at);
             while let Some(name) = names.pop() {
-                let arg = match self.declared(notes, at, &name) {
-                    Some(arg) => arg,
+                let arg = match stage.and_then(|s| s.args.get(&name)) {
+                    Some(arg) => arg.clone(),
                     None => match notes.globals.get(&name) {
                         Some((arg, deps)) if globals_seen.insert(name.clone()) => {
                             names.extend(deps.iter().cloned());
