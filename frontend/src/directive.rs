@@ -48,11 +48,6 @@ impl DirectiveReader {
             self.done = true;
             return Ok(None);
         };
-        // Below a `#!` line BuildKit looks for `syntax` and `check` only.
-        if self.after_shebang && key == "escape" {
-            self.done = true;
-            return Ok(None);
-        }
         if self.seen.contains(&key) && self.after_shebang {
             self.done = true;
             return Ok(None);
@@ -65,6 +60,10 @@ impl DirectiveReader {
             )));
         }
         self.seen.push(key);
+        // Below a `#!` line BuildKit looks for `syntax` and `check` only.
+        if self.after_shebang && key == "escape" {
+            return Ok(None);
+        }
         Ok(Some(Directive { key, value: Word { text: value.to_owned(), span } }))
     }
 }

@@ -45,6 +45,7 @@ fn directives() {
         ("  # escape=`\n# check=skip=all\nFROM a\n", None),
         ("\t# check=skip=all\nFROM a\n", None),
         ("#!x\n# check=A\n# check=B\nFROM a\n", Some("A")),
+        ("#!x\n# escape=`\n# check=A\nFROM a\n", Some("A")),
     ] {
         let p = read(text);
         assert!(p.is_ok(), "{text}");
