@@ -63,6 +63,10 @@ enum Part {
     Or(&'static str, &'static str, Vec<Part>),
     /// `${v#p}` and its like.
     Trim(&'static str, &'static str, String),
+    /// `${v/p/r}`, or with `//`.
+    Replace(&'static str, bool, String, &'static str),
+    /// `${v?}` of a variable that is set.
+    Must(&'static str),
 }
 
 const VALUES: [(&str, &str); 4] = [("A", "one"), ("E", ""), ("P", "/a/b/a.b.c"), ("S", "x y")];
@@ -87,6 +91,9 @@ fn part() -> impl Strategy<Value = Part> {
         prop::sample::select(vec!['$', '\'', '"', '\\', 'x']).prop_map(Part::Escaped),
         name().prop_map(Part::Var),
         (name(), trims, "[ab./*?]{0,4}").prop_map(|(n, o, p)| Part::Trim(n, o, p)),
+        (name(), any::<bool>(), "[ab./*?]{1,4}", prop::sample::select(vec!["", "-", "ab"]))
+            .prop_map(|(n, all, p, r)| Part::Replace(n, all, p, r)),
+        prop::sample::select(vec!["A?", "E?", "P:?"]).prop_map(Part::Must),
     ];
     leaf.prop_recursive(3, 12, 3, |inner| {
         let ops = prop::sample::select(vec![":-", "-", ":+", "+"]);
@@ -112,6 +119,11 @@ fn written(parts: &[Part]) -> String {
         Part::Var(n) => format!("${{{n}}}"),
         Part::Or(n, op, l) => format!("${{{n}{op}{}}}", written(l)),
         Part::Trim(n, op, p) => format!("${{{n}{op}{p}}}"),
+        Part::Replace(n, all, p, r) => {
+            let op = if *all { "//" } else { "/" };
+            format!("${{{n}{op}{}/{r}}}", p.replace('/', "\\/"))
+        }
+        Part::Must(n) => format!("${{{n}}}"),
     };
     parts.iter().map(one).collect()
 }
@@ -131,6 +143,8 @@ fn meant(parts: &[Part], env: &Env) -> String {
             }
         }
         Part::Trim(n, op, p) => trimmed(env.get(n).unwrap_or_default(), op, p),
+        Part::Replace(n, all, p, r) => replaced(env.get(n).unwrap_or_default(), p, r, *all),
+        Part::Must(n) => env.get(n.trim_end_matches([':', '?'])).unwrap_or_default().to_owned(),
     };
     parts.iter().map(one).collect()
 }
@@ -151,6 +165,50 @@ fn trimmed(value: &str, op: &str, pattern: &str) -> String {
         Some(cut) if front => value[cut..].to_owned(),
         Some(cut) => value[..cut].to_owned(),
         None => value.to_owned(),
+    }
+}
+
+/// From the left, each time the longest piece that matches; nothing is no match behind a match.
+fn replaced(value: &str, pattern: &str, with: &str, all: bool) -> String {
+    let (mut out, mut at, mut after_match) = (String::new(), 0, false);
+    while at <= value.len() {
+        let ends = (at..=value.len()).rev();
+        let end = ends.into_iter().find(|e| naive(pattern.as_bytes(), &value.as_bytes()[at..*e]));
+        let Some(end) = end.filter(|e| *e > at || !after_match) else {
+            out.push_str(value.get(at..at + 1).unwrap_or_default());
+            (at, after_match) = (at + 1, false);
+            continue;
+        };
+        out.push_str(with);
+        if end == at {
+            out.push_str(value.get(at..at + 1).unwrap_or_default());
+        }
+        (after_match, at) = (end > at, end.max(at + 1));
+        if !all {
+            out.push_str(value.get(at..).unwrap_or_default());
+            break;
+        }
+    }
+    out
+}
+
+/// What an ignore file says of a path, folder by folder: the last rule that matches the path or a
+/// folder above it decides.
+fn hidden(rules: &[(bool, Vec<&str>)], path: &[&str]) -> bool {
+    let hit = |p: &[&str]| (1..=path.len()).any(|n| along(p, &path[..n]));
+    rules.iter().rfind(|(_, p)| hit(p)).is_some_and(|(free, _)| !free)
+}
+
+/// `**` is any number of folders, and at the end at least one name.
+fn along(pattern: &[&str], path: &[&str]) -> bool {
+    match (pattern.split_first(), path.split_first()) {
+        (None, rest) => rest.is_none(),
+        (Some((&"**", [])), rest) => rest.is_some(),
+        (Some((&"**", rest)), _) => (0..=path.len()).any(|n| along(rest, &path[n..])),
+        (Some((p, rest)), Some((name, below))) => {
+            naive(p.as_bytes(), name.as_bytes()) && along(rest, below)
+        }
+        (Some(_), None) => false,
     }
 }
 
@@ -191,6 +249,26 @@ proptest! {
     #[test]
     fn patterns(rules in "([ab*?!/#\\[\\]^\\\\ -]{0,8}\n){0,4}", name in "[ab/.*\\[\\]é-]{1,10}") {
         pattern_property::holds(rules.as_bytes(), &name);
+    }
+
+    #[test]
+    fn ignore_files_mean_what_a_naive_reading_says(
+        rules in prop::collection::vec(
+            (any::<bool>(), prop::sample::select(vec!["", "/", "./", " "]),
+             prop::collection::vec(prop::sample::select(vec!["a", "b", "*", "?", "**", "a*", "*b"]), 1..4),
+             prop::sample::select(vec!["", "/", " "])),
+            0..5,
+        ),
+        path in prop::collection::vec(prop::sample::select(vec!["a", "b", "ab", "c.d", "abb"]), 1..5),
+    ) {
+        let line = |(free, before, parts, after): &(bool, &str, Vec<&str>, &str)| {
+            format!("{}{before}{}{after}\n", if *free { "!" } else { "" }, parts.join("/"))
+        };
+        let file: String = rules.iter().map(line).collect();
+        let rules: Vec<(bool, Vec<&str>)> = rules.into_iter().map(|r| (r.0, r.2)).collect();
+        let set = rgraph_ir::pattern::PatternSet::parse(file.as_bytes()).expect("rules");
+        let name = path.join("/");
+        prop_assert_eq!(set.matches_or_parent(&name), hidden(&rules, &path), "{} of {:?}", name, file);
     }
 
     #[test]
