@@ -367,13 +367,19 @@ impl Lexer<'_> {
             shown.push(c);
         }
         let trims = matches!(op, '#' | '%');
-        if !matches!(op, '+' | '-' | '?' | '#' | '%') || (empty_is_unset && trims) {
-            return Err(format!("unsupported modifier ({shown}) in substitution"));
+        let known = matches!(op, '+' | '-' | '?' | '#' | '%');
+        let unsupported = || Err(format!("unsupported modifier ({shown}) in substitution"));
+        if !(known || empty_is_unset) || (empty_is_unset && trims) {
+            return unsupported();
         }
         let word = self.inner('}', trims, "}")?;
         let value = self.get(&name);
         if self.mode.keep_unset && value.is_none() {
             return Ok(format!("${{{name}{shown}{word}}}"));
+        }
+        // What stays as written may say anything behind its colon.
+        if !known {
+            return unsupported();
         }
         let value = value.filter(|v| !(empty_is_unset && v.is_empty() && !trims)).ok_or(());
         match (op, value) {

@@ -75,6 +75,16 @@ fn errors_name_the_fault() {
 }
 
 #[test]
+fn what_is_not_set_stays_as_written() {
+    let shown = |s| expand(s, &env(), Mode { keep_unset: true, ..Mode::plain('\\') });
+    for (word, want) in
+        [("${N:=x}", Some("${N:=x}")), ("${A:=x}", None), ("${N=x}", None), ("${N:#x}", None)]
+    {
+        assert_eq!(shown(word).ok().map(|e| e.text).as_deref(), want, "{word}");
+    }
+}
+
+#[test]
 fn words_split_outside_quotes_only() {
     let words = |s| expand(s, &env(), Mode::plain('\\')).unwrap().words;
     assert_eq!(words("$S 'a b' c\\ d"), ["x", "y", "a b", "c d"]);
