@@ -31,6 +31,7 @@ fn filled(root: &Path) -> (Vec<SnapshotId>, ManifestDigest) {
             slot: format!("slot {n}"),
             tree: None,
             took: Some(Duration::from_secs(1)),
+            created: 0,
         })
         .unwrap();
     }

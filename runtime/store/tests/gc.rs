@@ -47,6 +47,7 @@ fn step(
         slot: format!("slot {n}"),
         tree: None,
         took: Some(took),
+        created: 0,
     })
     .unwrap();
     id

@@ -394,7 +394,7 @@ fn what_a_registry_said_is_kept_until_a_prune() {
     s.gc(&Policy::default()).unwrap();
     assert!(s.has_blob(&top).unwrap() && s.has_blob(&below).unwrap());
     assert!(!s.has_blob(&other).unwrap());
-    s.gc(&Policy { untagged: true, ..Policy::default() }).unwrap();
+    s.gc(&Policy { untagged: Some(0), ..Policy::default() }).unwrap();
     assert!(!s.has_blob(&below).unwrap());
     assert_eq!(s.remote_tag("x:1").unwrap(), None);
 }
