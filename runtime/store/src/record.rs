@@ -61,12 +61,17 @@ pub(crate) struct ResultFile {
     pub(crate) slot: String,
     /// The recipe's bytes in hex.
     pub(crate) recipe: String,
-    /// Seconds since 1970; 0 in files of before it was written.
-    #[serde(default)]
+    /// Seconds since 1970; 0, and not written: nobody knows.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub(crate) created: i64,
     /// How long the step ran.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) took_ms: Option<u64>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(n: &i64) -> bool {
+    *n == 0
 }
 
 /// `cache-mounts/<dir>.json`.
