@@ -458,6 +458,7 @@ impl<'g> Machine<'g> {
                 c.tree = Some(tree);
                 c.key = from.canonical.map(|k| output_key(k, edge.output));
                 let selector = c.selector.clone();
+                self.announce(edge.vertex);
                 self.ask(Action::Digest { content: id, vertex: edge.vertex, tree, selector });
             }
             ContentState::Unasked | ContentState::Unknown => self.want_result(edge.vertex),
@@ -905,13 +906,19 @@ impl<'g> Machine<'g> {
         explain(&new, old, &sources, &self.args).iter().map(ToString::to_string).collect()
     }
 
-    fn emit(&mut self, v: VertexId, kind: EventKind) {
+    /// Before anything else is told of a vertex, by this machine or by who works for it.
+    fn announce(&mut self, v: VertexId) {
         let (at, step) = (self.now, Step::Vertex(v));
         let n = &mut self.nodes[v.at()];
         if !std::mem::replace(&mut n.announced, true) {
             let name = n.vertex.meta.name.clone();
             self.out.push(Action::Emit(Event { at, step, kind: EventKind::Announced { name } }));
         }
+    }
+
+    fn emit(&mut self, v: VertexId, kind: EventKind) {
+        let (at, step) = (self.now, Step::Vertex(v));
+        self.announce(v);
         self.out.push(Action::Emit(Event { at, step, kind }));
     }
 
