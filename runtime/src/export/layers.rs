@@ -90,9 +90,8 @@ impl Exporter<'_> {
         let Some(top) = top else { return Ok(Vec::new()) };
         let chain = self.store.chain(top)?;
         let known = |rec: &SnapshotRecord| match &rec.layer {
-            Some(LayerInfo { diff_id, tar_size: Some(size), blob }) => {
-                Some((*diff_id, *size, blob.clone()))
-            }
+            // Made here: it can be written in any form, whichever ones it was packed in already.
+            Some(LayerInfo { diff_id, tar_size: Some(size), .. }) => Some((*diff_id, *size, None)),
             Some(LayerInfo { diff_id, tar_size: None, blob: Some(b) }) => {
                 Some((*diff_id, b.size, Some(b.clone())))
             }
@@ -107,12 +106,14 @@ impl Exporter<'_> {
             let Some((diff_id, size, blob)) = known(rec).or_else(|| measured.next()) else {
                 return Err(crate::snapshot::SnapshotError::Lost(rec.id).into());
             };
+            let outside = blob.is_some();
             let blob = blob.unwrap_or(BlobRef {
                 digest: diff_id.into(),
                 size,
                 media_type: TAR.to_owned(),
             });
-            out.push(NamedLayer { snapshot: rec.id, diff_id, blob, created: rec.created });
+            let (snapshot, created) = (rec.id, rec.created);
+            out.push(NamedLayer { snapshot, diff_id, blob, outside, created });
         }
         Ok(out)
     }
@@ -224,7 +225,7 @@ impl Exporter<'_> {
             let Some(top) = top else { return Ok(out) };
             for rec in self.store.chain(top)? {
                 self.check()?;
-                let foreign = rec.layer.as_ref().is_some_and(|l| l.blob.is_some());
+                let foreign = rec.layer.as_ref().is_some_and(|l| l.tar_size.is_none());
                 let named =
                     if foreign { self.foreign(&rec, opts)? } else { self.clamped(&rec, opts)? };
                 out.push(named);
@@ -243,7 +244,11 @@ impl Exporter<'_> {
     }
 
     /// Packs the layers of which nothing is known yet: their diff IDs come out of the same pass.
-    fn pack_unknown(&self, top: SnapshotId, opts: &LayerOptions) -> Result<(), ExportError> {
+    pub(crate) fn pack_unknown(
+        &self,
+        top: SnapshotId,
+        opts: &LayerOptions,
+    ) -> Result<(), ExportError> {
         let chain = self.store.chain(top)?;
         for (i, rec) in chain.iter().enumerate() {
             if rec.layer.is_some() || rec.dir.is_none() {
@@ -271,8 +276,13 @@ impl Exporter<'_> {
     ) -> Result<NamedLayer, ExportError> {
         let layer = rec.layer.as_ref().ok_or(SnapshotError::Lost(rec.id))?;
         let blob = layer.blob.clone().ok_or(ExportError::NoBlob(layer.diff_id))?;
-        let named =
-            NamedLayer { snapshot: rec.id, diff_id: layer.diff_id, blob, created: rec.created };
+        let named = NamedLayer {
+            snapshot: rec.id,
+            diff_id: layer.diff_id,
+            blob,
+            outside: true,
+            created: rec.created,
+        };
         let blob = self.packed(&named, opts)?;
         Ok(NamedLayer { blob, ..named })
     }
@@ -295,7 +305,8 @@ impl Exporter<'_> {
         let (diff_id, _, blob) =
             self.pack(&|out| self.write_tar(&rec_on_disk, &lowers, true, out), opts)?;
         self.store.add_layer_blob(&diff_id, &blob)?;
-        Ok(NamedLayer { snapshot: rec.id, diff_id, blob, created: rec.created })
+        let (snapshot, created) = (rec.id, rec.created);
+        Ok(NamedLayer { snapshot, diff_id, blob, outside: false, created })
     }
 
     /// A blob of the layer in the form asked for. What came from outside keeps its form unless
@@ -307,9 +318,8 @@ impl Exporter<'_> {
     ) -> Result<BlobRef, ExportError> {
         let known = self.store.layer_blobs(&layer.diff_id)?;
         let wanted = |b: &BlobRef| layer_compression(&b.media_type) == Some(opts.compression);
-        let from_outside = layer.blob.media_type != TAR;
         let candidates = known.iter().chain(std::iter::once(&layer.blob));
-        for blob in candidates.filter(|b| wanted(b) || (from_outside && !opts.force)) {
+        for blob in candidates.filter(|b| wanted(b) || (layer.outside && !opts.force)) {
             if self.store.has_blob(&blob.digest)? {
                 return Ok(blob.clone());
             }
@@ -382,11 +392,6 @@ impl Exporter<'_> {
             self.store.snapshot(layer.snapshot)?.ok_or(SnapshotError::Lost(layer.snapshot))?;
         let mut known = self.store.layer_blobs(&layer.diff_id)?;
         known.push(layer.blob.clone());
-        // What came from outside is not written again from its directory: tars of other tools
-        // differ in their details, and the diff ID names the bytes.
-        let ours = known.iter().all(|b| is_plain(b, layer.diff_id))
-            && !self.store.has_blob(&layer.blob.digest)?
-            || rec.layer.as_ref().is_none_or(|l| l.blob.is_none());
         let from_folder = |out: &mut dyn Write| {
             let lowers = match rec.parent {
                 Some(p) => self.snapshots.lowers(p, None)?,
@@ -394,11 +399,17 @@ impl Exporter<'_> {
             };
             self.write_tar(&rec, &lowers, false, out)
         };
-        if ours && rec.dir.is_some() {
+        // What came from outside is not written again from its directory: tars of other tools
+        // differ in their details, and the diff ID names the bytes.
+        if !layer.outside && rec.dir.is_some() {
             return from_folder(out);
         }
         for blob in known {
-            if !self.store.has_blob(&blob.digest)? && !self.fetch(&blob, layer.diff_id)? {
+            // The plain tar of what was made here is nowhere else.
+            let nowhere = !layer.outside && is_plain(&blob, layer.diff_id);
+            if nowhere
+                || !self.store.has_blob(&blob.digest)? && !self.fetch(&blob, layer.diff_id)?
+            {
                 continue;
             }
             let Some(file) = self.store.open_blob_verified(&blob.digest)? else { continue };

@@ -204,5 +204,7 @@ pub(crate) struct NamedLayer {
     pub(crate) snapshot: SnapshotId,
     pub(crate) diff_id: rgraph_ir::DiffId,
     pub(crate) blob: BlobRef,
+    /// It came as this blob. A layer that was made here can be written in any form.
+    pub(crate) outside: bool,
     pub(crate) created: i64,
 }
