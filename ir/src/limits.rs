@@ -46,6 +46,19 @@ pub const MAX_TAR_PATH: usize = 4096;
 /// Largest secret, bytes (BuildKit's limit).
 pub const MAX_SECRET: u64 = 500 * 1024;
 
+/// Largest record of a shared cache, bytes: [`MAX_LAYERS`] layers need some 40 KiB.
+pub const MAX_CACHE_RECORD: u64 = 1 << 20;
+/// Largest batch of a shared cache's entries, bytes as it is kept.
+pub const MAX_CACHE_BATCH: u64 = 16 << 20;
+/// The same unpacked.
+pub const MAX_CACHE_BATCH_PLAIN: u64 = 128 << 20;
+/// Most batches of one cache.
+pub const MAX_CACHE_BATCHES: usize = 64;
+/// Most layers that one cache lists.
+pub const MAX_CACHE_BLOBS: usize = 20_000;
+/// Most results, and most digests, in an image's config.
+pub const MAX_INLINE_KEYS: usize = 100_000;
+
 /// Largest serialised LLB definition that is read, bytes.
 pub const MAX_LLB: usize = 32 << 20;
 /// Most protobuf fields in one.

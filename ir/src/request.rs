@@ -5,8 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::digest::ManifestDigest;
 use crate::plan::BuildPlan;
 use crate::platform::Platform;
+use crate::reference::Reference;
 use crate::ttl::Ttl;
 
 /// One build.
@@ -20,10 +22,10 @@ pub struct BuildRequest {
     pub outputs: Vec<OutputSpec>,
     /// Names for the result, normalised with tag.
     pub tags: Vec<String>,
-    /// Caches to read.
-    pub cache_from: Vec<CacheSpec>,
+    /// Caches to read, in order.
+    pub cache_from: Vec<CacheFrom>,
     /// Caches to write.
-    pub cache_to: Vec<CacheSpec>,
+    pub cache_to: Vec<CacheTo>,
     /// How long any cached result is good for.
     pub cache_ttl: Option<Ttl>,
     /// Secrets by id.
@@ -154,17 +156,79 @@ pub enum Dest {
     Stdout,
 }
 
-/// A cache to read or write.
+/// A cache to read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CacheSpec {
+pub struct CacheFrom {
+    /// Where it is.
+    pub source: CacheSource,
+    /// Whose signatures count; empty: entries need none.
+    pub keys: Vec<PublicKey>,
+}
+
+/// Where a cache is read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CacheSource {
     /// A folder.
     Local {
         /// The folder.
         dir: PathBuf,
-        /// Blobs of every step, not only of the result.
-        max: bool,
+        /// Which of its caches.
+        tag: String,
+        /// Its state at one time instead of now: the artifact manifest.
+        digest: Option<ManifestDigest>,
     },
+    /// A registry: a cache artifact, or an image with a cache in its config.
+    Registry(Reference),
 }
+
+/// A cache to write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CacheTo {
+    /// Keys in the config of the images that are made.
+    Inline {
+        /// Signs the entries: an ed25519 seed.
+        sign: Option<Secret>,
+    },
+    /// Entries and blobs somewhere else.
+    Store(CacheStore),
+}
+
+/// A cache outside of this machine's store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheStore {
+    /// Where.
+    pub place: CachePlace,
+    /// Blobs of every step, not only of the result.
+    pub max: bool,
+    /// How new layers are packed.
+    pub layers: LayerOptions,
+    /// The list of its blobs is an image manifest; false: an index.
+    pub image_manifest: bool,
+    /// A failure is a warning.
+    pub ignore_error: bool,
+    /// What was there and this build did not use goes, when the build succeeds.
+    pub reset: bool,
+    /// Signs the entries: an ed25519 seed.
+    pub sign: Option<Secret>,
+}
+
+/// Where a cache is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CachePlace {
+    /// A folder.
+    Local {
+        /// The folder.
+        dir: PathBuf,
+        /// Which of its caches.
+        tag: String,
+    },
+    /// A registry.
+    Registry(Reference),
+}
+
+/// An ed25519 public key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PublicKey(pub [u8; 32]);
 
 /// A secret's bytes: printed as `***`, zeroed when dropped.
 #[derive(Clone, PartialEq, Eq)]

@@ -132,6 +132,7 @@ impl World<'_> {
             clock: &SystemClock,
             cancel: self.cancel,
             step: Step::Other(0),
+            inline: None,
             index: Default::default(),
         })
     }

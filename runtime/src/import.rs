@@ -91,6 +91,7 @@ pub fn import(
         clock: &SystemClock,
         cancel,
         step: Step::Other(0),
+        inline: None,
         index: Default::default(),
     };
     exporter.keep_one(&target, Some(top), &LayerOptions::default())

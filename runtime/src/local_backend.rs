@@ -1,23 +1,32 @@
-//! Builds on this machine: the solver over a local worker, then the outputs, then the caches.
+//! Builds on this machine: the solver over a local worker, then the outputs, with other caches written
+//! beside.
+
+mod caches;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel, sync_channel};
+use std::time::{Duration, Instant};
 
 use rgraph_ir::op::{NetworkMode, SecurityMode, SourceOp};
-use rgraph_ir::request::{BuildRequest, CacheSpec};
-use rgraph_ir::{Op, VertexId};
-use rgraph_solver::backend::{Backend, BuildError, BuildOutcome, BuiltImage};
+use rgraph_ir::request::{BuildRequest, CacheTo};
+use rgraph_ir::{CacheKey, Op, VertexId};
+use rgraph_solver::backend::{Backend, BuildError, BuildOutcome};
 use rgraph_solver::drive::solve;
 use rgraph_solver::event::{Event, EventKind, EventSink, Step, Timestamp};
 use rgraph_solver::policy::Policy;
-use rgraph_solver::{CancelToken, Clock, Ports, Solution, SolveError, TaskCx, Tree, look};
-use rgraph_store::Store;
+use rgraph_solver::{
+    CancelToken, Clock, Ports, Solution, SolveError, TaskCx, TaskError, Tree, look,
+};
+use rgraph_store::{Lease, Store};
 
 use crate::cache::combined::CombinedCache;
-use crate::cache::dir::CacheDirReader;
-use crate::cache::export::export_cache;
+use crate::cache::export::{Feed, QUEUE};
 use crate::cache::flight::Flight;
+use crate::cache::import::Import;
+use crate::cache::inline::InlineCache;
 use crate::cache::local::LocalCache;
+use crate::cache::sign::Signer;
 use crate::export::{ExportError, Exporter};
 use crate::fetch::Providers;
 use crate::fetch::image::ImageFetcher;
@@ -55,29 +64,101 @@ impl Backend for LocalBackend<'_> {
         cancel: &CancelToken,
     ) -> Result<BuildOutcome, BuildError> {
         check_entitlements(request)?;
-        let setup = |e: rgraph_store::StoreError| BuildError::Setup(Box::new(e));
         let lease = self.store.lease().map_err(setup)?;
-        let imports = imports(request, self.store);
-        let providers = Providers { images: self.images, dirs: &imports };
-        let flight = Flight::new(self.store);
-        let worker = LocalWorker::new(
-            self.store,
-            self.host,
-            request,
-            self.images,
-            &providers,
-            &lease,
-            &flight,
-        );
-        let cache = CombinedCache::new(LocalCache::of_build(self.store, &flight), &imports);
-        let clock = SystemClock;
-        for import in &imports {
-            if let Some(text) = import.problem() {
-                self.other(sink, &clock, "importing cache", |emit| {
-                    emit(EventKind::Warning { text })
-                });
+        // What is written to other caches goes on for a while after the wish to stop.
+        let patient = CancelToken::new();
+        let beside = self.images.beside(&patient);
+        let imports: Vec<Import<'_>> =
+            request.cache_from.iter().map(|c| self.import(c, request)).collect();
+        let stores = caches::stores(request);
+        let (jobs, hears) = sync_channel(QUEUE);
+        let inline = request.cache_to.iter().any(|c| matches!(c, CacheTo::Inline { .. }));
+        let feed = Feed::new((!stores.is_empty()).then_some(jobs), inline);
+        let build = Build { backend: self, request, sink, cancel, lease: &lease };
+        std::thread::scope(|scope| {
+            // Also when something panics here: the scope waits for the writer, and it for this.
+            let _ending = Ending(&feed);
+            let (over, is_over) = channel();
+            let writer = (!stores.is_empty()).then(|| {
+                let (build, stores, imports) = (&build, &stores, &imports);
+                let (beside, patient) = (&beside, &patient);
+                scope.spawn(move || {
+                    let done = build.write_caches(stores, imports, beside, patient, &hears);
+                    // Whoever started this waits, unless it gave up.
+                    over.send(()).unwrap_or(());
+                    done
+                })
+            });
+            let built = build.run(&imports, &feed);
+            feed.end(built.as_ref().ok().map(|(_, keys)| keys.clone()));
+            let Some(writer) = writer else { return Ok(built?.0) };
+            let mut since = None;
+            while let Err(RecvTimeoutError::Timeout) = is_over.recv_timeout(TICK) {
+                if cancel.is_cancelled() && since.get_or_insert_with(Instant::now).elapsed() > GRACE
+                {
+                    patient.cancel();
+                }
             }
-        }
+            let caches = writer.join().unwrap_or_else(|_| {
+                Err(ExportError::Cache("internal error: the writer of caches panicked".into()))
+            });
+            build.warn_of(&imports);
+            let outcome = built?.0;
+            match caches {
+                Ok(()) => Ok(outcome),
+                Err(_) if cancel.is_cancelled() => Err(cancelled()),
+                Err(e) => Err(BuildError::Cache(Box::new(e))),
+            }
+        })
+    }
+}
+
+/// How often a wish to stop is looked for while caches are written.
+const TICK: Duration = Duration::from_millis(50);
+/// How long writing caches goes on after it, as long as a step may take to end.
+const GRACE: Duration = Duration::from_secs(10);
+
+struct Ending<'a>(&'a Feed);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.end(None);
+    }
+}
+
+fn setup(e: rgraph_store::StoreError) -> BuildError {
+    BuildError::Setup(Box::new(e))
+}
+
+fn cancelled() -> BuildError {
+    BuildError::Solve(SolveError { vertex: None, cause: TaskError::Cancelled })
+}
+
+/// One build in progress.
+struct Build<'a> {
+    backend: &'a LocalBackend<'a>,
+    request: &'a BuildRequest,
+    sink: &'a dyn EventSink,
+    cancel: &'a CancelToken,
+    lease: &'a Lease,
+}
+
+impl Build<'_> {
+    /// Solves and writes the outputs; gives the keys too.
+    fn run(
+        &self,
+        imports: &[Import<'_>],
+        feed: &Feed,
+    ) -> Result<(BuildOutcome, BTreeMap<VertexId, CacheKey>), BuildError> {
+        let LocalBackend { store, host, images, next_step } = *self.backend;
+        let Self { request, sink, cancel, lease, .. } = *self;
+        let providers = Providers::new(imports, images);
+        let flight = Flight::new(store);
+        let worker = LocalWorker::new(store, host, request, images, &providers, lease, &flight);
+        let cache = CombinedCache::new(LocalCache::of_build(store, &flight), imports, feed);
+        let clock = SystemClock;
+        let warn = || self.warn_of(imports);
+        warn();
         let ports = Ports { worker: &worker, cache: &cache, clock: &clock };
         check_sources(request, &worker, &clock, cancel)?;
         let mut policy = Policy {
@@ -87,53 +168,39 @@ impl Backend for LocalBackend<'_> {
             ttl: request.cache_ttl,
             ..Policy::default()
         };
-        let mut warned = 0;
-        let mut warn_of_rejected = || {
-            let rejected: Vec<String> =
-                imports.iter().flat_map(CacheDirReader::rejected).skip(warned).collect();
-            warned += rejected.len();
-            if !rejected.is_empty() {
-                self.other(sink, &clock, "importing cache", |emit| {
-                    for text in rejected {
-                        emit(EventKind::Warning { text });
-                    }
-                });
-            }
-        };
-        let snapshots = Snapshots::new(self.store, self.host, &providers, &lease);
+        let snapshots = Snapshots::new(store, host, &providers, lease);
         let mut attempts = 0;
         let (images, index, solution) = loop {
             let solved = solve(&request.plan, &ports, &policy, cancel, sink);
-            warn_of_rejected();
+            warn();
             let solution = solved?;
-            let step = Step::Other(self.next_step.fetch_add(1, Ordering::Relaxed));
+            let inline = self.inline(&solution, feed)?;
+            let step = Step::Other(next_step.fetch_add(1, Ordering::Relaxed));
             let exporter = Exporter {
-                store: self.store,
-                host: self.host,
+                store,
+                host,
                 snapshots: &snapshots,
                 provider: &providers,
-                images: self.images,
+                images,
                 request,
                 sink,
                 clock: &clock,
                 cancel,
                 step,
+                inline: inline.as_ref(),
                 index: Default::default(),
             };
             let emit = |kind| sink.emit(Event { at: clock.now(), step, kind });
             emit(EventKind::Announced { name: "exporting".to_owned() });
             emit(EventKind::Started);
-            match export(&exporter, request, &solution) {
+            match exporter.run(&request.plan, &solution) {
                 Ok(images) => {
                     emit(EventKind::Finished);
                     break (images, exporter.index.get().copied(), solution);
                 }
                 Err(_) if cancel.is_cancelled() => {
                     emit(EventKind::Cancelled);
-                    return Err(BuildError::Solve(rgraph_solver::SolveError {
-                        vertex: None,
-                        cause: rgraph_solver::TaskError::Cancelled,
-                    }));
+                    return Err(cancelled());
                 }
                 // A hit whose layers turn out to be gone or damaged is no hit: what it stands for is
                 // built again.
@@ -142,7 +209,7 @@ impl Backend for LocalBackend<'_> {
                     let text = format!("{}: building it again", crate::worker::report(&e));
                     emit(EventKind::Warning { text });
                     emit(EventKind::Finished);
-                    warn_of_rejected();
+                    warn();
                     policy.lost.extend(solution.trees.values().filter_map(|t| match t {
                         Tree::Snapshot(id) => Some(*id),
                         Tree::Context(_) => None,
@@ -154,29 +221,38 @@ impl Backend for LocalBackend<'_> {
                 }
             }
         };
-        warn_of_rejected();
-        self.store.flush_uses(&lease).map_err(setup)?;
-        Ok(BuildOutcome { images, index, cached: solution.cached, ran: solution.ran })
+        warn();
+        store.flush_uses(lease).map_err(setup)?;
+        let (cached, ran) = (solution.cached, solution.ran);
+        Ok((BuildOutcome { images, index, cached, ran }, solution.keys))
     }
-}
 
-/// The caches to read.
-fn imports<'a>(request: &BuildRequest, store: &'a Store) -> Vec<CacheDirReader<'a>> {
-    let open = |CacheSpec::Local { dir, .. }: &CacheSpec| CacheDirReader::new(dir.clone(), store);
-    request.cache_from.iter().map(open).collect()
-}
-
-/// Every output, then the caches.
-fn export(
-    exporter: &Exporter<'_>,
-    request: &BuildRequest,
-    solution: &Solution,
-) -> Result<Vec<BuiltImage>, ExportError> {
-    let images = exporter.run(&request.plan, solution)?;
-    for CacheSpec::Local { dir, max } in &request.cache_to {
-        export_cache(exporter, dir, *max, &request.plan, solution)?;
+    /// What the configs of the images say of their keys, when that was asked for.
+    fn inline(&self, solution: &Solution, feed: &Feed) -> Result<Option<InlineCache>, BuildError> {
+        let asked = self.request.cache_to.iter().find_map(|c| match c {
+            CacheTo::Inline { sign } => Some(sign.as_ref().map(Signer::new)),
+            CacheTo::Store(_) => None,
+        });
+        let Some(signer) = asked else { return Ok(None) };
+        let (store, keys) = (self.backend.store, &solution.keys);
+        InlineCache::new(store, keys, &feed.contents(), signer).map(Some).map_err(setup)
     }
-    Ok(images)
+
+    /// Tells what imported caches found wrong since the last time.
+    fn warn_of(&self, imports: &[Import<'_>]) {
+        let new: Vec<String> = imports.iter().flat_map(Import::take_warnings).collect();
+        if new.is_empty() {
+            return;
+        }
+        let step = Step::Other(self.backend.next_step.fetch_add(1, Ordering::Relaxed));
+        let emit = |kind| self.sink.emit(Event { at: SystemClock.now(), step, kind });
+        emit(EventKind::Announced { name: "importing cache".to_owned() });
+        emit(EventKind::Started);
+        for text in new {
+            emit(EventKind::Warning { text });
+        }
+        emit(EventKind::Finished);
+    }
 }
 
 impl LocalBackend<'_> {
@@ -187,10 +263,10 @@ impl LocalBackend<'_> {
         request: &BuildRequest,
         cancel: &CancelToken,
     ) -> Result<BTreeMap<VertexId, bool>, BuildError> {
-        let setup = |e: rgraph_store::StoreError| BuildError::Setup(Box::new(e));
         let lease = self.store.lease().map_err(setup)?;
-        let imports = imports(request, self.store);
-        let providers = Providers { images: self.images, dirs: &imports };
+        let imports: Vec<Import<'_>> =
+            request.cache_from.iter().map(|c| self.import(c, request)).collect();
+        let providers = Providers::new(&imports, self.images);
         let flight = Flight::new(self.store);
         let worker = LocalWorker::new(
             self.store,
@@ -201,28 +277,12 @@ impl LocalBackend<'_> {
             &lease,
             &flight,
         );
-        let cache = CombinedCache::new(LocalCache::new(self.store), &imports);
+        let cache = CombinedCache::new(LocalCache::new(self.store), &imports, &());
         let ports = Ports { worker: &worker, cache: &cache, clock: &SystemClock };
         let wanted = rgraph_ir::analysis::reachable(&request.plan);
         let policy = Policy { ttl: request.cache_ttl, ..Policy::default() };
         look(&request.plan.graph, &wanted, &ports, &policy, cancel, &())
             .map_err(|e| BuildError::Setup(Box::new(e)))
-    }
-
-    /// A step that is no vertex.
-    fn other(
-        &self,
-        sink: &dyn EventSink,
-        clock: &dyn Clock,
-        name: &str,
-        body: impl FnOnce(&mut dyn FnMut(EventKind)),
-    ) {
-        let step = Step::Other(self.next_step.fetch_add(1, Ordering::Relaxed));
-        let mut emit = |kind| sink.emit(Event { at: clock.now(), step, kind });
-        emit(EventKind::Announced { name: name.to_owned() });
-        emit(EventKind::Started);
-        body(&mut emit);
-        emit(EventKind::Finished);
     }
 }
 

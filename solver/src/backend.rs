@@ -68,6 +68,9 @@ pub enum BuildError {
     /// The steps are done, the output is not.
     #[error("cannot write the output")]
     Export(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The outputs are written, a cache is not.
+    #[error("cannot write the cache")]
+    Cache(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The machine or the store does not allow any build.
     #[error(transparent)]
     Setup(Box<dyn std::error::Error + Send + Sync>),

@@ -2,6 +2,10 @@
 
 mod build;
 mod cache;
+mod cache_folder;
+mod cache_hostile;
+mod cache_registry;
+mod cache_writers;
 mod check;
 mod concurrency;
 mod copy;

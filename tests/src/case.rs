@@ -132,6 +132,15 @@ impl Case {
         case
     }
 
+    /// Another root with the base image and the files of this context.
+    pub fn fresh(&self) -> Self {
+        let other = Self::with_base();
+        for e in fs::read_dir(self.context()).expect("a context").flatten() {
+            fs::copy(e.path(), other.context().join(e.file_name())).expect("a copy");
+        }
+        other
+    }
+
     /// Imports the busybox base under a name.
     pub fn import_base(&self, name: &str) {
         let mut child = self

@@ -107,10 +107,10 @@ pub struct BuildArgs {
     /// Use no result that is older: 24h, 7d
     #[arg(long, value_name = "TIME", help_heading = "Cache")]
     pub cache_ttl: Option<String>,
-    /// Cache to read: type=local,src=DIR
+    /// Cache to read: type=local,src=DIR, type=registry,ref=REF, or REF alone; also an image with an inline cache. ,key=PUBKEY: signed entries only
     #[arg(long, value_name = "SPEC", help_heading = "Cache")]
     pub cache_from: Vec<String>,
-    /// Cache to write: type=local,dest=DIR[,mode=min|max]
+    /// Cache to write: type=local,dest=DIR, type=registry,ref=REF, type=inline; with ,mode=min|max, compression=, ignore-error, reset, sign-key=FILE
     #[arg(long, value_name = "SPEC", help_heading = "Cache")]
     pub cache_to: Vec<String>,
 

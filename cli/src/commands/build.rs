@@ -143,6 +143,9 @@ fn failure(cx: &Context, e: BuildError, progress: &Progress, c: &Compiled) -> Cl
             CliError::reported(ErrorKind::Failed)
         }
         BuildError::Export(e) => CliError::failed("cannot write the output").because(e),
+        BuildError::Cache(e) => {
+            CliError::failed("the result is written, but a cache is not").because(e)
+        }
         BuildError::Setup(e) => CliError::failed("cannot build here").because(e),
     }
 }

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use rgraph_ir::op::{HostIp, NetworkMode, Ulimit};
 use rgraph_ir::request::{
-    CacheSpec, Dest, Entitlements, ImageOutput, LayerOptions, OutputSpec, Secret, SshSource,
+    CacheFrom, CacheTo, Dest, Entitlements, ImageOutput, LayerOptions, OutputSpec, Secret,
+    SshSource,
 };
 use rgraph_ir::{Platform, Ttl};
 
@@ -14,8 +15,8 @@ use super::error::OptionsError;
 use super::lock::default_path;
 use super::output::{normal_tag, parse_output};
 use super::{
-    ProgressMode, Pull, Terminals, agents, cache, entitlements, host, insecure_registries, network,
-    parse_size, secrets, ulimit,
+    ProgressMode, Pull, Terminals, agents, cache_from, cache_to, entitlements, host,
+    insecure_registries, network, parse_size, secrets, ulimit,
 };
 use crate::args::{BuildArgs, Environment, GraphArgs, GraphFormat};
 
@@ -64,9 +65,9 @@ pub struct BuildOptions {
     /// Where results go; empty: the local image store.
     pub outputs: Vec<OutputSpec>,
     /// Caches to read.
-    pub cache_from: Vec<CacheSpec>,
+    pub cache_from: Vec<CacheFrom>,
     /// Caches to write.
-    pub cache_to: Vec<CacheSpec>,
+    pub cache_to: Vec<CacheTo>,
     /// Secrets by id, read.
     pub secrets: BTreeMap<String, Secret>,
     /// Agents by id.
@@ -177,8 +178,8 @@ impl BuildOptions {
             platforms: platforms(&raw.platform)?,
             outputs: outputs(&raw, &tags, terminals)?,
             tags,
-            cache_from: raw.cache_from.iter().map(|l| cache(l, false)).collect::<Result<_, _>>()?,
-            cache_to: raw.cache_to.iter().map(|l| cache(l, true)).collect::<Result<_, _>>()?,
+            cache_from: cache_from(&raw.cache_from)?,
+            cache_to: raw.cache_to.iter().map(|l| cache_to(l)).collect::<Result<_, _>>()?,
             secrets: BTreeMap::new(),
             ssh: BTreeMap::new(),
             no_cache: raw.no_cache,

@@ -6,6 +6,7 @@
 pub mod csv;
 
 mod build;
+mod cache;
 mod config;
 mod context;
 mod dirs;
@@ -20,6 +21,7 @@ mod steps;
 mod store;
 
 pub use build::{BuildOptions, Call, GraphOptions, host_platform};
+pub use cache::{cache_from, cache_to};
 pub use config::{Config, ConfigError};
 pub use context::{ContextSpec, FileSpec, NamedContext, named};
 pub use dirs::StateDirs;
@@ -32,7 +34,7 @@ pub use image::{
 pub use lock::{FetchOptions, LockDest, LockOptions};
 pub use output::{normal_tag, parse_output};
 pub use size::{parse_amount, parse_seconds, parse_size};
-pub use source::{agents, cache, secrets};
+pub use source::{agents, secrets};
 pub use steps::{HOST_GATEWAY, entitlements, host, network, ulimit};
 pub use store::{Bounds, CacheMountOptions, CheckOptions, DfOptions, PruneOptions};
 

@@ -90,7 +90,7 @@ impl Fields {
                 }
                 "push" => f.push = switch()?,
                 "tar" => f.tar = Some(switch()?),
-                "compression" => f.compression = Some(compression(line, &text()?)?),
+                "compression" => f.compression = Some(compression(FLAG, line, &text()?)?),
                 "compression-level" => {
                     let level = text()?.parse().map_err(|_| bad("expected a number".to_owned()))?;
                     f.level = Some(level);
@@ -120,20 +120,7 @@ impl Fields {
 
     fn layers(&self, oci_by_default: bool) -> Result<LayerOptions, OptionsError> {
         let compression = self.compression.unwrap_or_default();
-        if let Some(level) = self.level {
-            let most = match compression {
-                Compression::Uncompressed => 0,
-                Compression::Gzip => 9,
-                Compression::Zstd => 22,
-            };
-            if !(0..=most).contains(&level) {
-                let why = match most {
-                    0 => "an uncompressed layer has no level".to_owned(),
-                    most => format!("a level is 0 to {most} here"),
-                };
-                return Err(OptionsError::value(FLAG, &format!("compression-level={level}"), why));
-            }
-        }
+        let level = level(FLAG, compression, self.level)?;
         let oci_media_types = self.oci_media_types.unwrap_or(oci_by_default);
         if !oci_media_types && compression == Compression::Zstd {
             return Err(OptionsError::Conflict(
@@ -143,7 +130,7 @@ impl Fields {
         }
         Ok(LayerOptions {
             compression,
-            level: self.level,
+            level,
             force: self.force,
             oci_media_types,
             rewrite_timestamp: self.rewrite_timestamp,
@@ -218,14 +205,42 @@ impl Fields {
     }
 }
 
-fn compression(line: &str, word: &str) -> Result<Compression, OptionsError> {
+/// Reads a compression.
+pub(super) fn compression(
+    flag: &'static str,
+    line: &str,
+    word: &str,
+) -> Result<Compression, OptionsError> {
     match word {
         "uncompressed" | "none" => Ok(Compression::Uncompressed),
         "gzip" => Ok(Compression::Gzip),
         "zstd" => Ok(Compression::Zstd),
         "estargz" => Err(OptionsError::Unsupported("`compression=estargz`".to_owned())),
-        _ => Err(OptionsError::value(FLAG, line, format!("unknown compression `{word}`"))
+        _ => Err(OptionsError::value(flag, line, format!("unknown compression `{word}`"))
             .with_help(did_you_mean(word, &["uncompressed", "gzip", "zstd", "estargz"]))),
+    }
+}
+
+/// Checks a level against its compression.
+pub(super) fn level(
+    flag: &'static str,
+    how: Compression,
+    level: Option<i32>,
+) -> Result<Option<i32>, OptionsError> {
+    let most = match how {
+        Compression::Uncompressed => 0,
+        Compression::Gzip => 9,
+        Compression::Zstd => 22,
+    };
+    match level {
+        Some(n) if !(1..=most).contains(&n) => {
+            let why = match most {
+                0 => "an uncompressed layer has no level".to_owned(),
+                most => format!("a level is 1 to {most} here"),
+            };
+            Err(OptionsError::value(flag, &format!("compression-level={n}"), why))
+        }
+        level => Ok(level),
     }
 }
 
@@ -332,7 +347,7 @@ mod tests {
             ("type=oci,detst=x", "`detst`: unknown key (did you mean `dest`?)"),
             ("type=oci,dest=x,compression=gzp", "unknown compression `gzp` (did you mean `gzip`?)"),
             ("type=oci,dest=x,compression=estargz", "`compression=estargz` is not supported yet"),
-            ("type=oci,dest=x,compression-level=10", "a level is 0 to 9 here"),
+            ("type=oci,dest=x,compression-level=10", "a level is 1 to 9 here"),
             ("type=oci,dest=x,compression=uncompressed,compression-level=1", "has no level"),
             ("type=docker,dest=x,compression=zstd", "needs `oci-mediatypes=true`"),
             ("type=oci,tar=false", "needs `dest=FOLDER`"),

@@ -1,4 +1,4 @@
-//! Secrets, agents and caches: what flags read from or point to. Files are read at once, so that a
+//! Secrets and agents: what flags read from or point to. Files are read at once, so that a
 //! missing one is refused before anything runs.
 
 use std::collections::BTreeMap;
@@ -9,7 +9,7 @@ use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
 use rgraph_ir::limits::MAX_SECRET;
-use rgraph_ir::request::{CacheSpec, Secret, SshSource};
+use rgraph_ir::request::{Secret, SshSource};
 
 use super::csv;
 use super::error::{OptionsError, did_you_mean};
@@ -151,72 +151,6 @@ fn agent(line: &str, env: &Environment) -> Result<(String, SshSource), OptionsEr
     }
 }
 
-const CACHE_TYPES: &[&str] = &["local", "registry", "inline", "gha", "s3", "azblob"];
-
-/// Reads one `--cache-from` (`write` false) or `--cache-to`.
-pub fn cache(line: &str, write: bool) -> Result<CacheSpec, OptionsError> {
-    let flag = if write { "--cache-to" } else { "--cache-from" };
-    let bad = |why: String| OptionsError::value(flag, line, why);
-    let pairs = csv::pairs(line).map_err(bad)?;
-    if pairs.iter().all(|(_, v)| v.is_none()) {
-        return Err(OptionsError::Unsupported(format!("`{flag} IMAGE` (a registry cache)")));
-    }
-    let kind = pairs.iter().find(|(k, _)| k == "type").and_then(|(_, v)| v.as_deref());
-    match kind {
-        Some("local") => {}
-        None => {
-            return Err(bad("`type` is missing".to_owned()).with_help("`type=local,...`"));
-        }
-        Some(k) if CACHE_TYPES.contains(&k) => {
-            return Err(OptionsError::Unsupported(format!("`{flag} type={k}`")));
-        }
-        Some(k) => {
-            let help = did_you_mean(k, CACHE_TYPES);
-            return Err(bad(format!("unknown type `{k}`")).with_help(help));
-        }
-    }
-    let known: &[&str] = if write { &["type", "dest", "mode"] } else { &["type", "src"] };
-    let later: &[&str] = &[
-        "tag",
-        "digest",
-        "compression",
-        "compression-level",
-        "force-compression",
-        "image-manifest",
-        "oci-mediatypes",
-        "ignore-error",
-    ];
-    let (mut dir, mut max) = (None, false);
-    for (key, value) in &pairs {
-        let text = || value.as_deref().ok_or_else(|| bad(format!("`{key}` has no value")));
-        match (key.as_str(), write) {
-            ("type", _) => {}
-            ("dest", true) | ("src", false) => dir = Some(text()?),
-            ("mode", true) => {
-                max = match text()? {
-                    "min" => false,
-                    "max" => true,
-                    m => {
-                        let help = did_you_mean(m, &["min", "max"]);
-                        return Err(bad(format!("unknown mode `{m}`")).with_help(help));
-                    }
-                }
-            }
-            (k, _) if later.contains(&k) => {
-                return Err(OptionsError::Unsupported(format!("`{flag} {k}=`")));
-            }
-            (k, _) => {
-                let help = did_you_mean(k, known);
-                return Err(bad(format!("unknown key `{k}`")).with_help(help));
-            }
-        }
-    }
-    match dir {
-        Some(d) if !d.is_empty() => Ok(CacheSpec::Local { dir: d.into(), max }),
-        _ => Err(bad(format!("`{}` is missing", known[1]))),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -286,36 +220,5 @@ mod tests {
         }
         let key = format!("x={}", dir.path().join("key").display());
         assert!(agent(&key, &with).unwrap_err().to_string().contains("not supported yet"));
-    }
-
-    #[test]
-    fn caches() {
-        let local = |max| Some(CacheSpec::Local { dir: "d".into(), max });
-        for (line, write, want, text) in [
-            ("type=local,dest=d", true, local(false), ""),
-            ("type=local,dest=d,mode=max", true, local(true), ""),
-            ("type=local,src=d", false, local(false), ""),
-            ("type=local,dest=d,mode=mix", true, None, "unknown mode `mix`"),
-            ("type=local,src=d", true, None, "unknown key `src`"),
-            ("type=local", false, None, "`src` is missing"),
-            ("type=lcal,src=d", false, None, "unknown type `lcal`"),
-            (
-                "type=registry,ref=x",
-                false,
-                None,
-                "`--cache-from type=registry` is not supported yet",
-            ),
-            ("user/app", false, None, "is not supported yet"),
-            ("dest=d", true, None, "`type` is missing"),
-        ] {
-            let got = cache(line, write);
-            match want {
-                Some(w) => assert_eq!(got.unwrap(), w, "{line}"),
-                None => {
-                    let e = got.unwrap_err().to_string();
-                    assert!(e.contains(text), "{line}: {e}");
-                }
-            }
-        }
     }
 }

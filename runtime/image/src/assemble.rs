@@ -37,6 +37,8 @@ pub struct AssembleOptions {
     pub oci_media_types: bool,
     /// Annotations of the manifest.
     pub annotations: BTreeMap<String, String>,
+    /// Further fields of the config.
+    pub config: BTreeMap<String, serde_json::Value>,
 }
 
 /// An image whose layers are elsewhere.
@@ -118,7 +120,10 @@ pub fn assemble(
     // An image without steps of its own is as old as its base.
     let created = history.iter().rev().find_map(|h| h.created.clone()).or(Some(now));
     let diff_ids: Vec<_> = layers.iter().map(|l| l.diff_id).collect();
-    let config = config::to_json(&target.config, &history, &diff_ids, created.as_deref());
+    let mut config =
+        config::ImageConfigFile::new(&target.config, &history, &diff_ids, created.as_deref());
+    config.extra.extend(opts.config.clone());
+    let config = config.to_json();
     let config_digest = ConfigDigest::of(&config);
 
     let oci = opts.oci_media_types;
@@ -224,6 +229,7 @@ mod tests {
             epoch: None,
             oci_media_types: true,
             annotations: BTreeMap::new(),
+            config: BTreeMap::new(),
         }
     }
 

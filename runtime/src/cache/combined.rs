@@ -1,29 +1,48 @@
 //! The local store first, then imported caches in order. What an import answers is written to the
-//! local store, so that it is asked once.
+//! local store, so that it is asked once. What becomes known is told to a listener: results go to
+//! other caches as soon as they are there.
 
 use rgraph_ir::op::Selector;
-use rgraph_ir::{CacheKey, TreeDigest};
+use rgraph_ir::{CacheKey, TreeDigest, VertexId};
 use rgraph_solver::key::{KeyRecipe, Slot};
 use rgraph_solver::{CacheError, Hit, Query, Record, ResultCache, Timestamp};
 
-use super::dir::CacheDirReader;
+use super::import::Import;
 use super::local::LocalCache;
+
+/// Hears what a build finds out, from several threads.
+pub trait Listener: Sync {
+    /// A result is known: it was found or made.
+    fn result(&self, vertex: VertexId, key: CacheKey);
+
+    /// What a part of the result of a key is.
+    fn content(&self, key: CacheKey, sel: &Selector, digest: TreeDigest);
+}
+
+/// Nobody listens.
+impl Listener for () {
+    fn result(&self, _: VertexId, _: CacheKey) {}
+    fn content(&self, _: CacheKey, _: &Selector, _: TreeDigest) {}
+}
 
 /// See the module.
 pub struct CombinedCache<'a> {
     local: LocalCache<'a>,
-    imports: &'a [CacheDirReader<'a>],
+    imports: &'a [Import<'a>],
+    listener: &'a dyn Listener,
 }
 
 impl<'a> CombinedCache<'a> {
-    /// Asks `local`, then each of `imports`.
-    pub fn new(local: LocalCache<'a>, imports: &'a [CacheDirReader<'a>]) -> Self {
-        Self { local, imports }
+    /// Asks `local`, then each of `imports`; tells `listener`.
+    pub fn new(
+        local: LocalCache<'a>,
+        imports: &'a [Import<'a>],
+        listener: &'a dyn Listener,
+    ) -> Self {
+        Self { local, imports, listener }
     }
-}
 
-impl ResultCache for CombinedCache<'_> {
-    fn lookup(&self, q: &Query<'_>) -> Result<Option<Hit>, CacheError> {
+    fn find(&self, q: &Query<'_>) -> Result<Option<Hit>, CacheError> {
         if let Some(hit) = self.local.lookup(q)? {
             return Ok(Some(hit));
         }
@@ -34,18 +53,29 @@ impl ResultCache for CombinedCache<'_> {
         }
         Ok(None)
     }
+}
+
+impl ResultCache for CombinedCache<'_> {
+    fn lookup(&self, q: &Query<'_>) -> Result<Option<Hit>, CacheError> {
+        let found = self.find(q)?;
+        if found.is_some() {
+            self.listener.result(q.vertex, q.key);
+        }
+        Ok(found)
+    }
 
     fn content(&self, key: CacheKey, sel: &Selector) -> Result<Option<TreeDigest>, CacheError> {
-        if let Some(d) = self.local.content(key, sel)? {
-            return Ok(Some(d));
-        }
-        for import in self.imports {
-            if let Some(d) = import.content(key, sel)? {
+        let mut found = self.local.content(key, sel)?;
+        if found.is_none() {
+            found = self.imports.iter().find_map(|i| i.content(key, sel));
+            if let Some(d) = found {
                 self.local.record_content(key, sel, d)?;
-                return Ok(Some(d));
             }
         }
-        Ok(None)
+        if let Some(d) = found {
+            self.listener.content(key, sel, d);
+        }
+        Ok(found)
     }
 
     fn record_content(
@@ -54,7 +84,9 @@ impl ResultCache for CombinedCache<'_> {
         sel: &Selector,
         digest: TreeDigest,
     ) -> Result<(), CacheError> {
-        self.local.record_content(key, sel, digest)
+        self.local.record_content(key, sel, digest)?;
+        self.listener.content(key, sel, digest);
+        Ok(())
     }
 
     fn canonical(&self, key: CacheKey) -> CacheKey {
@@ -65,12 +97,7 @@ impl ResultCache for CombinedCache<'_> {
         if let Some(at) = self.local.created(q)? {
             return Ok(Some(at));
         }
-        for import in self.imports {
-            if let Some(at) = import.created(q)? {
-                return Ok(Some(at));
-            }
-        }
-        Ok(None)
+        Ok(self.imports.iter().find_map(|i| i.created(q.key)))
     }
 
     fn last_recipe(&self, slot: &Slot) -> Result<Option<KeyRecipe>, CacheError> {
@@ -78,6 +105,8 @@ impl ResultCache for CombinedCache<'_> {
     }
 
     fn record(&self, rec: &Record<'_>) -> Result<Option<CacheKey>, CacheError> {
-        self.local.record(rec)
+        let canonical = self.local.record(rec)?;
+        self.listener.result(rec.vertex, rec.key);
+        Ok(canonical)
     }
 }

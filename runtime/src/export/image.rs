@@ -40,6 +40,7 @@ impl Exporter<'_> {
                 media_type: l.blob.media_type.clone(),
             })
             .collect();
+        let diff_ids: Vec<_> = layers.iter().map(|l| l.diff_id).collect();
         let image = assemble(
             b.target,
             &parts,
@@ -50,6 +51,7 @@ impl Exporter<'_> {
                 epoch: self.request.source_date_epoch,
                 oci_media_types: opts.oci_media_types,
                 annotations: annotations.clone(),
+                config: self.inline.map(|i| i.of(b.target, &diff_ids)).into_iter().collect(),
             },
         )?;
         let built = BuiltImage {

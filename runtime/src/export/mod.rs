@@ -18,6 +18,7 @@ use rgraph_solver::event::{Event, EventKind, EventSink, Step};
 use rgraph_solver::{CancelToken, Clock, Solution, Tree};
 use rgraph_store::{BlobRef, Store, StoreError};
 
+use crate::cache::inline::InlineCache;
 use crate::fetch::image::ImageFetcher;
 use crate::host::Host;
 use crate::snapshot::{LayerProvider, SnapshotError, Snapshots};
@@ -84,9 +85,9 @@ pub enum ExportError {
     /// A result that is no snapshot.
     #[error("the result is a folder of the caller")]
     NotASnapshot,
-    /// A cache folder could not be written.
+    /// A cache could not be written.
     #[error(transparent)]
-    Cache(crate::cache::dir::CacheDirError),
+    Cache(Box<dyn std::error::Error + Send + Sync>),
     /// Not built yet.
     #[error("{0} is not supported yet")]
     Unsupported(String),
@@ -127,6 +128,8 @@ pub struct Exporter<'a> {
     pub cancel: &'a CancelToken,
     /// The step events are about.
     pub step: Step,
+    /// Keys for the images' configs.
+    pub inline: Option<&'a InlineCache>,
     /// The index over several platforms, once there is one: digest and size in bytes.
     pub index: std::sync::OnceLock<(ManifestDigest, u64)>,
 }
@@ -140,6 +143,12 @@ struct Built<'a> {
 impl Exporter<'_> {
     fn emit(&self, kind: EventKind) {
         self.sink.emit(Event { at: self.clock.now(), step: self.step, kind });
+    }
+
+    /// Says that what is left to write to other caches is written now.
+    pub(crate) fn begin_caches(&self) {
+        self.emit(EventKind::Announced { name: "exporting cache".to_owned() });
+        self.emit(EventKind::Started);
     }
 
     /// One line of the export step.

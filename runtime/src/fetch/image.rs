@@ -111,7 +111,7 @@ pub struct ImageFetcher<'a> {
     pinned: Mutex<ByName>,
     /// Registries that did not answer, and were warned of.
     pub(super) silent: Mutex<HashSet<String>>,
-    pub(super) origins: Mutex<HashMap<BlobDigest, Reference>>,
+    pub(super) origins: Arc<Mutex<HashMap<BlobDigest, Reference>>>,
 }
 
 impl<'a> ImageFetcher<'a> {
@@ -136,7 +136,7 @@ impl<'a> ImageFetcher<'a> {
             known: Mutex::default(),
             pinned: Mutex::default(),
             silent: Mutex::default(),
-            origins: Mutex::default(),
+            origins: Arc::default(),
         }
     }
 
@@ -153,6 +153,17 @@ impl<'a> ImageFetcher<'a> {
     /// Tells `on_event` of retries and resumed transfers.
     pub fn telling(self, on_event: impl Fn(&TransferEvent) + Send + Sync + 'a) -> Self {
         Self { on_event: Box::new(on_event), ..self }
+    }
+
+    /// The same with a wish to stop of its own, for what goes on beside the steps. It knows where
+    /// blobs come from; names it resolves itself.
+    pub fn beside<'b>(&'b self, cancel: &CancelToken) -> ImageFetcher<'b> {
+        let fetcher = ImageFetcher::new(self.store, self.registry, self.policy, cancel);
+        let told = |e: &TransferEvent| match e {
+            TransferEvent::Exists { .. } | TransferEvent::Mounted { .. } => {}
+            e => (self.on_event)(e),
+        };
+        ImageFetcher { origins: self.origins.clone(), ..fetcher.telling(told) }
     }
 
     pub(super) fn watch(&self) -> Watch<'_> {

@@ -4,23 +4,35 @@ pub mod error;
 pub mod image;
 pub mod lock;
 pub mod registry;
+pub mod repository;
 
 mod push;
 mod resolve;
 
+use std::collections::HashMap;
 use std::io::Read;
+use std::sync::{Mutex, PoisonError};
+use std::thread::{self, ThreadId};
 
+use rgraph_ir::BlobDigest;
 use rgraph_store::BlobRef;
 
-use crate::cache::dir::CacheDirReader;
+use crate::cache::import::Import;
 use crate::snapshot::LayerProvider;
 
 /// Everybody who may have a layer's bytes: imported caches first, they are near, then registries.
 pub struct Providers<'a> {
-    /// Imported caches.
-    pub dirs: &'a [CacheDirReader<'a>],
-    /// Registries.
-    pub images: &'a image::ImageFetcher<'a>,
+    imports: &'a [Import<'a>],
+    images: &'a image::ImageFetcher<'a>,
+    /// Which import gave a thread a blob.
+    givers: Mutex<HashMap<(ThreadId, BlobDigest), usize>>,
+}
+
+impl<'a> Providers<'a> {
+    /// Asks `imports` in order, then the registries of `images`.
+    pub fn new(imports: &'a [Import<'a>], images: &'a image::ImageFetcher<'a>) -> Self {
+        Self { imports, images, givers: Mutex::default() }
+    }
 }
 
 impl LayerProvider for Providers<'_> {
@@ -28,17 +40,21 @@ impl LayerProvider for Providers<'_> {
         &self,
         blob: &BlobRef,
     ) -> Result<Option<Box<dyn Read + Send + '_>>, Box<dyn std::error::Error + Send + Sync>> {
-        for dir in self.dirs {
-            if let Some(file) = dir.open_blob(blob) {
-                return Ok(Some(Box::new(file)));
+        let id = (thread::current().id(), blob.digest);
+        self.givers.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        for (n, import) in self.imports.iter().enumerate() {
+            if let Some(file) = import.open_blob(blob) {
+                self.givers.lock().unwrap_or_else(PoisonError::into_inner).insert(id, n);
+                return Ok(Some(file));
             }
         }
         self.images.open(blob)
     }
 
     fn distrust(&self, blob: &BlobRef, why: &str) -> bool {
-        // The first that has it is the one that gave it.
-        let giver = self.dirs.iter().find(|d| d.open_blob(blob).is_some());
-        giver.inspect(|d| d.distrust(blob, why)).is_some()
+        let id = (thread::current().id(), blob.digest);
+        let giver = self.givers.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        let giver = giver.and_then(|n| self.imports.get(n));
+        giver.inspect(|i| i.distrust(blob, why)).is_some()
     }
 }
