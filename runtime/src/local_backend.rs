@@ -196,7 +196,17 @@ impl Build<'_> {
             match exporter.run(&request.plan, &solution) {
                 Ok(images) => {
                     emit(EventKind::Finished);
-                    break (images, exporter.index.get().copied(), solution);
+                    let lost = feed.settle(&solution.keys, cancel);
+                    if lost.is_empty() || attempts >= 2 || cancel.is_cancelled() {
+                        break (images, exporter.index.get().copied(), solution);
+                    }
+                    // A cache is to have what the store only knows of.
+                    attempts += 1;
+                    policy.lost.extend(lost);
+                    policy.lost.extend(solution.trees.values().filter_map(|t| match t {
+                        Tree::Snapshot(id) => Some(*id),
+                        Tree::Context(_) => None,
+                    }));
                 }
                 Err(_) if cancel.is_cancelled() => {
                     emit(EventKind::Cancelled);

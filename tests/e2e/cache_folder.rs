@@ -363,3 +363,27 @@ fn a_cancelled_build_loses_nothing_that_was_finished() {
     // The artifact is up to date as well.
     assert!(cache.join("index.json").is_file());
 }
+
+/// The store knows the layers of an imported cache by name only. Where that cache is gone, another one
+/// is not filled with names.
+#[test]
+fn what_is_known_by_name_only_is_built_for_a_cache() {
+    need!(Root);
+    let case = Case::with_base();
+    case.dockerfile(
+        "FROM BASE AS a\nRUN echo a > /a\nFROM BASE\nCOPY --from=a /a /a\nRUN echo b > /b\n",
+    );
+    let (one, two) = (case.out("one"), case.out("two"));
+    case.build(&["--cache-to", &to(&one, ",mode=max")]).ok();
+    let other = case.fresh();
+    other.build(&["--cache-from", &from(&one, "")]).ok().all_cached();
+    fs::remove_dir_all(&one).expect("a folder");
+    other.build(&["--cache-to", &to(&two, ",mode=max")]).ok();
+    case.fresh().build(&["--cache-from", &from(&two, "")]).ok().all_cached();
+    let bare = |p: &PathBuf| {
+        let layers = json(p)["layers"].clone();
+        layers.as_array().expect("layers").iter().any(|l| l.get("blob").is_none())
+    };
+    let bare: Vec<_> = records(&two).into_iter().filter(bare).collect();
+    assert!(bare.is_empty(), "records without blobs: {bare:?}");
+}

@@ -4,13 +4,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Mutex;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel};
 use std::time::Duration;
 
 use rgraph_image::manifest::layer_compression;
 use rgraph_ir::op::Selector;
 use rgraph_ir::request::CacheStore;
 use rgraph_ir::{BuildPlan, CacheKey, ChainId, SnapshotId, TreeDigest, VertexId};
+use rgraph_solver::CancelToken;
 use rgraph_store::{BlobRef, Store, StoreError};
 
 use super::combined::Listener;
@@ -119,6 +120,8 @@ pub enum Job {
     Result(VertexId, CacheKey),
     /// What a part of a result is.
     Content(CacheKey, TreeDigest, TreeDigest),
+    /// The outputs are written. Everything is to be, and what is gone is to be told.
+    Settle(BTreeMap<VertexId, CacheKey>, Sender<Vec<SnapshotId>>),
     /// The build is over. With all keys: it succeeded.
     End(Option<BTreeMap<VertexId, CacheKey>>),
 }
@@ -148,6 +151,25 @@ impl Feed {
         if let Some(jobs) = &self.jobs {
             // A writer that ended needs nothing more; its own end says why.
             jobs.send(job).unwrap_or(());
+        }
+    }
+
+    /// Has everything written, and waits for the results whose layers nobody has any more.
+    pub fn settle(
+        &self,
+        keys: &BTreeMap<VertexId, CacheKey>,
+        cancel: &CancelToken,
+    ) -> Vec<SnapshotId> {
+        let (reply, lost) = channel();
+        if self.jobs.is_none() {
+            return Vec::new();
+        }
+        self.send(Job::Settle(keys.clone(), reply));
+        loop {
+            match lost.recv_timeout(QUIET) {
+                Err(RecvTimeoutError::Timeout) if !cancel.is_cancelled() => {}
+                lost => return lost.unwrap_or_default(),
+            }
         }
     }
 
@@ -216,6 +238,8 @@ pub struct CacheWriter<'a> {
     /// Whose layers the images are made of.
     makers: BTreeSet<VertexId>,
     seen: BTreeMap<VertexId, CacheKey>,
+    /// What was left at the end has begun to be written.
+    ending: bool,
 }
 
 /// A result about to be written.
@@ -237,7 +261,7 @@ impl<'a> CacheWriter<'a> {
             layers.chain(t.root).map(|e| e.vertex).collect::<Vec<_>>()
         };
         let makers = plan.targets.iter().flat_map(made).collect();
-        Self { plan, imports, targets, makers, seen: BTreeMap::new() }
+        Self { plan, imports, targets, makers, seen: BTreeMap::new(), ending: false }
     }
 
     /// Works until the build is over, `quiet` until then and `loud` at the end.
@@ -266,14 +290,21 @@ impl<'a> CacheWriter<'a> {
                 },
             };
             todo.extend(jobs.try_iter().take(QUEUE));
-            let at = todo.iter().position(|j| matches!(j, Job::End(_)));
+            let last = |j: &Job| matches!(j, Job::Settle(..) | Job::End(_));
+            let at = todo.iter().position(last);
             let end = at.map(|at| todo.split_off(at).swap_remove(0));
             self.take(&todo, quiet);
-            if let Some(Job::End(keys)) = end {
-                break keys;
+            match end {
+                Some(Job::End(keys)) => break keys,
+                Some(Job::Settle(keys, reply)) => {
+                    let lost = self.settle(&keys, loud);
+                    // Whoever asked may have given up.
+                    reply.send(lost).unwrap_or(());
+                }
+                _ => {}
             }
         };
-        loud.begin_caches();
+        self.begin(loud);
         let all: Vec<_> = keys.as_ref().unwrap_or(&self.seen).clone().into_iter().collect();
         self.each(|t, w| {
             w.write(t, &all, true, loud)?;
@@ -288,6 +319,28 @@ impl<'a> CacheWriter<'a> {
             Written { name, result }
         };
         self.targets.into_iter().map(written).collect()
+    }
+
+    fn begin(&mut self, loud: &Exporter<'_>) {
+        if !std::mem::replace(&mut self.ending, true) {
+            loud.begin_caches();
+        }
+    }
+
+    /// Writes all results; gives those whose layers nobody has any more.
+    fn settle(
+        &mut self,
+        keys: &BTreeMap<VertexId, CacheKey>,
+        loud: &Exporter<'_>,
+    ) -> Vec<SnapshotId> {
+        self.begin(loud);
+        let all: Vec<_> = keys.iter().map(|(v, k)| (*v, *k)).collect();
+        let mut lost = Vec::new();
+        self.each(|t, w| {
+            lost.extend(w.write(t, &all, true, loud)?);
+            Ok(t.sink.settle()?)
+        });
+        lost
     }
 
     /// Does something for every target that did not fail so far.
@@ -324,14 +377,15 @@ impl<'a> CacheWriter<'a> {
     }
 
     /// Brings results to a target. Before the end only those with blobs: without, nobody can use
-    /// them yet, and naming their layers would take time from the steps.
+    /// them yet, and naming their layers would take time from the steps. Gives the results whose
+    /// layers nobody has any more.
     fn write(
         &self,
         t: &mut Target<'a>,
         results: &[(VertexId, CacheKey)],
         end: bool,
         exporter: &Exporter<'_>,
-    ) -> Result<(), ExportError> {
+    ) -> Result<Vec<SnapshotId>, ExportError> {
         let mut parts = Vec::new();
         for (vertex, key) in results {
             exporter.check()?;
@@ -368,6 +422,7 @@ impl<'a> CacheWriter<'a> {
             t.sink.put_blobs(&missing, exporter.store)?;
             t.dirty = true;
         }
+        let mut lost = Vec::new();
         for p in parts {
             let layer = |l: &NamedLayer| {
                 let blob = chosen.get(&l.snapshot).filter(|_| p.blobs).cloned().flatten();
@@ -382,17 +437,22 @@ impl<'a> CacheWriter<'a> {
                 chain = r.chain();
                 t.sink.put_record(r)?;
             }
+            t.dirty = true;
+            if p.blobs && layers.iter().any(|l| l.blob.is_none()) {
+                // Not done: it may be made again.
+                lost.push(p.top);
+                continue;
+            }
             let Some(chain) = chain else { continue };
             let Part { canonical, top, blobs, created, .. } = p;
             let done = Done { canonical, top, chain, blobs, created };
             t.done.insert(p.key, done);
             t.done.insert(p.canonical, done);
-            t.dirty = true;
         }
         for (_, key) in results {
             self.contents(t, *key, exporter.store)?;
         }
-        Ok(())
+        Ok(lost)
     }
 
     /// What is to be written of a result; `None`: it is there, or there is none.
