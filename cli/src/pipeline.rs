@@ -64,10 +64,19 @@ pub enum Answers<'a> {
     },
 }
 
+/// From this many bytes on it is worth asking for the memory of a plan beforehand.
+const LARGE_TEXT: usize = 64 << 10;
+/// What a plan takes per byte of its text, about, and the most that is asked for.
+const HEAP_PER_BYTE: usize = 120;
+const MAX_HEAP: usize = 26 << 20;
+
 /// Text to plan.
 pub fn compile(opts: &BuildOptions, answers: &Answers<'_>) -> Result<Compiled, CompileError> {
     let loaded = load(opts).map_err(|e| CliError::failed(report(&e)))?;
     let file = loaded.sources.file(loaded.dockerfile).clone();
+    if file.text.len() >= LARGE_TEXT {
+        rgraph_sys::memory::expect(MAX_HEAP.min(file.text.len() * HEAP_PER_BYTE));
+    }
     let parsed = parse(&file);
     let (mut found, mut warnings): (Vec<_>, Vec<_>) =
         parsed.diags.into_iter().partition(|d| d.severity == Severity::Error);

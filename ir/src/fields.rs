@@ -120,9 +120,7 @@ impl KeyHasher {
 
     fn raw(&mut self, b: &[u8]) {
         if self.gathered.len() + b.len() > GATHER {
-            let hash = self.before.get_or_insert_default();
-            hash.update(&self.gathered);
-            self.gathered.clear();
+            let hash = self.spill();
             if b.len() > GATHER {
                 hash.update(b);
                 return;
@@ -131,17 +129,25 @@ impl KeyHasher {
         self.gathered.extend_from_slice(b);
     }
 
-    /// `tag` and a length.
+    fn spill(&mut self) -> &mut blake3::Hasher {
+        let hash = self.before.get_or_insert_default();
+        hash.update(&self.gathered);
+        self.gathered.clear();
+        hash
+    }
+
+    /// `tag` and a length. Byte by byte: most lengths are one, and a copy costs a call.
     fn head(&mut self, tag: u8, len: usize) {
-        let mut bytes = [tag; 11];
-        let (mut n, mut left) = (1, len as u64);
-        while left >= 0x80 {
-            bytes[n] = left as u8 | 0x80;
-            left >>= 7;
-            n += 1;
+        if self.gathered.len() + 11 > GATHER {
+            self.spill();
         }
-        bytes[n] = left as u8;
-        self.raw(&bytes[..=n]);
+        self.gathered.push(tag);
+        let mut left = len as u64;
+        while left >= 0x80 {
+            self.gathered.push(left as u8 | 0x80);
+            left >>= 7;
+        }
+        self.gathered.push(left as u8);
     }
 
     fn bytes(&mut self, tag: u8, b: &[u8]) {

@@ -29,11 +29,11 @@ pub fn run(cx: &Context, args: GraphArgs) -> Result<(), CliError> {
     } else {
         with_store(cx, &opts)?
     };
-    let text = render(&compiled, opts.format, cached)?;
     if let Some(path) = &opts.build.metadata_file {
         write_whole(path, &metadata(&compiled.plan))?;
     }
-    print(&text)?;
+    let style = render::Style { cached, ..render::Style::default() };
+    draw(&compiled, opts.format, &style)?;
     // Taking a large plan apart, piece by piece, would be a tenth of the whole time, and the process
     // ends here.
     std::mem::forget(compiled);
@@ -79,23 +79,27 @@ fn with_store(
     Ok((compiled, cached))
 }
 
-fn render(
-    c: &Compiled,
-    format: GraphFormat,
-    cached: BTreeMap<VertexId, bool>,
-) -> Result<Vec<u8>, CliError> {
+/// Writes the plan to stdout.
+fn draw(c: &Compiled, format: GraphFormat, style: &render::Style) -> Result<(), CliError> {
     let (plan, map): (&BuildPlan, &SourceMap) = (&c.plan, &c.sources);
-    let style = render::Style { cached, ..render::Style::default() };
-    Ok(match format {
-        GraphFormat::Dot => render::dot(plan, map, &style).into_bytes(),
-        GraphFormat::Mermaid => render::mermaid(plan, map, &style).into_bytes(),
-        GraphFormat::Json => render::json(plan, map, &style).into_bytes(),
+    match format {
+        GraphFormat::Dot => print(render::dot(plan, map, style).as_bytes()),
+        GraphFormat::Mermaid => print(render::mermaid(plan, map, style).as_bytes()),
+        GraphFormat::Json => {
+            let mut done = Ok(());
+            render::json(plan, map, style, &mut |piece| {
+                if done.is_ok() {
+                    done = print(piece.as_bytes());
+                }
+            });
+            done
+        }
         GraphFormat::Llb => match &plan.targets[..] {
-            [one] => rgraph_llb::encode(&plan.graph, one.root).bytes,
-            _ => return Err(CliError::not_yet("`--format llb` of several platforms")),
+            [one] => print(&rgraph_llb::encode(&plan.graph, one.root).bytes),
+            _ => Err(CliError::not_yet("`--format llb` of several platforms")),
         },
-        GraphFormat::Svg => svg(render::dot(plan, map, &style).as_bytes())?,
-    })
+        GraphFormat::Svg => print(&svg(render::dot(plan, map, style).as_bytes())?),
+    }
 }
 
 /// Graphviz draws; without it there is only the text.

@@ -39,11 +39,14 @@ use crate::span::{SourceMap, Span};
 /// Version of the form.
 pub const JSON_VERSION: u32 = 2;
 
-/// The plan as JSON with a line end. Of `style` only what a cache said counts.
-pub fn json(plan: &BuildPlan, map: &SourceMap, style: &Style) -> String {
+/// How much text is gathered before it is handed on, bytes.
+const PIECE: usize = 64 << 10;
+
+/// The plan as JSON with a line end, piece by piece, since it is larger than the plan. Of `style` only
+/// what a cache said counts.
+pub fn json(plan: &BuildPlan, map: &SourceMap, style: &Style, take: &mut dyn FnMut(&str)) {
     let view = View::new(plan, map);
-    let mut w = Writer::default();
-    w.out.reserve(1024 + view.order.len() * 640);
+    let mut w = Writer { out: String::with_capacity(PIECE * 2), take, more: false, indent: None };
     w.open(None, '{');
     w.number("version", u64::from(JSON_VERSION));
     w.line(" ");
@@ -64,11 +67,11 @@ pub fn json(plan: &BuildPlan, map: &SourceMap, style: &Style) -> String {
     w.close(']');
     w.close('}');
     w.out.push('\n');
-    w.out
+    (w.take)(&w.out);
 }
 
 /// Writes every environment that a step has or shares, parents first, and says what number each got.
-fn environments(w: &mut Writer, view: &View<'_>) -> HashMap<EnvId, usize> {
+fn environments(w: &mut Writer<'_>, view: &View<'_>) -> HashMap<EnvId, usize> {
     let mut numbers = HashMap::new();
     w.open(Some("environments"), '[');
     for id in &view.order {
@@ -97,7 +100,7 @@ fn environments(w: &mut Writer, view: &View<'_>) -> HashMap<EnvId, usize> {
     numbers
 }
 
-fn target(w: &mut Writer, view: &View<'_>, t: &Target) {
+fn target(w: &mut Writer<'_>, view: &View<'_>, t: &Target) {
     w.open(None, '{');
     w.string("stage", &t.stage);
     w.string("platform", &t.platform.to_string());
@@ -123,7 +126,7 @@ fn target(w: &mut Writer, view: &View<'_>, t: &Target) {
 }
 
 fn vertex(
-    w: &mut Writer,
+    w: &mut Writer<'_>,
     view: &View<'_>,
     style: &Style,
     environments: &HashMap<EnvId, usize>,
@@ -183,7 +186,7 @@ fn vertex(
     w.close('}');
 }
 
-fn place(w: &mut Writer, map: &SourceMap, span: Option<Span>) {
+fn place(w: &mut Writer<'_>, map: &SourceMap, span: Option<Span>) {
     match span {
         Some(s) => {
             let file = map.file(s.file);
@@ -198,12 +201,12 @@ fn place(w: &mut Writer, map: &SourceMap, span: Option<Span>) {
 }
 
 /// Writes a description as members named by their paths.
-struct Members<'w> {
-    w: &'w mut Writer,
+struct Members<'w, 't> {
+    w: &'w mut Writer<'t>,
     path: FieldPath,
 }
 
-impl FieldVisitor for Members<'_> {
+impl FieldVisitor for Members<'_, '_> {
     fn value(&mut self, name: &str, value: Value<'_>) {
         let w = &mut *self.w;
         self.path.at(name, |path| {
@@ -224,19 +227,24 @@ impl FieldVisitor for Members<'_> {
     }
 }
 
-#[derive(Default)]
-struct Writer {
+struct Writer<'t> {
     out: String,
+    /// Takes the pieces.
+    take: &'t mut dyn FnMut(&str),
     /// Something stands before in the innermost list or object.
     more: bool,
     /// The next member starts a line with this.
     indent: Option<&'static str>,
 }
 
-impl Writer {
+impl Writer<'_> {
     /// The next member stands on a line of its own.
     fn line(&mut self, indent: &'static str) {
         self.indent = Some(indent);
+        if self.out.len() >= PIECE {
+            (self.take)(&self.out);
+            self.out.clear();
+        }
     }
 
     /// `name` is one of ours: letters, digits, dots and brackets.
@@ -333,7 +341,8 @@ mod tests {
     #[test]
     fn is_json_with_every_needed_vertex() {
         let kit = Kit::two_stages();
-        let text = json(&kit.plan, &kit.map, &Style::default());
+        let mut text = String::new();
+        json(&kit.plan, &kit.map, &Style::default(), &mut |piece| text.push_str(piece));
         let v: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(v["version"], 2);
         assert_eq!(v["targets"][0]["root"], 5);

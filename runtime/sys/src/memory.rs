@@ -1,0 +1,44 @@
+//! The heap of a process that is about to fill it.
+
+/// Asks for so many bytes of heap at once, in huge pages where the kernel gives them: a page at a time
+/// costs more than all that is then done with it. Only a hint; where it cannot be followed nothing
+/// happens. Also keeps what is freed for what is asked for next.
+#[cfg(target_env = "gnu")]
+pub fn expect(bytes: usize) {
+    const PAGE: usize = 4096;
+    const LARGE: libc::c_int = 1 << 30;
+    // SAFETY: mallopt changes thresholds of this process' allocator only.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, LARGE);
+    }
+    // SAFETY: malloc takes any size; null is looked for before anything is done with it.
+    let block = unsafe { libc::malloc(bytes) };
+    if block.is_null() {
+        return;
+    }
+    let start = (block as usize).next_multiple_of(PAGE);
+    let end = (block as usize + bytes) / PAGE * PAGE;
+    if end > start {
+        // SAFETY: the whole pages between lie within the block, which nobody else uses; the advice
+        // does not change what they hold. Failure means that nothing was done.
+        unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_HUGEPAGE) };
+    }
+    // SAFETY: `block` came from malloc and is given back once.
+    unsafe { libc::free(block) };
+}
+
+/// Other allocators are left alone.
+#[cfg(not(target_env = "gnu"))]
+pub fn expect(_bytes: usize) {}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn what_is_asked_for_later_is_as_before() {
+        super::expect(8 << 20);
+        super::expect(1);
+        let blocks: Vec<Vec<u8>> = (0..64u8).map(|n| vec![n; 100_000]).collect();
+        assert!(blocks.iter().zip(0..).all(|(b, n)| b.iter().all(|x| *x == n)));
+    }
+}
