@@ -9,6 +9,8 @@ use crate::limits::{MAX_IGNORE_FILE, MAX_LINE, MAX_PATTERNS};
 #[derive(Debug, Clone)]
 pub struct Pattern {
     text: String,
+    /// What it was made of, where that differs from how it prints.
+    written: Option<Box<str>>,
     negated: bool,
     line: u32,
     matcher: Matcher,
@@ -87,6 +89,7 @@ impl PatternSet {
     }
 
     fn push(&mut self, line: u32, text: &str) -> Result<(), PatternError> {
+        let written = text;
         let text = text.trim();
         if text.is_empty() {
             return Ok(());
@@ -109,7 +112,8 @@ impl PatternSet {
             Shape::Suffix(s) => Matcher::Suffix(s),
             Shape::Regex(re) => Matcher::Automaton(Nfa::new(states(&re).map_err(err)?)),
         };
-        self.patterns.push(Pattern { text: body.to_owned(), negated, line, matcher });
+        let written = (written != cleaned).then(|| written.into());
+        self.patterns.push(Pattern { text: body.to_owned(), written, negated, line, matcher });
         Ok(())
     }
 
@@ -123,9 +127,11 @@ impl PatternSet {
         self.patterns.is_empty()
     }
 
-    /// The patterns as BuildKit passes them on: cleaned, without the leading `/`, `!` in front.
+    /// The patterns as BuildKit passes them on, and as [`Self::new`] takes them: of an ignore file's
+    /// lines cleaned, without the leading `/`, `!` in front. Blanks that this uncovers stay.
     pub fn to_strings(&self) -> Vec<String> {
-        self.patterns.iter().map(Pattern::to_string).collect()
+        let text = |p: &Pattern| p.written.as_deref().map_or_else(|| p.to_string(), str::to_owned);
+        self.patterns.iter().map(text).collect()
     }
 
     /// The pattern that decides about `path` (relative, cleaned, `/` between components); `None`

@@ -78,6 +78,19 @@ fn the_last_match_wins_and_is_named() {
     let file = b"\xef\xbb\xbf# a comment\r\n\r\n  /docs/ \r\n!docs/README.md\r\n #no\n*.md\n";
     let p = PatternSet::parse(file).unwrap();
     assert_eq!(p.to_strings(), ["docs", "!docs/README.md", "#no", "*.md"]);
+    // A blank that the leading or trailing `/` hid is trimmed by the second reading only.
+    for (file, passed) in [("/ x", " x"), ("a\t/ /", "a\t/ "), ("!/ x/", "! x")] {
+        let p = PatternSet::parse(file.as_bytes()).unwrap();
+        assert_eq!(p.to_strings(), [passed]);
+        let again = PatternSet::new(p.to_strings()).unwrap();
+        for path in ["x", " x", "a", "a\t", "a\t/ "] {
+            assert_eq!(
+                p.verdict(path).is_some(),
+                again.verdict(path).is_some(),
+                "{file:?} {path:?}"
+            );
+        }
+    }
     let at = |path: &str| p.verdict(path).map(|v| (v.index, v.line, v.matched));
     assert_eq!(at("docs/x"), Some((0, 3, true)));
     assert_eq!(at("docs/README.md"), Some((1, 4, false)));
