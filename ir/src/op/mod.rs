@@ -4,6 +4,7 @@
 mod exec;
 mod file;
 mod source;
+pub mod words;
 
 pub use exec::{
     CacheMount, CacheSharing, Device, ExecOp, HostIp, Mount, MountKind, NetworkMode, ProxyEnv,
