@@ -1,8 +1,9 @@
 //! The person's side of rgraph: what was typed, what is shown.
 //!
 //! Reading order: [`args`] (raw flags and the environment), [`options`] (typed, every error of the
-//! command line), [`load`], [`pipeline`] and [`sources`] (the way of a build), [`commands`], [`progress`] (readers of the event stream), [`report`] (diagnostics, failures,
-//! exit codes), [`table`] (columns, sizes, times). `main.rs` is the program.
+//! command line), [`load`], [`pipeline`] and [`sources`] (the way of a build), [`commands`],
+//! [`progress`] (readers of the event stream), [`journal`] (what is kept of it), [`report`]
+//! (diagnostics, failures, exit codes), [`table`] (columns, sizes, times). `main.rs` is the program.
 
 pub mod args;
 pub mod options;
@@ -15,6 +16,7 @@ pub mod commands;
 pub mod output;
 pub mod session;
 
+pub mod journal;
 pub mod progress;
 pub mod report;
 pub mod table;

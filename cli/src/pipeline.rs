@@ -2,7 +2,7 @@
 //! hand over to a backend, report.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -133,7 +133,12 @@ fn known_stages(filter: &[String], ast: &rgraph_frontend::ast::Dockerfile) -> Re
 }
 
 /// Where this build takes place: a Dockerfile and a target. Builds of one place explain each other.
-fn place(opts: &BuildOptions) -> String {
+pub fn place(opts: &BuildOptions) -> String {
+    format!("{}\0{}", dockerfile(opts).display(), opts.target.as_deref().unwrap_or(""))
+}
+
+/// The Dockerfile's absolute path; of one that came in by a pipe, `-` in the context.
+pub fn dockerfile(opts: &BuildOptions) -> PathBuf {
     let folder = match &opts.context {
         ContextSpec::Folder(p) => p.as_path(),
         _ => Path::new(""),
@@ -143,19 +148,27 @@ fn place(opts: &BuildOptions) -> String {
         FileSpec::Default => folder.join("Dockerfile"),
         FileSpec::Stdin => folder.join("-"),
     };
-    let file = std::path::absolute(&file).unwrap_or(file);
-    format!("{}\0{}", file.display(), opts.target.as_deref().unwrap_or(""))
+    std::path::absolute(&file).unwrap_or(file)
 }
 
-/// Names that `ARG` declares or the caller gives.
+/// Names that `ARG` declares or the caller gives, but for those that `ENV` sets: steps see the
+/// latter's value.
 fn arg_names(opts: &BuildOptions, ast: &rgraph_frontend::ast::Dockerfile) -> BTreeSet<String> {
     let of_stages = ast.stages.iter().flat_map(|s| &s.instructions);
-    let declared = ast.global_args.iter().chain(of_stages).filter_map(|i| match &i.kind {
-        Kind::Arg(defs) => Some(defs),
-        _ => None,
-    });
-    let declared = declared.flatten().map(|d| d.key.text.clone());
-    declared.chain(opts.build_args.keys().cloned()).collect()
+    let mut names: BTreeSet<String> = opts.build_args.keys().cloned().collect();
+    for i in ast.global_args.iter().chain(of_stages.clone()) {
+        if let Kind::Arg(defs) = &i.kind {
+            names.extend(defs.iter().map(|d| d.key.text.clone()));
+        }
+    }
+    for i in of_stages {
+        if let Kind::Env(pairs) = &i.kind {
+            for p in pairs {
+                names.remove(&p.key.text);
+            }
+        }
+    }
+    names
 }
 
 /// The options of lowering.

@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`local_backend`] (a whole build), [`worker`] (one vertex), [`ops`], [`snapshot`]
 //! and [`tree`] (file system states), [`sandbox`] (a process), [`context`] (the caller's folders),
-//! [`fetch`] (sources), [`cache`] (results by key), [`export`] (outputs).
+//! [`fetch`] (sources), [`cache`] (results by key), [`builds`] (what was built), [`export`] (outputs).
 
 pub mod local_backend;
 
@@ -18,6 +18,7 @@ pub mod sandbox;
 
 pub mod fetch;
 
+pub mod builds;
 pub mod cache;
 pub mod export;
 pub mod images;

@@ -20,12 +20,14 @@ use rgraph_solver::{
 };
 use rgraph_store::{Lease, Store};
 
+use crate::builds::Journal;
 use crate::cache::combined::CombinedCache;
 use crate::cache::export::{Feed, QUEUE};
+use crate::cache::files::FileLists;
 use crate::cache::flight::Flight;
 use crate::cache::import::Import;
 use crate::cache::inline::InlineCache;
-use crate::cache::local::LocalCache;
+use crate::cache::local::{InBuild, LocalCache};
 use crate::cache::sign::Signer;
 use crate::export::{ExportError, Exporter};
 use crate::fetch::Providers;
@@ -44,6 +46,8 @@ pub struct LocalBackend<'a> {
     pub images: &'a ImageFetcher<'a>,
     /// Numbers for steps that are no vertex; shared with whoever announces others.
     pub next_step: &'a AtomicU32,
+    /// What was built here before, and what of this build is told to the next.
+    pub journal: &'a Journal<'a>,
 }
 
 /// The system's clock.
@@ -150,12 +154,13 @@ impl Build<'_> {
         imports: &[Import<'_>],
         feed: &Feed,
     ) -> Result<(BuildOutcome, BTreeMap<VertexId, CacheKey>), BuildError> {
-        let LocalBackend { store, host, images, next_step } = *self.backend;
+        let LocalBackend { store, host, images, next_step, journal } = *self.backend;
         let Self { request, sink, cancel, lease, .. } = *self;
         let providers = Providers::new(imports, images);
-        let flight = Flight::new(store);
-        let worker = LocalWorker::new(store, host, request, images, &providers, lease, &flight);
-        let cache = CombinedCache::new(LocalCache::of_build(store, &flight), imports, feed);
+        let (flight, files) = (Flight::new(store), FileLists::new(store));
+        let known = InBuild { flight: &flight, files: &files, journal };
+        let worker = LocalWorker::new(store, host, request, images, &providers, lease, known);
+        let cache = CombinedCache::new(LocalCache::of_build(store, known), imports, feed);
         let clock = SystemClock;
         let warn = || self.warn_of(imports);
         warn();
@@ -173,6 +178,7 @@ impl Build<'_> {
         let (images, index, solution) = loop {
             let solved = solve(&request.plan, &ports, &policy, cancel, sink);
             warn();
+            files.tidy();
             let solution = solved?;
             let inline = self.inline(&solution, feed)?;
             let step = Step::Other(next_step.fetch_add(1, Ordering::Relaxed));
@@ -277,7 +283,8 @@ impl LocalBackend<'_> {
         let imports: Vec<Import<'_>> =
             request.cache_from.iter().map(|c| self.import(c, request)).collect();
         let providers = Providers::new(&imports, self.images);
-        let flight = Flight::new(self.store);
+        let (flight, files) = (Flight::new(self.store), FileLists::new(self.store));
+        let known = InBuild { flight: &flight, files: &files, journal: self.journal };
         let worker = LocalWorker::new(
             self.store,
             self.host,
@@ -285,7 +292,7 @@ impl LocalBackend<'_> {
             self.images,
             &providers,
             &lease,
-            &flight,
+            known,
         );
         let cache = CombinedCache::new(LocalCache::new(self.store), &imports, &());
         let ports = Ports { worker: &worker, cache: &cache, clock: &SystemClock };

@@ -16,9 +16,11 @@ use rgraph_ir::{Op, Platform, SnapshotId, TreeDigest};
 use rgraph_solver::{Pin, Stream, Task, TaskCx, TaskError, Timestamp, Tree, Worker};
 use rgraph_store::{Lease, ResultRow, Store, StoreError};
 
+use crate::cache::files::FileLists;
 use crate::cache::flight::{Flight, waiting};
+use crate::cache::local::InBuild;
 use crate::cache::wire::selector_digest;
-use crate::context;
+use crate::context::{self, Scan};
 use crate::fetch::image::ImageFetcher;
 use crate::host::Host;
 use crate::ops;
@@ -57,6 +59,7 @@ pub struct LocalWorker<'a> {
     pub snapshots: Snapshots<'a>,
     lease: &'a Lease,
     flight: &'a Flight<'a>,
+    files: &'a FileLists<'a>,
     /// What selections of live folders were when they entered a key.
     looked: Mutex<HashMap<(u32, [u8; 32]), TreeDigest>>,
     contexts: Mutex<Vec<Arc<ContextTree>>>,
@@ -74,8 +77,9 @@ impl<'a> LocalWorker<'a> {
         images: &'a ImageFetcher<'a>,
         provider: &'a dyn LayerProvider,
         lease: &'a Lease,
-        flight: &'a Flight<'a>,
+        build: InBuild<'a>,
     ) -> Self {
+        let InBuild { flight, files, journal: _ } = build;
         Self {
             store,
             host,
@@ -84,6 +88,7 @@ impl<'a> LocalWorker<'a> {
             snapshots: Snapshots::new(store, host, provider, lease),
             lease,
             flight,
+            files,
             looked: Mutex::default(),
             contexts: Mutex::default(),
             by_vertex_source: Mutex::default(),
@@ -233,7 +238,7 @@ impl<'a> LocalWorker<'a> {
         };
         let id = (n, selector_digest(&sel));
         let before = self.looked.lock().unwrap_or_else(|e| e.into_inner()).get(&id).copied();
-        if before.is_some_and(|d| self.look(tree, &sel, cx).is_ok_and(|now| now == d)) {
+        if before.is_some_and(|d| self.look(tree, &sel, cx).is_ok_and(|now| now.0.digest() == d)) {
             return Ok(());
         }
         self.flight.unsettle(task.key);
@@ -241,7 +246,13 @@ impl<'a> LocalWorker<'a> {
         Ok(())
     }
 
-    fn look(&self, of: Tree, sel: &Selector, cx: &TaskCx<'_>) -> Result<TreeDigest, TaskError> {
+    /// What is selected of a tree, and the ignore rules in force.
+    fn look(
+        &self,
+        of: Tree,
+        sel: &Selector,
+        cx: &TaskCx<'_>,
+    ) -> Result<(Scan, Option<Arc<PatternSet>>), TaskError> {
         let tree = self.read_tree(of, cx)?;
         let mut sel = sel.clone();
         if tree.as_root {
@@ -250,8 +261,9 @@ impl<'a> LocalWorker<'a> {
         }
         let cache = crate::cache::stat::StoreStatCache::new(self.store);
         let cache: Option<&dyn context::StatCache> = if tree.as_root { Some(&cache) } else { None };
-        context::digest(tree.root.as_fd(), &sel, tree.ignore.as_deref(), cache)
-            .map_err(TaskError::failed)
+        let scan = context::scan(tree.root.as_fd(), &sel, tree.ignore.as_deref(), cache)
+            .map_err(TaskError::failed)?;
+        Ok((scan, tree.ignore))
     }
 
     /// Where a context lies on the host.
@@ -331,7 +343,9 @@ impl Worker for LocalWorker<'_> {
     }
 
     fn digest(&self, of: Tree, sel: &Selector, cx: &TaskCx<'_>) -> Result<TreeDigest, TaskError> {
-        let digest = self.look(of, sel, cx)?;
+        let (scan, rules) = self.look(of, sel, cx)?;
+        let digest = scan.digest();
+        self.files.saw(sel, digest, scan, rules);
         if let Tree::Context(n) = of {
             let id = (n, selector_digest(sel));
             self.looked.lock().unwrap_or_else(|e| e.into_inner()).insert(id, digest);

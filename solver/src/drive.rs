@@ -9,10 +9,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{Builder, Scope};
 
 use rgraph_ir::op::Selector;
-use rgraph_ir::{BuildPlan, CacheKey, Edge, Graph, Op, SnapshotId, VertexId};
+use rgraph_ir::{BuildPlan, CacheKey, Edge, Graph, Op, SnapshotId, Ttl, VertexId};
 
 use crate::cancel::CancelToken;
 use crate::event::{EventSink, Timestamp};
+use crate::explain::{Explainer, PastBuild, Question};
 use crate::key::{KeyRecipe, Slot};
 use crate::machine::{Action, ContentId, Input, Machine};
 use crate::outcome::{Solution, SolveError};
@@ -51,10 +52,11 @@ pub fn solve_edges(
 ) -> Result<Solution, SolveError> {
     let (tx, rx) = channel();
     let stop = CancelToken::new();
-    // Remembering a result may compare trees, so it is no work for the caller's thread; nor should
-    // it wait behind copies.
+    // Remembering a result may compare trees, and so may the explanation of a miss: no work for the
+    // caller's thread, nor should it wait behind copies.
     let lanes = [policy.exec, policy.fetch, policy.cpu, policy.cpu.max(2)].map(Pool::new);
-    let shared = Shared { graph, ports, sink, stop: &stop, lanes: &lanes };
+    let explainer = Explainer::new(graph, ports.cache, &policy.place, &policy.args);
+    let shared = Shared { graph, ports, sink, stop: &stop, lanes: &lanes, explainer: &explainer };
     let wake = Mutex::new(tx.clone());
     let _wake = cancel.on_cancel({
         let tx = wake.into_inner().unwrap_or_else(|e| e.into_inner());
@@ -80,6 +82,8 @@ pub fn solve_edges(
                 todo.extend(machine.on(answer, ports.clock.now()));
             }
             if machine.is_over() {
+                let (steps, args) = (machine.steps(), policy.args.clone());
+                ports.cache.remember_build(PastBuild { steps, args });
                 return machine.finish();
             }
             if sent == 0 {
@@ -101,8 +105,23 @@ pub fn solve_edges(
 /// Work for a thread.
 enum Job {
     Pin(VertexId),
-    Digest { content: ContentId, vertex: VertexId, tree: Tree, selector: Arc<Selector> },
-    Run { vertex: VertexId, key: Option<CacheKey>, inputs: Vec<Tree> },
+    Digest {
+        content: ContentId,
+        vertex: VertexId,
+        tree: Tree,
+        selector: Arc<Selector>,
+    },
+    Run {
+        vertex: VertexId,
+        key: Option<CacheKey>,
+        inputs: Vec<Tree>,
+    },
+    Explain {
+        vertex: VertexId,
+        recipe: Arc<KeyRecipe>,
+        inputs: Vec<(Tree, Option<String>)>,
+        expired: Option<Ttl>,
+    },
     Record(Box<RecordJob>),
 }
 
@@ -161,6 +180,7 @@ struct Shared<'a> {
     sink: &'a dyn EventSink,
     stop: &'a CancelToken,
     lanes: &'a [Pool; 4],
+    explainer: &'a Explainer<'a>,
 }
 
 struct Closing<'a>(&'a Shared<'a>);
@@ -211,9 +231,6 @@ impl<'a> Shared<'a> {
                 let result = cache.record_content(key, &selector, digest);
                 Input::ContentRecorded { content, result }
             }
-            Action::LastRecipe { vertex, slot } => {
-                Input::LastRecipe { vertex, result: cache.last_recipe(&slot) }
-            }
             Action::Pin { vertex } => {
                 send(lane(Lane::Fetch), Job::Pin(vertex));
                 return None;
@@ -225,6 +242,10 @@ impl<'a> Shared<'a> {
             Action::Run { vertex, key, inputs } => {
                 let at = lane(self.ports.worker.lane(&self.graph.vertex(vertex).op));
                 send(at, Job::Run { vertex, key, inputs });
+                return None;
+            }
+            Action::Explain { vertex, recipe, inputs, expired } => {
+                send(RECORDS, Job::Explain { vertex, recipe, inputs, expired });
                 return None;
             }
             Action::Record { vertex, key, recipe, slot, outputs } => {
@@ -284,6 +305,12 @@ impl<'a> Shared<'a> {
             }
             Job::Run { vertex, key, inputs } => {
                 Input::Ran { vertex, result: self.run(vertex, key, &inputs) }
+            }
+            Job::Explain { vertex, recipe, inputs, expired } => {
+                let question = Question { vertex, recipe: &recipe, inputs: &inputs, expired };
+                let call = catch_unwind(AssertUnwindSafe(|| self.explainer.explain(&question)));
+                // A line that nobody can tell is no reason to fail.
+                Input::Explained { vertex, reasons: call.unwrap_or_default() }
             }
             Job::Record(job) => {
                 let RecordJob { vertex, key, recipe, slot, outputs, at } = &*job;

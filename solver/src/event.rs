@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use rgraph_ir::VertexId;
 
+use crate::explain::MissReason;
 use crate::ports::Origin;
 
 /// Nanoseconds since 1970.
@@ -80,7 +81,7 @@ pub enum EventKind {
     /// Every cache was asked and none had it: one line per reason.
     Missed {
         /// `src/a.c changed`, `not built here before`.
-        reasons: Vec<String>,
+        reasons: Vec<MissReason>,
     },
     /// Output of the step.
     Log {

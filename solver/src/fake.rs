@@ -16,6 +16,7 @@ use rgraph_ir::{
 };
 
 use crate::event::Timestamp;
+use crate::explain::{Explainer, PastBuild, Question};
 use crate::key::{KeyRecipe, Slot};
 use crate::machine::{Action, Input, Machine};
 use crate::outcome::{Solution, SolveError};
@@ -309,6 +310,8 @@ struct Kept {
     contents: HashMap<(CacheKey, Selector), TreeDigest>,
     created: HashMap<CacheKey, Timestamp>,
     recipes: HashMap<Slot, KeyRecipe>,
+    by_key: HashMap<CacheKey, KeyRecipe>,
+    last_build: PastBuild,
 }
 
 /// A cache that keeps everything until told otherwise.
@@ -372,11 +375,24 @@ impl ResultCache for FakeCache<'_> {
         Ok(self.kept().recipes.get(slot).cloned())
     }
 
+    fn recipe(&self, key: CacheKey) -> Result<Option<KeyRecipe>, CacheError> {
+        Ok(self.kept().by_key.get(&key).cloned())
+    }
+
+    fn last_build(&self) -> PastBuild {
+        self.kept().last_build.clone()
+    }
+
+    fn remember_build(&self, build: PastBuild) {
+        self.kept().last_build = build;
+    }
+
     fn record(&self, rec: &Record<'_>) -> Result<Option<CacheKey>, CacheError> {
         let tree = rec.outputs.first().and_then(|s| self.worker.content(Tree::Snapshot(*s)));
         let Some(tree) = tree else { return Err(CacheError("the result is gone".into())) };
         let mut kept = self.kept();
         kept.recipes.insert(rec.slot.clone(), rec.recipe.clone());
+        kept.by_key.insert(rec.key, rec.recipe.clone());
         kept.results.insert(rec.key, (rec.outputs.to_vec(), tree));
         kept.created.insert(rec.key, rec.at);
         let before = kept.trees.insert(rec.key, tree);
@@ -481,6 +497,7 @@ pub fn simulate_with(
     cancel_after: Option<usize>,
 ) -> Result<Solution, SolveError> {
     let token = crate::CancelToken::new();
+    let explainer = Explainer::new(graph, cache, &policy.place, &policy.args);
     let (mut machine, mut todo) = Machine::new(graph, targets, policy);
     let (mut pending, mut answers) = (Vec::new(), 0);
     let mut working: HashSet<VertexId> = HashSet::new();
@@ -505,6 +522,7 @@ pub fn simulate_with(
         assert_eq!(machine.outstanding(), pending.len());
         if machine.is_over() {
             assert!(pending.is_empty(), "left outstanding: {pending:?}");
+            cache.remember_build(PastBuild { steps: machine.steps(), ..PastBuild::default() });
             return machine.finish();
         }
         assert!(answers < 10_000, "no end");
@@ -542,8 +560,11 @@ pub fn simulate_with(
                 let result = cache.record_content(key, &selector, digest);
                 Input::ContentRecorded { content, result }
             }
-            Action::LastRecipe { vertex, slot } => {
-                Input::LastRecipe { vertex, result: cache.last_recipe(&slot) }
+            Action::Explain { vertex, recipe, inputs, expired } => {
+                let question = Question { vertex, recipe: &recipe, inputs: &inputs, expired };
+                let reasons = explainer.explain(&question);
+                assert!(!reasons.is_empty(), "a step without a reason");
+                Input::Explained { vertex, reasons }
             }
             Action::Run { vertex, key, inputs } => {
                 working.remove(&vertex);

@@ -303,7 +303,10 @@ impl crate::EventSink for Lines {
         let crate::Step::Vertex(v) = e.step else { return };
         let kind = match e.kind {
             crate::EventKind::Announced { name } => name,
-            crate::EventKind::Missed { reasons } => reasons.join("; "),
+            crate::EventKind::Missed { reasons } => {
+                let lines: Vec<String> = reasons.iter().map(ToString::to_string).collect();
+                lines.join("; ")
+            }
             kind => format!("{kind:?}").split(' ').next().unwrap_or("").to_owned(),
         };
         self.0.lock().unwrap().push(format!("{} {kind}", v.0));

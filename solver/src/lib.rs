@@ -22,7 +22,7 @@ mod state;
 pub use cancel::CancelToken;
 pub use drive::{solve, solve_edges};
 pub use event::{Event, EventKind, EventSink, Step, Stream, Timestamp};
-pub use explain::MissReason;
+pub use explain::{MissReason, PastStep};
 pub use look::{LookError, look};
 pub use outcome::{Solution, SolveError};
 pub use policy::Policy;

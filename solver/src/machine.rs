@@ -28,10 +28,10 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use rgraph_ir::op::{Keying, Selector};
-use rgraph_ir::{CacheKey, Edge, Graph, SnapshotId, TreeDigest, VertexId};
+use rgraph_ir::{CacheKey, Edge, Graph, SnapshotId, TreeDigest, Ttl, VertexId};
 
 use crate::event::{Event, EventKind, Step, Timestamp};
-use crate::explain::{MissReason, explain};
+use crate::explain::{MissReason, PastStep};
 use crate::key::{InputKey, KeyRecipe, Slot, output_key};
 use crate::outcome::{Solution, SolveError};
 use crate::policy::Policy;
@@ -57,8 +57,13 @@ pub enum Action {
     Digest { content: ContentId, vertex: VertexId, tree: Tree, selector: Arc<Selector> },
     /// [`crate::ResultCache::record_content`]; [`Input::ContentRecorded`].
     RecordContent { content: ContentId, key: CacheKey, selector: Arc<Selector>, digest: TreeDigest },
-    /// [`crate::ResultCache::last_recipe`]; [`Input::LastRecipe`].
-    LastRecipe { vertex: VertexId, slot: Slot },
+    /// [`crate::explain::Explainer::explain`]; [`Input::Explained`].
+    Explain {
+        vertex: VertexId,
+        recipe: Arc<KeyRecipe>,
+        inputs: Vec<(Tree, Option<String>)>,
+        expired: Option<Ttl>,
+    },
     /// [`crate::Worker::run`]; [`Input::Ran`]. `key` is `None` for a live source.
     Run { vertex: VertexId, key: Option<CacheKey>, inputs: Vec<Tree> },
     /// [`crate::ResultCache::record`]; [`Input::Recorded`].
@@ -107,9 +112,9 @@ pub enum Input {
         content: ContentId,
         result: Result<(), CacheError>,
     },
-    LastRecipe {
+    Explained {
         vertex: VertexId,
-        result: Result<Option<KeyRecipe>, CacheError>,
+        reasons: Vec<MissReason>,
     },
     Ran {
         vertex: VertexId,
@@ -142,7 +147,6 @@ pub struct Machine<'g> {
     unshown: Vec<VertexId>,
     failure: Option<SolveError>,
     explains: bool,
-    args: std::collections::BTreeSet<String>,
     cached: usize,
     ran: usize,
     now: Timestamp,
@@ -166,7 +170,6 @@ impl<'g> Machine<'g> {
             unshown: Vec::new(),
             failure: None,
             explains: policy.explain,
-            args: policy.args.clone(),
             cached: 0,
             ran: 0,
             now: Timestamp::default(),
@@ -204,7 +207,7 @@ impl<'g> Machine<'g> {
                     self.warn(self.contents[content.0 as usize].edge.vertex, &e);
                 }
             }
-            Input::LastRecipe { vertex, result } => self.last_recipe(vertex, result),
+            Input::Explained { vertex, reasons } => self.explained(vertex, reasons),
             Input::Ran { vertex, result } => self.ran(vertex, result),
             Input::Recorded { vertex, result } => self.recorded(vertex, result),
             Input::Cancel => self.fail(None, TaskError::Cancelled),
@@ -221,6 +224,22 @@ impl<'g> Machine<'g> {
     /// Actions that wait for their answer.
     pub fn outstanding(&self) -> usize {
         self.outstanding
+    }
+
+    /// The steps that have results, those below a hit included: what explains the next build.
+    pub fn steps(&self) -> Vec<PastStep> {
+        let known = self.nodes.iter().filter(|n| n.is_done() || n.shown);
+        let step = |n: &Node<'g>| {
+            let key = n.key?;
+            Some(PastStep {
+                slot: n.slot.clone(),
+                op: n.description(),
+                key,
+                canonical: n.canonical.unwrap_or(key),
+                name: n.vertex.meta.name.clone(),
+            })
+        };
+        known.filter_map(step).collect()
     }
 
     /// How it ended; an internal error when it is not over.
@@ -556,19 +575,25 @@ impl<'g> Machine<'g> {
 
     /// All inputs are there and no cache has the result: explains, then runs.
     fn start(&mut self, v: VertexId) {
-        let n = &mut self.nodes[v.at()];
-        if self.explains && !n.live && !n.explained {
-            n.phase = Phase::Explaining;
-            let slot = n.slot.clone();
-            self.ask(Action::LastRecipe { vertex: v, slot });
-            return;
-        }
-        n.phase = Phase::Running;
-        let (vertex, key) = (n.vertex, n.key);
+        let vertex = self.nodes[v.at()].vertex;
         let tree = |e: &Edge| self.nodes[e.vertex.at()].outputs.get(e.output as usize).copied();
         let Some(inputs) = vertex.inputs.iter().map(tree).collect::<Option<Vec<_>>>() else {
             return self.broken(v, "an input has no result");
         };
+        let n = &self.nodes[v.at()];
+        if self.explains && !n.is_source() && !n.explained {
+            let pin = |e: &Edge| self.nodes[e.vertex.at()].pin.clone();
+            let inputs = inputs.into_iter().zip(vertex.inputs.iter().map(pin)).collect();
+            let n = &mut self.nodes[v.at()];
+            n.phase = Phase::Explaining;
+            let recipe = n.recipe();
+            let expired = if let Age::Over(ttl) = n.age { Some(ttl) } else { None };
+            self.ask(Action::Explain { vertex: v, recipe, inputs, expired });
+            return;
+        }
+        let n = &mut self.nodes[v.at()];
+        n.phase = Phase::Running;
+        let key = n.key;
         self.nodes[v.at()].ran_with.clone_from(&inputs);
         self.show_cached();
         self.emit(v, EventKind::Started);
@@ -671,17 +696,9 @@ impl<'g> Machine<'g> {
         }
     }
 
-    fn last_recipe(&mut self, v: VertexId, result: Result<Option<KeyRecipe>, CacheError>) {
-        let old = result.unwrap_or_else(|e| {
-            self.warn(v, &e);
-            None
-        });
-        if !self.nodes[v.at()].is_source() {
-            let reasons = self.reasons(v, old.as_ref());
-            self.emit(v, EventKind::Missed { reasons });
-        }
+    fn explained(&mut self, v: VertexId, reasons: Vec<MissReason>) {
+        self.emit(v, EventKind::Missed { reasons });
         let n = &mut self.nodes[v.at()];
-        n.old = old;
         n.explained = true;
         // An input may have been lost meanwhile.
         n.phase = Phase::NeedInputs;
@@ -877,33 +894,6 @@ impl<'g> Machine<'g> {
 
     fn warn(&mut self, v: VertexId, e: &CacheError) {
         self.emit(v, EventKind::Warning { text: format!("cache: {e}") });
-    }
-
-    fn reasons(&self, v: VertexId, old: Option<&KeyRecipe>) -> Vec<String> {
-        let n = &self.nodes[v.at()];
-        if let Age::Over(ttl) = n.age {
-            return vec![MissReason::Expired { ttl }.to_string()];
-        }
-        if n.vertex.meta.ignore_cache {
-            return vec![MissReason::NoCache.to_string()];
-        }
-        let new = KeyRecipe {
-            fields: crate::key::fields(&n.vertex.op, n.vertex.platform.as_deref()),
-            op: [0; 32],
-            pin: n.pin.clone(),
-            inputs: n.inputs.clone(),
-        };
-        let inputs: Vec<_> = n.vertex.inputs.iter().map(|e| &self.nodes[e.vertex.at()]).collect();
-        let sources: Vec<_> = inputs
-            .iter()
-            .map(|n| crate::explain::From {
-                name: &n.vertex.meta.name,
-                op: &n.vertex.op,
-                pin: n.pin.as_deref(),
-                old_pin: n.old.as_ref().and_then(|o| o.pin.as_deref()),
-            })
-            .collect();
-        explain(&new, old, &sources, &self.args).iter().map(ToString::to_string).collect()
     }
 
     /// Before anything else is told of a vertex, by this machine or by who works for it.

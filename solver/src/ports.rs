@@ -9,6 +9,7 @@ use rgraph_ir::{CacheKey, Op, Platform, SnapshotId, TreeDigest, VertexId, Vertex
 
 use crate::cancel::CancelToken;
 use crate::event::{Event, EventKind, EventSink, Step, Stream, Timestamp};
+use crate::explain::{Elsewhere, FileChanges, PastBuild};
 use crate::key::{KeyRecipe, Slot};
 
 /// What a mutable source means now.
@@ -266,8 +267,43 @@ pub trait ResultCache: Sync {
     /// where results have a time to live.
     fn created(&self, q: &Query<'_>) -> Result<Option<Timestamp>, CacheError>;
 
-    /// The recipe of the last result at a place, to explain a miss. Only asked on a miss.
+    /// The recipe of the last result at a place, to explain a miss. Only asked on a miss, and only
+    /// where [`Self::last_build`] does not know the place.
     fn last_recipe(&self, slot: &Slot) -> Result<Option<KeyRecipe>, CacheError>;
+
+    /// The recipe recorded under a key. Only asked on a miss.
+    fn recipe(&self, _key: CacheKey) -> Result<Option<KeyRecipe>, CacheError> {
+        Ok(None)
+    }
+
+    /// The last build of this place. Asked at most once a solve, at its first miss.
+    fn last_build(&self) -> PastBuild {
+        PastBuild::default()
+    }
+
+    /// Is told once, at the end of a solve that failed or did not, which steps have results: what
+    /// [`Self::last_build`] gives in a later one.
+    fn remember_build(&self, _build: PastBuild) {}
+
+    /// What differs between two trees with these digests of `sel`, as far as it was kept.
+    fn changed_files(
+        &self,
+        _sel: &Selector,
+        _old: TreeDigest,
+        _new: TreeDigest,
+    ) -> Option<FileChanges> {
+        None
+    }
+
+    /// What differs between the result of `old` and `new`, where that can be told at once.
+    fn changed_tree(&self, _old: CacheKey, _new: Tree) -> Option<FileChanges> {
+        None
+    }
+
+    /// For which other platforms a step that was never built here is known.
+    fn elsewhere(&self, _slot: &Slot, _op: &Op, _platform: Option<&Platform>) -> Vec<Elsewhere> {
+        Vec::new()
+    }
 
     /// Remembers a result. `Some(k)`: an earlier key `k` gave an equal tree, and stands for this
     /// one from now on (`k` may be the key itself). The outputs of a lookup of `k` are then taken

@@ -35,7 +35,7 @@ pub(crate) enum Phase {
     Following(VertexId),
     /// No cache has it: the inputs' results are needed.
     NeedInputs,
-    /// About to run; the last recipe at its place is asked.
+    /// About to run; why is asked.
     Explaining,
     /// At work.
     Running,
@@ -91,7 +91,6 @@ pub(crate) struct Node<'g> {
     /// A second probe under the canonical key is due.
     pub alias: Option<CacheKey>,
     pub explained: bool,
-    pub old: Option<KeyRecipe>,
     pub outputs: Vec<Tree>,
     pub ran_with: Vec<Tree>,
     /// It ran in this build.
@@ -171,6 +170,14 @@ impl<'g> Node<'g> {
         }
     }
 
+    /// Digest of what it does and where, whatever it means now.
+    pub fn description(&self) -> [u8; 32] {
+        match self.op {
+            Some(op) if self.pin.is_none() => op,
+            _ => op_digest(&self.vertex.op, self.vertex.platform.as_deref()),
+        }
+    }
+
     /// Takes new input keys; gives the key.
     pub fn set_inputs(&mut self, inputs: Vec<InputKey>) -> CacheKey {
         self.inputs = inputs;
@@ -222,12 +229,10 @@ pub(crate) struct Content {
     pub key: Option<CacheKey>,
 }
 
-/// Fresh nodes for a graph.
-pub(crate) fn nodes<'g>(graph: &'g Graph, targets: &[Edge], policy: &Policy) -> Vec<Node<'g>> {
-    let place = &policy.place;
+/// The place of each vertex.
+pub(crate) fn slots(graph: &Graph, place: &str) -> Vec<Slot> {
     let mut ordinals: HashMap<String, u32> = HashMap::new();
-    let mut nodes: Vec<Node<'g>> = Vec::with_capacity(graph.len());
-    for (_, vertex) in graph.iter() {
+    let slot = |vertex: &Vertex| {
         let platform = vertex.platform.as_ref().map_or_else(String::new, ToString::to_string);
         let stage = vertex.meta.stage.as_deref().unwrap_or("");
         // Lengths keep two places apart whatever the names hold.
@@ -239,7 +244,15 @@ pub(crate) fn nodes<'g>(graph: &'g Graph, targets: &[Edge], policy: &Policy) -> 
         );
         let n = ordinals.entry(base.clone()).or_default();
         *n += 1;
-        let slot = Slot(format!("{base}#{n}"));
+        Slot(format!("{base}#{n}"))
+    };
+    graph.iter().map(|(_, v)| v).map(slot).collect()
+}
+
+/// Fresh nodes for a graph.
+pub(crate) fn nodes<'g>(graph: &'g Graph, targets: &[Edge], policy: &Policy) -> Vec<Node<'g>> {
+    let mut nodes: Vec<Node<'g>> = Vec::with_capacity(graph.len());
+    for ((_, vertex), slot) in graph.iter().zip(slots(graph, &policy.place)) {
         let mut node = Node {
             vertex,
             phase: Phase::Idle,
@@ -265,7 +278,6 @@ pub(crate) fn nodes<'g>(graph: &'g Graph, targets: &[Edge], policy: &Policy) -> 
             asked: None,
             alias: None,
             explained: false,
-            old: None,
             outputs: Vec::new(),
             ran_with: Vec::new(),
             fresh: false,

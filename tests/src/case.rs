@@ -276,6 +276,13 @@ impl Case {
         }
         out
     }
+
+    /// As [`Self::state`], without the record that every build leaves.
+    pub fn state_but_builds(&self) -> BTreeMap<String, u64> {
+        let mut state = self.state();
+        state.retain(|name, _| !name.starts_with("builds/"));
+        state
+    }
 }
 
 impl Default for Case {

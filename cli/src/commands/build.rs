@@ -6,6 +6,7 @@ use std::time::Instant;
 use rgraph_ir::request::{Dest, OutputSpec};
 use rgraph_ir::{Diagnostic, SourceMap};
 use rgraph_runtime::LocalBackend;
+use rgraph_runtime::builds::{BuildRecord, BuildStatus, Journal};
 use rgraph_runtime::fetch::image::{ImageFetcher, Lock};
 use rgraph_runtime::host::Host;
 use rgraph_solver::backend::{Backend, BuildError, BuildOutcome};
@@ -14,9 +15,10 @@ use rgraph_solver::{SolveError, Step, TaskError};
 use super::graph::policy;
 use super::{Context, call, note, print, prune};
 use crate::args::BuildArgs;
+use crate::journal::{Ending, Span, record};
 use crate::options::{BuildOptions, Call, Config, ProgressMode, Pull};
 use crate::output::write_whole;
-use crate::pipeline::{Answers, CompileError, Compiled, compile, request};
+use crate::pipeline::{Answers, CompileError, Compiled, compile, place, request};
 use crate::progress::{Progress, Settings, Summary, write_summary};
 use crate::report::{CliError, ErrorKind, FailedStep};
 use crate::{session, sources};
@@ -26,7 +28,7 @@ const LAYER_RULES: [&str; 2] = ["ChainedRun", "TooManyLayers"];
 
 /// Runs the command.
 pub fn run(cx: &Context, args: BuildArgs) -> Result<(), CliError> {
-    let started = Instant::now();
+    let (started, begun) = (Instant::now(), jiff::Timestamp::now());
     let opts = BuildOptions::new(args, &cx.env, cx.terminals)?;
     for w in &opts.warnings {
         cx.report(|r| r.warning(w));
@@ -49,30 +51,103 @@ pub fn run(cx: &Context, args: BuildArgs) -> Result<(), CliError> {
         .warning(|text| progress.message(&format!("warning: {text}")));
     let next_step = AtomicU32::new(0);
     let answers = Answers::Images { images: &images, sink: &progress, next_step: &next_step };
-    let compiled = compile(&opts, &answers).map_err(|e| {
-        progress.close();
-        cx.compile_error(e)
-    })?;
-    if let Some(lock) = &lock {
-        let errors = sources::unlocked(&compiled.plan, lock);
-        if !errors.is_empty() {
+    let span = |started: Instant| Span {
+        started: begun.to_string(),
+        millis: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+    };
+    let journal = Journal::new(&store, &place(&opts));
+    let compiled = compile(&opts, &answers).and_then(|c| match &lock {
+        Some(lock) => match sources::unlocked(&c.plan, lock) {
+            errors if errors.is_empty() => Ok(c),
+            errors => Err(CompileError::Text(errors, c.sources)),
+        },
+        None => Ok(c),
+    });
+    let compiled = match compiled {
+        Ok(compiled) => compiled,
+        Err(e) => {
             progress.close();
-            return Err(cx.compile_error(CompileError::Text(errors, compiled.sources)));
+            let end = Ending { status: status(cx, false), error: Some(told(&e)), image: None };
+            keep(journal, record(&opts, None, &progress, span(started), end));
+            return Err(cx.compile_error(e));
         }
-    }
+    };
     loud(cx, &progress, &compiled);
-    let backend =
-        LocalBackend { store: &store, host: &host, images: &images, next_step: &next_step };
+    let backend = LocalBackend {
+        store: &store,
+        host: &host,
+        images: &images,
+        next_step: &next_step,
+        journal: &journal,
+    };
     let outcome = backend.build(&request(&opts, &compiled), &progress, &cx.cancel);
     progress.close();
+    let end = Ending {
+        status: status(cx, outcome.is_ok()),
+        error: outcome.as_ref().err().map(cause),
+        image: outcome.as_ref().ok().and_then(image),
+    };
+    let span = span(started);
     let quiet = opts.progress == ProgressMode::Quiet;
     if !quiet {
         cx.report(|r| r.warnings(&compiled.warnings, &compiled.sources));
     }
-    let outcome = outcome.map_err(|e| failure(cx, e, &progress, &compiled))?;
-    finish(&opts, &outcome, started, &progress, &compiled, quiet)?;
+    let result = match outcome {
+        Ok(outcome) => finish(&opts, &outcome, started, &progress, &compiled, quiet),
+        Err(e) => Err(failure(cx, e, &progress, &compiled)),
+    };
+    keep(journal, record(&opts, Some(&compiled), &progress, span, end));
+    result?;
     collect(cx, &store, &config, quiet);
     Ok(())
+}
+
+/// Writes the record, last of all: whoever waits for the build has what it wants.
+fn keep(journal: Journal<'_>, record: BuildRecord) {
+    if let Err(e) = journal.end(record) {
+        tracing::debug!(error = %e, "no record of this build");
+    }
+}
+
+fn status(cx: &Context, ok: bool) -> BuildStatus {
+    match ok {
+        true => BuildStatus::Done,
+        false if cx.cancel.is_cancelled() => BuildStatus::Canceled,
+        false => BuildStatus::Failed,
+    }
+}
+
+/// Why there is no result, in one line. Which step failed is told by the steps.
+fn cause(e: &BuildError) -> String {
+    match e {
+        BuildError::Solve(e) => rgraph_runtime::report(&e.cause),
+        e => rgraph_runtime::report(e),
+    }
+}
+
+/// Why there was no plan, in one line.
+fn told(e: &CompileError) -> String {
+    match e {
+        CompileError::Cli(e) => e.message.clone(),
+        CompileError::Text(diags, sources) => {
+            let Some(d) = diags.first() else { return String::new() };
+            let at = d
+                .labels
+                .first()
+                .map(|l| format!("{}: ", sources.locate(l.span)))
+                .unwrap_or_default();
+            format!("{at}{}", d.message)
+        }
+    }
+}
+
+/// What is named at the end.
+fn image(outcome: &BuildOutcome) -> Option<String> {
+    match (&outcome.index, &outcome.images[..]) {
+        (Some((index, _)), _) => Some(index.to_string()),
+        (None, [one, ..]) => Some(one.config.to_string()),
+        (None, []) => None,
+    }
 }
 
 /// Brings the cache back within its bounds. The build is done and told; this may be interrupted, and
@@ -158,11 +233,7 @@ fn finish(
     compiled: &Compiled,
     quiet: bool,
 ) -> Result<(), CliError> {
-    let id = match (&outcome.index, &outcome.images[..]) {
-        (Some((index, _)), _) => Some(index.to_string()),
-        (None, [one, ..]) => Some(one.config.to_string()),
-        (None, []) => None,
-    };
+    let id = image(outcome);
     if let Some(path) = &opts.metadata_file {
         write_whole(path, &metadata(opts, outcome))?;
     }

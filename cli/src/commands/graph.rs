@@ -9,6 +9,7 @@ use rgraph_ir::image_config::BaseHistory;
 use rgraph_ir::render;
 use rgraph_ir::{BuildPlan, SourceMap, Target, VertexId};
 use rgraph_runtime::LocalBackend;
+use rgraph_runtime::builds::Journal;
 use rgraph_runtime::fetch::image::{ImageFetcher, Lock, PullPolicy};
 use rgraph_runtime::host::Host;
 
@@ -71,8 +72,14 @@ fn with_store(
         return Ok((compiled, BTreeMap::new()));
     }
     let host = Host::probe().map_err(|e| CliError::failed(e.to_string()))?;
-    let backend =
-        LocalBackend { store: &store, host: &host, images: &images, next_step: &next_step };
+    let journal = Journal::new(&store, &compiled.place);
+    let backend = LocalBackend {
+        store: &store,
+        host: &host,
+        images: &images,
+        next_step: &next_step,
+        journal: &journal,
+    };
     let cached = backend
         .look(&request(build, &compiled), &cx.cancel)
         .map_err(|e| CliError::failed("cannot ask the cache").because(e))?;

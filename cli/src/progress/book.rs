@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use rgraph_solver::MissReason;
 use rgraph_solver::event::{Event, EventKind, Step, Stream, Timestamp};
 
 use super::lines::LineBuffer;
@@ -50,7 +51,7 @@ pub struct StepInfo {
     /// When it was over.
     pub ended: Option<Timestamp>,
     /// Why no cache had it.
-    pub reasons: Vec<String>,
+    pub reasons: Vec<MissReason>,
     buffers: [LineBuffer; 2],
     tail: VecDeque<String>,
     tail_bytes: usize,

@@ -179,6 +179,13 @@ impl Progress {
         self.shared.lock().book.get(step).map(|s| s.name.clone())
     }
 
+    /// Looks at every step.
+    pub fn each(&self, mut look: impl FnMut(Step, &StepInfo)) {
+        for (step, info) in self.shared.lock().book.steps() {
+            look(step, info);
+        }
+    }
+
     /// What happened so far.
     pub fn counts(&self) -> Counts {
         self.shared.lock().book.counts()

@@ -209,8 +209,9 @@ impl Plain {
             return;
         }
         shown.why_shown = true;
-        let mut text =
-            format!("why: {}", info.reasons[..info.reasons.len().min(REASONS)].join("; "));
+        let named: Vec<String> =
+            info.reasons.iter().take(REASONS).map(ToString::to_string).collect();
+        let mut text = format!("why: {}", named.join("; "));
         if info.reasons.len() > REASONS {
             text.push_str(&format!("; and {} more", info.reasons.len() - REASONS));
         }

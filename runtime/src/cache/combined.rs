@@ -3,9 +3,10 @@
 //! other caches as soon as they are there.
 
 use rgraph_ir::op::Selector;
-use rgraph_ir::{CacheKey, TreeDigest, VertexId};
+use rgraph_ir::{CacheKey, Op, Platform, TreeDigest, VertexId};
+use rgraph_solver::explain::{Elsewhere, FileChanges, PastBuild};
 use rgraph_solver::key::{KeyRecipe, Slot};
-use rgraph_solver::{CacheError, Hit, Query, Record, ResultCache, Timestamp};
+use rgraph_solver::{CacheError, Hit, Query, Record, ResultCache, Timestamp, Tree};
 
 use super::import::Import;
 use super::local::LocalCache;
@@ -102,6 +103,35 @@ impl ResultCache for CombinedCache<'_> {
 
     fn last_recipe(&self, slot: &Slot) -> Result<Option<KeyRecipe>, CacheError> {
         self.local.last_recipe(slot)
+    }
+
+    fn recipe(&self, key: CacheKey) -> Result<Option<KeyRecipe>, CacheError> {
+        self.local.recipe(key)
+    }
+
+    fn last_build(&self) -> PastBuild {
+        self.local.last_build()
+    }
+
+    fn remember_build(&self, build: PastBuild) {
+        self.local.remember_build(build);
+    }
+
+    fn changed_files(
+        &self,
+        sel: &Selector,
+        old: TreeDigest,
+        new: TreeDigest,
+    ) -> Option<FileChanges> {
+        self.local.changed_files(sel, old, new)
+    }
+
+    fn changed_tree(&self, old: CacheKey, new: Tree) -> Option<FileChanges> {
+        self.local.changed_tree(old, new)
+    }
+
+    fn elsewhere(&self, slot: &Slot, op: &Op, platform: Option<&Platform>) -> Vec<Elsewhere> {
+        self.local.elsewhere(slot, op, platform)
     }
 
     fn record(&self, rec: &Record<'_>) -> Result<Option<CacheKey>, CacheError> {

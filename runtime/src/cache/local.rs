@@ -1,31 +1,53 @@
 //! Results in the local store.
 
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard};
+
 use rgraph_ir::fields::{FieldVisitor, KeyHasher, Value};
 use rgraph_ir::op::Selector;
-use rgraph_ir::{CacheKey, SnapshotId, TreeDigest};
+use rgraph_ir::{CacheKey, Op, Platform, SnapshotId, TreeDigest};
+use rgraph_solver::explain::{Elsewhere, FileChanges, PastBuild};
 use rgraph_solver::key::{InputKey, KeyRecipe, Slot};
-use rgraph_solver::{CacheError, Hit, Origin, Query, Record, ResultCache, Timestamp};
+use rgraph_solver::{CacheError, Hit, Origin, Query, Record, ResultCache, Timestamp, Tree};
 use rgraph_store::{ResultRow, Store, StoreError};
 
+use super::files::FileLists;
 use super::flight::Flight;
 use super::wire::{recipe_from_bytes, recipe_to_bytes, selector_digest};
+use crate::builds::Journal;
 use crate::context;
+
+/// Most places of a Dockerfile that are looked through.
+const MOST_SLOTS: u32 = 10_000;
 
 /// See the module.
 pub struct LocalCache<'a> {
     store: &'a Store,
-    flight: Option<&'a Flight<'a>>,
+    build: Option<InBuild<'a>>,
+    /// Results that this build has put others in the place of, by their canonical keys.
+    replaced: Mutex<HashMap<CacheKey, SnapshotId>>,
+}
+
+/// What a build knows beside its store.
+#[derive(Clone, Copy)]
+pub struct InBuild<'a> {
+    /// Its steps.
+    pub flight: &'a Flight<'a>,
+    /// Which files it has read.
+    pub files: &'a FileLists<'a>,
+    /// What was built here before.
+    pub journal: &'a Journal<'a>,
 }
 
 impl<'a> LocalCache<'a> {
     /// The results of `store`.
     pub fn new(store: &'a Store) -> Self {
-        Self { store, flight: None }
+        Self { store, build: None, replaced: Mutex::default() }
     }
 
-    /// As [`Self::new`], for the build whose steps are in `flight`.
-    pub fn of_build(store: &'a Store, flight: &'a Flight<'a>) -> Self {
-        Self { store, flight: Some(flight) }
+    /// As [`Self::new`], for a build.
+    pub fn of_build(store: &'a Store, build: InBuild<'a>) -> Self {
+        Self { build: Some(build), ..Self::new(store) }
     }
 
     /// Digest of what a step itself changed; costs a walk of the layer only. `None`: not on disk, or
@@ -76,21 +98,38 @@ impl<'a> LocalCache<'a> {
         Ok(CacheKey::from_bytes(h.finish()))
     }
 
-    /// An earlier result with the tree of `rec`: of its own key, or the last one at its place. Trees
-    /// are hashed only where there is an earlier result.
+    /// An earlier result with the tree of `rec`: of its own key, of the place in the last build, or
+    /// the last one that was recorded there. Trees are hashed only where there is an earlier result.
     fn earlier(
         &self,
         rec: &Record<'_>,
         own: Option<&ResultRow>,
     ) -> Result<(Option<TreeDigest>, Option<ResultRow>), StoreError> {
         let [top] = rec.outputs else { return Ok((None, None)) };
+        let before = self.build.and_then(|b| b.journal.key_at(rec.slot));
+        let before = match before {
+            Some(key) => self.store.known_result(&key)?,
+            None => None,
+        };
         let last = self.store.last_in_slot(&rec.slot.0)?;
         let mut tree = None;
-        for old in own.into_iter().chain(last.as_ref()) {
+        let mut seen: Vec<CacheKey> = Vec::new();
+        for old in own.into_iter().chain(before.as_ref()).chain(last.as_ref()) {
+            if seen.contains(&old.key) {
+                continue;
+            }
+            seen.push(old.key);
             let [old_top] = old.outputs[..] else { continue };
             let old_tree = match old.tree {
                 Some(t) => Some(t),
-                None if self.store.snapshot(old_top)?.is_some() => self.tree_of(old_top)?,
+                None if self.store.snapshot(old_top)?.is_some() => {
+                    let tree = self.tree_of(old_top)?;
+                    if let Some(t) = &tree {
+                        // Compared once, it will be compared again.
+                        self.store.set_result_tree(old, t)?;
+                    }
+                    tree
+                }
                 None => None,
             };
             if old_tree.is_none() {
@@ -106,11 +145,20 @@ impl<'a> LocalCache<'a> {
         Ok((tree, None))
     }
 
+    fn replaced(&self) -> MutexGuard<'_, HashMap<CacheKey, SnapshotId>> {
+        self.replaced.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
     fn remember(&self, rec: &Record<'_>) -> Result<Option<CacheKey>, StoreError> {
         let own = self.store.known_result(&rec.key)?;
         if let Some(own) = own.as_ref().filter(|o| o.outputs == rec.outputs) {
             // Another process ran the step meanwhile, and this one took its result.
             return Ok(Some(own.canonical));
+        }
+        if let Some(own) = &own
+            && let [top] = own.outputs[..]
+        {
+            self.replaced().insert(own.canonical, top);
         }
         // Digests without a result come from an imported cache: they are about its tree.
         let stood = own.is_some() || !self.store.contents_of(&rec.key)?.is_empty();
@@ -126,7 +174,7 @@ impl<'a> LocalCache<'a> {
             slot: rec.slot.0.clone(),
             tree,
             created: rec.at.seconds(),
-            took: self.flight.and_then(|f| f.took(rec.key)),
+            took: self.build.and_then(|b| b.flight.took(rec.key)),
         };
         let canonical = match equal {
             Some(old) => {
@@ -190,8 +238,61 @@ impl ResultCache for LocalCache<'_> {
         Ok(row.and_then(|r| recipe_from_bytes(&r.recipe)))
     }
 
+    fn recipe(&self, key: CacheKey) -> Result<Option<KeyRecipe>, CacheError> {
+        let row = self.store.known_result(&key).map_err(cache)?;
+        Ok(row.and_then(|r| recipe_from_bytes(&r.recipe)))
+    }
+
+    fn last_build(&self) -> PastBuild {
+        self.build.map(|b| b.journal.last().clone()).unwrap_or_default()
+    }
+
+    fn remember_build(&self, build: PastBuild) {
+        if let Some(b) = self.build {
+            b.journal.remember(build);
+        }
+    }
+
+    fn changed_files(
+        &self,
+        sel: &Selector,
+        old: TreeDigest,
+        new: TreeDigest,
+    ) -> Option<FileChanges> {
+        self.build?.files.changed(sel, old, new)
+    }
+
+    fn changed_tree(&self, old: CacheKey, new: Tree) -> Option<FileChanges> {
+        let Tree::Snapshot(new) = new else { return None };
+        let replaced = self.replaced().get(&old).copied();
+        let old = match replaced {
+            Some(old) => old,
+            None => match self.store.known_result(&old).ok()??.outputs[..] {
+                [old] => old,
+                _ => return None,
+            },
+        };
+        self.build?.files.snapshots(old, new)
+    }
+
+    fn elsewhere(&self, slot: &Slot, _: &Op, platform: Option<&Platform>) -> Vec<Elsewhere> {
+        // PLACE/PLATFORM/STAGE AND STEP
+        let platform = platform.map_or_else(String::new, ToString::to_string);
+        let Some((place, step)) = slot.0.split_once(&format!("/{platform}/")) else {
+            return Vec::new();
+        };
+        let (place, step) = (format!("{place}/"), format!("/{step}"));
+        let slots = self.store.slots_below(&place, MOST_SLOTS).unwrap_or_default();
+        let other = |s: &String| {
+            let platform = s.strip_prefix(&place)?.strip_suffix(&step)?;
+            Some(Elsewhere { cache: None, platform: platform.to_owned() })
+        };
+        slots.iter().filter_map(other).collect()
+    }
+
     fn record(&self, rec: &Record<'_>) -> Result<Option<CacheKey>, CacheError> {
-        let unsettled = self.flight.is_some_and(|f| f.is_unsettled(rec.key));
+        let flight = self.build.map(|b| b.flight);
+        let unsettled = flight.is_some_and(|f| f.is_unsettled(rec.key));
         let recorded = if unsettled {
             // A key that nobody asks for, so that what is built on it is found by nobody either.
             let now = jiff::Timestamp::now().as_nanosecond();
@@ -200,8 +301,15 @@ impl ResultCache for LocalCache<'_> {
         } else {
             self.remember(rec).map_err(cache)
         };
-        if let Some(f) = self.flight {
+        if let Some(f) = flight {
             f.end(rec.key);
+        }
+        if let Some(b) = self.build {
+            for input in &rec.recipe.inputs {
+                if let InputKey::Content(sel, digest) = input {
+                    b.files.keep(sel, *digest);
+                }
+            }
         }
         recorded
     }

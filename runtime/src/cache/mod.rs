@@ -7,6 +7,7 @@ pub mod combined;
 pub mod dir;
 pub mod entry;
 pub mod export;
+pub mod files;
 pub mod flight;
 pub mod import;
 pub mod inline;

@@ -14,6 +14,8 @@
 //! - Times do not count. What is not there is part of the digest.
 
 mod digest;
+mod layers;
+mod list;
 mod resolve;
 mod stat_cache;
 mod walk;
@@ -28,6 +30,8 @@ use rgraph_ir::pattern::{PatternError, PatternSet};
 use resolve::Tree;
 use walk::{Entry, Filter, walk};
 
+pub use layers::layers_changed;
+pub use list::{FileList, MAX_FILES};
 pub use stat_cache::{FileDigest, MemoryStatCache, Stamp, StatCache, StatCacheError};
 pub use walk::Kind;
 
@@ -80,6 +84,8 @@ pub struct Scan {
 /// One thing that a selected path picked, with all below it.
 #[derive(Debug)]
 struct Pick {
+    /// The path that was asked for, or that a wildcard found.
+    at: Vec<u8>,
     /// The name, where it counts.
     name: Option<Vec<u8>>,
     entries: Vec<Entry>,
@@ -96,6 +102,18 @@ pub struct ListedEntry {
     pub size: u64,
     /// Names all of it that counts, but for its place.
     pub digest: TreeDigest,
+}
+
+impl Scan {
+    /// How many files, folders and links were found.
+    pub fn len(&self) -> usize {
+        self.parts.iter().flatten().map(|p| p.entries.len()).sum()
+    }
+
+    /// True when nothing was.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 /// Finds what `sel` picks below `root` and hashes it.
@@ -169,6 +187,7 @@ fn select(tree: &Tree<'_>, sel: &SelectedPath, overlay: bool) -> Result<Vec<Pick
         include: compile(include)?,
         exclude: compile(exclude)?,
         overlay,
+        most: usize::MAX,
     };
     let named: Vec<Vec<u8>> = if *wildcard {
         tree.matches(path)?
@@ -183,11 +202,13 @@ fn select(tree: &Tree<'_>, sel: &SelectedPath, overlay: bool) -> Result<Vec<Pick
         if !entries.is_empty() {
             // Of several matches, each keeps its name wherever it goes.
             let name = (*name || *wildcard).then(|| base.to_vec());
-            picks.push(Pick { name, entries });
+            picks.push(Pick { at: named.clone(), name, entries });
         }
     }
     Ok(picks)
 }
 
+#[cfg(test)]
+mod change_tests;
 #[cfg(test)]
 mod tests;

@@ -86,6 +86,7 @@ pub(super) enum Content {
 }
 
 /// Which entries count.
+#[derive(Default)]
 pub(super) struct Filter<'a> {
     /// Asked about real paths below the root.
     pub ignore: Option<&'a PatternSet>,
@@ -95,6 +96,8 @@ pub(super) struct Filter<'a> {
     pub exclude: PatternSet,
     /// The tree is an overlay's upper folder: its marks of opaque folders count.
     pub overlay: bool,
+    /// The walk ends when it has found more.
+    pub most: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -174,7 +177,9 @@ pub(super) fn walk(
     // Below the folder begins after its name and a slash, but the root has neither.
     let below = if real.is_empty() { 0 } else { real.len() + 1 };
     let mut stack = vec![enter(&mut out, dir, real, below, &stat, keep, filter.overlay)?];
-    while let Some(frame) = stack.last_mut() {
+    while let Some(frame) = stack.last_mut()
+        && out.len() <= filter.most
+    {
         let Some((name, _)) = frame.names.next() else {
             if frame.if_used && out.len() == frame.entry + 1 {
                 out.pop();

@@ -13,6 +13,8 @@
 //! tmp/                        blobs in progress (locked by their writer), and rubbish
 //! locks/{gc,keys/,leases/}    OFD locks: they die with their process
 //! cache-mounts/<id>/, logs/
+//! builds/                     one small record per build, the newest ones
+//! file-lists/                 which files content digests were made of; to explain misses
 //! fixed/<name>/               trees that never change, made when first asked for
 //! ```
 //!
@@ -30,7 +32,7 @@ use crate::error::{Result, StoreError};
 /// The format this program reads and writes.
 pub const FORMAT: u32 = 1;
 
-const FOLDERS: [&str; 12] = [
+const FOLDERS: [&str; 14] = [
     "blobs",
     "blobs/sha256",
     "snapshots",
@@ -42,6 +44,8 @@ const FOLDERS: [&str; 12] = [
     "locks/leases",
     "cache-mounts",
     "logs",
+    "builds",
+    "file-lists",
     // Last, so that its presence says that the others are there.
     "tmp/trash",
 ];
@@ -135,6 +139,16 @@ impl Layout {
     /// Folders of `RUN --mount=type=cache`.
     pub fn cache_mounts(&self) -> PathBuf {
         self.root.join("cache-mounts")
+    }
+
+    /// Records of builds.
+    pub fn builds(&self) -> PathBuf {
+        self.root.join("builds")
+    }
+
+    /// Lists of files, by what they are of.
+    pub fn file_lists(&self) -> PathBuf {
+        self.root.join("file-lists")
     }
 
     /// A tree that never changes.

@@ -230,6 +230,29 @@ impl Store {
         .map(|o| o.map(|(r, _)| r))
     }
 
+    /// The places whose names begin with `prefix`, by name, at most `max`.
+    pub fn slots_below(&self, prefix: &str, max: u32) -> Result<Vec<String>> {
+        // The first text after all that begin so: no text has the last code point in it.
+        let end = format!("{prefix}\u{10ffff}");
+        self.read("look up slots", |c| {
+            c.prepare_cached(
+                "SELECT slot FROM slots WHERE slot >= ?1 AND slot < ?2 ORDER BY slot LIMIT ?3",
+            )?
+            .query_map(params![prefix, end, max], |r| r.get(0))?
+            .collect()
+        })
+    }
+
+    /// Adds the digest of a result's main output when it is computed later; does nothing when the key
+    /// means another result by now. Repair's copy stays as it is: it would be computed again.
+    pub fn set_result_tree(&self, r: &ResultRow, tree: &TreeDigest) -> Result<()> {
+        self.write("record a tree", |t| {
+            t.prepare_cached("UPDATE results SET tree = ?3 WHERE key = ?1 AND outputs = ?2")?
+                .execute(params![r.key.as_bytes(), pack(&r.outputs), tree.as_bytes()])?;
+            Ok(())
+        })
+    }
+
     /// The digest of the selected part of the result of `key`, when it was ever computed.
     pub fn content(&self, key: &CacheKey, selector: &[u8; 32]) -> Result<Option<TreeDigest>> {
         self.read("look up a content digest", |c| {

@@ -4,7 +4,9 @@ use super::*;
 use crate::options::ProgressMode;
 use crate::progress::Redactor;
 use crate::progress::testing::{announced, at, log, play, settings};
+use rgraph_solver::MissReason;
 use rgraph_solver::event::Stream;
+use rgraph_solver::explain::{FileChanges, FileFate};
 use rgraph_solver::ports::Origin;
 
 fn screen(events: impl IntoIterator<Item = Event>) -> String {
@@ -21,7 +23,9 @@ fn finished(ms: u64, v: u32) -> Event {
 
 #[test]
 fn buildkits_form() {
-    let missed = EventKind::Missed { reasons: vec!["src/a.c changed".into()] };
+    let mut changes = FileChanges::default();
+    changes.push(b"src/a.c", FileFate::Changed);
+    let missed = EventKind::Missed { reasons: vec![MissReason::Files { whose: None, changes }] };
     let fail =
         EventKind::Failed { message: "process \"make\" did not complete: exit code: 2".into() };
     let text = screen([
