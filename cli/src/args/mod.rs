@@ -26,8 +26,8 @@ pub use image::{
 };
 pub use later::{Later, Rest};
 pub use store::{
-    CacheMountClearArgs, CacheMountLsArgs, CacheMountSeedArgs, CheckArgs, DfArgs, DoctorArgs,
-    PruneArgs, VersionArgs,
+    BuildsArgs, CacheMountClearArgs, CacheMountLsArgs, CacheMountSeedArgs, CheckArgs, DfArgs,
+    DoctorArgs, ExplainArgs, PruneArgs, VersionArgs,
 };
 
 /// The whole command line.
@@ -105,6 +105,10 @@ pub enum Command {
     Lock(Box<LockArgs>),
     /// Get the sources of a build, to build without a network later
     Fetch(Box<FetchArgs>),
+    /// Show why the steps of a build ran
+    Explain(ExplainArgs),
+    /// List the newest builds
+    Builds(BuildsArgs),
     /// List images
     Images(ImagesArgs),
     /// Make an image from a file system archive

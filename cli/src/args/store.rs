@@ -94,6 +94,31 @@ pub struct DoctorArgs {
     pub format: Option<String>,
 }
 
+/// `explain`.
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// Which build, by the start of its id [default: the newest]
+    #[arg(value_name = "BUILD")]
+    pub build: Option<String>,
+    /// Which step: its number in the list, or a part of its line
+    #[arg(value_name = "STEP")]
+    pub step: Option<String>,
+    /// text or json
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
+}
+
+/// `builds`.
+#[derive(Debug, Args)]
+pub struct BuildsArgs {
+    /// Ids only
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// table or json
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
+}
+
 /// `store check`.
 #[derive(Debug, Args)]
 pub struct CheckArgs {

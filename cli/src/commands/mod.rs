@@ -6,6 +6,7 @@ mod call;
 mod check;
 mod doctor;
 mod du;
+mod explain;
 mod fetch;
 mod graph;
 mod history;
@@ -120,6 +121,8 @@ pub fn run(cli: Cli, env: Environment) -> Result<(), CliError> {
         Command::Graph(a) => graph::run(&cx, *a),
         Command::Lock(a) => lock::run(&cx, *a),
         Command::Fetch(a) => fetch::run(&cx, *a),
+        Command::Explain(a) => explain::run(&cx, a),
+        Command::Builds(a) => explain::list(&cx, a),
         Command::Images(a) => images::run(&cx, a),
         Command::Import(a) => import::run(&cx, a),
         Command::Tag(a) => tag::run(&cx, a),
