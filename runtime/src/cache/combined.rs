@@ -131,7 +131,8 @@ impl ResultCache for CombinedCache<'_> {
     }
 
     fn elsewhere(&self, slot: &Slot, op: &Op, platform: Option<&Platform>) -> Vec<Elsewhere> {
-        self.local.elsewhere(slot, op, platform)
+        let imports = self.imports.iter().flat_map(|i| i.elsewhere(op, platform));
+        self.local.elsewhere(slot, op, platform).into_iter().chain(imports).collect()
     }
 
     fn record(&self, rec: &Record<'_>) -> Result<Option<CacheKey>, CacheError> {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use rgraph_image::manifest::layer_compression;
 use rgraph_ir::op::Selector;
 use rgraph_ir::request::CacheStore;
-use rgraph_ir::{BuildPlan, CacheKey, ChainId, SnapshotId, TreeDigest, VertexId};
+use rgraph_ir::{BuildPlan, CacheKey, ChainId, Op, Platform, SnapshotId, TreeDigest, VertexId};
 use rgraph_solver::CancelToken;
 use rgraph_store::{BlobRef, Store, StoreError};
 
@@ -67,6 +67,9 @@ pub trait Sink {
         selector: TreeDigest,
         content: Content,
     ) -> Result<(), SinkError>;
+
+    /// Says that a result of a step is there for a platform; only explanations read that.
+    fn note_platform(&mut self, _op: &Op, _platform: &Platform) {}
 
     /// What was put is to survive the end of this process, where that costs little.
     ///
@@ -244,6 +247,7 @@ pub struct CacheWriter<'a> {
 
 /// A result about to be written.
 struct Part {
+    vertex: VertexId,
     name: String,
     key: CacheKey,
     canonical: CacheKey,
@@ -437,6 +441,10 @@ impl<'a> CacheWriter<'a> {
                 chain = r.chain();
                 t.sink.put_record(r)?;
             }
+            let vertex = self.plan.graph.vertex(p.vertex);
+            if let Some(platform) = vertex.platform.as_deref() {
+                t.sink.note_platform(&vertex.op, platform);
+            }
             t.dirty = true;
             if p.blobs && layers.iter().any(|l| l.blob.is_none()) {
                 // Not done: it may be made again.
@@ -482,7 +490,7 @@ impl<'a> CacheWriter<'a> {
         };
         let name = self.plan.graph.vertex(vertex).meta.name.clone();
         let created = row.created;
-        Ok(Some(Part { name, key, canonical, top, layers, blobs, created }))
+        Ok(Some(Part { vertex, name, key, canonical, top, layers, blobs, created }))
     }
 
     /// The blob of a layer in a form that will do, and whether the target has it. `None`: nobody has

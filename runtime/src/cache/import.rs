@@ -7,7 +7,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rgraph_ir::op::Selector;
 use rgraph_ir::request::PublicKey;
-use rgraph_ir::{BlobDigest, CacheKey, DiffId, TreeDigest};
+use rgraph_ir::{BlobDigest, CacheKey, DiffId, Op, Platform, TreeDigest};
+use rgraph_solver::explain::Elsewhere;
 use rgraph_solver::{CacheError, Hit, Origin, Query, Timestamp};
 use rgraph_store::{BlobRef, LayerInfo, NewSnapshot, ResultRow, Store};
 
@@ -37,6 +38,11 @@ pub trait Entries: Sync {
     /// # Errors
     /// It is there and cannot be read.
     fn content(&self, key: CacheKey, selector: TreeDigest) -> Result<Option<Content>, String>;
+
+    /// For which platforms other than `own` a step is known, whatever it runs on.
+    fn platforms(&self, _op: &Op, _own: Option<&Platform>) -> Vec<String> {
+        Vec::new()
+    }
 
     /// The blob of a layer that a record names without one.
     fn blob_of(&self, _layer: DiffId) -> Option<BlobRef> {
@@ -202,6 +208,16 @@ impl<'a> Import<'a> {
     /// When the result of a key was made; 0: nobody knows.
     pub fn created(&self, key: CacheKey) -> Option<Timestamp> {
         self.record(key).map(|r| Timestamp::from_seconds(r.created))
+    }
+
+    /// For which other platforms a step that was never built here is known. Nobody signs that, so with
+    /// keys nothing is believed.
+    pub fn elsewhere(&self, op: &Op, platform: Option<&Platform>) -> Vec<Elsewhere> {
+        if !self.trust.is_blind() {
+            return Vec::new();
+        }
+        let one = |platform| Elsewhere { cache: Some(self.entries.name()), platform };
+        self.entries.platforms(op, platform).into_iter().map(one).collect()
     }
 
     /// What a part of the result of a key is.

@@ -68,6 +68,11 @@ impl Trust {
         Self(keys.to_vec())
     }
 
+    /// Whether everything is taken.
+    pub fn is_blind(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Whether a message counts.
     ///
     /// # Errors

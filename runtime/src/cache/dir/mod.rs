@@ -10,6 +10,7 @@
 //! What is read is untrusted: sizes are bounded, links are not followed, digests are checked when
 //! the bytes are used, and whatever does not fit is a miss.
 
+mod platforms;
 mod read;
 mod write;
 
@@ -56,6 +57,11 @@ impl Paths {
 
     fn contents(&self) -> PathBuf {
         self.entries().join("content")
+    }
+
+    /// For which platforms steps are known; only explanations read that.
+    fn ops(&self) -> PathBuf {
+        self.entries().join("ops")
     }
 
     fn blobs(&self) -> PathBuf {

@@ -4,10 +4,10 @@ use std::io::Read;
 use std::path::Path;
 
 use rgraph_ir::limits::{MAX_CACHE_BATCH, MAX_CACHE_RECORD, MAX_MANIFEST};
-use rgraph_ir::{CacheKey, ManifestDigest, TreeDigest};
+use rgraph_ir::{CacheKey, ManifestDigest, Op, Platform, TreeDigest};
 use rgraph_store::BlobRef;
 
-use super::{LATEST, MAX_CONTENT, Paths, open_regular, read_small};
+use super::{LATEST, MAX_CONTENT, Paths, open_regular, platforms, read_small};
 use crate::cache::artifact::Found;
 use crate::cache::bundle::{Bundle, Loaded, verified};
 use crate::cache::entry::{Content, RecordFile};
@@ -60,6 +60,10 @@ impl Entries for DirEntries {
         // Another writer may have brought another tree for the key since.
         let of = self.record(key)?.and_then(|r| r.chain());
         Ok(Some(content).filter(|c| Some(c.of) == of))
+    }
+
+    fn platforms(&self, op: &Op, own: Option<&Platform>) -> Vec<String> {
+        platforms::noted(&self.paths.ops(), op, own)
     }
 
     fn has_blob(&self, blob: &BlobRef) -> Result<bool, String> {

@@ -11,10 +11,10 @@ use std::time::{Duration, SystemTime};
 
 use rgraph_image::manifest::{Descriptor, Index, OCI_INDEX};
 use rgraph_ir::limits::{MAX_CACHE_RECORD, MAX_MANIFEST};
-use rgraph_ir::{BlobDigest, CacheKey, TreeDigest};
+use rgraph_ir::{BlobDigest, CacheKey, Op, Platform, TreeDigest};
 use rgraph_store::{BlobRef, Store};
 
-use super::{MAX_CONTENT, Paths, read_small};
+use super::{MAX_CONTENT, Paths, platforms, read_small};
 use crate::cache::artifact::{self, ARTIFACT, EMPTY_BYTES, Form, Found, Listing};
 use crate::cache::entry::{BlobFile, Content, Entry, RecordFile};
 use crate::cache::export::{Sink, SinkError};
@@ -51,6 +51,8 @@ pub struct CacheDirWriter {
     staged: Vec<Staged>,
     /// Blobs among them.
     staged_blobs: BTreeSet<BlobDigest>,
+    /// Files that say for which platforms this build knows its steps.
+    noted: BTreeSet<PathBuf>,
     /// Something changed since the artifact was derived.
     changed: bool,
     /// What is older was there before.
@@ -70,7 +72,7 @@ impl CacheDirWriter {
     /// The folder cannot be made, or a link leads out of it.
     pub fn open(dir: &Path, tag: &str, form: Form, nonce: &str) -> Result<Self> {
         let paths = Paths::new(dir, tag);
-        for path in [paths.records(), paths.contents(), paths.blobs()] {
+        for path in [paths.records(), paths.contents(), paths.ops(), paths.blobs()] {
             fs::create_dir_all(&path).map_err(at(&path))?;
             let below = path.ancestors().take_while(|p| *p != dir);
             for p in below {
@@ -87,6 +89,7 @@ impl CacheDirWriter {
             written: 0,
             staged: Vec::new(),
             staged_blobs: BTreeSet::new(),
+            noted: BTreeSet::new(),
             changed: false,
             opened: SystemTime::UNIX_EPOCH,
         };
@@ -253,6 +256,12 @@ impl CacheDirWriter {
                 }
             }
         }
+        let is_folder = |p: &PathBuf| fs::symlink_metadata(p).is_ok_and(|m| m.is_dir());
+        for folder in listed(&self.paths.ops())?.into_iter().filter(is_folder) {
+            for path in listed(&folder)?.iter().filter(|p| !self.noted.contains(*p)) {
+                self.remove_old(path)?;
+            }
+        }
         self.changed = true;
         self.derive()?;
         let mut named = BTreeSet::new();
@@ -374,6 +383,15 @@ impl Sink for CacheDirWriter {
             self.stage(path, &mut content.to_line().as_bytes())?;
         }
         Ok(())
+    }
+
+    fn note_platform(&mut self, op: &Op, platform: &Platform) {
+        let path = platforms::path(&self.paths.ops(), op, platform);
+        if self.noted.insert(path.clone())
+            && let Err(e) = platforms::note(&path)
+        {
+            tracing::debug!(error = %e, "platform of a cached step not noted");
+        }
     }
 
     fn settle(&mut self) -> std::result::Result<(), SinkError> {
