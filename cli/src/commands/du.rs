@@ -74,6 +74,8 @@ fn lines(du: &DiskUsage) -> Vec<(&'static str, Share)> {
     let rest: u64 = du.rest.values().sum();
     let named = |n: &str| du.rest.get(n).copied().unwrap_or(0);
     let bytes = |bytes| Share { bytes, ..none };
+    // What is kept to tell later how builds went.
+    let logs = named("logs") + named("builds") + named("file-lists");
     vec![
         ("Images", du.images),
         ("Containers", none),
@@ -82,8 +84,8 @@ fn lines(du: &DiskUsage) -> Vec<(&'static str, Share)> {
         ("Cache Mounts", du.mounts),
         ("Left-overs", du.leftovers),
         ("Index", bytes(named("index"))),
-        ("Logs", bytes(named("logs"))),
-        ("Other", bytes(rest - named("index") - named("logs"))),
+        ("Logs", bytes(logs)),
+        ("Other", bytes(rest - named("index") - logs)),
     ]
 }
 

@@ -38,7 +38,7 @@ pub struct DiskUsage {
     pub mounts: Share,
     /// Objects that nothing names, files of no object, and what is being made or deleted.
     pub leftovers: Share,
-    /// Everything else by the name it has below the root: the index, logs, locks.
+    /// Everything else by the name it has below the root: the index, logs, records of builds, locks.
     pub rest: BTreeMap<String, u64>,
     /// All of it.
     pub total: u64,
