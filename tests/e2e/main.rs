@@ -11,6 +11,7 @@ mod concurrency;
 mod copy;
 mod crash;
 mod errors;
+mod explain;
 mod graph;
 mod layers;
 mod limits;
