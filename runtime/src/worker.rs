@@ -183,7 +183,8 @@ impl<'a> LocalWorker<'a> {
             Err(StoreError::Cancelled) => return Err(TaskError::Cancelled),
             other => other.map_err(TaskError::failed)?,
         };
-        if waited
+        // Another process may have begun and ended it since the store was asked.
+        if (waited || self.flight.was_missing(task.key))
             && !task.meta.ignore_cache
             && let Some(row) = self.store.result(&task.key).map_err(TaskError::failed)?
             && !self.is_too_old(&row, task, cx)

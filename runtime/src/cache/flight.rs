@@ -19,6 +19,8 @@ pub struct Flight<'a> {
     store: &'a Store,
     locks: Mutex<HashMap<CacheKey, KeyLock>>,
     unsettled: Mutex<HashSet<CacheKey>>,
+    /// Keys without a result when the store was asked.
+    missing: Mutex<HashSet<CacheKey>>,
     took: Mutex<HashMap<CacheKey, Duration>>,
 }
 
@@ -29,7 +31,13 @@ fn guard<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
 impl<'a> Flight<'a> {
     /// Nothing in flight yet.
     pub fn new(store: &'a Store) -> Self {
-        Self { store, locks: Mutex::default(), unsettled: Mutex::default(), took: Mutex::default() }
+        Self {
+            store,
+            locks: Mutex::default(),
+            unsettled: Mutex::default(),
+            missing: Mutex::default(),
+            took: Mutex::default(),
+        }
     }
 
     /// Takes the lock of a key until [`Self::end`]. True: somebody else had it until now, and may
@@ -49,7 +57,18 @@ impl<'a> Flight<'a> {
 
     /// The result of a key is recorded, or there will be none.
     pub fn end(&self, key: CacheKey) {
+        guard(&self.missing).remove(&key);
         guard(&self.locks).remove(&key);
+    }
+
+    /// Says that the store had no result of a key when it was asked.
+    pub fn missing(&self, key: CacheKey) {
+        guard(&self.missing).insert(key);
+    }
+
+    /// Whether that was said and the step has not ended since: a result that is there now is news.
+    pub fn was_missing(&self, key: CacheKey) -> bool {
+        guard(&self.missing).contains(&key)
     }
 
     /// Says that the result of a key is not what the key describes.

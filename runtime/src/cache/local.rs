@@ -209,6 +209,9 @@ fn cache(e: StoreError) -> CacheError {
 impl ResultCache for LocalCache<'_> {
     fn lookup(&self, q: &Query<'_>) -> Result<Option<Hit>, CacheError> {
         let row = self.store.result(&q.key).map_err(cache)?;
+        if let (None, Some(b)) = (&row, self.build) {
+            b.flight.missing(q.key);
+        }
         Ok(row.map(|r| Hit { outputs: r.outputs, canonical: r.canonical, origin: Origin::Local }))
     }
 
@@ -230,7 +233,11 @@ impl ResultCache for LocalCache<'_> {
     }
 
     fn created(&self, q: &Query<'_>) -> Result<Option<Timestamp>, CacheError> {
-        Ok(self.store.created(&q.key).map_err(cache)?.map(Timestamp::from_seconds))
+        let created = self.store.created(&q.key).map_err(cache)?;
+        if let (None, Some(b)) = (created, self.build) {
+            b.flight.missing(q.key);
+        }
+        Ok(created.map(Timestamp::from_seconds))
     }
 
     fn last_recipe(&self, slot: &Slot) -> Result<Option<KeyRecipe>, CacheError> {
