@@ -16,5 +16,6 @@ mod graph;
 mod layers;
 mod limits;
 mod registry;
+mod soundness;
 mod sources;
 mod store;
