@@ -20,12 +20,18 @@ use crate::cache::files::FileLists;
 use crate::cache::flight::{Flight, waiting};
 use crate::cache::local::InBuild;
 use crate::cache::wire::selector_digest;
-use crate::context::{self, Scan};
+use crate::context::{self, Moment, Scan};
 use crate::fetch::image::ImageFetcher;
 use crate::host::Host;
 use crate::ops;
 use crate::sandbox::Runner;
 use crate::snapshot::{LayerInProgress, LayerProvider, SnapshotError, Snapshots};
+
+/// What a selection of a live folder was, and when.
+type Seen = (TreeDigest, Moment);
+
+/// The longest rest of a folder before it is copied from.
+const MAX_REST: Duration = Duration::from_secs(2);
 
 /// A folder of the caller, as this build sees it.
 pub struct ContextTree {
@@ -60,8 +66,8 @@ pub struct LocalWorker<'a> {
     lease: &'a Lease,
     flight: &'a Flight<'a>,
     files: &'a FileLists<'a>,
-    /// What selections of live folders were when they entered a key.
-    looked: Mutex<HashMap<(u32, [u8; 32]), TreeDigest>>,
+    /// What selections of live folders were when they entered a key, and when that was.
+    looked: Mutex<HashMap<(u32, [u8; 32]), Seen>>,
     contexts: Mutex<Vec<Arc<ContextTree>>>,
     by_vertex_source: Mutex<HashMap<String, u32>>,
     runner: OnceLock<Result<Runner, String>>,
@@ -197,6 +203,7 @@ impl<'a> LocalWorker<'a> {
             let mut inputs = task.inputs.to_vec();
             for (n, tree) in inputs.iter_mut().enumerate() {
                 if matches!(tree, Tree::Context(_)) && self.is_keyed(task, n) {
+                    self.let_rest(task, n, *tree, cx);
                     let live =
                         std::mem::replace(tree, Tree::Snapshot(self.as_snapshot(*tree, cx)?));
                     self.settle(task, n, live, cx)?;
@@ -222,6 +229,37 @@ impl<'a> LocalWorker<'a> {
         task.op.keying(InputIndex(input as u32)) != Keying::Ignored
     }
 
+    /// What of a live folder is in the key of a task, and what it was then.
+    fn looked_at(
+        &self,
+        task: &Task<'_>,
+        input: usize,
+        tree: Tree,
+    ) -> Option<(Selector, Option<Seen>)> {
+        let Tree::Context(n) = tree else { return None };
+        let sel = match task.op.keying(InputIndex(input as u32)) {
+            Keying::Ignored => return None,
+            Keying::Chain => Selector::all(),
+            Keying::Content(sel) => sel,
+        };
+        let id = (n, selector_digest(&sel));
+        let before = self.looked.lock().unwrap_or_else(|e| e.into_inner()).get(&id).cloned();
+        Some((sel, before))
+    }
+
+    /// Lets a live folder that was written to a moment ago rest before it is copied from, so that
+    /// [`Self::settle`] sees a change that is taken back meanwhile.
+    fn let_rest(&self, task: &Task<'_>, input: usize, tree: Tree, cx: &TaskCx<'_>) {
+        let Some((_, Some((_, moment)))) = self.looked_at(task, input, tree) else { return };
+        let now = i64::try_from(cx.clock.now().0).unwrap_or(i64::MAX);
+        let left = u64::try_from(moment.settles_at().saturating_sub(now)).unwrap_or(0);
+        let left = Duration::from_nanos(left);
+        // Longer than any clock's tick: times of the future, which waiting does not reach.
+        if left <= MAX_REST {
+            std::thread::sleep(left);
+        }
+    }
+
     /// Looks again at what of a live folder is in the key of a task that has read it by now. When it
     /// changed, its result must not be remembered under the key.
     fn settle(
@@ -231,15 +269,9 @@ impl<'a> LocalWorker<'a> {
         tree: Tree,
         cx: &TaskCx<'_>,
     ) -> Result<(), TaskError> {
-        let Tree::Context(n) = tree else { return Ok(()) };
-        let sel = match task.op.keying(InputIndex(input as u32)) {
-            Keying::Ignored => return Ok(()),
-            Keying::Chain => Selector::all(),
-            Keying::Content(sel) => sel,
-        };
-        let id = (n, selector_digest(&sel));
-        let before = self.looked.lock().unwrap_or_else(|e| e.into_inner()).get(&id).copied();
-        if before.is_some_and(|d| self.look(tree, &sel, cx).is_ok_and(|now| now.0.digest() == d)) {
+        let Some((sel, before)) = self.looked_at(task, input, tree) else { return Ok(()) };
+        let same = |b| self.look(tree, &sel, cx).is_ok_and(|(s, _)| (s.digest(), s.moment()) == b);
+        if before.is_some_and(same) {
             return Ok(());
         }
         self.flight.unsettle(task.key);
@@ -346,11 +378,12 @@ impl Worker for LocalWorker<'_> {
     fn digest(&self, of: Tree, sel: &Selector, cx: &TaskCx<'_>) -> Result<TreeDigest, TaskError> {
         let (scan, rules) = self.look(of, sel, cx)?;
         let digest = scan.digest();
-        self.files.saw(sel, digest, scan, rules);
         if let Tree::Context(n) = of {
             let id = (n, selector_digest(sel));
-            self.looked.lock().unwrap_or_else(|e| e.into_inner()).insert(id, digest);
+            let seen = (digest, scan.moment());
+            self.looked.lock().unwrap_or_else(|e| e.into_inner()).insert(id, seen);
         }
+        self.files.saw(sel, digest, scan, rules);
         Ok(digest)
     }
 }
@@ -373,6 +406,9 @@ impl LocalWorker<'_> {
             Op::Source(SourceOp::OciLayout(_)) => Err(unsupported("an OCI layout as a context")),
             Op::Exec(op) => self.exec(op, task, cx),
             Op::File(op) => {
+                for (n, tree) in task.inputs.iter().enumerate() {
+                    self.let_rest(task, n, *tree, cx);
+                }
                 let trees = ops::file::run(self, op, task, cx)?;
                 for (n, tree) in task.inputs.iter().enumerate() {
                     self.settle(task, n, *tree, cx)?;

@@ -1,6 +1,7 @@
 //! The cache never lies and never runs what it need not: random edits, each build compared with one
 //! that knows no cache. `RGRAPH_SOUNDNESS_EDITS` and `RGRAPH_SOUNDNESS_SEED` change the run.
 
+mod racing;
 mod random;
 mod world;
 

@@ -16,6 +16,7 @@
 mod digest;
 mod layers;
 mod list;
+mod moment;
 mod resolve;
 mod stat_cache;
 mod walk;
@@ -32,6 +33,7 @@ use walk::{Entry, Filter, walk};
 
 pub use layers::layers_changed;
 pub use list::{FileList, MAX_FILES};
+pub use moment::Moment;
 pub use stat_cache::{FileDigest, MemoryStatCache, Stamp, StatCache, StatCacheError};
 pub use walk::Kind;
 
@@ -79,6 +81,8 @@ pub struct Scan {
     parts: Vec<Vec<Pick>>,
     owner: bool,
     mode: bool,
+    /// Of what was passed on the way to it.
+    ways: Vec<Stamp>,
 }
 
 /// One thing that a selected path picked, with all below it.
@@ -154,7 +158,7 @@ fn scan_with(
     }
     let entries = parts.iter_mut().flatten().flat_map(|p: &mut Pick| &mut p.entries);
     digest::hash_files(&tree, entries, cache)?;
-    Ok(Scan { parts, owner: sel.owner, mode: sel.mode })
+    Ok(Scan { parts, owner: sel.owner, mode: sel.mode, ways: tree.into_ways() })
 }
 
 /// The digest of what `sel` picks; see [`scan`].

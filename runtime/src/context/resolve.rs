@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
 
 use rgraph_ir::pattern::{Glob, PatternSet};
 use rustix::fs::{
@@ -15,6 +16,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::ContextError;
+use super::stat_cache::Stamp;
 use super::walk::Kind;
 
 /// Most links on one way, as in the kernel.
@@ -27,6 +29,9 @@ pub(super) const WANT: StatxFlags = StatxFlags::BASIC_STATS;
 pub(super) struct Tree<'a> {
     root: BorrowedFd<'a>,
     pub ignore: Option<&'a PatternSet>,
+    /// Links that were followed and folders whose names were matched: no entries, yet another one
+    /// in their place leads elsewhere.
+    ways: Mutex<Vec<Stamp>>,
 }
 
 /// A real path and what is there.
@@ -51,7 +56,16 @@ pub(super) fn is_absent(e: Errno) -> bool {
 
 impl<'a> Tree<'a> {
     pub fn new(root: BorrowedFd<'a>, ignore: Option<&'a PatternSet>) -> Self {
-        Self { root, ignore }
+        Self { root, ignore, ways: Mutex::default() }
+    }
+
+    fn pass(&self, stat: &Statx) {
+        self.ways.lock().unwrap_or_else(PoisonError::into_inner).push(Stamp::of(stat));
+    }
+
+    /// What was passed on the way to what was found.
+    pub fn into_ways(self) -> Vec<Stamp> {
+        self.ways.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Opens a real path. A link anywhere on it (it changed since) is `ELOOP`.
@@ -124,6 +138,7 @@ impl<'a> Tree<'a> {
             match link {
                 Some(target) if follow || !todo.is_empty() => {
                     links += 1;
+                    self.pass(&stat);
                     // A link that ignore rules hide leads nowhere.
                     let hidden = self.ignore.is_some_and(|i| i.matches_or_parent(&here));
                     if links > MAX_LINKS || hidden {
@@ -190,6 +205,7 @@ impl<'a> Tree<'a> {
     fn names(&self, path: &[u8]) -> Result<Vec<(Vec<u8>, FileType)>, ContextError> {
         match self.resolve(path, true)? {
             Some(f) if Kind::of(&f.stat) == Kind::Dir && !self.hides_all(&f.real) => {
+                self.pass(&f.stat);
                 let dir = self.open(&f.real, OFlags::RDONLY | OFlags::DIRECTORY);
                 let names = dir.and_then(|dir| names(&dir));
                 names.map_err(|e| ContextError::read(&f.real, e))

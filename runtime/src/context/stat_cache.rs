@@ -12,6 +12,8 @@ use std::sync::Mutex;
 use rustix::fs::Statx;
 
 /// A tick of the kernel's clock is 10 ms at most.
+pub(super) const TICK_NS: i64 = 12_000_000;
+/// A few of them.
 const REST_NS: i64 = 50_000_000;
 /// File systems that keep whole seconds (or two, as FAT does).
 const COARSE_REST_NS: i64 = 2_000_000_000;
@@ -21,7 +23,7 @@ const COARSE_REST_NS: i64 = 2_000_000_000;
 pub struct FileDigest(pub [u8; 32]);
 
 /// By what a file is recognised.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Stamp {
     /// Device.
     pub dev: u64,
@@ -53,9 +55,17 @@ impl Stamp {
     /// first byte was read) for its stamp to stand for its content.
     pub fn is_settled(&self, read_at: i64) -> bool {
         let newest = self.ctime.max(self.mtime);
-        let coarse = self.ctime % 1_000_000_000 == 0;
-        let rest = if coarse { COARSE_REST_NS } else { REST_NS };
+        let rest = if self.is_coarse() { COARSE_REST_NS } else { REST_NS };
         newest.saturating_add(rest) <= read_at
+    }
+
+    /// How long two writes may have the same change time.
+    pub(super) fn tick(&self) -> i64 {
+        if self.is_coarse() { COARSE_REST_NS } else { TICK_NS }
+    }
+
+    fn is_coarse(&self) -> bool {
+        self.ctime % 1_000_000_000 == 0
     }
 }
 

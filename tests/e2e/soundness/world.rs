@@ -122,9 +122,9 @@ impl World {
             7 => copy(format!("COPY *.txt /{o}/"), &[TOP]),
             8 => copy(format!("COPY src/*.t?t lib/[m-n].c /{o}/"), &["src", "lib"]),
             9 => copy(format!("ADD lib/m.c src/link /{o}/"), &["lib/m.c", "src"]),
-            10 => run(format!("find /o* 2>/dev/null | sort > /{o}")),
+            10 => run(format!("find /o* 2>/dev/null | sort > /tmp/x; mv /tmp/x /{o}")),
             11 => run(format!(
-                "find /o* -type f 2>/dev/null | sort | xargs cat /dev/null | md5sum > /{o}"
+                "find /o* -type f 2>/dev/null | sort | xargs cat /dev/null | md5sum > /tmp/x; mv /tmp/x /{o}"
             )),
             12 => run(format!("rm -rf {}; echo gone > /{o}", self.made(stage, r))),
             13 => run(format!("cp -a {} /{o}; chown -R 7:8 /{o}", self.made(stage, r))),
@@ -175,9 +175,9 @@ impl World {
                 out.push('\n');
             }
         }
-        // Whatever the last stage takes, all of them are built.
+        // All stages count, without what they have of the base.
         let all: String =
-            (0..self.stages.len()).map(|n| format!("COPY --from=s{n} / /all{n}/\n")).collect();
+            (0..self.stages.len()).map(|n| format!("COPY --from=s{n} /o* /tmp /s{n}/\n")).collect();
         out + "FROM scratch\n" + &all
     }
 
