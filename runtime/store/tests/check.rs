@@ -275,3 +275,26 @@ fn rows_and_files_are_of_the_same_writer() {
         assert_eq!(r.left(), 0, "round {round}: {r:?}");
     }
 }
+
+/// Killed between the file and the row of a tag that moves: no damage, and it is not for prune to
+/// take the file of a name that is there.
+#[test]
+fn a_tag_that_was_interrupted_is_no_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("state");
+    let (_, manifest) = filled(&root);
+    let s = open(&root).unwrap();
+    let path = s.layout().ref_file("app");
+    let before = fs::read(&path).unwrap();
+    let other = s.put_blob(b"another manifest").unwrap().digest.into();
+    s.tag("app", &ImageRef { manifest: other }).unwrap();
+    let ahead = fs::read(&path).unwrap();
+    s.tag("app", &ImageRef { manifest }).unwrap();
+    assert_eq!(fs::read(&path).unwrap(), before);
+    fs::write(&path, &ahead).unwrap();
+    let r = s.check(true, false).unwrap();
+    assert!(texts(&r).contains(&"record of tag app is not referenced".to_owned()), "{r:?}");
+    assert_eq!((r.left(), path.exists()), (0, true));
+    assert_eq!(s.check(true, true).unwrap().left(), 0);
+    assert_eq!(fs::read(&path).unwrap(), before, "the name means what the index says");
+}

@@ -3,6 +3,7 @@
 
 mod records;
 
+use std::collections::BTreeSet;
 use std::collections::HashSet;
 use std::fmt;
 use std::path::PathBuf;
@@ -158,6 +159,9 @@ impl Store {
             })?,
             ..Inventory::default()
         };
+        let tags: BTreeSet<String> = session.read("list tags", |c| {
+            c.prepare("SELECT name FROM tags")?.query_map([], |r| r.get(0))?.collect()
+        })?;
         let name = |p: &PathBuf| p.file_name().unwrap_or_default().to_string_lossy().into_owned();
         for path in list(&l.blobs()) {
             match BlobDigest::from_hex(&name(&path)) {
@@ -175,7 +179,8 @@ impl Store {
             let manifest = read_record::<ImageFile>(&path).map(|f| f.manifest);
             let known = match (manifest, read_record::<RefFile>(&path)) {
                 (Some(m), _) => w.images.iter().any(|i| i.manifest == *m.as_bytes()),
-                (_, Some(f)) => w.tags.contains(f.manifest.as_bytes()),
+                // Whether it says what the index says is looked at there.
+                (_, Some(f)) => tags.contains(&f.name),
                 // What cannot be read is damage of a name, and is found there.
                 (None, None) => true,
             };

@@ -133,15 +133,22 @@ impl Store {
                 continue;
             }
             let path = self.layout().ref_file(&t.name);
-            let good = read_whole_record::<RefFile>(&path)
-                .is_some_and(|f| f.name == t.name && f.manifest == t.manifest);
+            let file = read_whole_record::<RefFile>(&path).filter(|f| f.name == t.name);
+            let good = file.as_ref().is_some_and(|f| f.manifest == t.manifest);
             if !good {
+                // The file comes before the row. A process that was killed in between leaves one
+                // that names an image of this store: no damage.
+                let ahead = match file {
+                    Some(f) => self.has_row("blobs", "digest", f.manifest.as_bytes().as_slice())?,
+                    None => false,
+                };
+                let kind = if ahead { Kind::Unreferenced } else { Kind::Damaged };
                 if repair {
                     let (name, manifest) = (t.name.clone(), t.manifest);
                     let file = RefFile { format: RECORD_FORMAT, name, manifest };
                     self.write_record(&path, &file, true)?;
                 }
-                report.add(format!("record of tag {}", t.name), Kind::Damaged, repair);
+                report.add(format!("record of tag {}", t.name), kind, repair);
             }
         }
         for row in self.images()? {
