@@ -235,9 +235,9 @@ impl<'a> Reporter<'a> {
         } else {
             writeln!(self.out, "{tag}: {}", harmless(&chain_text(e)))?;
         }
-        if let Some(help) = &e.help {
+        if let Some(help) = e.help.clone().or_else(|| remedy(&chain_text(e))) {
             let tag = self.paint("\x1b[36m", "help");
-            writeln!(self.out, "{tag}: {}", harmless(help))?;
+            writeln!(self.out, "{tag}: {}", harmless(&help))?;
         }
         if e.kind == ErrorKind::Internal {
             writeln!(self.out, "{PLEASE_REPORT}")?;
@@ -256,6 +256,11 @@ impl<'a> Reporter<'a> {
     }
 
     fn draw(&mut self, d: &Diagnostic, map: &SourceMap) -> io::Result<()> {
+        let helped = match &d.help {
+            None => remedy(&d.message).map(|help| Diagnostic { help: Some(help), ..d.clone() }),
+            Some(_) => None,
+        };
+        let d = helped.as_ref().unwrap_or(d);
         writeln!(self.out, "{}", drawing::draw(d, map, self.style.colours)?)
     }
 }
@@ -283,6 +288,15 @@ fn causes(e: &(dyn StdError + 'static)) -> Vec<String> {
 /// An error and its causes in one sentence: `pulling x: connecting: connection refused`.
 pub fn chain_text(e: &(dyn StdError + 'static)) -> String {
     std::iter::once(e.to_string()).chain(causes(e)).collect::<Vec<_>>().join(": ")
+}
+
+/// What to do about a cause that lies in the machine. By its text: causes come from everywhere, and
+/// from other processes as text.
+fn remedy(chain: &str) -> Option<String> {
+    chain.contains("oo many open files").then(|| {
+        "raise the limit of open files (`ulimit -n`), or run fewer steps at once (`--jobs`)"
+            .to_owned()
+    })
 }
 
 /// Says whether a thread has panicked since [`install_panic_hook`].

@@ -166,12 +166,15 @@ impl Build<'_> {
         warn();
         let ports = Ports { worker: &worker, cache: &cache, clock: &clock };
         check_sources(request, &worker, &clock, cancel)?;
+        let (usual, most) = (Policy::default(), Host::tasks_at_once());
         let mut policy = Policy {
-            exec: request.jobs.unwrap_or(Policy::default().exec),
+            exec: request.jobs.unwrap_or(usual.exec).min(most),
+            fetch: usual.fetch.min(most),
+            cpu: usual.cpu.min(most),
             place: request.place.clone(),
             args: request.args.clone(),
             ttl: request.cache_ttl,
-            ..Policy::default()
+            ..usual
         };
         let snapshots = Snapshots::new(store, host, &providers, lease);
         let mut attempts = 0;

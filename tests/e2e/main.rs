@@ -13,6 +13,7 @@ mod crash;
 mod errors;
 mod explain;
 mod graph;
+mod host;
 mod layers;
 mod limits;
 mod registry;

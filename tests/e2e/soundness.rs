@@ -2,14 +2,14 @@
 //! that knows no cache. `RGRAPH_SOUNDNESS_EDITS` and `RGRAPH_SOUNDNESS_SEED` change the run.
 
 mod racing;
-mod random;
+pub mod random;
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use random::{Random, setting};
-use rgraph_tests::{Case, Entry, Run, need, unpack_tar};
+use random::Random;
+use rgraph_tests::{Case, Entry, Run, need, setting, unpack_tar};
 use world::World;
 
 /// All of a tree but its times.
@@ -109,7 +109,7 @@ fn walk(seed: u64, edits: u64) -> Counts {
             return counts;
         }
         let broken = tree.is_none() && before.is_some();
-        let last = std::mem::replace(&mut before, Some(world.clone()));
+        let last = before.replace(world.clone());
         if let Some(last) = last.filter(|_| broken || r.chance(5)) {
             name = format!("undo of {name}");
             world = last;

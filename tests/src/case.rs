@@ -229,6 +229,21 @@ impl Case {
         self.start(args).finish()
     }
 
+    /// Runs a command that may have few files open at once.
+    pub fn rgraph_with_files<S: AsRef<OsStr>>(&self, most: u32, args: &[S]) -> Run {
+        let inner = self.command(args);
+        let mut c = Command::new("/bin/sh");
+        c.args(["-c", &format!("ulimit -n {most} && exec \"$0\" \"$@\"")])
+            .arg(inner.get_program())
+            .args(inner.get_args())
+            .envs(inner.get_envs().filter_map(|(k, v)| Some((k, v?))))
+            .current_dir(self.dir())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        Background::new(c.spawn().expect("a shell")).finish()
+    }
+
     /// Arguments of a build of the context.
     pub fn build_args(&self, args: &[&str]) -> Vec<String> {
         let mut all = vec!["build".to_owned(), "--progress=plain".to_owned()];

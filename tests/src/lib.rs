@@ -11,9 +11,11 @@ mod image;
 mod needs;
 mod process;
 mod registry;
+mod setting;
 
 pub use case::{BASE, Case, Run, base_tar, fixture};
 pub use image::{Entry, Image, Kind, Layer, unpack_tar};
 pub use needs::{Need, missing, shout};
 pub use process::{Background, has_process, mounts_below, wait_until};
 pub use registry::{Access, Registry};
+pub use setting::setting;

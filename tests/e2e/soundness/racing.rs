@@ -6,9 +6,9 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rgraph_tests::{Case, need};
+use rgraph_tests::{Case, need, setting};
 
-use super::random::{Random, setting};
+use super::random::Random;
 use super::world::set_time;
 
 /// What a build copies. Each is one of two texts: the small ones of one size, the large ones not.

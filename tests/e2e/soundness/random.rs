@@ -38,9 +38,3 @@ impl Random {
         [0o644, 0o600, 0o755, 0o640, 0o4755][self.below(5)]
     }
 }
-
-/// A number from the environment.
-pub fn setting(name: &str, default: u64) -> u64 {
-    let text = std::env::var(name).ok();
-    text.map_or(default, |t| t.parse().unwrap_or_else(|_| panic!("{name}={t} is no number")))
-}
