@@ -154,6 +154,97 @@ fn an_equal_result_cuts_the_rebuild_off() {
     );
 }
 
+/// The steps that ran; looking up a base is none.
+fn ran(run: &Run) -> Vec<String> {
+    let steps = run.steps().into_iter().filter(|(name, _)| !name.contains("] FROM "));
+    steps.filter(|(_, end)| end != "CACHED").map(|(name, _)| name).collect()
+}
+
+fn chain(first: &str) -> String {
+    let rest: String = (2..=10).map(|n| format!("RUN cat /1 > /{n}; echo {n} >> /{n}\n")).collect();
+    format!("FROM BASE\nRUN {first}\n{rest}")
+}
+
+#[test]
+fn the_first_of_ten_steps_edited_without_effect() {
+    need!(Root);
+    let case = Case::with_base();
+    case.dockerfile(&chain("echo 1 > /1"));
+    let before = case.image(&[]);
+    for first in ["echo 1   > /1", "echo 2 > /1; echo 1 > /1", "printf '1\\n' > /1"] {
+        case.dockerfile(&chain(first));
+        let run = case.build(&[]).ok();
+        assert_eq!(ran(&run).len(), 1, "{}", run.stderr);
+        assert_eq!(case.image(&[]).config["rootfs"], before.config["rootfs"], "{first}");
+    }
+    // With an effect, all of them run.
+    case.dockerfile(&chain("echo 3 > /1"));
+    assert_eq!(ran(&case.build(&[]).ok()).len(), 10);
+}
+
+/// Bases and stages that were made again and hold what they held: nothing on them runs, and the
+/// layers are those that were.
+#[test]
+fn equal_bases_and_stages_are_one() {
+    need!(Root);
+    let case = Case::with_base();
+    let users = "RUN cat /made > /1\nRUN cat /1 > /2\n";
+    let stages =
+        |made: &str, base: &str| format!("FROM {base} AS made\nRUN {made}\nFROM made\n{users}");
+    // Stages.
+    case.dockerfile(&stages("echo m > /made", "BASE"));
+    let first = case.build(&[]).ok();
+    case.dockerfile(&stages("echo m  >  /made", "BASE"));
+    let again = case.build(&[]).ok();
+    assert_eq!(ran(&again).len(), 1, "{}", again.stderr);
+    let image = |r: &Run| r.image();
+    // The text of the step is part of the image's history.
+    assert_ne!(image(&first), image(&again));
+    case.build(&["--no-cache-filter", "made"]).ok();
+    assert_eq!(image(&case.build(&[]).ok()), image(&again));
+    // Another name of the base, the same image.
+    case.rgraph(&["tag", rgraph_tests::BASE, "busybox:other"]).ok();
+    case.dockerfile(&stages("echo m  >  /made", "busybox:other"));
+    let other = case.build(&[]).ok();
+    other.all_cached();
+    assert_eq!(image(&other), image(&again));
+    // A base built again: without cache, and with another text of its step. It is another image, of
+    // another time.
+    let mut layers = Vec::new();
+    for (n, (text, flags)) in
+        [("echo b > /made", &[][..]), ("echo b > /made", &["--no-cache"]), ("echo  b > /made", &[])]
+            .into_iter()
+            .enumerate()
+    {
+        let name = format!("made:{n}");
+        case.dockerfile(&format!("FROM BASE\nRUN {text}\n"));
+        case.build(&[&["-t", &name], flags].concat()).ok();
+        case.dockerfile(&format!("FROM {name}\n{users}"));
+        let run = case.build(&[]).ok();
+        assert_eq!(ran(&run).len(), if n == 0 { 2 } else { 0 }, "{}", run.stderr);
+        layers.push(case.image(&[]).config["rootfs"].clone());
+    }
+    assert_eq!((&layers[0], &layers[0]), (&layers[1], &layers[2]));
+}
+
+#[test]
+fn an_unchanged_file_of_a_rebuilt_stage() {
+    need!(Root);
+    let case = Case::with_base();
+    let text = "FROM BASE AS made\nCOPY f /f\nRUN cat /f > /same; echo same > /same; mkdir /dir; cp /f /other\n\
+        FROM BASE\nCOPY --from=made /same /a\nCOPY --from=made /sam* /dir /d/\n\
+        RUN --mount=type=bind,from=made,source=/same,target=/m cat /m /a > /b\nRUN cat /b > /c\n";
+    case.file("f", "1\n").dockerfile(text);
+    let first = case.build(&[]).ok();
+    for n in 2..5 {
+        case.file("f", format!("{n}\n"));
+        let run = case.build(&[]).ok();
+        assert_eq!(ran(&run).len(), 2, "{}", run.stderr);
+        assert!(ran(&run).iter().all(|s| s.starts_with("[made")), "{}", run.stderr);
+        assert_eq!(run.image(), first.image());
+    }
+}
+
 const STEPS: &str = "FROM BASE AS a\nCOPY f /f\nRUN cat /f /f > /g\nFROM BASE\nCOPY --from=a /g /g\nRUN echo end > /end\n";
 
 /// Two roots with the very same base image.
