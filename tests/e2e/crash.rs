@@ -1,10 +1,14 @@
 //! Ends that nobody planned: nothing stays behind, and the next build is right.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rgraph_tests::{Case, Image, has_process, mounts_below, need, wait_until};
+use rgraph_tests::{Access, Case, Entry, Image, Registry};
+use rgraph_tests::{has_process, mounts_below, need, setting, wait_until};
 use rustix::process::Signal;
+
+use crate::soundness::random::Random;
 
 /// How long the last process of a step may outlive its builder.
 const SOON: Duration = Duration::from_secs(5);
@@ -120,4 +124,93 @@ fn kill_in_an_export() {
         .filter(|n| !["root", "context", "docker", "image.tar"].contains(&&n[..]))
         .collect();
     eprintln!("left beside the output by killed exports: {left:?}");
+}
+
+/// All of an image's files but their times.
+fn files(archive: &std::path::Path) -> BTreeMap<String, Entry> {
+    let files = Image::from_archive(archive).files().into_iter();
+    files.map(|(path, e)| (path, Entry { mtime: 0, ..e })).collect()
+}
+
+/// Pull, COPY, RUN, both exports and the cache, killed at random moments of them: in new roots and in
+/// one that is killed again and again. `RGRAPH_KILLS` and `RGRAPH_KILLS_SEED` change the run.
+#[test]
+fn kill_anywhere() {
+    need!(Root, Tool("docker-registry"));
+    let registry = Registry::start(Access::Open);
+    let name = registry.name("base:1");
+    let maker = Case::with_base();
+    maker.dockerfile("FROM BASE\nRUN dd if=/dev/urandom of=/big bs=1M count=4 2>/dev/null\n");
+    maker.build(&["--push", "-t", &name]).ok();
+    let mut r = Random(setting("RGRAPH_KILLS_SEED", 1));
+    let (home, marker) = (Case::new(), marker());
+    let cache = home.out("cache").display().to_string();
+    let start = |case: &Case, n: u64| {
+        for f in 0..30 {
+            case.file(&format!("d/{f}"), format!("{f} of {n}\n").repeat(300));
+        }
+        case.file(
+            "Dockerfile",
+            format!(
+                "FROM {name} AS a\nCOPY d /d\nRUN cat /d/* > /a; sleep 0.05; : {marker}\n\
+                 FROM {name}\nRUN for i in 1 2 3 4 5 6 7 8 9; do mkdir /$i; echo {n} > /$i/f; done\n\
+                 COPY --from=a /a /a\nRUN rm /big; cp -r /d /e 2>/dev/null; cat /a > /b\n"
+            ),
+        );
+        let out = format!("type=oci,dest={}", case.out("image.tar").display());
+        let to = format!("type=local,dest={cache},mode=max");
+        case.start(&case.build_args(&[
+            "-t",
+            "app",
+            "-o",
+            &out,
+            "-o",
+            "type=image",
+            "--cache-to",
+            &to,
+        ]))
+    };
+    let clean = |n: u64| {
+        let case = Case::new();
+        start(&case, n).finish().ok();
+        files(&case.out("image.tar"))
+    };
+    let began = Instant::now();
+    clean(u64::MAX);
+    let whole = usize::try_from(began.elapsed().as_micros()).expect("short");
+    let mut old = Case::new();
+    let mut killed = 0;
+    for n in 0..setting("RGRAPH_KILLS", 8) {
+        if r.chance(2) {
+            old = Case::new();
+        }
+        let run = start(&old, n);
+        let pause = Duration::from_micros(r.below(whole * 11 / 10) as u64);
+        std::thread::sleep(pause);
+        run.signal(Signal::KILL);
+        killed += u32::from(run.finish().code == 137);
+        nothing_left(&old, &marker);
+        let at = format!("kill {n}, after {pause:?} of {whole} us");
+        let archive = old.out("image.tar");
+        if archive.exists() {
+            assert!(files(&archive).contains_key("b"), "{at}: half an archive");
+        }
+        let check = old.rgraph(&["store", "check", "--read-data"]);
+        assert_eq!(check.code, 0, "{at}: {}{}", check.text(), check.stderr);
+        // Another root takes what the cache got, this one goes on.
+        let reader = Case::new();
+        let from = format!("type=local,src={cache}");
+        let context = old.context().display().to_string();
+        let dest = reader.out("image.tar");
+        let out = format!("type=oci,dest={}", dest.display());
+        reader.rgraph(&["build", "--cache-from", &from, "-o", &out, &context]).ok();
+        start(&old, n).finish().ok();
+        let want = clean(n);
+        assert!(files(&archive) == want, "{at}: the next build is another one");
+        assert!(files(&dest) == want, "{at}: the cache gave another one");
+        let check = old.rgraph(&["store", "check", "--read-data"]).ok();
+        assert!(check.text().contains("no damage found"), "{at}: {}", check.text());
+    }
+    eprintln!("{killed} builds killed before their end");
+    assert!(killed > 0, "every build was over before it was killed");
 }
