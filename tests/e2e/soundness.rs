@@ -128,7 +128,7 @@ fn walk(seed: u64, edits: u64) -> Counts {
 #[test]
 fn random_edits_give_what_a_build_without_cache_gives() {
     need!(Root);
-    let edits = setting("RGRAPH_SOUNDNESS_EDITS", 24);
+    let edits = setting("RGRAPH_SOUNDNESS_EDITS", 20);
     let seed = setting("RGRAPH_SOUNDNESS_SEED", 1);
     let c = walk(seed, edits);
     eprintln!(
