@@ -770,7 +770,7 @@ impl<'g> Machine<'g> {
         }
         self.canonical(v, earlier.unwrap_or(key));
         match earlier {
-            Some(earlier) if earlier != key && self.failure.is_none() => {
+            Some(earlier) if self.failure.is_none() => {
                 // The earlier result has the earlier times, so layers above stay what they were.
                 let n = &mut self.nodes[v.at()];
                 n.phase = Phase::Adopting;
