@@ -1,11 +1,14 @@
 //! PROP-03: any ignore file and any name are answered without panic; a list says of a folder's content
 //! what it says of the folder unless a later rule frees it; a name without wildcards matches itself.
 
-use rgraph_ir::pattern::{PatternSet, glob_match};
+use rgraph_ir::pattern::{PatternSet, clean, glob_match};
 
 /// Checks one file of rules and one name.
 pub fn holds(rules: &[u8], name: &str) {
     if let Ok(set) = PatternSet::parse(rules) {
+        // Lists are asked about cleaned names only.
+        let cleaned = clean(name);
+        let name = cleaned.trim_start_matches('/');
         let below = format!("{name}/x");
         if set.matches_or_parent(name) && !set.may_free_below(name) {
             assert!(set.matches_or_parent(&below), "{name:?}");
