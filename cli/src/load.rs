@@ -51,10 +51,12 @@ pub enum LoadError {
         line: usize,
     },
     /// Larger than such a file may be.
-    #[error("`{path}` is larger than {max} bytes")]
+    #[error("{path}:{line}: the file is larger than {max} bytes")]
     TooLarge {
         /// The file.
         path: String,
+        /// The line in which it becomes so.
+        line: usize,
         /// The limit.
         max: usize,
     },
@@ -232,7 +234,8 @@ fn bounded(name: &str, from: &mut dyn Read, max: usize) -> Result<Vec<u8>, LoadE
         .read_to_end(&mut bytes)
         .map_err(|source| LoadError::Read { path: name.to_owned(), source })?;
     if bytes.len() > max {
-        return Err(LoadError::TooLarge { path: name.to_owned(), max });
+        let line = 1 + bytes[..max].iter().filter(|b| **b == b'\n').count();
+        return Err(LoadError::TooLarge { path: name.to_owned(), line, max });
     }
     Ok(bytes)
 }

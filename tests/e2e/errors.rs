@@ -47,6 +47,14 @@ fn mistakes_in_the_file_name_line_and_neighbour() {
 }
 
 #[test]
+fn a_file_that_is_too_large_names_the_line_where_it_gets_so() {
+    let case = Case::new();
+    case.file("Dockerfile", format!("FROM scratch\nRUN {}\n", "a".repeat(17 << 20)));
+    let run = case.rgraph(&["graph", "--offline", "context"]);
+    run.fails(1, &["Dockerfile:2: the file is larger than"]);
+}
+
+#[test]
 fn a_wildcard_that_matches_nothing_is_warned_about() {
     need!(Root);
     let case = Case::with_base();
