@@ -1,7 +1,7 @@
 //! Patterns of `${v#p}` and `${v/p/r}`: `*`, `?`, and `\` before `*`, `?`, `\`, `/`, `}`.
 
 /// Most steps one match may take (pattern length times text length).
-const MAX_WORK: usize = 1 << 26;
+const MAX_WORK: usize = 1 << 24;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Token {
@@ -97,21 +97,52 @@ impl Pattern {
         Ok(left.chars().rev().collect())
     }
 
-    /// The first match at or after `from`, as long as possible.
+    /// The first match at or after `from`, as long as possible. One pass: of each place in the pattern
+    /// only the earliest start that leads there counts, since all go on alike.
     fn find(&self, text: &[char], from: usize) -> Option<(usize, usize)> {
-        let first = self.tokens.first();
-        (from..=text.len())
-            .filter(|i| match first {
-                Some(Token::Char(c)) => text.get(*i) == Some(c),
-                _ => true,
-            })
-            .find_map(|i| Self::prefix(&self.tokens, &text[i..], true).map(|n| (i, i + n)))
+        let end = self.tokens.len();
+        let mut starts: Vec<Option<usize>> = vec![None; end + 1];
+        let mut next = starts.clone();
+        let mut best: Option<(usize, usize)> = None;
+        for i in from..=text.len() {
+            if best.is_none() && starts[0].is_none() {
+                starts[0] = Some(i);
+            }
+            // A star may match nothing.
+            for (at, t) in self.tokens.iter().enumerate() {
+                if *t == Token::Star {
+                    starts[at + 1] = earlier(starts[at + 1], starts[at]);
+                }
+            }
+            if let Some(start) = starts[end].filter(|s| best.is_none_or(|(b, _)| *s <= b)) {
+                best = Some((start, i));
+            }
+            let Some(c) = text.get(i) else { break };
+            next.fill(None);
+            let mut alive = best.is_none();
+            for (at, t) in self.tokens.iter().enumerate() {
+                // What starts behind the best match is of no use.
+                let start = starts[at].filter(|s| best.is_none_or(|(b, _)| *s <= b));
+                let to = match t {
+                    Token::Char(x) if x == c => at + 1,
+                    Token::One if *c != '\n' => at + 1,
+                    Token::Star if *c != '\n' => at,
+                    _ => continue,
+                };
+                next[to] = earlier(next[to], start);
+                alive |= start.is_some();
+            }
+            if !alive {
+                break;
+            }
+            std::mem::swap(&mut starts, &mut next);
+        }
+        best
     }
 
     pub(super) fn replace(&self, text: &str, with: &str, all: bool) -> Result<String, String> {
         let chars: Vec<char> = text.chars().collect();
-        // Every position may be tried, each costs the rest of the text.
-        self.afford(chars.len().saturating_mul(chars.len()))?;
+        self.afford(chars.len())?;
         let mut out = String::new();
         let (mut copied, mut at) = (0, 0);
         while at <= chars.len() {
@@ -135,6 +166,13 @@ impl Pattern {
         }
         out.extend(&chars[copied..]);
         Ok(out)
+    }
+}
+
+fn earlier(a: Option<usize>, b: Option<usize>) -> Option<usize> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
     }
 }
 
@@ -204,6 +242,16 @@ mod tests {
         ] {
             assert_eq!(Pattern::trim_end(p, text, longest).ok().as_deref(), want, "{p}");
         }
+    }
+
+    #[test]
+    fn long_values_are_no_matter() {
+        let long = "x".repeat(60_000);
+        let all = |p: &str| Pattern::parse(p).unwrap().replace(&long, "-", true).unwrap();
+        assert_eq!(all("?"), "-".repeat(60_000));
+        assert_eq!(all("x*y"), long);
+        assert_eq!(all("x*"), "-");
+        assert_eq!(all("*?x"), "-");
     }
 
     #[test]
