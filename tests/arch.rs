@@ -37,7 +37,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 
 /// What the pure packages may use of other people's: values and functions, no world.
 const PURE: &[(&str, &[&str])] = &[
-    ("rgraph-ir", &["blake3", "sha2", "serde", "petgraph"]),
+    ("rgraph-ir", &["blake3", "foldhash", "sha2", "serde", "petgraph"]),
     ("rgraph-llb", &["prost", "sha2", "thiserror"]),
     ("rgraph-frontend", &["nom", "thiserror"]),
     ("rgraph-solver", &["thiserror"]),

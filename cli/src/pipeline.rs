@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use rgraph_frontend::ast::Kind;
+use rgraph_frontend::ast::{Dockerfile, Kind};
 use rgraph_frontend::{Facts, LowerOptions, Lowered, Lowering, NoCache, Query, lower, parse};
 use rgraph_ir::request::BuildRequest;
 use rgraph_ir::{BuildPlan, Diagnostic, Severity, SourceMap};
@@ -33,6 +33,8 @@ pub struct Compiled {
     pub place: String,
     /// Names of build arguments.
     pub args: BTreeSet<String>,
+    /// What the plan was made of. Goes when all goes: to take a large tree apart costs time.
+    _ast: Dockerfile,
 }
 
 /// Why there is no plan.
@@ -113,11 +115,12 @@ pub fn compile(opts: &BuildOptions, answers: &Answers<'_>) -> Result<Compiled, C
         contexts: loaded.contexts,
         place: place(opts),
         args: arg_names(opts, &parsed.ast),
+        _ast: parsed.ast,
     })
 }
 
 /// A filter that names no stage would do nothing, in silence.
-fn known_stages(filter: &[String], ast: &rgraph_frontend::ast::Dockerfile) -> Result<(), CliError> {
+fn known_stages(filter: &[String], ast: &Dockerfile) -> Result<(), CliError> {
     let names: Vec<&str> = ast.stages.iter().filter_map(|s| s.name.as_deref()).collect();
     for wanted in filter {
         let number = wanted.parse::<usize>().is_ok_and(|n| n < ast.stages.len());
@@ -153,7 +156,7 @@ pub fn dockerfile(opts: &BuildOptions) -> PathBuf {
 
 /// Names that `ARG` declares or the caller gives, but for those that `ENV` sets: steps see the
 /// latter's value.
-fn arg_names(opts: &BuildOptions, ast: &rgraph_frontend::ast::Dockerfile) -> BTreeSet<String> {
+fn arg_names(opts: &BuildOptions, ast: &Dockerfile) -> BTreeSet<String> {
     let of_stages = ast.stages.iter().flat_map(|s| &s.instructions);
     let mut names: BTreeSet<String> = opts.build_args.keys().cloned().collect();
     for i in ast.global_args.iter().chain(of_stages.clone()) {

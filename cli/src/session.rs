@@ -34,7 +34,9 @@ pub fn registries(env: &Environment, insecure: &[String]) -> LazyRegistry {
     )
 }
 
-/// Turns the first SIGINT or SIGTERM into a cancelled build, and ends at once with the second.
+/// Turns the first SIGINT or SIGTERM into a cancelled build, and ends at once with the second. The
+/// default watches nothing.
+#[derive(Default)]
 pub struct Signals {
     got: Arc<AtomicI32>,
 }

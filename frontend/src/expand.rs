@@ -91,6 +91,10 @@ pub struct ExpandError {
 
 /// Expands `word` with the values of `env`.
 pub fn expand(word: &str, env: &dyn Lookup, mode: Mode) -> Result<Expanded, ExpandError> {
+    if is_plain(word, mode.escape) && !word.contains(char::is_whitespace) {
+        let words = if word.is_empty() { Vec::new() } else { vec![word.to_owned()] };
+        return Ok(Expanded { text: word.to_owned(), words, ..Expanded::default() });
+    }
     let mut lexer = Lexer {
         rest: word,
         env,

@@ -173,10 +173,6 @@ digest_type!(
     ConfigDigest, "sha256", sha256
 );
 digest_type!(
-    /// Names a vertex by its op and inputs, valid within one run only.
-    OpDigest, "blake3", blake3
-);
-digest_type!(
     /// Names a result across runs and machines.
     CacheKey, "blake3", blake3
 );

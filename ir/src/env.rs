@@ -1,6 +1,7 @@
 //! Ordered environments that share structure.
 
 use std::collections::HashSet;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use crate::fields::{FieldVisitor, KeyFields, KeyHasher, Value};
@@ -154,6 +155,12 @@ impl PartialEq for Env {
 }
 
 impl Eq for Env {}
+
+impl Hash for Env {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.digest().hash(state);
+    }
+}
 
 impl std::fmt::Debug for Env {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -6,7 +6,6 @@
 //! every struct is opened and closed. [`KEY_VERSION`] enters every key; change it whenever an encoding changes.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
 
 use crate::digest::to_hex;
 
@@ -100,7 +99,9 @@ impl dyn FieldVisitor + '_ {
 /// Hashes a description with blake3. Descriptions are many short pieces, so they are gathered before
 /// they are hashed; most fit into one go.
 pub struct KeyHasher {
-    gathered: Vec<u8>,
+    gathered: [u8; GATHER],
+    /// How much of it is filled.
+    len: usize,
     /// What came before `gathered`, in a description longer than [`GATHER`].
     before: Option<Box<blake3::Hasher>>,
 }
@@ -111,7 +112,7 @@ const GATHER: usize = 1024;
 impl KeyHasher {
     /// A hasher in `domain` ("op", "key", ...): equal descriptions in two domains differ.
     pub fn new(domain: &str) -> Self {
-        let mut this = Self { gathered: Vec::with_capacity(GATHER), before: None };
+        let mut this = Self { gathered: [0; GATHER], len: 0, before: None };
         this.raw(b"rgraph");
         this.raw(&KEY_VERSION.to_le_bytes());
         this.bytes(b'd', domain.as_bytes());
@@ -119,35 +120,41 @@ impl KeyHasher {
     }
 
     fn raw(&mut self, b: &[u8]) {
-        if self.gathered.len() + b.len() > GATHER {
+        if self.len + b.len() > GATHER {
             let hash = self.spill();
             if b.len() > GATHER {
                 hash.update(b);
                 return;
             }
         }
-        self.gathered.extend_from_slice(b);
+        self.gathered[self.len..self.len + b.len()].copy_from_slice(b);
+        self.len += b.len();
+    }
+
+    fn byte(&mut self, b: u8) {
+        self.gathered[self.len] = b;
+        self.len += 1;
     }
 
     fn spill(&mut self) -> &mut blake3::Hasher {
         let hash = self.before.get_or_insert_default();
-        hash.update(&self.gathered);
-        self.gathered.clear();
+        hash.update(&self.gathered[..self.len]);
+        self.len = 0;
         hash
     }
 
     /// `tag` and a length. Byte by byte: most lengths are one, and a copy costs a call.
     fn head(&mut self, tag: u8, len: usize) {
-        if self.gathered.len() + 11 > GATHER {
+        if self.len + 11 > GATHER {
             self.spill();
         }
-        self.gathered.push(tag);
+        self.byte(tag);
         let mut left = len as u64;
         while left >= 0x80 {
-            self.gathered.push(left as u8 | 0x80);
+            self.byte(left as u8 | 0x80);
             left >>= 7;
         }
-        self.gathered.push(left as u8);
+        self.byte(left as u8);
     }
 
     fn bytes(&mut self, tag: u8, b: &[u8]) {
@@ -157,9 +164,10 @@ impl KeyHasher {
 
     /// The 32 bytes.
     pub fn finish(self) -> [u8; 32] {
+        let rest = &self.gathered[..self.len];
         let hash = match self.before {
-            None => blake3::hash(&self.gathered),
-            Some(mut before) => before.update(&self.gathered).finalize(),
+            None => blake3::hash(rest),
+            Some(mut before) => before.update(rest).finalize(),
         };
         *hash.as_bytes()
     }
@@ -214,6 +222,7 @@ impl FieldPath {
     }
 
     /// Does something with the path of a member.
+    #[inline]
     pub fn at<T>(&mut self, name: &str, f: impl FnOnce(&str) -> T) -> T {
         let before = self.text.len();
         self.push(name);
@@ -230,10 +239,28 @@ impl FieldPath {
             }
             self.text.push_str(name);
         } else if let Some((_, n)) = self.open.last_mut() {
-            let _ = write!(self.text, "[{n}]");
+            self.text.push('[');
+            push_number(&mut self.text, *n as u64);
+            self.text.push(']');
             *n += 1;
         }
     }
+}
+
+/// Appends the decimal digits of a number. Formatting by `fmt` costs more than all else that is done
+/// with most of them.
+pub fn push_number(out: &mut String, mut n: u64) {
+    let mut digits = [0u8; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (n % 10) as u8;
+        n /= 10;
+        if n == 0 {
+            break;
+        }
+    }
+    out.push_str(std::str::from_utf8(&digits[at..]).unwrap_or_default());
 }
 
 impl Value<'_> {

@@ -4,10 +4,12 @@
 //! order and no cycle can be written; two equal definitions are one vertex; nothing is removed.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::BuildHasher;
 use std::sync::Arc;
 
-use crate::digest::OpDigest;
-use crate::fields::{FieldVisitor, KeyHasher, Value};
+use foldhash::quality::RandomState;
+
 use crate::meta::VertexMeta;
 use crate::op::Op;
 use crate::platform::Platform;
@@ -50,14 +52,6 @@ pub struct Vertex {
     pub platform: Option<Arc<Platform>>,
     /// For people.
     pub meta: VertexMeta,
-    digest: OpDigest,
-}
-
-impl Vertex {
-    /// Names op, platform and inputs; equal only for equal definitions. Valid within one run.
-    pub fn op_digest(&self) -> OpDigest {
-        self.digest
-    }
 }
 
 /// A finished graph.
@@ -106,7 +100,10 @@ impl Graph {
 #[derive(Debug, Default)]
 pub struct GraphBuilder {
     graph: Graph,
-    known: HashMap<OpDigest, VertexId>,
+    /// Vertices by the hash of their definition, or by the next free number above it. The hash has a
+    /// key of its own in each process.
+    known: HashMap<u64, VertexId, RandomState>,
+    hasher: RandomState,
 }
 
 impl GraphBuilder {
@@ -121,8 +118,9 @@ impl GraphBuilder {
         self.known.reserve(n);
     }
 
-    /// Adds a vertex, or gives the one with an equal definition. A merged vertex keeps the first
-    /// one's name; it ignores the cache when any of them does, and has the shortest time to live.
+    /// Adds a vertex, or gives the one with an equal definition: op, inputs and platform. A merged
+    /// vertex keeps the first one's name; it ignores the cache when any of them does, and has the
+    /// shortest time to live.
     ///
     /// # Panics
     /// When an input was not made by this builder: a defect of the caller.
@@ -133,45 +131,25 @@ impl GraphBuilder {
         platform: Option<Arc<Platform>>,
         meta: VertexMeta,
     ) -> VertexId {
-        let digest = self.digest(&op, &inputs, platform.as_deref());
-        if let Some(&id) = self.known.get(&digest) {
-            let old = &mut self.graph.vertices[id.at()].meta;
-            old.ignore_cache |= meta.ignore_cache;
-            old.ttl = old.ttl.into_iter().chain(meta.ttl).min();
-            for s in meta.spans {
-                if !old.spans.contains(&s) {
-                    old.spans.push(s);
+        let next = VertexId(self.graph.vertices.len() as u32);
+        assert!(inputs.iter().all(|e| e.vertex < next), "an input of another graph");
+        let mut slot = self.hasher.hash_one((&op, &inputs, &platform));
+        loop {
+            let id = match self.known.entry(slot) {
+                Entry::Occupied(known) => *known.get(),
+                Entry::Vacant(free) => {
+                    free.insert(next);
+                    self.graph.vertices.push(Vertex { op, inputs, platform, meta });
+                    return next;
                 }
+            };
+            let old = &mut self.graph.vertices[id.at()];
+            if old.inputs == inputs && old.op == op && old.platform == platform {
+                merge(&mut old.meta, meta);
+                return id;
             }
-            return id;
+            slot = slot.wrapping_add(1);
         }
-        let id = VertexId(self.graph.vertices.len() as u32);
-        self.graph.vertices.push(Vertex { op, inputs, platform, meta, digest });
-        self.known.insert(digest, id);
-        id
-    }
-
-    fn digest(&self, op: &Op, inputs: &[Edge], platform: Option<&Platform>) -> OpDigest {
-        let mut h = KeyHasher::new("op");
-        let v: &mut dyn FieldVisitor = &mut h;
-        v.one("op", op);
-        if let Op::Exec(e) = op
-            && (e.proxy_env.is_some() || e.cgroup_parent.is_some())
-        {
-            // Definitions that differ only in what keys leave out are still two vertices.
-            v.str("unkeyed", &format!("{:?} {:?}", e.proxy_env, e.cgroup_parent));
-        }
-        v.open("inputs", inputs.len());
-        for e in inputs {
-            v.value("", Value::Digest(self.graph.vertices[e.vertex.at()].digest.as_bytes()));
-            v.int("output", e.output);
-        }
-        v.close();
-        match platform {
-            Some(p) => v.one("platform", p),
-            None => v.value("platform", Value::None),
-        }
-        OpDigest::from_bytes(h.finish())
     }
 
     /// The vertex of an id this builder gave.
@@ -182,6 +160,16 @@ impl GraphBuilder {
     /// The finished graph.
     pub fn finish(self) -> Graph {
         self.graph
+    }
+}
+
+fn merge(old: &mut VertexMeta, new: VertexMeta) {
+    old.ignore_cache |= new.ignore_cache;
+    old.ttl = old.ttl.into_iter().chain(new.ttl).min();
+    for s in new.spans {
+        if !old.spans.contains(&s) {
+            old.spans.push(s);
+        }
     }
 }
 

@@ -37,8 +37,8 @@ mod testkit;
 
 pub use diag::{Diagnostic, Label, Severity};
 pub use digest::{
-    BlobDigest, CacheKey, ChainId, ConfigDigest, DiffId, DigestError, ManifestDigest, OpDigest,
-    SnapshotId, TreeDigest,
+    BlobDigest, CacheKey, ChainId, ConfigDigest, DiffId, DigestError, ManifestDigest, SnapshotId,
+    TreeDigest,
 };
 pub use env::Env;
 pub use graph::{Edge, Graph, GraphBuilder, Vertex, VertexId};

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::ops::Range;
 use std::process::{Command, Stdio};
 use std::sync::atomic::AtomicU32;
+use std::sync::mpsc;
 
 use rgraph_ir::image_config::BaseHistory;
-use rgraph_ir::render;
+use rgraph_ir::render::{self, Json};
 use rgraph_ir::{BuildPlan, SourceMap, Target, VertexId};
 use rgraph_runtime::LocalBackend;
 use rgraph_runtime::builds::Journal;
@@ -92,21 +94,52 @@ fn draw(c: &Compiled, format: GraphFormat, style: &render::Style) -> Result<(), 
     match format {
         GraphFormat::Dot => print(render::dot(plan, map, style).as_bytes()),
         GraphFormat::Mermaid => print(render::mermaid(plan, map, style).as_bytes()),
-        GraphFormat::Json => {
-            let mut done = Ok(());
-            render::json(plan, map, style, &mut |piece| {
-                if done.is_ok() {
-                    done = print(piece.as_bytes());
-                }
-            });
-            done
-        }
+        GraphFormat::Json => json(&Json::new(plan, map, style)),
         GraphFormat::Llb => match &plan.targets[..] {
             [one] => print(&rgraph_llb::encode(&plan.graph, one.root).bytes),
             _ => Err(CliError::not_yet("`--format llb` of several platforms")),
         },
         GraphFormat::Svg => print(&svg(render::dot(plan, map, style).as_bytes())?),
     }
+}
+
+/// How many vertices are written in one go when two threads take turns.
+const GO: usize = 512;
+
+/// Writes the plan as JSON. Of a large one a second thread writes every other part.
+fn json(json: &Json<'_>) -> Result<(), CliError> {
+    let mut done = Ok(());
+    let mut out = |piece: &str| {
+        if done.is_ok() {
+            done = print(piece.as_bytes());
+        }
+    };
+    let environments = json.head(&mut out);
+    let goes: Vec<Range<usize>> =
+        (0..json.len()).step_by(GO).map(|at| at..json.len().min(at + GO)).collect();
+    std::thread::scope(|scope| {
+        let (texts, parts) = mpsc::sync_channel::<String>(2);
+        if goes.len() > 1 {
+            let (goes, environments) = (&goes, &environments);
+            scope.spawn(move || {
+                for go in goes.iter().skip(1).step_by(2) {
+                    let mut text = String::new();
+                    json.vertices(environments, go.clone(), &mut |piece| text.push_str(piece));
+                    if texts.send(text).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        for (n, go) in goes.iter().enumerate() {
+            match if n % 2 == 1 { parts.recv().ok() } else { None } {
+                Some(text) => out(&text),
+                None => json.vertices(&environments, go.clone(), &mut out),
+            }
+        }
+    });
+    json.tail(&mut out);
+    done
 }
 
 /// Graphviz draws; without it there is only the text.

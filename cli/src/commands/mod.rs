@@ -113,7 +113,11 @@ pub fn run(cli: Cli, env: Environment) -> Result<(), CliError> {
     let uid = rustix::process::geteuid().as_raw();
     let dirs = StateDirs::resolve(cli.root.as_deref(), &env, uid, &cwd)?;
     let cancel = CancelToken::new();
-    let signals = Signals::watch(&cancel);
+    let signals = match &cli.command {
+        // Nothing to clean up: a signal may end it at once.
+        Command::Graph(a) if a.build.offline && !a.cached => Signals::default(),
+        _ => Signals::watch(&cancel),
+    };
     let style = Style { colours, debug: cli.debug };
     let cx = Context { env, dirs, terminals, style, cancel, signals };
     let result = match cli.command {

@@ -1,7 +1,5 @@
 //! Layers: how many an image gets, and steps in a row that could be one.
 
-use std::collections::HashMap;
-
 use rgraph_ir::graph::GraphBuilder;
 use rgraph_ir::limits::{MAX_LAYERS, WARN_LAYERS};
 use rgraph_ir::op::{ExecOp, Op};
@@ -14,9 +12,16 @@ use crate::directive;
 /// From this many plain steps in a row on a warning.
 const CHAIN: usize = 3;
 
-/// Instructions by the place history knows them by.
-fn by_span(ast: &Dockerfile) -> HashMap<Span, &Instruction> {
-    ast.stages.iter().flat_map(|s| &s.instructions).map(|i| (i.span, i)).collect()
+/// Of a longer row no step is named and no merged form is written: nobody could read it, and no image
+/// can have it.
+const NAMED: usize = MAX_LAYERS;
+
+/// The instruction of a place in history. Stages and instructions stand in the order of their spans.
+fn at_span(ast: &Dockerfile, span: Span) -> Option<&Instruction> {
+    let stage = ast.stages.partition_point(|s| s.span.start <= span.start).checked_sub(1)?;
+    let list = &ast.stages[stage].instructions;
+    let at = list.partition_point(|i| i.span.start < span.start);
+    list.get(at).filter(|i| i.span == span)
 }
 
 /// One step of a row.
@@ -46,11 +51,10 @@ pub(crate) fn chained_runs(
     if !target.history.windows(2).any(|w| w.iter().all(|entry| exec(entry).is_some())) {
         return;
     }
-    let instructions = by_span(ast);
     let mut row: Vec<Link<'_>> = Vec::new();
     let mut before: Option<(Edge, &ExecOp)> = None;
     for entry in &target.history {
-        let link = entry.span.and_then(|s| instructions.get(&s)).and_then(|i| plain(i));
+        let link = entry.span.and_then(|s| at_span(ast, s)).and_then(plain);
         let (Some(link), Some((edge, op))) = (link, exec(entry)) else {
             report(&row, lint);
             row.clear();
@@ -120,6 +124,10 @@ fn report(row: &[Link<'_>], lint: &mut Lint) {
         return;
     };
     if d.span() != Some(first.span) || d.help.is_some() {
+        return;
+    }
+    if row.len() > NAMED {
+        d.help = Some("write them as a few, with `&&` between the commands".to_owned());
         return;
     }
     for link in &row[1..] {
@@ -219,10 +227,9 @@ pub(crate) fn limit(
 
 /// Rows of the same instruction, longest first, as what to merge.
 fn merge_help(target: &Target, ast: &Dockerfile, count: usize) -> String {
-    let instructions = by_span(ast);
     let mut rows: Vec<(&'static str, Vec<Span>)> = Vec::new();
     for h in target.history.iter().filter(|h| h.layer.is_some()) {
-        let Some(i) = h.span.and_then(|s| instructions.get(&s)) else { continue };
+        let Some(i) = h.span.and_then(|s| at_span(ast, s)) else { continue };
         let name = i.name();
         match rows.last_mut() {
             Some((last, spans)) if *last == name => spans.push(i.span),

@@ -1,6 +1,6 @@
 //! What stages stand on: images, folders, nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use rgraph_ir::image_config::{BaseImage, ImageConfig};
@@ -184,7 +184,7 @@ impl<'a> super::Cx<'a> {
                 continue;
             }
             if node.base_name == SCRATCH && node.named.is_none() {
-                let mut st = StageState::scratch(&self.platform);
+                let mut st = Box::new(StageState::scratch(&self.platform));
                 st.base.span = Some(node.span);
                 let node = &mut self.nodes[at];
                 node.dispatched = node.stage.is_none();
@@ -215,8 +215,19 @@ impl<'a> super::Cx<'a> {
         }
     }
 
-    fn resolve(&mut self, at: usize, reached: bool) -> Result<Option<StageState>, Box<Diagnostic>> {
+    fn resolve(
+        &mut self,
+        at: usize,
+        reached: bool,
+    ) -> Result<Option<Box<StageState>>, Box<Diagnostic>> {
         let node = &self.nodes[at];
+        let platform = node.platform.clone().unwrap_or_else(|| self.platform.clone());
+        if reached && node.named.is_none() {
+            let known = self.images.get(&node.base_name).and_then(|of| of.get(&platform));
+            if let Some(image) = known.cloned() {
+                return Ok(Some(self.image_stage(at, &image, &platform)));
+            }
+        }
         let (name, span) = (node.base_name.clone(), node.span);
         let at_base = node.stage.map_or(span, |s| s.base.span);
         let reference: Reference = name.parse().map_err(|e| {
@@ -233,7 +244,6 @@ impl<'a> super::Cx<'a> {
         if !reached {
             return Ok(None);
         }
-        let platform = node.platform.clone().unwrap_or_else(|| self.platform.clone());
         let paths = node.paths;
         if let Some((key, context)) = node.named.clone() {
             let st = self.load_named(&key, context, &platform, paths, span)?;
@@ -262,20 +272,37 @@ impl<'a> super::Cx<'a> {
                 st
             }));
         }
-        let mode = if self.opts.pull { ResolveMode::ForcePull } else { ResolveMode::Default };
         let query = Query::ImageConfig {
             reference: tagged,
             platform: Platform::clone(&platform).normalize(),
-            mode,
+            mode: self.resolve_mode(),
         };
         let Some(image) = self.fact(query, &name, at_base)? else { return Ok(None) };
+        let of_name = self.images.entry(name).or_default();
+        of_name.insert(platform.clone(), image.clone());
+        Ok(Some(self.image_stage(at, &image, &platform)))
+    }
+
+    fn resolve_mode(&self) -> ResolveMode {
+        if self.opts.pull { ResolveMode::ForcePull } else { ResolveMode::Default }
+    }
+
+    /// The first state of a stage that stands on `image`.
+    fn image_stage(
+        &mut self,
+        at: usize,
+        image: &BaseImage,
+        platform: &Arc<Platform>,
+    ) -> Box<StageState> {
         let line = format!("FROM {}", image.reference);
         let stage = self.nodes[at].stage;
         if let Some(stage) = stage {
-            self.lint_base_platform(stage, &name, &platform, &image.config.platform);
+            self.lint_base_platform(stage, at, platform, &image.config.platform);
         }
+        let mode = self.resolve_mode();
         let node = &mut self.nodes[at];
-        let display = node.counter.next(&line, false, None, &platform);
+        let span = node.span;
+        let display = node.counter.next(&line, false, None, platform);
         let meta = VertexMeta {
             name: display,
             command: Some(stage.map_or("", |s| s.text.as_str()).into()),
@@ -283,7 +310,7 @@ impl<'a> super::Cx<'a> {
             stage: stage.map(|_| node.label.clone()),
             ..VertexMeta::default()
         };
-        Ok(Some(self.image_state(&image, mode, &platform, meta, span)))
+        self.image_state(image, mode, platform, meta, span)
     }
 
     fn fact(
@@ -315,7 +342,7 @@ impl<'a> super::Cx<'a> {
         platform: &Arc<Platform>,
         meta: VertexMeta,
         span: Span,
-    ) -> StageState {
+    ) -> Box<StageState> {
         let source = SourceOp::Image(ImageSource { reference: image.reference.clone(), resolve });
         self.state_of(image, source, platform, meta, span)
     }
@@ -328,11 +355,11 @@ impl<'a> super::Cx<'a> {
         platform: &Arc<Platform>,
         meta: VertexMeta,
         span: Span,
-    ) -> StageState {
+    ) -> Box<StageState> {
         let empty = image.layers == 0 && image.history.iter().all(|h| h.empty_layer);
         let root = (!empty)
             .then(|| self.draft.add(Op::Source(source), Vec::new(), Some(platform.clone()), meta));
-        let mut st = StageState::on(root, image.config.clone(), platform);
+        let mut st = Box::new(StageState::on(root, image.config.clone(), platform));
         st.base = TargetBase {
             reference: Some(image.reference.clone()),
             layers: image.layers,
@@ -350,7 +377,7 @@ impl<'a> super::Cx<'a> {
         platform: &Arc<Platform>,
         paths: usize,
         span: Span,
-    ) -> Result<Option<(StageState, bool)>, Box<Diagnostic>> {
+    ) -> Result<Option<(Box<StageState>, bool)>, Box<Diagnostic>> {
         let err = |m: String| Box::new(Diagnostic::error("build-context", span, m));
         let meta = |what: &str| VertexMeta {
             name: format!("[context {key}] {what}"),
@@ -360,7 +387,7 @@ impl<'a> super::Cx<'a> {
         let plain = |root: Option<Ref>| {
             let mut image = ImageConfig::empty(Platform::clone(platform));
             image.config.working_dir = "/".to_owned();
-            let mut st = StageState::on(root, image, platform);
+            let mut st = Box::new(StageState::on(root, image, platform));
             st.default_path();
             st.base.span = Some(span);
             Ok(Some((st, false)))
@@ -373,11 +400,7 @@ impl<'a> super::Cx<'a> {
                 let query = Query::ImageConfig {
                     reference: parsed.to_string(),
                     platform: Platform::clone(platform).normalize(),
-                    mode: if self.opts.pull {
-                        ResolveMode::ForcePull
-                    } else {
-                        ResolveMode::Default
-                    },
+                    mode: self.resolve_mode(),
                 };
                 let Some(image) = self.fact(query, reference, span)? else { return Ok(None) };
                 let meta = meta(reference);
@@ -472,8 +495,9 @@ impl<'a> super::Cx<'a> {
         self.lint.warn(rule, stage.span, &stage.comments, message);
     }
 
-    fn lint_base_platform(&mut self, stage: &Stage, name: &str, want: &Platform, got: &Platform) {
+    fn lint_base_platform(&mut self, stage: &Stage, at: usize, want: &Platform, got: &Platform) {
         if want.os != got.os || want.architecture != got.architecture {
+            let name = &self.nodes[at].base_name;
             let message = format!(
                 "Base image {name} was pulled with platform \"{got}\", expected \"{want}\" for current build"
             );
@@ -484,7 +508,11 @@ impl<'a> super::Cx<'a> {
 
     /// Whether bases are names when nothing is given on the command line.
     pub(super) fn lint_default_bases(&mut self, defaults: &super::state::Vars) {
+        let mut fine = HashSet::new();
         for stage in &self.ast.stages {
+            if fine.contains(&stage.base.text) {
+                continue;
+            }
             let Ok(e) = expand(&stage.base.text, defaults, self.mode()) else { return };
             if e.text.parse::<Reference>().is_err() {
                 let message = format!(
@@ -493,6 +521,8 @@ impl<'a> super::Cx<'a> {
                 );
                 let rule = &rules::INVALID_DEFAULT_ARG_IN_FROM;
                 self.lint.warn(rule, stage.span, &[], message);
+            } else {
+                fine.insert(&stage.base.text);
             }
         }
     }

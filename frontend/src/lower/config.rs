@@ -275,9 +275,7 @@ impl Cx<'_> {
                     );
                     self.warn(step, &rules::JSON_ARGS_RECOMMENDED, message);
                 }
-                let mut args = st.shell();
-                args.push(text.join(" "));
-                args
+                st.shell(text.join(" "))
             }
         }
     }

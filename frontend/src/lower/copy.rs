@@ -68,6 +68,8 @@ impl Actions {
             required_paths: Vec::new(),
         };
         change(&mut copy);
+        // Nearly always the only one, and large.
+        self.list.reserve_exact(1);
         self.list.push(FileAction { base, kind: FileActionKind::Copy(Box::new(copy)) });
     }
 }

@@ -27,6 +27,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use rgraph_ir::graph::GraphBuilder;
+use rgraph_ir::image_config::BaseImage;
 use rgraph_ir::limits::MAX_CONFIG;
 use rgraph_ir::op::ProxyEnv;
 use rgraph_ir::{
@@ -150,11 +151,13 @@ struct Cx<'a> {
     draft: Draft,
     nodes: Vec<Node<'a>>,
     by_name: HashMap<String, usize>,
+    /// Base images that were looked up, by name as written and platform.
+    images: HashMap<String, HashMap<Arc<Platform>, Arc<BaseImage>>>,
     extra_nodes: bool,
     context: Ref,
     context_paths: usize,
     epoch: Option<i64>,
-    proxy: Option<ProxyEnv>,
+    proxy: Option<Arc<ProxyEnv>>,
     lint: Lint,
     /// What an outline is made of, when one is asked for.
     notes: Option<outline::Notes>,
@@ -191,7 +194,7 @@ impl<'a> Cx<'a> {
             build_args.entry("SOURCE_DATE_EPOCH".to_owned()).or_insert_with(|| epoch.to_string());
         }
         Ok(Self {
-            proxy: args::proxy(&build_args),
+            proxy: args::proxy(&build_args).map(Arc::new),
             ast,
             opts,
             facts,
@@ -201,8 +204,9 @@ impl<'a> Cx<'a> {
             globals: Vars::default(),
             declared: BTreeSet::new(),
             draft,
-            nodes: Vec::new(),
+            nodes: Vec::with_capacity(ast.stages.len()),
             by_name: HashMap::new(),
+            images: HashMap::new(),
             extra_nodes: false,
             context,
             context_paths,

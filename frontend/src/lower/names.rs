@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use rgraph_ir::Platform;
+use rgraph_ir::fields::push_number;
 
 use super::state::StageState;
 use crate::expand::{Lookup, Mode, expand, is_plain};
@@ -57,8 +58,12 @@ impl Counter {
             out.push_str(&self.stage);
             out.push(' ');
         }
-        let width = self.total.ilog10() as usize + 1;
-        let _ = write!(out, "{:>width$}/{}] ", self.at, self.total);
+        let digits = |n: usize| n.checked_ilog10().unwrap_or(0);
+        out.extend((digits(self.at)..digits(self.total)).map(|_| ' '));
+        push_number(&mut out, self.at as u64);
+        out.push('/');
+        push_number(&mut out, self.total as u64);
+        out.push_str("] ");
         if onbuild {
             out.push_str("ONBUILD ");
         }

@@ -1,6 +1,8 @@
 //! Paths inside images, as Go's `path` package and BuildKit's `util/system` treat them. They are text:
 //! nothing here looks at a disk.
 
+use std::borrow::Cow;
+
 pub(crate) use rgraph_ir::pattern::clean;
 
 /// Go's `path.Join` of two elements.
@@ -9,7 +11,7 @@ pub(crate) fn join(a: &str, b: &str) -> String {
         (true, true) => String::new(),
         (true, false) => clean(b),
         (false, true) => clean(a),
-        (false, false) => clean(&format!("{a}/{b}")),
+        (false, false) => clean(&[a, if a.ends_with('/') { "" } else { "/" }, b].concat()),
     }
 }
 
@@ -25,14 +27,14 @@ pub(crate) fn base(path: &str) -> &str {
     trimmed.rsplit('/').next().unwrap_or(trimmed)
 }
 
-fn slashes(path: &str, os: &str) -> String {
-    if os == "windows" { path.replace('\\', "/") } else { path.to_owned() }
+fn slashes<'a>(path: &'a str, os: &str) -> Cow<'a, str> {
+    if os == "windows" { Cow::Owned(path.replace('\\', "/")) } else { Cow::Borrowed(path) }
 }
 
 /// Without a drive letter; on Windows also cleaned.
-fn without_drive(path: &str, os: &str, keep_slash: bool) -> Result<String, String> {
+fn without_drive<'a>(path: &'a str, os: &str, keep_slash: bool) -> Result<Cow<'a, str>, String> {
     if os != "windows" {
-        return Ok(path.to_owned());
+        return Ok(Cow::Borrowed(path));
     }
     if path.len() == 2 && path.ends_with(':') {
         return Err(format!("No relative path specified in \"{path}\""));
@@ -42,12 +44,15 @@ fn without_drive(path: &str, os: &str, keep_slash: bool) -> Result<String, Strin
         return Err("UNC paths are not supported".to_owned());
     }
     let rest = match path.split_once(':') {
-        None => path.as_str(),
+        None => &*path,
         Some((drive, rest)) if drive.eq_ignore_ascii_case("c") => rest,
         Some(_) => return Err("The specified path is not on the system drive (C:)".to_owned()),
     };
-    let cleaned = clean(rest);
-    Ok(if keep_slash && cleaned.len() > 1 && rest.ends_with('/') { cleaned + "/" } else { cleaned })
+    let mut cleaned = clean(rest);
+    if keep_slash && cleaned.len() > 1 && rest.ends_with('/') {
+        cleaned.push('/');
+    }
+    Ok(Cow::Owned(cleaned))
 }
 
 /// True when `path` is absolute on `os`.
@@ -63,16 +68,14 @@ pub(crate) fn normalize(
     keep_slash: bool,
 ) -> Result<String, String> {
     let original = slashes(path, os);
-    let parent = if parent.is_empty() { "/".to_owned() } else { slashes(parent, os) };
+    let parent = if parent.is_empty() { Cow::Borrowed("/") } else { slashes(parent, os) };
     let mut parent = without_drive(&parent, os, keep_slash)?;
     if !parent.starts_with('/') {
-        parent = join("/", &parent);
+        parent = Cow::Owned(join("/", &parent));
     }
-    let mut new = if original.is_empty() { parent.clone() } else { original.clone() };
-    new = without_drive(&new, os, keep_slash)?;
-    if !new.starts_with('/') {
-        new = join(&parent, &new);
-    }
+    let new = if original.is_empty() { &parent } else { &original };
+    let new = without_drive(new, os, keep_slash)?;
+    let new = if new.starts_with('/') { new.into_owned() } else { join(&parent, &new) };
     Ok(if keep_slash { keep_end(&original, new) } else { new })
 }
 

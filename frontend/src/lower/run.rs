@@ -41,9 +41,7 @@ impl Cx<'_> {
             CmdForm::Exec(args) => args.clone(),
             CmdForm::Shell(text) => {
                 let text = self.script(run, text, &mut title, &mut inputs, &mut found.list, st);
-                let mut args = st.shell();
-                args.push(text);
-                args
+                st.shell(text)
             }
         };
         if args.is_empty() {
@@ -78,7 +76,7 @@ impl Cx<'_> {
         let name = self.nodes[step.node].counter.next(&text, step.onbuild, Some(st), &st.platform);
         let mut meta = self.meta(step, name);
         meta.ignore_cache = self.nodes[step.node].ignore_cache;
-        let created_by = format!("RUN {} # buildkit", command_line(&args, st));
+        let created_by = created_by(&args, st);
         if st.history_size + created_by.len() > MAX_CONFIG as usize {
             let message = format!("the image's history would be larger than {MAX_CONFIG} bytes");
             return Err(step.error(TOO_LARGE, message));
@@ -171,8 +169,11 @@ impl Lookup for Masked<'_> {
 }
 
 /// The history's form: `|1 A=x /bin/sh -c make`.
-fn command_line(args: &[String], st: &StageState) -> String {
-    let mut out = String::new();
+fn created_by(args: &[String], st: &StageState) -> String {
+    const END: &str = " # buildkit";
+    let length = args.iter().map(|a| a.len() + 1).sum::<usize>();
+    let mut out = String::with_capacity(length + 3 + END.len());
+    out.push_str("RUN");
     if !st.build_args.is_empty() {
         let mut seen: Vec<(&str, &str)> = Vec::with_capacity(st.build_args.len());
         let mut at = HashMap::new();
@@ -184,16 +185,15 @@ fn command_line(args: &[String], st: &StageState) -> String {
                 None => seen.push((key, value)),
             }
         }
-        let _ = write!(out, "|{}", seen.len());
+        let _ = write!(out, " |{}", seen.len());
         for (key, value) in seen {
             let _ = write!(out, " {key}={value}");
         }
     }
     for arg in args {
-        if !out.is_empty() {
-            out.push(' ');
-        }
+        out.push(' ');
         out.push_str(arg);
     }
+    out.push_str(END);
     out
 }

@@ -46,7 +46,7 @@ pub(super) struct Node<'a> {
     pub resolved: bool,
     /// Its result may be used.
     pub dispatched: bool,
-    pub state: Option<StageState>,
+    pub state: Option<Box<StageState>>,
     /// Its result.
     pub root: Option<Ref>,
 }

@@ -237,14 +237,18 @@ impl StageState {
     }
 
     /// The shell in force.
-    pub fn shell(&self) -> Vec<String> {
-        match &self.image.config.shell {
-            Some(s) if !s.is_empty() => s.clone(),
-            _ if self.image.platform.os == "windows" => {
-                ["cmd", "/S", "/C"].map(str::to_owned).to_vec()
+    pub fn shell(&self, script: String) -> Vec<String> {
+        let shell: &[&str] = match &self.image.config.shell {
+            Some(s) if !s.is_empty() => {
+                return s.iter().cloned().chain([script]).collect();
             }
-            _ => ["/bin/sh", "-c"].map(str::to_owned).to_vec(),
-        }
+            _ if self.image.platform.os == "windows" => &["cmd", "/S", "/C"],
+            _ => &["/bin/sh", "-c"],
+        };
+        let mut args = Vec::with_capacity(shell.len() + 1);
+        args.extend(shell.iter().map(|word| (*word).to_owned()));
+        args.push(script);
+        args
     }
 }
 

@@ -6,6 +6,25 @@ use super::flags::Takes;
 use super::{Head, heredoc, json};
 use crate::ast::{Copy, Heredoc, Kind, Word};
 
+const COPY: &[(&str, Takes)] = &[
+    ("chown", Takes::One),
+    ("chmod", Takes::One),
+    ("link", Takes::Bool),
+    ("exclude", Takes::Many),
+    ("from", Takes::One),
+    ("parents", Takes::Bool),
+];
+
+const ADD: &[(&str, Takes)] = &[
+    ("chown", Takes::One),
+    ("chmod", Takes::One),
+    ("link", Takes::Bool),
+    ("exclude", Takes::Many),
+    ("keep-git-dir", Takes::Bool),
+    ("checksum", Takes::One),
+    ("unpack", Takes::Bool),
+];
+
 pub(super) fn parse(
     head: &Head<'_>,
     bodies: Vec<Heredoc>,
@@ -17,22 +36,7 @@ pub(super) fn parse(
         return None;
     }
     let add = name == "ADD";
-    let mut table = vec![
-        ("chown", Takes::One),
-        ("chmod", Takes::One),
-        ("link", Takes::Bool),
-        ("exclude", Takes::Many),
-    ];
-    if add {
-        table.extend([
-            ("keep-git-dir", Takes::Bool),
-            ("checksum", Takes::One),
-            ("unpack", Takes::Bool),
-        ]);
-    } else {
-        table.extend([("from", Takes::One), ("parents", Takes::Bool)]);
-    }
-    let flags = head.flags(&table, diags);
+    let flags = head.flags(if add { ADD } else { COPY }, diags);
     let mut args = head.list();
     if args.len() < 2 {
         diags.push(head.error(
@@ -52,7 +56,7 @@ pub(super) fn parse(
         ));
         return None;
     }
-    let mut sources: Vec<Word> = Vec::new();
+    let mut sources: Vec<Word> = Vec::with_capacity(args.len());
     let mut files = Vec::new();
     for word in args {
         let Some(o) = heredoc::opening(&word.text) else {

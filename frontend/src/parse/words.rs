@@ -11,7 +11,8 @@ pub(super) fn is_blank(c: char) -> bool {
 /// Every run of non-blanks from byte `at`.
 pub(super) fn plain(line: &Line<'_>, at: usize) -> Vec<Word> {
     let text = line.text[at..].trim_end();
-    let mut words = Vec::new();
+    // Nearly always two; a list that grows by itself makes room for four.
+    let mut words = Vec::with_capacity(2);
     let mut pos = 0;
     while let Some(start) = text[pos..].find(|c| !is_blank(c)).map(|i| pos + i) {
         let end = text[start..].find(is_blank).map_or(text.len(), |i| start + i);

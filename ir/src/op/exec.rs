@@ -1,11 +1,13 @@
 //! `RUN`.
 
+use std::sync::Arc;
+
 use crate::env::Env;
 use crate::fields::{FieldVisitor, KeyFields};
-use crate::op::{InputIndex, Keying, Selector};
+use crate::op::{InputIndex, Keying, Role, Selector};
 
 /// Runs a process. The result is the root file system after it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ExecOp {
     /// Program and arguments; a shell form is already wrapped in its shell.
     pub args: Vec<String>,
@@ -28,7 +30,7 @@ pub struct ExecOp {
     /// CDI devices.
     pub devices: Vec<Device>,
     /// Proxy variables that are passed but no part of the key.
-    pub proxy_env: Option<ProxyEnv>,
+    pub proxy_env: Option<Arc<ProxyEnv>>,
     /// Additions to `/etc/hosts`.
     pub extra_hosts: Vec<HostIp>,
     /// Host name; `None`: `buildkitsandbox`.
@@ -40,7 +42,7 @@ pub struct ExecOp {
 }
 
 /// Something mounted while the process runs.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Mount {
     /// Absolute path inside.
     pub dest: String,
@@ -49,7 +51,7 @@ pub struct Mount {
 }
 
 /// What a mount is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum MountKind {
     /// A tree of another vertex.
     Bind {
@@ -74,7 +76,7 @@ pub enum MountKind {
 }
 
 /// A folder kept between builds.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct CacheMount {
     /// Its name, namespace included.
     pub id: String,
@@ -89,7 +91,7 @@ pub struct CacheMount {
 }
 
 /// Who may use a cache mount at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum CacheSharing {
     /// Everybody.
     #[default]
@@ -101,7 +103,7 @@ pub enum CacheSharing {
 }
 
 /// A secret as a file.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct SecretMount {
     /// Its name on the command line.
     pub id: String,
@@ -116,7 +118,7 @@ pub struct SecretMount {
 }
 
 /// An agent's socket.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct SshMount {
     /// Its name on the command line; empty: `default`.
     pub id: String,
@@ -131,7 +133,7 @@ pub struct SshMount {
 }
 
 /// A secret as a variable.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct SecretEnv {
     /// Its name on the command line.
     pub id: String,
@@ -142,7 +144,7 @@ pub struct SecretEnv {
 }
 
 /// A CDI device.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Device {
     /// Qualified name.
     pub name: String,
@@ -173,7 +175,7 @@ pub enum SecurityMode {
 }
 
 /// Proxy variables.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct ProxyEnv {
     /// `http_proxy`.
     pub http: String,
@@ -188,7 +190,7 @@ pub struct ProxyEnv {
 }
 
 /// One line of `/etc/hosts`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct HostIp {
     /// Name.
     pub host: String,
@@ -197,7 +199,7 @@ pub struct HostIp {
 }
 
 /// One resource limit.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Ulimit {
     /// `nofile`, ...
     pub name: String,
@@ -211,23 +213,30 @@ impl ExecOp {
     /// How input `at` counts: the root by its key; read-only binds by what they show; writable
     /// binds likewise (their writes are thrown away); cache seeds not at all.
     pub fn keying(&self, at: InputIndex) -> Keying {
-        if self.root == Some(at) {
-            return Keying::Chain;
-        }
-        let mut selector: Option<Selector> = None;
-        for m in &self.mounts {
-            let MountKind::Bind { from: Some(from), selector: path, .. } = &m.kind else {
-                continue;
-            };
-            if *from != at {
-                continue;
-            }
-            match &mut selector {
-                None => selector = Some(Selector::path(path)),
-                Some(s) => s.paths.extend(Selector::path(path).paths),
+        match self.role(at) {
+            Role::Chain => Keying::Chain,
+            Role::Ignored => Keying::Ignored,
+            Role::Content => {
+                let paths = self.binds(at).flat_map(|path| Selector::path(path).paths);
+                Keying::Content(Selector { paths: paths.collect(), owner: true, mode: true })
             }
         }
-        selector.map_or(Keying::Ignored, Keying::Content)
+    }
+
+    pub(super) fn role(&self, at: InputIndex) -> Role {
+        match self.binds(at).next() {
+            _ if self.root == Some(at) => Role::Chain,
+            Some(_) => Role::Content,
+            None => Role::Ignored,
+        }
+    }
+
+    /// What is bound of input `at`, in the order of the mounts.
+    pub(super) fn binds(&self, at: InputIndex) -> impl Iterator<Item = &str> {
+        self.mounts.iter().filter_map(move |m| match &m.kind {
+            MountKind::Bind { from, selector, .. } if *from == Some(at) => Some(&**selector),
+            _ => None,
+        })
     }
 }
 

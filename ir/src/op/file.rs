@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use crate::fields::{FieldVisitor, KeyFields, Value};
-use crate::op::{InputIndex, Keying, SelectedPath, Selector};
+use crate::op::{InputIndex, Keying, Role, SelectedPath, Selector};
 
 /// A chain of file actions; the result is that of the last one.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct FileOp {
     /// In order; at least one.
     pub actions: Vec<FileAction>,
@@ -24,7 +24,7 @@ pub enum ActionRef {
 }
 
 /// One action on a tree.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct FileAction {
     /// The tree it changes.
     pub base: ActionRef,
@@ -33,7 +33,7 @@ pub struct FileAction {
 }
 
 /// What an action does.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum FileActionKind {
     /// Copies from another tree.
     Copy(Box<CopyAction>),
@@ -48,7 +48,7 @@ pub enum FileActionKind {
 }
 
 /// Copies `src` of `from` to `dest`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct CopyAction {
     /// The tree that is read.
     pub from: ActionRef,
@@ -189,7 +189,7 @@ pub enum OwnerId {
 }
 
 /// Writes a file.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct MkfileAction {
     /// Absolute.
     pub path: String,
@@ -204,7 +204,7 @@ pub struct MkfileAction {
 }
 
 /// Makes a folder; one that exists stays as it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct MkdirAction {
     /// Absolute.
     pub path: String,
@@ -219,7 +219,7 @@ pub struct MkdirAction {
 }
 
 /// Removes a path.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct RmAction {
     /// Absolute; may hold wildcards when `allow_wildcard`.
     pub path: String,
@@ -230,7 +230,7 @@ pub struct RmAction {
 }
 
 /// Makes a symbolic link.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct SymlinkAction {
     /// What it says.
     pub target: String,
@@ -246,36 +246,46 @@ impl FileOp {
     /// How input `at` counts: a tree that is changed by its key, a tree that is only read by the
     /// content of what is read.
     pub fn keying(&self, at: InputIndex) -> Keying {
-        let me = ActionRef::Input(at);
-        let mut selector: Option<Selector> = None;
-        for a in &self.actions {
-            if a.base == me || a.kind.owner().is_some_and(|o| o.lookup == me) {
-                return Keying::Chain;
-            }
-            let FileActionKind::Copy(c) = &a.kind else { continue };
-            if c.from != me {
-                continue;
-            }
-            let path = SelectedPath {
+        match self.role(at) {
+            Role::Chain => return Keying::Chain,
+            Role::Ignored => return Keying::Ignored,
+            Role::Content => {}
+        }
+        let mut selector = Selector { paths: Vec::new(), owner: false, mode: false };
+        for c in self.copies(at) {
+            selector.paths.push(SelectedPath {
                 path: c.src.clone(),
                 wildcard: c.allow_wildcard && has_wildcard(&c.src),
                 follow: c.follow_symlink,
                 name: c.dest.ends_with('/') || c.dest.ends_with("/.") || !c.dir_copy_contents,
                 include: c.include_patterns.clone(),
                 exclude: c.exclude_patterns.clone(),
-            };
-            let sel = selector.get_or_insert_with(|| Selector {
-                paths: Vec::new(),
-                owner: false,
-                mode: false,
             });
-            sel.paths.push(path);
             // What the copy replaces does not count. (A live folder's owners never count: its files
             // are root's by definition.)
-            sel.owner |= c.owner.is_none();
-            sel.mode |= c.mode.is_none() || matches!(c.mode, Some(FileMode::Symbolic(_)));
+            selector.owner |= c.owner.is_none();
+            selector.mode |= c.mode.is_none() || matches!(c.mode, Some(FileMode::Symbolic(_)));
         }
-        selector.map_or(Keying::Ignored, Keying::Content)
+        Keying::Content(selector)
+    }
+
+    pub(super) fn role(&self, at: InputIndex) -> Role {
+        let me = ActionRef::Input(at);
+        let changed =
+            |a: &FileAction| a.base == me || a.kind.owner().is_some_and(|owner| owner.lookup == me);
+        match self.copies(at).next() {
+            _ if self.actions.iter().any(changed) => Role::Chain,
+            Some(_) => Role::Content,
+            None => Role::Ignored,
+        }
+    }
+
+    /// What is copied from input `at`, in order.
+    pub(super) fn copies(&self, at: InputIndex) -> impl Iterator<Item = &CopyAction> {
+        self.actions.iter().filter_map(move |a| match &a.kind {
+            FileActionKind::Copy(c) if c.from == ActionRef::Input(at) => Some(&**c),
+            _ => None,
+        })
     }
 }
 

@@ -32,7 +32,7 @@ impl InputIndex {
 }
 
 /// What to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Op {
     /// Brings a tree from outside.
     Source(SourceOp),
@@ -47,11 +47,11 @@ pub enum Op {
 }
 
 /// Stacks the inputs' own layers on the first input.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct MergeOp {}
 
 /// `inputs[0]` is the lower, `inputs[1]` the upper.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct DiffOp {}
 
 /// The part of an input's tree that an op looks at.
@@ -138,6 +138,17 @@ pub enum Keying {
     Ignored,
 }
 
+/// How an input counts, without what is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// See [`Keying::Chain`].
+    Chain,
+    /// See [`Keying::Content`].
+    Content,
+    /// See [`Keying::Ignored`].
+    Ignored,
+}
+
 impl From<ExecOp> for Op {
     fn from(op: ExecOp) -> Self {
         Self::Exec(Box::new(op))
@@ -152,6 +163,24 @@ impl Op {
             Self::Exec(op) => op.keying(at),
             Self::File(op) => op.keying(at),
             Self::Merge(MergeOp {}) | Self::Diff(DiffOp {}) => Keying::Chain,
+        }
+    }
+
+    /// [`Op::keying`], without what is looked at.
+    pub fn role(&self, at: InputIndex) -> Role {
+        match self {
+            Self::Source(_) | Self::Merge(MergeOp {}) | Self::Diff(DiffOp {}) => Role::Chain,
+            Self::Exec(op) => op.role(at),
+            Self::File(op) => op.role(at),
+        }
+    }
+
+    /// The paths of the selector of [`Op::keying`], in order.
+    pub(crate) fn paths_read(&self, at: InputIndex, take: &mut dyn FnMut(&str)) {
+        match self {
+            Self::Source(_) | Self::Merge(MergeOp {}) | Self::Diff(DiffOp {}) => {}
+            Self::Exec(op) => op.binds(at).for_each(take),
+            Self::File(op) => op.copies(at).for_each(|c| take(&c.src)),
         }
     }
 

@@ -3,7 +3,7 @@
 use crate::fields::{FieldVisitor, KeyFields};
 
 /// Where a tree comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum SourceOp {
     /// A container image.
     Image(ImageSource),
@@ -30,7 +30,7 @@ pub enum ResolveMode {
 }
 
 /// An image by name.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ImageSource {
     /// Normalised: `docker.io/library/busybox:latest`, with `@sha256:...` when pinned.
     pub reference: String,
@@ -39,7 +39,7 @@ pub struct ImageSource {
 }
 
 /// The caller's folder `name` (`context`, or the name of a `--build-context`).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct LocalSource {
     /// `context` or a named context.
     pub name: String,
@@ -54,7 +54,7 @@ pub struct LocalSource {
 }
 
 /// One file by URL.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct HttpSource {
     /// The URL.
     pub url: String,
@@ -65,7 +65,7 @@ pub struct HttpSource {
 }
 
 /// A tree of a git repository.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct GitSource {
     /// `host/path`, scheme and user dropped, `.git` kept, as in BuildKit's identifier.
     pub remote: String,
@@ -90,7 +90,7 @@ pub struct GitSource {
 }
 
 /// An image in an OCI layout.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct OciLayoutSource {
     /// The reference shown, with digest when pinned.
     pub reference: String,

@@ -44,6 +44,9 @@ impl std::error::Error for PatternError {}
 
 /// Go's `path.Clean`: no empty components, no `.`, `..` resolved by text; `.` for nothing.
 pub fn clean(path: &str) -> String {
+    if is_clean(path) {
+        return path.to_owned();
+    }
     let rooted = path.starts_with('/');
     let mut parts: Vec<&str> = Vec::new();
     for part in path.split('/') {
@@ -64,6 +67,18 @@ pub fn clean(path: &str) -> String {
         (false, true) => ".".to_owned(),
         (false, false) => parts.join("/"),
     }
+}
+
+/// True when [`clean`] surely changes nothing: most paths that people write. One that begins with a
+/// dot in a component may be clean too.
+fn is_clean(path: &str) -> bool {
+    let mut at_start = true;
+    let simple = path.bytes().enumerate().all(|(at, b)| {
+        let good = !at_start || b != b'.' && (b != b'/' || at == 0);
+        at_start = b == b'/';
+        good
+    });
+    simple && !path.is_empty() && (!at_start || path == "/")
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //! one goes away; new members may appear at any time.
 //!
 //! ```json
-//! {"version": 2,
+//! {"version": 3,
 //!  "targets": [
 //!   {"stage": "app", "platform": "linux/amd64", "root": 5, "layers": 4,
 //!    "base": {"reference": null, "layers": 0},
@@ -11,8 +11,8 @@
 //!   {"id": 0, "parent": null, "name": "PATH", "value": "/bin"}],
 //!  "vertices": [
 //!   {"id": 0, "kind": "image", "name": "...", "stage": "build", "platform": "linux/amd64",
-//!    "file": "Dockerfile", "line": 1, "digest": "blake3:...", "ignore_cache": false,
-//!    "cached": null, "layers": [{"target": 0, "number": 4}],
+//!    "file": "Dockerfile", "line": 1, "ignore_cache": false, "cached": null,
+//!    "layers": [{"target": 0, "number": 4}],
 //!    "inputs": [{"vertex": 0, "output": 0, "role": "root", "what": ""}],
 //!    "environment": null, "op": {"source.image": "..."}}]}
 //! ```
@@ -26,48 +26,96 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
+use std::ops::Range;
 
 use super::Style;
 use super::view::View;
 use crate::env::{Env, EnvId};
-use crate::fields::{FieldPath, FieldVisitor, KeyFields, Value};
+use crate::fields::{FieldPath, FieldVisitor, KeyFields, Value, push_number};
 use crate::graph::VertexId;
 use crate::op::Op;
 use crate::plan::{BuildPlan, Target};
 use crate::span::{SourceMap, Span};
 
 /// Version of the form.
-pub const JSON_VERSION: u32 = 2;
+pub const JSON_VERSION: u32 = 3;
 
 /// How much text is gathered before it is handed on, bytes.
 const PIECE: usize = 64 << 10;
 
-/// The plan as JSON with a line end, piece by piece, since it is larger than the plan. Of `style` only
-/// what a cache said counts.
+/// The plan as JSON with a line end, piece by piece, since it is larger than the plan.
 pub fn json(plan: &BuildPlan, map: &SourceMap, style: &Style, take: &mut dyn FnMut(&str)) {
-    let view = View::new(plan, map);
-    let mut w = Writer { out: String::with_capacity(PIECE * 2), take, more: false, indent: None };
-    w.open(None, '{');
-    w.number("version", u64::from(JSON_VERSION));
-    w.line(" ");
-    w.open(Some("targets"), '[');
-    for t in &plan.targets {
-        w.line("  ");
-        target(&mut w, &view, t);
+    let json = Json::new(plan, map, style);
+    let environments = json.head(take);
+    json.vertices(&environments, 0..json.len(), take);
+    json.tail(take);
+}
+
+/// The same in parts, for callers that have several threads: head, vertices, tail. Of `style` only what
+/// a cache said counts.
+pub struct Json<'a> {
+    view: View<'a>,
+    style: &'a Style,
+}
+
+/// The numbers that [`Json::head`] gave to environments.
+pub struct Environments(HashMap<EnvId, usize>);
+
+impl<'a> Json<'a> {
+    /// A plan, ready to be written.
+    pub fn new(plan: &'a BuildPlan, map: &'a SourceMap, style: &'a Style) -> Self {
+        Self { view: View::new(plan, map), style }
     }
-    w.close(']');
-    w.line(" ");
-    let environments = environments(&mut w, &view);
-    w.line(" ");
-    w.open(Some("vertices"), '[');
-    for (n, id) in view.order.iter().enumerate() {
-        w.line("  ");
-        vertex(&mut w, &view, style, &environments, n, *id);
+
+    /// How many vertices there are to write.
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> usize {
+        self.view.order.len()
     }
-    w.close(']');
-    w.close('}');
-    w.out.push('\n');
-    (w.take)(&w.out);
+
+    /// Everything before the first vertex.
+    pub fn head(&self, take: &mut dyn FnMut(&str)) -> Environments {
+        let view = &self.view;
+        let mut w = Writer::new(take);
+        w.open(None, '{');
+        w.number("version", u64::from(JSON_VERSION));
+        w.line(" ");
+        w.open(Some("targets"), '[');
+        for t in &view.plan.targets {
+            w.line("  ");
+            target(&mut w, view, t);
+        }
+        w.close(']');
+        w.line(" ");
+        let environments = environments(&mut w, view);
+        w.line(" ");
+        w.open(Some("vertices"), '[');
+        w.end();
+        Environments(environments)
+    }
+
+    /// Some of the vertices; all of them, in order, make the list.
+    pub fn vertices(
+        &self,
+        environments: &Environments,
+        range: Range<usize>,
+        take: &mut dyn FnMut(&str),
+    ) {
+        let mut w = Writer::new(take);
+        w.more = range.start > 0;
+        let mut path = FieldPath::default();
+        for n in range {
+            let id = self.view.order[n];
+            w.line("  ");
+            vertex(&mut w, &self.view, self.style, &environments.0, &mut path, n, id);
+        }
+        w.end();
+    }
+
+    /// Everything behind the last vertex.
+    pub fn tail(&self, take: &mut dyn FnMut(&str)) {
+        take("]}\n");
+    }
 }
 
 /// Writes every environment that a step has or shares, parents first, and says what number each got.
@@ -130,6 +178,7 @@ fn vertex(
     view: &View<'_>,
     style: &Style,
     environments: &HashMap<EnvId, usize>,
+    path: &mut FieldPath,
     n: usize,
     id: VertexId,
 ) {
@@ -147,7 +196,6 @@ fn vertex(
         None => w.raw("platform", "null"),
     }
     place(w, view.map, v.meta.spans.first().copied());
-    w.string("digest", &v.op_digest().to_string());
     w.raw("ignore_cache", if v.meta.ignore_cache { "true" } else { "false" });
     w.raw(
         "cached",
@@ -181,7 +229,7 @@ fn vertex(
     };
     w.optional("environment", environment);
     w.open(Some("op"), '{');
-    v.op.visit(&mut Members { w, path: FieldPath::default() });
+    v.op.visit(&mut Members { w, path });
     w.close('}');
     w.close('}');
 }
@@ -203,15 +251,24 @@ fn place(w: &mut Writer<'_>, map: &SourceMap, span: Option<Span>) {
 /// Writes a description as members named by their paths.
 struct Members<'w, 't> {
     w: &'w mut Writer<'t>,
-    path: FieldPath,
+    path: &'w mut FieldPath,
 }
 
 impl FieldVisitor for Members<'_, '_> {
     fn value(&mut self, name: &str, value: Value<'_>) {
         let w = &mut *self.w;
-        self.path.at(name, |path| {
-            if let Some(text) = value.text() {
-                w.string(path, &text);
+        self.path.at(name, |path| match value {
+            Value::Int(n) if n >= 0 => {
+                w.raw(path, "\"");
+                push_number(&mut w.out, n as u64);
+                w.out.push('"');
+            }
+            // Only an environment is described by its digest here, and it has a number.
+            Value::Digest(_) => {}
+            value => {
+                if let Some(text) = value.text() {
+                    w.string(path, &text);
+                }
             }
         });
     }
@@ -237,7 +294,16 @@ struct Writer<'t> {
     indent: Option<&'static str>,
 }
 
-impl Writer<'_> {
+impl<'t> Writer<'t> {
+    fn new(take: &'t mut dyn FnMut(&str)) -> Self {
+        Self { out: String::with_capacity(PIECE * 2), take, more: false, indent: None }
+    }
+
+    /// Hands on what is left.
+    fn end(self) {
+        (self.take)(&self.out);
+    }
+
     /// The next member stands on a line of its own.
     fn line(&mut self, indent: &'static str) {
         self.indent = Some(indent);
@@ -276,7 +342,7 @@ impl Writer<'_> {
 
     fn number(&mut self, name: &str, value: u64) {
         self.start(Some(name));
-        let _ = write!(self.out, "{value}");
+        push_number(&mut self.out, value);
     }
 
     fn optional(&mut self, name: &str, value: Option<usize>) {
@@ -344,7 +410,7 @@ mod tests {
         let mut text = String::new();
         json(&kit.plan, &kit.map, &Style::default(), &mut |piece| text.push_str(piece));
         let v: serde_json::Value = serde_json::from_str(&text).unwrap();
-        assert_eq!(v["version"], 2);
+        assert_eq!(v["version"], 3);
         assert_eq!(v["targets"][0]["root"], 5);
         assert_eq!(v["targets"][0]["layers"], 5);
         assert_eq!(v["targets"][0]["history"][1]["layer"], serde_json::Value::Null);

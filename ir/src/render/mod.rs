@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use crate::graph::VertexId;
 
 pub use dot::dot;
-pub use json::json;
+pub use json::{Json, json};
 pub use mermaid::mermaid;
 
 /// Choices for drawings.

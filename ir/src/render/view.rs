@@ -2,10 +2,11 @@
 //! and the meaning of their inputs in words.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write as _;
 
 use crate::analysis;
 use crate::graph::{Edge, Vertex, VertexId};
-use crate::op::{FileActionKind, InputIndex, Keying, MountKind, Op, SourceOp};
+use crate::op::{FileActionKind, InputIndex, MountKind, Op, Role, SourceOp};
 use crate::plan::BuildPlan;
 use crate::span::SourceMap;
 
@@ -15,7 +16,8 @@ pub(super) struct View<'a> {
     pub map: &'a SourceMap,
     /// Needed vertices, inputs first; the position is the number shown.
     pub order: Vec<VertexId>,
-    number: HashMap<VertexId, usize>,
+    /// By id; `None` of those that are not needed.
+    numbers: Vec<Option<usize>>,
     layers: BTreeMap<VertexId, Vec<(usize, usize)>>,
 }
 
@@ -36,8 +38,11 @@ const MAX_PATHS: usize = 3;
 impl<'a> View<'a> {
     pub fn new(plan: &'a BuildPlan, map: &'a SourceMap) -> Self {
         let order = analysis::reachable(plan);
-        let number = order.iter().enumerate().map(|(n, id)| (*id, n)).collect();
-        Self { plan, map, order, number, layers: analysis::layers(plan) }
+        let mut numbers = vec![None; plan.graph.len()];
+        for (n, id) in order.iter().enumerate() {
+            numbers[id.at()] = Some(n);
+        }
+        Self { plan, map, order, numbers, layers: analysis::layers(plan) }
     }
 
     pub fn vertex(&self, id: VertexId) -> &'a Vertex {
@@ -46,7 +51,7 @@ impl<'a> View<'a> {
 
     /// The number shown for a vertex that is needed.
     pub fn number(&self, id: VertexId) -> Option<usize> {
-        self.number.get(&id).copied()
+        self.numbers[id.at()]
     }
 
     /// `Dockerfile:7`, for the first line that asked for the vertex.
@@ -89,24 +94,64 @@ impl<'a> View<'a> {
     }
 
     /// One use per input, in order.
-    pub fn uses(&self, id: VertexId) -> Vec<Use> {
+    pub fn uses(&self, id: VertexId) -> impl Iterator<Item = Use> {
         let v = self.vertex(id);
-        let each = v.inputs.iter().enumerate();
-        each.map(|(i, edge)| {
+        v.inputs.iter().enumerate().map(|(i, edge)| {
             let at = InputIndex(i as u32);
-            let (role, paths) = match v.op.keying(at) {
-                Keying::Chain => ("root", Vec::new()),
-                Keying::Content(sel) => {
-                    let paths = sel.paths.into_iter().map(|p| p.path);
-                    ("content", paths.filter(|p| p != "/").collect())
+            let mut what = What::default();
+            let role = match v.op.role(at) {
+                Role::Chain => "root",
+                Role::Ignored => "seed",
+                Role::Content => {
+                    v.op.paths_read(at, &mut |path| what.name("", path));
+                    what.end();
+                    "content"
                 }
-                Keying::Ignored => ("seed", Vec::new()),
             };
-            let mut parts = short_list(paths);
-            parts.extend(short_list(mounts_of(&v.op, at)));
-            Use { edge: *edge, role, what: parts.join(" ") }
+            mounts_of(&v.op, at).for_each(|dest| what.name("\u{2192} ", dest));
+            what.end();
+            Use { edge: *edge, role, what: what.text }
         })
-        .collect()
+    }
+}
+
+/// Lists of names, the first few of each.
+#[derive(Default)]
+struct What {
+    text: String,
+    /// How many names the list that is open has, equal neighbours once.
+    names: usize,
+    last: String,
+}
+
+impl What {
+    fn name(&mut self, before: &str, name: &str) {
+        if name == "/" && before.is_empty() || self.names > 0 && self.last == name {
+            return;
+        }
+        self.names += 1;
+        self.last.clear();
+        self.last.push_str(name);
+        if self.names <= MAX_PATHS {
+            self.space();
+            self.text.push_str(before);
+            self.text.push_str(name);
+        }
+    }
+
+    fn end(&mut self) {
+        let more = self.names.saturating_sub(MAX_PATHS);
+        if more > 0 {
+            self.space();
+            let _ = write!(self.text, "+{more}");
+        }
+        self.names = 0;
+    }
+
+    fn space(&mut self) {
+        if !self.text.is_empty() {
+            self.text.push(' ');
+        }
     }
 }
 
@@ -120,17 +165,17 @@ fn short_list(mut list: Vec<String>) -> Vec<String> {
     list
 }
 
-fn mounts_of(op: &Op, at: InputIndex) -> Vec<String> {
-    let Op::Exec(e) = op else { return Vec::new() };
-    e.mounts
-        .iter()
-        .filter(|m| match &m.kind {
-            MountKind::Bind { from, .. } => *from == Some(at),
-            MountKind::Cache(c) => c.from == Some(at),
-            MountKind::Tmpfs { .. } | MountKind::Secret(_) | MountKind::Ssh(_) => false,
-        })
-        .map(|m| format!("\u{2192} {}", m.dest))
-        .collect()
+fn mounts_of(op: &Op, at: InputIndex) -> impl Iterator<Item = &str> {
+    let mounts = match op {
+        Op::Exec(e) => &e.mounts[..],
+        _ => &[],
+    };
+    let is_it = move |m: &&crate::op::Mount| match &m.kind {
+        MountKind::Bind { from, .. } => *from == Some(at),
+        MountKind::Cache(c) => c.from == Some(at),
+        MountKind::Tmpfs { .. } | MountKind::Secret(_) | MountKind::Ssh(_) => false,
+    };
+    mounts.iter().filter(is_it).map(|m| &*m.dest)
 }
 
 /// What an op is, for vertices without a name.
