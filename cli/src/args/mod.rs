@@ -16,7 +16,7 @@ use std::path::PathBuf;
 
 use clap::builder::ValueParser;
 use clap::error::ErrorKind;
-use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use build::{BuildArgs, FetchArgs, GraphArgs, GraphFormat, LockArgs, PullArg};
 pub use environment::Environment;
@@ -55,17 +55,49 @@ pub struct Cli {
     max_term_width = 100
 )]
 struct Raw {
+    #[command(flatten)]
+    global: Global,
+    /// Print the version
+    #[arg(short = 'v', long, action = ArgAction::Version)]
+    version: Option<bool>,
+    #[command(subcommand)]
+    command: Top,
+}
+
+#[derive(Debug, Args)]
+struct Global {
     /// Folder for all state [default: /var/lib/rgraph, or below the user's home]
     #[arg(long, global = true, value_name = "DIR")]
     root: Option<PathBuf>,
     /// Show warnings and error causes in full
     #[arg(short = 'D', long, global = true)]
     debug: bool,
-    /// Print the version
-    #[arg(short = 'v', long, action = ArgAction::Version)]
-    version: Option<bool>,
+}
+
+/// Nearly everything that is typed, as a grammar of its own: the whole one costs more than all else a
+/// cached build does before its first step. What this one does not take is read by the whole one, so
+/// that there is one text for each mistake.
+#[derive(Debug, Parser)]
+#[command(
+    name = "rgraph",
+    disable_help_flag = true,
+    disable_help_subcommand = true,
+    disable_version_flag = true,
+    args_override_self = true
+)]
+struct Short {
+    #[command(flatten)]
+    global: Global,
     #[command(subcommand)]
-    command: Top,
+    command: ShortCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum ShortCommand {
+    #[command(disable_help_flag = true)]
+    Build(Box<BuildArgs>),
+    #[command(disable_help_flag = true)]
+    Graph(Box<GraphArgs>),
 }
 
 #[derive(Debug, Subcommand)]
@@ -260,6 +292,9 @@ where
     I: IntoIterator<Item = OsString>,
 {
     let words: Vec<OsString> = words.into_iter().collect();
+    if let Some(cli) = parse_short(&words) {
+        return Ok(cli);
+    }
     let matches = match grammar().try_get_matches_from(&words) {
         // `--rm=false`: only then are on-off flags given an optional value, so that the help stays
         // readable.
@@ -269,7 +304,20 @@ where
         other => other?,
     };
     let raw = Raw::from_arg_matches(&matches)?;
-    Ok(Cli { root: raw.root, debug: raw.debug, command: raw.command.into() })
+    Ok(Cli { root: raw.global.root, debug: raw.global.debug, command: raw.command.into() })
+}
+
+fn parse_short(words: &[OsString]) -> Option<Cli> {
+    let mut grammar = Short::command();
+    let matches = grammar.try_get_matches_from_mut(words);
+    // To take it apart costs as much as to make it, and it is made once.
+    std::mem::forget(grammar);
+    let Short { global, command } = Short::from_arg_matches(&matches.ok()?).ok()?;
+    let command = match command {
+        ShortCommand::Build(args) => Command::Build(args),
+        ShortCommand::Graph(args) => Command::Graph(args),
+    };
+    Some(Cli { root: global.root, debug: global.debug, command })
 }
 
 /// The grammar, for completions, man pages and tests.

@@ -17,6 +17,28 @@ fn build(words: &[&str]) -> BuildArgs {
 fn the_grammar_is_sound() {
     grammar().debug_assert();
     lenient(grammar()).debug_assert();
+    Short::command().debug_assert();
+}
+
+#[test]
+fn the_short_grammar_leaves_help_and_mistakes_to_the_whole_one() {
+    let short = |words: &[&str]| {
+        let words: Vec<OsString> =
+            ["rgraph"].iter().chain(words).map(|w| OsString::from(*w)).collect();
+        parse_short(&words).is_some()
+    };
+    assert!(short(&["--root", "/r", "build", "-D", "-t", "a", "."]));
+    assert!(short(&["graph", "--offline", "."]));
+    for words in [&["build", "--help"][..], &["build", "-h"], &["--help"], &["help"], &["-v"], &[]]
+    {
+        assert!(!short(words), "{words:?}");
+        assert!(cli(words).is_err_and(|e| e.exit_code() == 0 || words.is_empty()), "{words:?}");
+    }
+    for words in
+        [&["build"][..], &["build", "--nope", "."], &["images"], &["build", "--rm=false", "."]]
+    {
+        assert!(!short(words), "{words:?}");
+    }
 }
 
 #[test]
