@@ -72,14 +72,31 @@ pub fn solve_edges(
         let mut todo = VecDeque::from(actions);
         let mut sent = 0usize;
         loop {
-            while let Some(action) = todo.pop_front() {
-                let Some(answer) = shared.inline(action, &mut |lane, job| {
-                    sent += 1;
-                    shared.send(scope, &tx, lane, job);
-                }) else {
-                    continue;
-                };
-                todo.extend(machine.on(answer, ports.clock.now()));
+            let mut next = |only_names: bool| {
+                while let Some(action) = todo.pop_front() {
+                    if only_names && !matches!(action, Action::Canonical { .. }) {
+                        todo.push_front(action);
+                        break;
+                    }
+                    let answer = shared.inline(action, &mut |lane, job| {
+                        sent += 1;
+                        shared.send(scope, &tx, lane, job);
+                    });
+                    if let Some(answer) = answer {
+                        todo.extend(machine.on(answer, ports.clock.now()));
+                    }
+                    if !only_names && matches!(todo.front(), Some(Action::Canonical { .. })) {
+                        break;
+                    }
+                }
+                !todo.is_empty()
+            };
+            // One name is part of the next key, up a chain of hundreds of steps: they are asked for
+            // in one go.
+            while next(false) {
+                ports.cache.at_once(&mut || {
+                    next(true);
+                });
             }
             if machine.is_over() {
                 let (steps, args) = (machine.steps(), policy.args.clone());

@@ -263,6 +263,12 @@ pub trait ResultCache: Sync {
     /// cheap.
     fn canonical(&self, key: CacheKey) -> CacheKey;
 
+    /// Calls `work` once. What it asks [`Self::canonical`] from this thread may be answered as of now;
+    /// it does nothing that waits.
+    fn at_once(&self, work: &mut dyn FnMut()) {
+        work();
+    }
+
     /// When the result that a lookup would give was made; 0: there is one, and nobody knows. Only asked
     /// where results have a time to live.
     fn created(&self, q: &Query<'_>) -> Result<Option<Timestamp>, CacheError>;

@@ -94,6 +94,10 @@ impl ResultCache for CombinedCache<'_> {
         self.local.canonical(key)
     }
 
+    fn at_once(&self, work: &mut dyn FnMut()) {
+        self.local.at_once(work);
+    }
+
     fn created(&self, q: &Query<'_>) -> Result<Option<Timestamp>, CacheError> {
         if let Some(at) = self.local.created(q)? {
             return Ok(Some(at));

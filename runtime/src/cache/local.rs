@@ -232,6 +232,10 @@ impl ResultCache for LocalCache<'_> {
         self.store.canonical(&key).ok().flatten().unwrap_or(key)
     }
 
+    fn at_once(&self, work: &mut dyn FnMut()) {
+        self.store.at_once(work);
+    }
+
     fn created(&self, q: &Query<'_>) -> Result<Option<Timestamp>, CacheError> {
         let created = self.store.created(&q.key).map_err(cache)?;
         if let (None, Some(b)) = (created, self.build) {

@@ -252,6 +252,19 @@ pub(crate) fn write(c: &mut Connection) -> rusqlite::Result<Transaction<'_>> {
     c.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
 }
 
+/// Starts a transaction that only reads: its first read says which state it sees.
+pub(crate) fn begin_read(c: &Connection) -> rusqlite::Result<()> {
+    c.prepare_cached("BEGIN DEFERRED")?.execute([]).map(|_| ())
+}
+
+/// Ends it, if there is one.
+pub(crate) fn end_read(c: &Connection) {
+    if !c.is_autocommit() {
+        // Of a transaction that wrote nothing nothing can be lost.
+        let _ = c.prepare_cached("COMMIT").and_then(|mut s| s.execute([]));
+    }
+}
+
 /// Runs `f` with commits that sync the log.
 pub(crate) fn full_sync<T>(
     c: &mut Connection,

@@ -5,6 +5,7 @@ use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::thread::ThreadId;
 
 use crate::error::{Result, StoreError};
 use crate::index::{self, Connection, Transaction};
@@ -28,7 +29,7 @@ pub struct Store {
     boot: [u8; 16],
     /// `None`: read-only.
     gc: Option<File>,
-    conn: Mutex<Connection>,
+    index: Mutex<Index>,
     pub(crate) leases: Mutex<Vec<Weak<LeaseInner>>>,
     /// Tells two handles apart, in one process or in two with one number.
     nonce: u32,
@@ -39,6 +40,14 @@ pub struct Store {
     pub(crate) wrote: AtomicBool,
     /// This handle's place in the order of all that wrote: a clock that no one can set.
     tick: OnceLock<i64>,
+}
+
+/// The connection, and who reads through it without asking for locks again and again.
+#[derive(Debug)]
+struct Index {
+    conn: Connection,
+    /// Its reads see one state of the index, and gc waits. See [`Store::at_once`].
+    reader: Option<ThreadId>,
 }
 
 /// A failure inside a transaction.
@@ -63,9 +72,9 @@ impl From<StoreError> for TxError {
 /// The connection, with the gc lock held shared: gc can be at most before or after.
 pub(crate) struct Session<'a> {
     store: &'a Store,
-    // Before `conn`: the lock is given back before the next thread can ask for it.
+    // Before `index`: the lock is given back before the next thread can ask for it.
     _gc: Option<GcGuard<'a>>,
-    conn: MutexGuard<'a, Connection>,
+    index: MutexGuard<'a, Index>,
 }
 
 impl Session<'_> {
@@ -75,7 +84,7 @@ impl Session<'_> {
         what: &'static str,
         f: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T> {
-        f(&self.conn).map_err(index::sql(&self.store.layout, what))
+        f(&self.index.conn).map_err(index::sql(&self.store.layout, what))
     }
 
     /// Writes, all or nothing.
@@ -86,7 +95,7 @@ impl Session<'_> {
     ) -> Result<T> {
         self.store.need_write()?;
         let layout = &self.store.layout;
-        let t = index::write(&mut self.conn).map_err(index::sql(layout, what))?;
+        let t = index::write(&mut self.index.conn).map_err(index::sql(layout, what))?;
         let out = f(&t).map_err(|e| match e {
             TxError::Sql(e) => index::sql(layout, what)(e),
             TxError::Store(e) => e,
@@ -98,7 +107,7 @@ impl Session<'_> {
     }
 
     pub(crate) fn conn(&mut self) -> &mut Connection {
-        &mut self.conn
+        &mut self.index.conn
     }
 }
 
@@ -131,7 +140,7 @@ impl Store {
             layout,
             boot,
             gc,
-            conn: Mutex::new(conn),
+            index: Mutex::new(Index { conn, reader: None }),
             leases: Mutex::new(Vec::new()),
             nonce: RandomState::new().build_hasher().finish() as u32,
             serial: AtomicU64::new(0),
@@ -208,7 +217,8 @@ impl Store {
     }
 
     pub(crate) fn session_as(&self, mode: Mode) -> Result<Session<'_>> {
-        let conn = self.conn.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut index = self.index();
+        self.end_reading(&mut index);
         let gc = match &self.gc {
             Some(file) => Some(
                 GcGuard::take(file, mode)
@@ -216,7 +226,50 @@ impl Store {
             ),
             None => None,
         };
-        Ok(Session { store: self, _gc: gc, conn })
+        Ok(Session { store: self, _gc: gc, index })
+    }
+
+    fn index(&self) -> MutexGuard<'_, Index> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Calls `work`, once. What this thread reads meanwhile is of one moment and costs no locks, until
+    /// something is written or another thread comes. For many small reads that follow each other and
+    /// wait for nothing, since gc waits too.
+    pub fn at_once(&self, work: &mut dyn FnMut()) {
+        struct End<'a>(&'a Store);
+        impl Drop for End<'_> {
+            fn drop(&mut self) {
+                self.0.end_reading(&mut self.0.index());
+            }
+        }
+        let _end = End(self);
+        {
+            let mut index = self.index();
+            self.end_reading(&mut index);
+            let locked = match &self.gc {
+                Some(file) => lock::lock(file, Mode::Shared).is_ok(),
+                None => true,
+            };
+            // Otherwise each read takes its own, and says what is wrong.
+            if locked {
+                index.reader = Some(std::thread::current().id());
+                if index::begin_read(&index.conn).is_err() {
+                    self.end_reading(&mut index);
+                }
+            }
+        }
+        work();
+    }
+
+    fn end_reading(&self, index: &mut Index) {
+        if index.reader.take().is_some() {
+            index::end_read(&index.conn);
+            if let Some(file) = &self.gc {
+                // As in `GcGuard`.
+                let _ = lock::try_lock(file, Mode::Unlock);
+            }
+        }
     }
 
     /// Runs `f` on a session.
@@ -225,6 +278,12 @@ impl Store {
         what: &'static str,
         f: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T> {
+        {
+            let index = self.index();
+            if index.reader == Some(std::thread::current().id()) {
+                return f(&index.conn).map_err(index::sql(&self.layout, what));
+            }
+        }
         self.session()?.read(what, f)
     }
 
