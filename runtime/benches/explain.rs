@@ -103,8 +103,15 @@ impl World {
                 let slot = Slot(format!("0://1:s/exec#{}", vertex.0 + 1));
                 let key = recipe.key();
                 let at = Timestamp::default();
-                let rec =
-                    Record { vertex, key, recipe: &recipe, slot: &slot, outputs: &outputs, at };
+                let rec = Record {
+                    vertex,
+                    key,
+                    recipe: &recipe,
+                    shows_content: false,
+                    slot: &slot,
+                    outputs: &outputs,
+                    at,
+                };
                 cache.record(&rec).expect("a record");
                 let op = op_digest(&v.op, None);
                 let name = v.meta.name.clone();

@@ -332,7 +332,8 @@ impl<'a> Shared<'a> {
             Job::Record(job) => {
                 let RecordJob { vertex, key, recipe, slot, outputs, at } = &*job;
                 let (vertex, key, at) = (*vertex, *key, *at);
-                let rec = Record { vertex, key, recipe, slot, outputs, at };
+                let shows_content = self.graph.vertex(vertex).op.shows_content();
+                let rec = Record { vertex, key, recipe, shows_content, slot, outputs, at };
                 let call = catch_unwind(AssertUnwindSafe(|| self.ports.cache.record(&rec)));
                 let result = call.unwrap_or_else(|p| Err(CacheError(panicked(&*p).into())));
                 Input::Recorded { vertex, result }

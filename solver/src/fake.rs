@@ -576,8 +576,10 @@ pub fn simulate_with(
             }
             Action::Record { vertex, key, recipe, slot, outputs } => {
                 let (recipe, slot, outputs) = (&*recipe, &slot, &outputs[..]);
-                let result =
-                    cache.record(&Record { vertex, key, recipe, slot, outputs, at: clock.now() });
+                let shows_content = graph.vertex(vertex).op.shows_content();
+                let at = clock.now();
+                let rec = Record { vertex, key, recipe, shows_content, slot, outputs, at };
+                let result = cache.record(&rec);
                 Input::Recorded { vertex, result }
             }
             Action::Emit(_) | Action::StopTasks => continue,

@@ -219,6 +219,8 @@ pub struct Record<'a> {
     pub key: CacheKey,
     /// Its parts.
     pub recipe: &'a KeyRecipe,
+    /// [`Op::shows_content`] of the op.
+    pub shows_content: bool,
     /// The place in the Dockerfile.
     pub slot: &'a Slot,
     /// The result, the main output first.

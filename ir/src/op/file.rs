@@ -432,6 +432,48 @@ impl KeyFields for FileAction {
 mod tests {
     use super::*;
 
+    fn copy(change: impl FnOnce(&mut CopyAction)) -> FileAction {
+        let mut copy = CopyAction {
+            from: ActionRef::Input(InputIndex(1)),
+            src: "/a".to_owned(),
+            dest: "/b".to_owned(),
+            owner: None,
+            mode: None,
+            follow_symlink: true,
+            dir_copy_contents: true,
+            attempt_unpack: false,
+            create_dest_path: true,
+            allow_wildcard: true,
+            allow_empty_wildcard: true,
+            timestamp: None,
+            include_patterns: Vec::new(),
+            exclude_patterns: Vec::new(),
+            required_paths: Vec::new(),
+        };
+        change(&mut copy);
+        let base = ActionRef::Input(InputIndex(0));
+        FileAction { base, kind: FileActionKind::Copy(Box::new(copy)) }
+    }
+
+    #[test]
+    fn only_one_plain_copy_shows_all_that_it_looks_at() {
+        let plain = || copy(|_| {});
+        for (actions, want) in [
+            (vec![plain()], true),
+            (vec![copy(|c| c.mode = Some(FileMode::Bits(0o644)))], true),
+            // 0644 and 0640 come out the same.
+            (vec![copy(|c| c.mode = Some(FileMode::Symbolic("a=r".into())))], false),
+            // Two archives may hold the same.
+            (vec![copy(|c| c.attempt_unpack = true)], false),
+            // The second may cover what the first brought.
+            (vec![plain(), plain()], false),
+            (vec![], false),
+        ] {
+            let op = crate::op::Op::File(FileOp { actions: actions.clone() });
+            assert_eq!(op.shows_content(), want, "{actions:?}");
+        }
+    }
+
     #[test]
     fn symbolic_modes() {
         for (text, old, dir, want) in [

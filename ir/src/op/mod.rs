@@ -175,6 +175,21 @@ impl Op {
         }
     }
 
+    /// True when other content of an input surely gives another layer: one plain copy, which shows all
+    /// that its selector looks at. An archive may be packed otherwise and hold the same, and what a
+    /// process makes of its mounts nobody knows.
+    pub fn shows_content(&self) -> bool {
+        match self {
+            Self::File(op) => match &op.actions[..] {
+                [FileAction { kind: FileActionKind::Copy(c), .. }] => {
+                    !c.attempt_unpack && !matches!(c.mode, Some(FileMode::Symbolic(_)))
+                }
+                _ => false,
+            },
+            _ => false,
+        }
+    }
+
     /// The paths of the selector of [`Op::keying`], in order.
     pub(crate) fn paths_read(&self, at: InputIndex, take: &mut dyn FnMut(&str)) {
         match self {

@@ -120,6 +120,10 @@ impl<'a> LocalCache<'a> {
             }
             seen.push(old.key);
             let [old_top] = old.outputs[..] else { continue };
+            // Hashing a large layer costs as much as making it.
+            if rec.shows_content && other_content(rec.recipe, old) {
+                continue;
+            }
             let old_tree = match old.tree {
                 Some(t) => Some(t),
                 None if self.store.snapshot(old_top)?.is_some() => {
@@ -326,6 +330,17 @@ impl ResultCache for LocalCache<'_> {
     }
 }
 
+/// True when the two looked at the same place and saw another content.
+fn other_content(new: &KeyRecipe, old: &ResultRow) -> bool {
+    let Some(old) = recipe_from_bytes(&old.recipe) else { return false };
+    new.inputs.iter().zip(&old.inputs).any(|pair| match pair {
+        (InputKey::Content(new_sel, new), InputKey::Content(old_sel, old)) => {
+            new_sel == old_sel && new != old
+        }
+        _ => false,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -363,6 +378,7 @@ mod tests {
                 vertex: VertexId(0),
                 key,
                 recipe: &recipe,
+                shows_content: false,
                 slot: &slot,
                 outputs: &outputs,
                 at: Timestamp::default(),

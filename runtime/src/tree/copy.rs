@@ -119,9 +119,17 @@ pub fn copy(
         make_dirs(to, OsStr::new(dest), &new_dir)?;
         place = resolve(to, OsStr::new(dest), true, None)?;
     }
-    let mut copier = Copier { from, opts, to, links: HashMap::new(), pending: Vec::new() };
+    let mut copier = Copier {
+        from,
+        opts,
+        to,
+        links: HashMap::new(),
+        base: place.parent,
+        pending: Vec::new(),
+        buffer: Vec::new(),
+    };
     let top = Entry { dir: source.parent.as_fd(), name: &source.name, stat, real: &source.real };
-    copier.entry(&top, "", &place.parent, &place.name, true, &place.raw)
+    copier.entry(&top, "", &place.name, true, &place.raw)
 }
 
 impl Source<'_> {
@@ -148,10 +156,10 @@ struct Entry<'a> {
 struct PendingDir {
     stat: Stat,
     source: OwnedFd,
-    parent: OwnedFd,
     name: OsString,
     shown: OsString,
-    made: bool,
+    /// The folder of the destination, once it is there. Those above are there too then.
+    made: Option<OwnedFd>,
 }
 
 struct Copier<'a> {
@@ -161,15 +169,22 @@ struct Copier<'a> {
     /// Files with several names: (device, inode) to the first copy's path in `to`. No handles: a
     /// tree may have more such files than a process may have open.
     links: HashMap<(u64, u64), OsString>,
+    /// The folder in which the copy begins.
+    base: OwnedFd,
+    /// The folders on the way from there, outermost first.
     pending: Vec<PendingDir>,
+    /// For the bytes of small files.
+    buffer: Vec<u8>,
 }
+
+/// Up to this size a file is read and written by one call each.
+const SMALL: usize = 64 << 10;
 
 impl Copier<'_> {
     fn entry(
         &mut self,
         e: &Entry<'_>,
         rel: &str,
-        parent: &OwnedFd,
         name: &OsStr,
         top: bool,
         shown: &OsStr,
@@ -180,53 +195,62 @@ impl Copier<'_> {
         let kind = FileType::from_raw_mode(e.stat.st_mode);
         let wanted = self.wanted(e.real, rel);
         if kind == FileType::Directory {
-            return self.folder(e, rel, parent, name, top, shown, wanted);
+            return self.folder(e, rel, name, top, shown, wanted);
         }
         // A socket is no content: nobody listens on a copy.
         if !wanted || kind == FileType::Socket {
             return Ok(());
         }
         self.make_pending()?;
-        // The folder itself may only now have been made by `make_pending`.
-        let owned;
-        let parent = match self.pending.last() {
-            Some(p) if !top => {
-                owned = open_dir(&p.parent, &p.name).map_err(TreeError::io("open", shown))?;
-                &owned
-            }
-            _ => parent,
-        };
-        match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(s) if FileType::from_raw_mode(s.st_mode) == FileType::Directory => {
-                return Err(TreeError::WrongKind {
-                    what: "a folder by a file",
-                    path: shown.to_string_lossy().into_owned(),
-                });
-            }
-            Ok(_) => rustix::fs::unlinkat(parent, name, AtFlags::empty())
-                .map_err(TreeError::io("replace", shown))?,
-            Err(Errno::NOENT) => {}
-            Err(err) => return Err(TreeError::io("look at", shown)(err)),
+        if kind == FileType::RegularFile {
+            return self.file(e, name, shown);
         }
+        self.clear(name, shown)?;
+        let parent = self.parent();
         match kind {
-            FileType::RegularFile => self.file(e, parent, name, shown),
             FileType::Symlink => {
                 let target = rustix::fs::readlinkat(e.dir, e.name, Vec::new())
                     .map_err(TreeError::io("read link", shown))?;
                 rustix::fs::symlinkat(&target, parent, name)
                     .map_err(TreeError::io("make link", shown))?;
-                self.own_and_time(e, parent, name, shown)
+                let (uid, gid) = self.owner(&e.stat);
+                chown(parent, name, uid, gid).map_err(TreeError::io("chown", shown))?;
+                self.time(e, name, shown)
             }
             kind => {
                 let mode = Mode::from_raw_mode(self.mode(&e.stat)?);
                 rustix::fs::mknodat(parent, name, kind, mode, e.stat.st_rdev)
                     .map_err(TreeError::io("make device", shown))?;
                 let (uid, gid) = self.owner(&e.stat);
-                chown(parent.as_fd(), name, uid, gid).map_err(TreeError::io("chown", shown))?;
+                chown(parent, name, uid, gid).map_err(TreeError::io("chown", shown))?;
                 rustix::fs::chmodat(parent, name, mode, AtFlags::empty())
                     .map_err(TreeError::io("chmod", shown))?;
-                self.time(e, parent, name, shown)
+                self.time(e, name, shown)
             }
+        }
+    }
+
+    /// The folder of the destination that what is copied now goes into; all of [`Self::pending`] is
+    /// made.
+    fn parent(&self) -> BorrowedFd<'_> {
+        let made = self.pending.last().and_then(|p| p.made.as_ref());
+        made.unwrap_or(&self.base).as_fd()
+    }
+
+    /// Removes what stands at `name`, if it is no folder.
+    fn clear(&self, name: &OsStr, shown: &OsStr) -> Result<(), TreeError> {
+        let parent = self.parent();
+        match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(s) if FileType::from_raw_mode(s.st_mode) == FileType::Directory => {
+                Err(TreeError::WrongKind {
+                    what: "a folder by a file",
+                    path: shown.to_string_lossy().into_owned(),
+                })
+            }
+            Ok(_) => rustix::fs::unlinkat(parent, name, AtFlags::empty())
+                .map_err(TreeError::io("replace", shown)),
+            Err(Errno::NOENT) => Ok(()),
+            Err(err) => Err(TreeError::io("look at", shown)(err)),
         }
     }
 
@@ -242,15 +266,10 @@ impl Copier<'_> {
             && !self.opts.exclude.is_some_and(|x| x.matches_or_parent(rel))
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "one recursion step: where from, where to, what is known"
-    )]
     fn folder(
         &mut self,
         e: &Entry<'_>,
         rel: &str,
-        parent: &OwnedFd,
         name: &OsStr,
         top: bool,
         shown: &OsStr,
@@ -265,23 +284,16 @@ impl Copier<'_> {
             return Ok(());
         }
         let source = open_dir(e.dir, e.name).map_err(TreeError::io("open", e.real))?;
-        let dup = |fd: &OwnedFd| fd.try_clone().map_err(TreeError::std("open", shown));
-        let parent_here = match self.pending.last() {
-            Some(p) if p.made && !top => {
-                open_dir(&p.parent, &p.name).map_err(TreeError::io("open", shown))?
-            }
-            _ => dup(parent)?,
-        };
+        let existed =
+            top && rustix::fs::statat(&self.base, name, AtFlags::SYMLINK_NOFOLLOW).is_ok();
         self.pending.push(PendingDir {
             stat: e.stat,
-            source: dup(&source)?,
-            parent: parent_here,
+            source: source.try_clone().map_err(TreeError::std("open", shown))?,
             name: name.to_owned(),
             shown: shown.to_owned(),
-            made: false,
+            made: None,
         });
         let mut made_now = false;
-        let existed = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW).is_ok();
         if wanted {
             self.make_pending()?;
             made_now = true;
@@ -306,17 +318,17 @@ impl Copier<'_> {
             let mut below = shown.to_owned();
             below.push("/");
             below.push(&n);
-            self.entry(&child, &join(rel), parent, &n, false, &below)?;
+            self.entry(&child, &join(rel), &n, false, &below)?;
         }
         let done = self.pending.pop().expect("pushed above");
         // Times last: copying into the folder changed them. A folder that was there already keeps
         // its owner and mode at the top of the copy, and takes the source's below it.
-        if done.made {
-            let dir = open_dir(&done.parent, &done.name).map_err(TreeError::io("open", shown))?;
-            if !top || !existed {
-                self.attributes(e, &source, &dir, shown)?;
+        if let Some(dir) = &done.made {
+            if !existed {
+                self.attributes(e, &source, dir, shown)?;
             } else if made_now {
-                self.time(e, &done.parent, &done.name, shown)?;
+                rustix::fs::futimens(dir, &self.times(&e.stat))
+                    .map_err(TreeError::io("set times of", shown))?;
             }
         }
         Ok(())
@@ -325,18 +337,15 @@ impl Copier<'_> {
     /// Makes every folder on the way that is still missing.
     fn make_pending(&mut self) -> Result<(), TreeError> {
         for i in 0..self.pending.len() {
-            if self.pending[i].made {
+            let p = &self.pending[i];
+            if p.made.is_some() {
                 continue;
             }
-            if i > 0 {
-                let up = &self.pending[i - 1];
-                let parent =
-                    open_dir(&up.parent, &up.name).map_err(TreeError::io("open", &up.shown))?;
-                self.pending[i].parent = parent;
-            }
-            let p = &self.pending[i];
-            match rustix::fs::statat(&p.parent, &p.name, AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(s) if FileType::from_raw_mode(s.st_mode) == FileType::Directory => {}
+            let up = i.checked_sub(1).and_then(|up| self.pending[up].made.as_ref());
+            let up = up.unwrap_or(&self.base);
+            let open = || open_dir(up, &p.name).map_err(TreeError::io("open", &p.shown));
+            let dir = match rustix::fs::statat(up, &p.name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(s) if FileType::from_raw_mode(s.st_mode) == FileType::Directory => open()?,
                 Ok(_) => {
                     return Err(TreeError::WrongKind {
                         what: "a file by a folder",
@@ -344,10 +353,9 @@ impl Copier<'_> {
                     });
                 }
                 Err(Errno::NOENT) => {
-                    rustix::fs::mkdirat(&p.parent, &p.name, Mode::from_raw_mode(0o700))
+                    rustix::fs::mkdirat(up, &p.name, Mode::from_raw_mode(0o700))
                         .map_err(TreeError::io("make folder", &p.shown))?;
-                    let dir =
-                        open_dir(&p.parent, &p.name).map_err(TreeError::io("open", &p.shown))?;
+                    let dir = open()?;
                     let e = Entry {
                         dir: p.source.as_fd(),
                         name: OsStr::new("."),
@@ -355,27 +363,24 @@ impl Copier<'_> {
                         real: "",
                     };
                     self.attributes(&e, &p.source, &dir, &p.shown)?;
+                    dir
                 }
                 Err(err) => return Err(TreeError::io("look at", &p.shown)(err)),
-            }
-            self.pending[i].made = true;
+            };
+            self.pending[i].made = Some(dir);
         }
         Ok(())
     }
 
-    fn file(
-        &mut self,
-        e: &Entry<'_>,
-        parent: &OwnedFd,
-        name: &OsStr,
-        shown: &OsStr,
-    ) -> Result<(), TreeError> {
+    fn file(&mut self, e: &Entry<'_>, name: &OsStr, shown: &OsStr) -> Result<(), TreeError> {
         let id = (e.stat.st_dev, e.stat.st_ino);
         if e.stat.st_nlink > 1
             && let Some(first) = self.links.get(&id)
         {
+            self.clear(name, shown)?;
             let first = resolve(self.to, first, false, None)?;
-            return rustix::fs::linkat(&first.parent, &first.name, parent, name, AtFlags::empty())
+            let (from, to) = (&first.parent, self.parent());
+            return rustix::fs::linkat(from, &first.name, to, name, AtFlags::empty())
                 .map_err(TreeError::io("link", shown));
         }
         // NONBLOCK: what was a file a moment ago may be a FIFO now.
@@ -392,10 +397,23 @@ impl Copier<'_> {
         }
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let target = rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o600))
-            .map_err(TreeError::io("create", shown))?;
-        copy_bytes(&source, &target, opened.st_size as u64)
-            .map_err(TreeError::std("copy", shown))?;
+        let create = || rustix::fs::openat(self.parent(), name, flags, Mode::from_raw_mode(0o600));
+        let target = match create() {
+            Err(Errno::EXIST) => {
+                self.clear(name, shown)?;
+                create()
+            }
+            made => made,
+        };
+        let target = target.map_err(TreeError::io("create", shown))?;
+        let size = opened.st_size as u64;
+        if size >= SMALL as u64 {
+            copy_bytes(&source, &target, size).map_err(TreeError::std("copy", shown))?;
+        } else {
+            self.buffer.resize(SMALL, 0);
+            copy_small(&source, &target, size, &mut self.buffer)
+                .map_err(TreeError::io("copy", shown))?;
+        }
         self.attributes(e, &source, &target, shown)?;
         if e.stat.st_nlink > 1 {
             self.links.insert(id, shown.to_owned());
@@ -417,31 +435,17 @@ impl Copier<'_> {
         rustix::fs::fchmod(target, Mode::from_raw_mode(self.mode(&e.stat)?))
             .map_err(TreeError::io("chmod", shown))?;
         copy_xattrs(source, target).map_err(TreeError::io("copy attributes of", shown))?;
-        let t = self.opts.time.clone().unwrap_or_else(|| kept_times(&e.stat));
-        rustix::fs::futimens(target, &t).map_err(TreeError::io("set times of", shown))
+        rustix::fs::futimens(target, &self.times(&e.stat))
+            .map_err(TreeError::io("set times of", shown))
     }
 
-    fn own_and_time(
-        &self,
-        e: &Entry<'_>,
-        parent: &OwnedFd,
-        name: &OsStr,
-        shown: &OsStr,
-    ) -> Result<(), TreeError> {
-        let (uid, gid) = self.owner(&e.stat);
-        chown(parent.as_fd(), name, uid, gid).map_err(TreeError::io("chown", shown))?;
-        self.time(e, parent, name, shown)
+    fn times(&self, stat: &Stat) -> Timestamps {
+        self.opts.time.clone().unwrap_or_else(|| kept_times(stat))
     }
 
-    fn time(
-        &self,
-        e: &Entry<'_>,
-        parent: &OwnedFd,
-        name: &OsStr,
-        shown: &OsStr,
-    ) -> Result<(), TreeError> {
-        let t = self.opts.time.clone().unwrap_or_else(|| kept_times(&e.stat));
-        rustix::fs::utimensat(parent, name, &t, AtFlags::SYMLINK_NOFOLLOW)
+    fn time(&self, e: &Entry<'_>, name: &OsStr, shown: &OsStr) -> Result<(), TreeError> {
+        let t = self.times(&e.stat);
+        rustix::fs::utimensat(self.parent(), name, &t, AtFlags::SYMLINK_NOFOLLOW)
             .map_err(TreeError::io("set times of", shown))
     }
 
@@ -494,6 +498,33 @@ pub fn copy_bytes(source: &OwnedFd, target: &OwnedFd, size: u64) -> io::Result<(
     }
 }
 
+/// Copies a file that said to have `size` bytes, fewer than `buffer` holds. The file may have grown.
+fn copy_small(
+    source: &OwnedFd,
+    target: &OwnedFd,
+    size: u64,
+    buffer: &mut [u8],
+) -> rustix::io::Result<()> {
+    loop {
+        let n = match rustix::io::read(source, &mut *buffer) {
+            Err(Errno::INTR) => continue,
+            n => n?,
+        };
+        let mut left = &buffer[..n];
+        while !left.is_empty() {
+            match rustix::io::write(target, left) {
+                Err(Errno::INTR) => {}
+                written => left = &left[written?..],
+            }
+        }
+        // A file on a disk gives less than was asked for at its end only; those of /proc and the like
+        // say 0 and have content all the same.
+        if n == 0 || n as u64 == size {
+            return Ok(());
+        }
+    }
+}
+
 fn by_hand(source: &OwnedFd, target: &OwnedFd) -> io::Result<()> {
     let mut from = std::fs::File::from(source.try_clone()?);
     let mut to = std::fs::File::from(target.try_clone()?);
@@ -517,6 +548,10 @@ fn xattrs(
     target: &OwnedFd,
     want: &dyn Fn(&[u8]) -> bool,
 ) -> rustix::io::Result<()> {
+    let mut names = [0u8; 256];
+    if let Ok(0) = rustix::fs::flistxattr(source, &mut names[..]) {
+        return Ok(());
+    }
     let mut names = vec![0u8; 1024];
     let n = loop {
         match rustix::fs::flistxattr(source, &mut names[..]) {
