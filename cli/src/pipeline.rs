@@ -260,6 +260,8 @@ pub fn request(opts: &BuildOptions, compiled: &Compiled) -> BuildRequest {
         ssh: opts.ssh.clone(),
         allow: opts.allow.clone(),
         jobs: opts.jobs,
+        step_timeout: opts.timeouts.step,
+        retries: opts.retries,
         source_date_epoch: opts.source_date_epoch,
         shm_size: opts.shm_size,
         host_platform: host_platform(),

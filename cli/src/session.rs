@@ -1,8 +1,9 @@
 //! What every command that touches the world opens: store, host, registries, signals.
 
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal};
 use rgraph_runtime::fetch::registry::LazyRegistry;
@@ -70,6 +71,37 @@ impl Signals {
             n if n == Signal::SIGTERM as i32 => Some(ErrorKind::Terminated),
             _ => Some(ErrorKind::Interrupted),
         }
+    }
+}
+
+/// Cancels a build when its time is over.
+pub struct Alarm {
+    /// Dropped: nobody is to be woken any more.
+    _quiet: Option<mpsc::Sender<()>>,
+    rang: Arc<AtomicBool>,
+}
+
+impl Alarm {
+    /// Rings after `limit`; `None`: never.
+    pub fn set(limit: Option<Duration>, cancel: &CancelToken) -> Self {
+        let rang = Arc::new(AtomicBool::new(false));
+        let quiet = limit.map(|limit| {
+            let (quiet, waits) = mpsc::channel::<()>();
+            let (rang, cancel) = (rang.clone(), cancel.clone());
+            std::thread::spawn(move || {
+                if let Err(mpsc::RecvTimeoutError::Timeout) = waits.recv_timeout(limit) {
+                    rang.store(true, Ordering::SeqCst);
+                    cancel.cancel();
+                }
+            });
+            quiet
+        });
+        Self { _quiet: quiet, rang }
+    }
+
+    /// The build was cancelled by it.
+    pub fn rang(&self) -> bool {
+        self.rang.load(Ordering::SeqCst)
     }
 }
 

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::digest::ManifestDigest;
 use crate::plan::BuildPlan;
@@ -36,6 +37,10 @@ pub struct BuildRequest {
     pub allow: Entitlements,
     /// Steps at once; `None`: chosen by the machine.
     pub jobs: Option<usize>,
+    /// How long each `RUN` may take.
+    pub step_timeout: Option<Duration>,
+    /// How often a `RUN` that failed is tried again.
+    pub retries: u32,
     /// Seconds since 1970 that replace "now" in the image.
     pub source_date_epoch: Option<i64>,
     /// Size of `/dev/shm` in bytes.

@@ -28,6 +28,11 @@ impl Ttl {
         Self(n)
     }
 
+    /// The time itself.
+    pub const fn duration(self) -> Duration {
+        Duration::from_secs(self.0)
+    }
+
     /// Whether something of `age` is too old. `None`: made in the future, as some clock has it, or
     /// nobody knows when. That is too old too: made again, its age is known.
     pub fn is_over(self, age: Option<Duration>) -> bool {

@@ -110,6 +110,8 @@ pub(crate) fn request(tags: Vec<String>, host_platform: Platform) -> BuildReques
         ssh: Default::default(),
         allow: Entitlements::default(),
         jobs: None,
+        step_timeout: None,
+        retries: 0,
         source_date_epoch: None,
         shm_size: None,
         host_platform,

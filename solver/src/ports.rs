@@ -3,9 +3,10 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::time::Duration;
 
 use rgraph_ir::op::{Selector, SourceOp};
-use rgraph_ir::{CacheKey, Op, Platform, SnapshotId, TreeDigest, VertexId, VertexMeta};
+use rgraph_ir::{CacheKey, Op, Platform, SnapshotId, TreeDigest, Ttl, VertexId, VertexMeta};
 
 use crate::cancel::CancelToken;
 use crate::event::{Event, EventKind, EventSink, Step, Stream, Timestamp};
@@ -110,6 +111,11 @@ pub enum TaskError {
         /// `killed by the memory limit`, when that is known.
         why: Option<String>,
     },
+    /// It was not done in time and was ended.
+    TimedOut {
+        /// How long it could take.
+        limit: Duration,
+    },
     /// An input is gone from the store or damaged: its vertex has to give it again.
     Lost(SnapshotId),
     /// The build is to stop.
@@ -134,6 +140,9 @@ impl fmt::Display for TaskError {
             }
             Self::Signal { signal, why: None } => {
                 write!(f, "killed by signal {signal} (exit code: {})", 128 + signal)
+            }
+            Self::TimedOut { limit } => {
+                write!(f, "not done after {}, and ended (--timeout)", Ttl::seconds(limit.as_secs()))
             }
             Self::Lost(id) => write!(f, "snapshot {id} is gone"),
             Self::Cancelled => f.write_str("canceled"),

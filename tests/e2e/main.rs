@@ -19,4 +19,5 @@ mod limits;
 mod registry;
 mod soundness;
 mod sources;
+mod steps;
 mod store;

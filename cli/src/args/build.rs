@@ -138,12 +138,12 @@ pub struct BuildArgs {
     /// Steps at once [default: by the machine]
     #[arg(long, value_name = "N", help_heading = "Steps")]
     pub jobs: Option<String>,
-    /// Runs of a failing step
-    #[arg(hide = true, long, value_name = "N", help_heading = "Steps")]
+    /// Try a failed RUN again, so often, on a clean layer
+    #[arg(long, value_name = "N", help_heading = "Steps")]
     pub retry: Option<String>,
-    /// Longest time of a step
-    #[arg(hide = true, long, value_name = "TIME", help_heading = "Steps")]
-    pub timeout: Option<String>,
+    /// Longest time of each RUN, such as 90s or 1h30m; build=TIME: of the whole build
+    #[arg(long, value_name = "TIME", help_heading = "Steps")]
+    pub timeout: Vec<String>,
     /// Shell in the failed step
     #[arg(hide = true, long, help_heading = "Steps")]
     pub debug_on_error: bool,

@@ -34,9 +34,12 @@ fn the_short_grammar_leaves_help_and_mistakes_to_the_whole_one() {
         assert!(!short(words), "{words:?}");
         assert!(cli(words).is_err_and(|e| e.exit_code() == 0 || words.is_empty()), "{words:?}");
     }
-    for words in
-        [&["build"][..], &["build", "--nope", "."], &["images"], &["build", "--rm=false", "."]]
-    {
+    for words in [
+        &["build"][..],
+        &["build", "--nope", "."],
+        &["images"],
+        &["build", "--no-cache=false", "."],
+    ] {
         assert!(!short(words), "{words:?}");
     }
 }

@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicU32;
 use std::time::Instant;
 
 use rgraph_ir::request::{Dest, OutputSpec};
-use rgraph_ir::{Diagnostic, SourceMap};
+use rgraph_ir::{Diagnostic, SourceMap, Ttl};
 use rgraph_runtime::LocalBackend;
 use rgraph_runtime::builds::{BuildRecord, BuildStatus, Journal};
 use rgraph_runtime::fetch::image::{ImageFetcher, Lock};
@@ -21,6 +21,7 @@ use crate::output::write_whole;
 use crate::pipeline::{Answers, CompileError, Compiled, compile, place, request};
 use crate::progress::{Progress, Settings, Summary, write_summary};
 use crate::report::{CliError, ErrorKind, FailedStep};
+use crate::session::Alarm;
 use crate::{session, sources};
 
 /// Rules about layers: what they find is shown in full.
@@ -36,6 +37,7 @@ pub fn run(cx: &Context, args: BuildArgs) -> Result<(), CliError> {
     if opts.call != Call::Build {
         return call::run(cx, &opts);
     }
+    let alarm = Alarm::set(opts.timeouts.build, &cx.cancel);
     let config = Config::load(cx.dirs.config.as_deref())
         .map_err(|e| CliError::failed(rgraph_runtime::report(&e)))?;
     let host = Host::probe().map_err(|e| CliError::failed(e.to_string()))?;
@@ -69,7 +71,7 @@ pub fn run(cx: &Context, args: BuildArgs) -> Result<(), CliError> {
             progress.close();
             let end = Ending { status: status(cx, false), error: Some(told(&e)), image: None };
             keep(journal, record(&opts, None, &progress, span(started), end));
-            return Err(cx.compile_error(e));
+            return Err(if alarm.rang() { late(&opts) } else { cx.compile_error(e) });
         }
     };
     loud(cx, &progress, &compiled);
@@ -94,6 +96,7 @@ pub fn run(cx: &Context, args: BuildArgs) -> Result<(), CliError> {
     }
     let result = match outcome {
         Ok(outcome) => finish(&opts, &outcome, started, &progress, &compiled, quiet),
+        Err(_) if alarm.rang() => Err(late(&opts)),
         Err(e) => Err(failure(cx, e, &progress, &compiled)),
     };
     keep(journal, record(&opts, Some(&compiled), &progress, span, end));
@@ -107,6 +110,14 @@ fn keep(journal: Journal<'_>, record: BuildRecord) {
     if let Err(e) = journal.end(record) {
         tracing::debug!(error = %e, "no record of this build");
     }
+}
+
+/// The whole build took too long.
+fn late(opts: &BuildOptions) -> CliError {
+    let limit = opts.timeouts.build.unwrap_or_default();
+    let limit = Ttl::seconds(limit.as_secs());
+    CliError::failed(format!("the build was not done after {limit}, and was canceled (--timeout)"))
+        .help("what was finished is in the cache: the next build goes on from there")
 }
 
 fn status(cx: &Context, ok: bool) -> BuildStatus {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use rgraph_ir::op::{HostIp, NetworkMode, Ulimit};
 use rgraph_ir::request::{
@@ -110,12 +111,46 @@ pub struct BuildOptions {
     pub call: Call,
     /// Steps at once; `None`: by the machine.
     pub jobs: Option<usize>,
+    /// Times after which a step or the build is ended.
+    pub timeouts: Timeouts,
+    /// How often a failed `RUN` is tried again.
+    pub retries: u32,
     /// Seconds since 1970 that replace "now" in the image.
     pub source_date_epoch: Option<i64>,
     /// Registries over plain HTTP or with an unknown certificate.
     pub insecure_registries: Vec<String>,
     /// Said once, before the build.
     pub warnings: Vec<String>,
+}
+
+/// Times after which something is ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Timeouts {
+    /// Each `RUN`.
+    pub step: Option<Duration>,
+    /// The whole build.
+    pub build: Option<Duration>,
+}
+
+impl Timeouts {
+    fn read(texts: &[String]) -> Result<Self, OptionsError> {
+        let mut out = Self::default();
+        for text in texts {
+            let (slot, time) = match text.split_once('=') {
+                None => (&mut out.step, text.as_str()),
+                Some(("step", time)) => (&mut out.step, time),
+                Some(("build", time)) => (&mut out.build, time),
+                Some((what, _)) => {
+                    return Err(OptionsError::word("--timeout", what, "part", &["step", "build"]));
+                }
+            };
+            let time: Option<Ttl> = time.parse().ok().filter(|t| *t > Ttl::seconds(0));
+            *slot = Some(time.map(Ttl::duration).ok_or_else(|| {
+                OptionsError::value("--timeout", text, "expected a time such as 90s or 1h30m")
+            })?);
+        }
+        Ok(out)
+    }
 }
 
 /// A graph as asked for.
@@ -241,6 +276,13 @@ impl BuildOptions {
                     })
                 })
                 .transpose()?,
+            timeouts: Timeouts::read(&raw.timeout)?,
+            retries: match raw.retry.as_deref() {
+                None => 0,
+                Some(n) => n.parse().ok().filter(|n| *n <= 100).ok_or_else(|| {
+                    OptionsError::value("--retry", n, "expected a number up to 100")
+                })?,
+            },
             source_date_epoch,
             insecure_registries: insecure_registries(&raw.registry.insecure_registry, env)?,
             warnings: legacy(&raw),
@@ -470,8 +512,6 @@ fn refuse_later(raw: &BuildArgs) -> Result<(), OptionsError> {
     let given = [
         ("--squash", on(&raw.squash)),
         ("--layers", raw.layers.is_some()),
-        ("--retry", raw.retry.is_some()),
-        ("--timeout", raw.timeout.is_some()),
         ("--memory", raw.memory.is_some()),
         ("--debug-on-error", raw.debug_on_error),
         ("--attest", !r.attest.is_empty()),

@@ -20,7 +20,7 @@ mod source;
 mod steps;
 mod store;
 
-pub use build::{BuildOptions, Call, GraphOptions, host_platform};
+pub use build::{BuildOptions, Call, GraphOptions, Timeouts, host_platform};
 pub use cache::{cache_from, cache_to};
 pub use config::{Config, ConfigError};
 pub use context::{ContextSpec, FileSpec, NamedContext, named};

@@ -41,6 +41,26 @@ fn plain_builds() {
 }
 
 #[test]
+fn times_and_tries_of_steps() {
+    let second = std::time::Duration::from_secs(1);
+    let o = ok(&["."]);
+    assert_eq!((o.timeouts, o.retries), (Timeouts::default(), 0));
+    let o = ok(&["--timeout", "1m30s", "--timeout=build=1h", "--retry", "3", "."]);
+    assert_eq!((o.timeouts.step, o.timeouts.build), (Some(90 * second), Some(3600 * second)));
+    assert_eq!(o.retries, 3);
+    assert_eq!(ok(&["--timeout", "step=1s", "."]).timeouts.step, Some(second));
+    for words in [
+        &["--timeout", "0", "."][..],
+        &["--timeout", "10", "."],
+        &["--timeout", "buid=1h", "."],
+        &["--retry", "x", "."],
+        &["--retry", "101", "."],
+    ] {
+        assert!(convert(words, &[]).unwrap_err().is_usage(), "{words:?}");
+    }
+}
+
+#[test]
 fn networks_that_are_and_are_not_to_be_used() {
     for words in [
         &["--offline", "--pull", "."][..],

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use rgraph_ir::op::{
     CacheMount, CacheSharing, ExecOp, InputIndex, MountKind, NetworkMode, ProxyEnv, SecretEnv,
@@ -17,7 +18,7 @@ use super::agent::AgentProxy;
 use crate::cache::flight::waiting;
 use crate::sandbox::{
     Dns, ExtraHost, MountSource, Network, Outcome, Rootfs, SandboxMount, SandboxMountKind,
-    SandboxSpec, Security, Stream as SandboxStream, Ulimit,
+    SandboxSpec, Security, Stopped, Stream as SandboxStream, Ulimit,
 };
 use crate::snapshot::SnapshotError;
 use crate::worker::LocalWorker;
@@ -89,8 +90,40 @@ struct Held {
     scratch: Vec<Prepared>,
 }
 
-/// Runs a step.
+/// Pause before a step is tried again, and the longest: each is twice the one before.
+const PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// Runs a step, again on a clean layer when it failed by itself and the caller wants that.
 pub fn run(
+    w: &LocalWorker<'_>,
+    op: &ExecOp,
+    task: &Task<'_>,
+    cx: &TaskCx<'_>,
+) -> Result<Vec<Tree>, TaskError> {
+    let retries = w.request.retries;
+    let mut pause = PAUSE;
+    for n in 1..=retries {
+        let failed = match run_once(w, op, task, cx) {
+            Err(
+                e
+                @ (TaskError::Exit { .. } | TaskError::Signal { .. } | TaskError::TimedOut { .. }),
+            ) => e,
+            done => return done,
+        };
+        let line = format!("{failed}; trying again on a clean layer ({n} of {retries})\n");
+        cx.log(Stream::Stderr, line.as_bytes());
+        let until = Instant::now() + pause;
+        while Instant::now() < until {
+            cx.check()?;
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+    run_once(w, op, task, cx)
+}
+
+fn run_once(
     w: &LocalWorker<'_>,
     op: &ExecOp,
     task: &Task<'_>,
@@ -112,8 +145,9 @@ pub fn run(
     cx.check()?;
     let running =
         w.runner()?.launch(&spec, std::mem::take(&mut held.fds)).map_err(sandbox_error)?;
+    let deadline = w.request.step_timeout.and_then(|t| Instant::now().checked_add(t));
     let finished = running
-        .wait(cx.cancel, &mut |stream, bytes| {
+        .wait(cx.cancel, deadline, &mut |stream, bytes| {
             let stream = match stream {
                 SandboxStream::Stdout => Stream::Stdout,
                 SandboxStream::Stderr => Stream::Stderr,
@@ -121,8 +155,10 @@ pub fn run(
             cx.log(stream, bytes);
         })
         .map_err(sandbox_error)?;
-    if finished.cancelled {
-        return Err(TaskError::Cancelled);
+    match (finished.stopped, w.request.step_timeout) {
+        (Some(Stopped::TimedOut), Some(limit)) => return Err(TaskError::TimedOut { limit }),
+        (Some(_), _) => return Err(TaskError::Cancelled),
+        (None, _) => {}
     }
     match finished.outcome {
         Outcome::Exited(0) => {}

@@ -137,8 +137,17 @@ pub struct Running {
 pub struct Finished {
     /// What its process came to.
     pub outcome: Outcome,
-    /// It was asked to end because the build was cancelled.
-    pub cancelled: bool,
+    /// Why it was asked to end before it did so by itself.
+    pub stopped: Option<Stopped>,
+}
+
+/// Why a step was ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stopped {
+    /// The build was cancelled.
+    Cancelled,
+    /// Its time was over.
+    TimedOut,
 }
 
 /// What a step's process came to.
@@ -181,8 +190,8 @@ impl Running {
 
     /// Follows the step to its end on the calling thread, handing on what it writes as it comes.
     ///
-    /// When `cancel` is cancelled the step is asked to end (SIGTERM) and killed with all its
-    /// processes after the grace period; at once when it would not notice the request, as process
+    /// When `cancel` is cancelled, or at `deadline`, the step is asked to end (SIGTERM) and killed with
+    /// all its processes after the grace period; at once when it would not notice the request, as process
     /// 1 of its namespace without a handler.
     ///
     /// # Errors
@@ -190,13 +199,14 @@ impl Running {
     pub fn wait(
         mut self,
         cancel: &CancelToken,
+        deadline: Option<Instant>,
         output: &mut dyn FnMut(Stream, &[u8]),
     ) -> Result<Finished, SandboxError> {
         let talk = |what| move |e| SandboxError::Talk(what, e);
         let flag = Arc::new(Flag::new().map_err(talk("prepare for cancelling"))?);
         let waker = flag.clone();
         let _registered = cancel.on_cancel(move || waker.set());
-        let mut cancelled = false;
+        let mut stopped: Option<Stopped> = None;
         let mut kill_at: Option<Instant> = None;
         let mut buf = vec![0; 64 << 10];
         loop {
@@ -205,22 +215,28 @@ impl Running {
                 self.pid.kill().map_err(talk("kill the step"))?;
                 kill_at = None;
             }
-            let timeout = kill_at.map(|at| at.saturating_duration_since(now));
+            let next = kill_at.or(deadline.filter(|_| stopped.is_none()));
+            let timeout = next.map(|at| at.saturating_duration_since(now));
             let mut fds = vec![self.reply.as_fd()];
             // Once set it stays readable.
-            if !cancelled {
+            if stopped.is_none() {
                 fds.push(flag.as_fd());
             }
             fds.extend([&self.stdout, &self.stderr].into_iter().flatten().map(AsFd::as_fd));
             let ready = wait::readable(&fds, timeout).map_err(talk("wait for the step"))?;
-            let asked = !cancelled && ready[1];
             let ended = ready[0];
+            let over = || !ended && deadline.is_some_and(|at| at <= Instant::now());
+            let asked = match stopped {
+                None if ready[1] => Some(Stopped::Cancelled),
+                None if over() => Some(Stopped::TimedOut),
+                _ => None,
+            };
             self.pump(&mut buf, output);
-            if asked {
-                cancelled = true;
+            if asked.is_some() {
+                stopped = asked;
                 if self.pid.handles_terminate() {
                     self.pid.terminate().map_err(talk("ask the step to end"))?;
-                    kill_at = now.checked_add(self.grace);
+                    kill_at = Instant::now().checked_add(self.grace);
                 } else {
                     self.pid.kill().map_err(talk("kill the step"))?;
                 }
@@ -235,7 +251,7 @@ impl Running {
                     Reply::Done(Done::NotStarted(e)) | Reply::Refused(e) => Outcome::NotStarted(e),
                     Reply::Started => continue,
                 };
-                return Ok(Finished { outcome, cancelled });
+                return Ok(Finished { outcome, stopped });
             }
         }
     }

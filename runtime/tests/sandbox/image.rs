@@ -91,13 +91,18 @@ pub struct Ran {
 pub fn follow(running: Running, cancel: &CancelToken) -> Ran {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let end = running
-        .wait(cancel, &mut |stream, bytes| match stream {
+        .wait(cancel, None, &mut |stream, bytes| match stream {
             Stream::Stdout => out.extend_from_slice(bytes),
             Stream::Stderr => err.extend_from_slice(bytes),
         })
         .unwrap();
     let text = |b| String::from_utf8(b).unwrap();
-    Ran { outcome: end.outcome, cancelled: end.cancelled, out: text(out), err: text(err) }
+    Ran {
+        outcome: end.outcome,
+        cancelled: end.stopped == Some(Stopped::Cancelled),
+        out: text(out),
+        err: text(err),
+    }
 }
 
 /// Starts the step with a work directory of its own: the kernel refuses one that was used for a

@@ -27,7 +27,7 @@ pub fn cancel_when_ready(runner: &Runner, spec: &SandboxSpec) -> (Finished, Stri
     let cancel = CancelToken::new();
     let mut out = String::new();
     let end = launch(runner, spec, vec![])
-        .wait(&cancel, &mut |_, bytes| {
+        .wait(&cancel, None, &mut |_, bytes| {
             out.push_str(std::str::from_utf8(bytes).unwrap());
             if out.contains("ready\n") {
                 cancel.cancel();
@@ -43,7 +43,7 @@ pub fn cancel_lets_a_handler_finish(runner: &Runner) {
         image.sh("trap 'echo bye; exit 5' TERM; echo ready; while :; do sleep 0.01; done");
     spec.grace = Duration::from_secs(100_000);
     let (end, out) = cancel_when_ready(runner, &spec);
-    assert_eq!(end, Finished { outcome: Outcome::Exited(5), cancelled: true });
+    assert_eq!(end, Finished { outcome: Outcome::Exited(5), stopped: Some(Stopped::Cancelled) });
     assert_eq!(out, "ready\nbye\n");
 }
 
@@ -52,7 +52,7 @@ pub fn cancel_kills_after_the_grace_period(runner: &Runner) {
     let mut spec = image.sh("trap 'echo no' TERM; echo ready; while :; do sleep 0.01; done");
     spec.grace = Duration::from_millis(50);
     let (end, out) = cancel_when_ready(runner, &spec);
-    assert_eq!(end, Finished { outcome: Outcome::Signalled(9), cancelled: true });
+    assert_eq!(end, Finished { outcome: Outcome::Signalled(9), stopped: Some(Stopped::Cancelled) });
     assert_eq!(out, "ready\nno\n");
 }
 
@@ -106,7 +106,7 @@ pub fn hold(dir: &Path) -> ExitCode {
     let running = runner.launch(&spec, vec![]).unwrap();
     println!("{}", runner.id());
     std::io::stdout().flush().unwrap();
-    let _ = running.wait(&CancelToken::new(), &mut |_, _| {});
+    let _ = running.wait(&CancelToken::new(), None, &mut |_, _| {});
     ExitCode::SUCCESS
 }
 
