@@ -1,7 +1,5 @@
 //! Questions about a graph as a whole. petgraph stays inside this file.
 
-use std::collections::BTreeMap;
-
 use petgraph::Direction;
 use petgraph::algo::toposort;
 use petgraph::graph::{DiGraph, NodeIndex};
@@ -71,16 +69,29 @@ pub fn layer_depth(graph: &Graph) -> Vec<u32> {
     depth
 }
 
-/// Which layer of which target a vertex makes: target's position in the plan and the layer's
-/// number in the image, from 1, the base's layers counted first.
-pub fn layers(plan: &BuildPlan) -> BTreeMap<VertexId, Vec<(usize, usize)>> {
-    let mut out: BTreeMap<VertexId, Vec<(usize, usize)>> = BTreeMap::new();
-    for (t, target) in plan.targets.iter().enumerate() {
-        let made = target.history.iter().filter_map(|h| h.layer);
-        for (n, edge) in made.enumerate() {
-            out.entry(edge.vertex).or_default().push((t, target.base.layers + n + 1));
-        }
+/// A layer that a vertex makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct MadeLayer {
+    /// Who makes it.
+    pub vertex: VertexId,
+    /// The target's position in the plan.
+    pub target: usize,
+    /// The layer's number in the image, from 1, the base's layers counted first.
+    pub number: usize,
+}
+
+/// All layers that vertices make, by vertex.
+pub fn layers(plan: &BuildPlan) -> Vec<MadeLayer> {
+    let mut out = Vec::new();
+    for (target, t) in plan.targets.iter().enumerate() {
+        let made = t.history.iter().filter_map(|h| h.layer);
+        out.extend(made.enumerate().map(|(n, edge)| MadeLayer {
+            vertex: edge.vertex,
+            target,
+            number: t.base.layers + n + 1,
+        }));
     }
+    out.sort();
     out
 }
 
@@ -137,8 +148,9 @@ mod tests {
         assert_eq!(ids(&reachable(plan)), [0, 1, 2, 3, 5, 6]);
         assert_eq!(layer_depth(&plan.graph), [0, 0, 1, 2, 3, 1, 2]);
         let layers = layers(plan);
-        assert_eq!(layers[&VertexId(5)], [(0, 4)]);
-        assert_eq!(layers[&VertexId(6)], [(0, 5)]);
+        let made = |vertex, number| MadeLayer { vertex: VertexId(vertex), target: 0, number };
+        assert!(layers.contains(&made(5, 4)) && layers.contains(&made(6, 5)));
+        assert!(layers.is_sorted());
         assert_eq!(local_sources(plan), ["context"]);
     }
 

@@ -79,14 +79,16 @@ fn vertex<'g>(v: &'g Vertex, names: &mut Names<'g>, fail: &mut Fail<'_>) {
     for e in v.inputs.iter().filter(|e| e.output != 0) {
         fail("V1", format!("input asks for output {} of vertex {}", e.output, e.vertex.0));
     }
-    let mut named = Named { seen: vec![false; v.inputs.len()], fail };
+    names.inputs.clear();
+    names.inputs.resize(v.inputs.len(), false);
+    let mut named = Named { seen: &mut names.inputs, fail: &mut *fail };
     match &v.op {
         Op::Source(_) => {}
         Op::Exec(e) => exec_inputs(e, &mut named),
         Op::File(f) => file_inputs(f, &mut named),
         Op::Merge(_) | Op::Diff(_) => named.seen.fill(true),
     }
-    let (seen, fail) = (named.seen, named.fail);
+    let seen = &names.inputs;
     let count = v.inputs.len();
     match &v.op {
         Op::Source(_) if count > 0 => fail("V4", format!("a source has {count} inputs")),
@@ -114,7 +116,7 @@ fn vertex<'g>(v: &'g Vertex, names: &mut Names<'g>, fail: &mut Fail<'_>) {
 }
 
 struct Named<'a, 'f> {
-    seen: Vec<bool>,
+    seen: &'a mut [bool],
     fail: &'a mut Fail<'f>,
 }
 
@@ -170,6 +172,8 @@ struct Names<'g> {
     /// What names the list up to each variable, and the key unless it stood there before.
     list: Vec<([u8; 32], Option<&'g str>)>,
     seen: HashSet<&'g str>,
+    /// Which inputs of the vertex its op names.
+    inputs: Vec<bool>,
 }
 
 impl<'g> Names<'g> {

@@ -149,10 +149,10 @@ impl Dot<'_> {
     fn layer_text(&self, id: VertexId) -> Option<String> {
         let layers = self.view.layers(id);
         let first = layers.first()?;
-        if layers.iter().all(|l| l.1 == first.1) {
-            return Some(format!("layer {}", first.1));
+        if layers.iter().all(|l| l.number == first.number) {
+            return Some(format!("layer {}", first.number));
         }
-        let each = layers.iter().map(|(t, n)| format!("{n} of image {}", t + 1));
+        let each = layers.iter().map(|l| format!("{} of image {}", l.number, l.target + 1));
         Some(format!("layer {}", each.collect::<Vec<_>>().join(", ")))
     }
 

@@ -27,6 +27,7 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::Style;
 use super::view::View;
@@ -35,6 +36,7 @@ use crate::fields::{FieldPath, FieldVisitor, KeyFields, Value, push_number};
 use crate::graph::VertexId;
 use crate::op::Op;
 use crate::plan::{BuildPlan, Target};
+use crate::platform::Platform;
 use crate::span::{SourceMap, Span};
 
 /// Version of the form.
@@ -192,7 +194,7 @@ fn vertex(
         None => w.raw("stage", "null"),
     }
     match &v.platform {
-        Some(p) => w.string("platform", &p.to_string()),
+        Some(p) => w.platform(p),
         None => w.raw("platform", "null"),
     }
     place(w, view.map, v.meta.spans.first().copied());
@@ -206,10 +208,10 @@ fn vertex(
         },
     );
     w.open(Some("layers"), '[');
-    for (target, number) in view.layers(id) {
+    for layer in view.layers(id) {
         w.open(None, '{');
-        w.number("target", *target as u64);
-        w.number("number", *number as u64);
+        w.number("target", layer.target as u64);
+        w.number("number", layer.number as u64);
         w.close('}');
     }
     w.close(']');
@@ -292,11 +294,28 @@ struct Writer<'t> {
     more: bool,
     /// The next member starts a line with this.
     indent: Option<&'static str>,
+    /// The platform that was written last, and its text: most vertices have the same one.
+    platform: Option<(Arc<Platform>, String)>,
 }
 
 impl<'t> Writer<'t> {
     fn new(take: &'t mut dyn FnMut(&str)) -> Self {
-        Self { out: String::with_capacity(PIECE * 2), take, more: false, indent: None }
+        Self {
+            out: String::with_capacity(PIECE * 2),
+            take,
+            more: false,
+            indent: None,
+            platform: None,
+        }
+    }
+
+    fn platform(&mut self, p: &Arc<Platform>) {
+        let text = match self.platform.take() {
+            Some((last, text)) if Arc::ptr_eq(&last, p) => text,
+            _ => p.to_string(),
+        };
+        self.string("platform", &text);
+        self.platform = Some((p.clone(), text));
     }
 
     /// Hands on what is left.

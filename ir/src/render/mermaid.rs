@@ -80,7 +80,7 @@ fn vertex(out: &mut String, view: &View<'_>, style: &Style, id: VertexId) {
     let mut small = Vec::new();
     small.extend(view.place(id));
     small.extend(v.platform.as_ref().map(ToString::to_string));
-    small.extend(view.layers(id).first().map(|(_, n)| format!("layer {n}")));
+    small.extend(view.layers(id).first().map(|l| format!("layer {}", l.number)));
     small
         .extend(style.cached.get(&id).map(|hit| if *hit { "cached" } else { "to run" }.to_owned()));
     if !small.is_empty() {

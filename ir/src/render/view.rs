@@ -1,10 +1,10 @@
 //! What all renderers show: the needed vertices, renumbered without gaps, with their places, layers
 //! and the meaning of their inputs in words.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fmt::Write as _;
 
-use crate::analysis;
+use crate::analysis::{self, MadeLayer};
 use crate::graph::{Edge, Vertex, VertexId};
 use crate::op::{FileActionKind, InputIndex, MountKind, Op, Role, SourceOp};
 use crate::plan::BuildPlan;
@@ -18,7 +18,7 @@ pub(super) struct View<'a> {
     pub order: Vec<VertexId>,
     /// By id; `None` of those that are not needed.
     numbers: Vec<Option<usize>>,
-    layers: BTreeMap<VertexId, Vec<(usize, usize)>>,
+    layers: Vec<MadeLayer>,
 }
 
 /// How an input is used.
@@ -59,9 +59,11 @@ impl<'a> View<'a> {
         self.vertex(id).meta.spans.first().map(|s| self.map.locate(*s))
     }
 
-    /// Layers the vertex makes: target's position and number in its image.
-    pub fn layers(&self, id: VertexId) -> &[(usize, usize)] {
-        self.layers.get(&id).map_or(&[], Vec::as_slice)
+    /// Layers the vertex makes.
+    pub fn layers(&self, id: VertexId) -> &[MadeLayer] {
+        let from = self.layers.partition_point(|l| l.vertex < id);
+        let count = self.layers[from..].iter().take_while(|l| l.vertex == id).count();
+        &self.layers[from..from + count]
     }
 
     /// Stages in order of their first vertex, each with its vertices; `None` first holds what
