@@ -70,7 +70,7 @@ pub enum Answers<'a> {
 const LARGE_TEXT: usize = 64 << 10;
 /// What a plan takes per byte of its text, about, and the most that is asked for.
 const HEAP_PER_BYTE: usize = 120;
-const MAX_HEAP: usize = 26 << 20;
+const MAX_HEAP: usize = 256 << 20;
 
 /// Text to plan.
 pub fn compile(opts: &BuildOptions, answers: &Answers<'_>) -> Result<Compiled, CompileError> {
