@@ -12,7 +12,8 @@ use rustix::fs::{CWD, FileType, Mode, mknodat};
 
 use super::*;
 
-/// A tree of `path=text`, `path@target` (a link) and `path/` (a folder), with modes after `:`.
+/// A tree of `path=text`, `path@target` (a link), `path&first` (a hard link) and `path/` (a folder),
+/// with modes after `:`.
 fn tree(lines: &[&str]) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     for line in lines {
@@ -23,12 +24,13 @@ fn tree(lines: &[&str]) -> tempfile::TempDir {
 
 fn put(root: &Path, line: &str) {
     let (line, mode) = line.split_once(':').unwrap_or((line, ""));
-    let at = line.find(['=', '@', '!']).unwrap_or(line.len());
+    let at = line.find(['=', '@', '&', '!']).unwrap_or(line.len());
     let path = root.join(line[..at].trim_end_matches('/'));
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     match line[at..].chars().next() {
         Some('=') => fs::write(&path, &line[at + 1..]).unwrap(),
         Some('@') => symlink(&line[at + 1..], &path).unwrap(),
+        Some('&') => fs::hard_link(root.join(&line[at + 1..]), &path).unwrap(),
         // Overlayfs's mark for a name that is gone.
         Some(_) => mknodat(CWD, &path, FileType::CharacterDevice, Mode::empty(), 0).unwrap(),
         None => fs::create_dir_all(&path).unwrap(),
@@ -52,9 +54,12 @@ fn lines(changes: &rgraph_solver::explain::FileChanges) -> Vec<String> {
 
 #[test]
 fn lists_name_what_changed() {
-    let base = ["a=1", "d/x=1", "d/y=1", "l@a", "m=1:644"];
-    let table: [(&[&str], &[&str], &[&str]); 10] = [
-        (&["a=2"], &[], &["a changed"]),
+    let base = ["a=1", "d/x=1", "d/y=1", "h&a", "l@a", "m=1:644"];
+    let table: [(&[&str], &[&str], &[&str]); 13] = [
+        (&["h=1"], &["h"], &["h: no hard link of a any more"]),
+        (&["m&a"], &["m"], &["m: a hard link of a now"]),
+        (&["h&d/x"], &["h"], &["h: a hard link of d/x, not of a"]),
+        (&["a=2"], &[], &["a changed", "h changed"]),
         (&["n=1"], &[], &["n is new"]),
         (&["n/o=1", "n/p=1"], &[], &["n is new"]),
         (&[], &["m"], &["m is gone"]),
@@ -120,7 +125,7 @@ proptest! {
     #[test]
     fn any_bytes_read_as_a_list_or_not(mut bytes: Vec<u8>, at: usize, with: u8) {
         FileList::from_bytes(&bytes);
-        bytes.splice(0..0, b"rgraph files 1\n\0".iter().copied());
+        bytes.splice(0..0, b"rgraph files 2\n\0".iter().copied());
         FileList::from_bytes(&bytes);
         let dir = tree(&["a=1", "b/c@a"]);
         let mut good = list_of(dir.path(), &Selector::all(), &[]).to_bytes().unwrap();
@@ -136,7 +141,8 @@ proptest! {
 fn layers_are_compared_where_they_differ() {
     type Layers<'a> = &'a [&'a [&'a str]];
     let shared: Layers<'_> = &[&["etc/base=1", "etc/old=1", "usr/x=1"]];
-    let table: [(Layers<'_>, Layers<'_>, &[&str]); 9] = [
+    let table: [(Layers<'_>, Layers<'_>, &[&str]); 10] = [
+        (&[&["o=1", "p=1"]], &[&["o=1", "p&o"]], &["p: a hard link of o now"]),
         (&[&["o=1"]], &[&["o=2"]], &["o changed"]),
         (&[&["o=1"]], &[&["o=22"]], &["o changed"]),
         (&[&["o=1"]], &[&["o=1"]], &[]),

@@ -16,7 +16,7 @@ use super::walk::{Content, Entry, Kind, xattrs};
 use super::{ContextError, ListedEntry, Scan};
 
 /// Names the encoding.
-const DOMAIN: &[u8] = b"rgraph tree 1";
+const DOMAIN: &[u8] = b"rgraph tree 2";
 
 /// How much encoding is gathered before it is hashed.
 const FLUSH: usize = 1 << 20;
@@ -185,8 +185,11 @@ impl Scan {
                 out.extend(minor.to_le_bytes());
             }
             Content::File(d) => {
-                out.push(1);
+                out.push(if e.twin.is_some() { 2 } else { 1 });
                 out.extend(d.0);
+                if let Some(twin) = &e.twin {
+                    put(out, &twin[e.below.min(twin.len())..]);
+                }
             }
             Content::Unread | Content::Gone => out.push(0),
         }

@@ -177,6 +177,10 @@ fn differences(path: &[u8], old: &Entry, new: &Entry, out: &mut FileChanges) {
         }
         _ => {}
     }
+    if old.twin != new.twin {
+        let name = |e: &Entry| e.twin.as_ref().map(|t| String::from_utf8_lossy(t).into_owned());
+        out.push(path, FileFate::HardLink(name(old), name(new)));
+    }
     if old.mode != new.mode && new.kind != Kind::Symlink {
         out.push(path, FileFate::Mode(old.mode, new.mode));
     }

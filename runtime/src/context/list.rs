@@ -12,7 +12,7 @@ use super::Scan;
 use super::walk::{Content, Entry, Kind};
 
 /// Names the encoding.
-const MAGIC: &[u8] = b"rgraph files 1\n";
+const MAGIC: &[u8] = b"rgraph files 2\n";
 
 /// Most files of a list: more are not kept.
 pub const MAX_FILES: usize = 200_000;
@@ -28,7 +28,7 @@ struct Listed {
     mode: u16,
     /// Owner and group, where they count.
     owner: (u32, u32),
-    /// A link's text, in [`FileList::text`].
+    /// A link's text, or the first name of a file that has several, in [`FileList::text`].
     link: (u32, u32),
     /// The beginning of the digest of all else.
     content: [u8; 8],
@@ -83,26 +83,31 @@ impl FileList {
     /// The list of what was found; `rules` are those of the ignore file.
     pub fn of(scan: &Scan, rules: &[String]) -> Self {
         let mut list = Self { rules: rules.to_vec(), ..Self::default() };
-        let mut path = Vec::new();
+        let (mut path, mut twin) = (Vec::new(), Vec::new());
         for pick in scan.parts.iter().flatten() {
-            for (i, e) in pick.entries.iter().enumerate() {
-                // By the name that was asked for, whatever links led to it.
-                path.clear();
-                path.extend_from_slice(&pick.at);
-                if i > 0 {
-                    if !path.is_empty() {
-                        path.push(b'/');
-                    }
-                    path.extend_from_slice(&e.path[e.below..]);
+            // By the name that was asked for, whatever links led to it.
+            let name = |out: &mut Vec<u8>, below: &[u8]| {
+                out.clear();
+                out.extend_from_slice(&pick.at);
+                if !out.is_empty() && !below.is_empty() {
+                    out.push(b'/');
                 }
-                list.push(&path, e, scan.owner, scan.mode);
+                out.extend_from_slice(below);
+            };
+            for (i, e) in pick.entries.iter().enumerate() {
+                name(&mut path, if i == 0 { b"" } else { &e.path[e.below..] });
+                if let Some(t) = &e.twin {
+                    name(&mut twin, &t[e.below.min(t.len())..]);
+                }
+                let twin = e.twin.as_ref().map(|_| twin.as_slice());
+                list.push(&path, e, twin, (scan.owner, scan.mode));
             }
         }
         list.sort();
         list
     }
 
-    fn push(&mut self, path: &[u8], e: &Entry, owner: bool, mode: bool) {
+    fn push(&mut self, path: &[u8], e: &Entry, twin: Option<&[u8]>, (owner, mode): (bool, bool)) {
         let first = |bytes: &[u8]| {
             let mut eight = [0; 8];
             eight.copy_from_slice(&bytes[..8]);
@@ -111,7 +116,10 @@ impl FileList {
         let (mut link, mut content) = ((0, 0), [0; 8]);
         match &e.content {
             Content::Link(to) => link = self.keep(to),
-            Content::File(d) => content = first(&d.0),
+            Content::File(d) => {
+                content = first(&d.0);
+                link = twin.map_or(link, |t| self.keep(t));
+            }
             Content::Dir(attributes) if !attributes.is_empty() => {
                 content = first(blake3::hash(attributes).as_bytes());
             }
@@ -225,7 +233,12 @@ fn compare(
     let (was, is) = (old_list.text(old.link), list.text(new.link));
     if was != is {
         let text = |t: &[u8]| String::from_utf8_lossy(t).into_owned();
-        out.push(path, FileFate::Link(text(was), text(is)));
+        let name = |t: &[u8]| (!t.is_empty()).then(|| text(t));
+        let fate = match new.kind {
+            b'l' => FileFate::Link(text(was), text(is)),
+            _ => FileFate::HardLink(name(was), name(is)),
+        };
+        out.push(path, fate);
     }
     if old.mode != new.mode {
         out.push(path, FileFate::Mode(old.mode.into(), new.mode.into()));
@@ -299,11 +312,12 @@ impl FileList {
             put(&mut out, f.mode.into());
             put(&mut out, f.owner.0.into());
             put(&mut out, f.owner.1.into());
-            if f.kind == b'l' {
+            if matches!(f.kind, b'l' | b'f') {
                 let link = self.text(f.link);
                 put(&mut out, link.len() as u64);
                 out.extend_from_slice(link);
-            } else {
+            }
+            if f.kind != b'l' {
                 out.extend_from_slice(&f.content);
             }
             last = path;
@@ -329,10 +343,13 @@ impl FileList {
             let mode = u16::try_from(r.number()?).ok()?;
             let owner = (u32::try_from(r.number()?).ok()?, u32::try_from(r.number()?).ok()?);
             let (mut link, mut content) = ((0, 0), [0; 8]);
-            if kind == b'l' {
+            if matches!(kind, b'l' | b'f') {
                 let text = r.text()?;
-                link = list.keep(text);
-            } else {
+                if !text.is_empty() {
+                    link = list.keep(text);
+                }
+            }
+            if kind != b'l' {
                 content.copy_from_slice(r.take(8)?);
             }
             // Texts of 4 GiB would not have been written.

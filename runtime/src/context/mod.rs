@@ -11,7 +11,8 @@
 //!   the root without following any link.
 //! - Content is hashed from one open handle whose size and times are compared before and after.
 //!   FIFOs, sockets and devices are never opened.
-//! - Times do not count. What is not there is part of the digest.
+//! - Times do not count. What is not there is part of the digest. Which names below one selected path
+//!   are hard links of one file counts, as a copy keeps that; a name elsewhere does not.
 
 mod digest;
 mod layers;

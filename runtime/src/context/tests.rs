@@ -105,6 +105,47 @@ fn what_counts_and_what_does_not() {
     assert_eq!(digest_of(dir.path(), &plain), loose);
 }
 
+/// Of the names of one file, those that one copy makes count, and no others.
+#[test]
+fn hard_links_count_as_far_as_a_copy_keeps_them() {
+    let link = |d: &Path, of: &str, to: &str| fs::hard_link(d.join(of), d.join(to)).unwrap();
+    let put = |d: &Path, to: &str| fs::write(d.join(to), "util").unwrap();
+    let both = Selector { paths: ["/src", "/top"].map(pick).into(), owner: true, mode: true };
+    let only_h = sel(SelectedPath { include: vec!["**/*.h".to_owned()], ..pick("/src") });
+    let src = Selector::path("/src");
+    // A second name of `src/deep/util.h` in the place of a copy of it.
+    for (name, selector, at, counts) in [
+        ("beside it", &src, "src/a.h", true),
+        ("after it", &src, "src/z.h", true),
+        ("outside", &src, "same", false),
+        ("under another source", &both, "same", false),
+        ("hidden by a pattern", &only_h, "src/x.c", false),
+        ("shown by a pattern", &only_h, "src/x.h", true),
+        ("of a whole tree", &Selector::all(), "same", true),
+    ] {
+        let (apart, one) = (tree(), tree());
+        put(apart.path(), at);
+        link(one.path(), "src/deep/util.h", at);
+        let differ = digest_of(apart.path(), selector) != digest_of(one.path(), selector);
+        assert_eq!(differ, counts, "{name}");
+    }
+    // Three names of two files: which two are one is said.
+    let three = |a: &str, b: &str| {
+        let dir = tree();
+        put(dir.path(), "src/a");
+        put(dir.path(), "src/b");
+        link(dir.path(), &format!("src/{a}"), &format!("src/{b}"));
+        digest_of(dir.path(), &src)
+    };
+    assert_ne!(three("a", "c"), three("b", "c"));
+    // A layer says it too: its tar does.
+    let layer = |d: &TempDir| layer_digest(File::open(d.path()).unwrap().as_fd()).unwrap();
+    let (apart, one) = (tree(), tree());
+    put(apart.path(), "same");
+    link(one.path(), "src/deep/util.h", "same");
+    assert_ne!(layer(&apart), layer(&one));
+}
+
 #[test]
 fn names_count_when_asked_for() {
     let dir = tree();

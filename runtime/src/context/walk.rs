@@ -3,6 +3,7 @@
 //! Order: depth first, names sorted by bytes. Each folder is opened by its name below the handle of
 //! its parent, so a folder that is swapped for a link during the walk is not followed.
 
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 
 use rgraph_ir::limits::MAX_TAR_PATH;
@@ -64,6 +65,8 @@ pub(super) struct Entry {
     /// Size and times, to recognise a file.
     pub stamp: Stamp,
     pub content: Content,
+    /// The real path of the first name that this walk found of the same file.
+    pub twin: Option<Box<[u8]>>,
 }
 
 /// What an entry holds.
@@ -142,6 +145,26 @@ struct Frame {
     if_used: bool,
 }
 
+/// What a walk has found so far.
+#[derive(Default)]
+struct Seen {
+    entries: Vec<Entry>,
+    /// Files with several names, by device and inode: where the first one is.
+    named: HashMap<(u64, u64), usize>,
+}
+
+impl Seen {
+    fn push(&mut self, mut e: Entry, stat: &Statx) {
+        // Other kinds are copied one by one, whatever names they share.
+        if e.kind == Kind::File && stat.stx_nlink > 1 {
+            let at = self.entries.len();
+            let first = *self.named.entry((e.stamp.dev, e.stamp.ino)).or_insert(at);
+            e.twin = self.entries.get(first).map(|f| f.path.clone().into());
+        }
+        self.entries.push(e);
+    }
+}
+
 /// The entries at and below `top`, the top one first; empty when all of it is filtered out. `name`
 /// is what patterns call a `top` that is no folder.
 pub(super) fn walk(
@@ -152,12 +175,12 @@ pub(super) fn walk(
 ) -> Result<Vec<Entry>, ContextError> {
     let Found { real, stat } = top;
     let kind = Kind::of(&stat);
-    let mut out = Vec::new();
+    let mut out = Seen::default();
     let below = if kind == Kind::Dir { real.len() } else { real.len() - last_name(&real).len() };
     let asked: &[u8] = if kind == Kind::Dir { b"" } else { name };
     let keep = filter.keep(&real, asked, kind == Kind::Dir);
     if keep == Keep::No {
-        return Ok(out);
+        return Ok(out.entries);
     }
     if kind != Kind::Dir {
         let content = match kind {
@@ -168,8 +191,8 @@ pub(super) fn walk(
             }
             kind => leaf(kind, &stat),
         };
-        out.push(entry(real, below, kind, &stat, content));
-        return Ok(out);
+        out.entries.push(entry(real, below, kind, &stat, content));
+        return Ok(out.entries);
     }
     let dir = tree
         .open(&real, OFlags::RDONLY | OFlags::DIRECTORY)
@@ -178,11 +201,11 @@ pub(super) fn walk(
     let below = if real.is_empty() { 0 } else { real.len() + 1 };
     let mut stack = vec![enter(&mut out, dir, real, below, &stat, keep, filter.overlay)?];
     while let Some(frame) = stack.last_mut()
-        && out.len() <= filter.most
+        && out.entries.len() <= filter.most
     {
         let Some((name, _)) = frame.names.next() else {
-            if frame.if_used && out.len() == frame.entry + 1 {
-                out.pop();
+            if frame.if_used && out.entries.len() == frame.entry + 1 {
+                out.entries.pop();
             }
             stack.pop();
             continue;
@@ -191,7 +214,7 @@ pub(super) fn walk(
             stack.push(inner);
         }
     }
-    Ok(out)
+    Ok(out.entries)
 }
 
 /// Looks at one name of a folder: adds its entry, and gives a frame when it is a folder.
@@ -200,7 +223,7 @@ fn visit(
     name: &[u8],
     below: usize,
     filter: &Filter<'_>,
-    out: &mut Vec<Entry>,
+    out: &mut Seen,
 ) -> Result<Option<Frame>, ContextError> {
     let path = join(&frame.path, name);
     if path.len() > MAX_TAR_PATH {
@@ -235,18 +258,18 @@ fn visit(
         Kind::Symlink => match readlinkat(dir, name, Vec::new()) {
             Ok(link) => {
                 let content = Content::Link(link.into_bytes());
-                out.push(entry(path, below, kind, &stat, content));
+                out.push(entry(path, below, kind, &stat, content), &stat);
             }
             Err(Errno::NOENT | Errno::INVAL) => {}
             Err(e) => return Err(ContextError::read(&path, e)),
         },
-        kind => out.push(entry(path, below, kind, &stat, leaf(kind, &stat))),
+        kind => out.push(entry(path, below, kind, &stat, leaf(kind, &stat)), &stat),
     }
     Ok(None)
 }
 
 fn enter(
-    out: &mut Vec<Entry>,
+    out: &mut Seen,
     dir: OwnedFd,
     path: Vec<u8>,
     below: usize,
@@ -256,8 +279,8 @@ fn enter(
 ) -> Result<Frame, ContextError> {
     let read = xattrs(&dir, overlay).and_then(|attrs| Ok((attrs, names(&dir)?)));
     let (xattrs, names) = read.map_err(|e| ContextError::read(&path, e))?;
-    let at = out.len();
-    out.push(entry(path.clone(), below, Kind::Dir, stat, Content::Dir(xattrs)));
+    let at = out.entries.len();
+    out.push(entry(path.clone(), below, Kind::Dir, stat, Content::Dir(xattrs)), stat);
     let if_used = keep == Keep::IfUsed;
     Ok(Frame { dir: Some(dir), path, names: names.into_iter(), entry: at, if_used })
 }
@@ -272,6 +295,7 @@ fn entry(path: Vec<u8>, below: usize, kind: Kind, stat: &Statx, content: Content
         gid: stat.stx_gid,
         stamp: Stamp::of(stat),
         content,
+        twin: None,
     }
 }
 

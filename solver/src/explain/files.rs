@@ -30,6 +30,8 @@ pub enum FileFate {
     Owner((u32, u32), (u32, u32)),
     /// A link to somewhere else.
     Link(String, String),
+    /// Of which earlier path it was and is a hard link.
+    HardLink(Option<String>, Option<String>),
     /// A file where a folder was, and the like.
     Kind(&'static str, &'static str),
     /// Other extended attributes, or another device.
@@ -104,6 +106,12 @@ impl fmt::Display for FileFate {
             Self::Mode(old, new) => write!(f, "mode {old:o} to {new:o}"),
             Self::Owner(old, new) => write!(f, "owner {}:{} to {}:{}", old.0, old.1, new.0, new.1),
             Self::Link(old, new) => write!(f, "link target {old} to {new}"),
+            Self::HardLink(old, new) => match (old, new) {
+                (Some(old), Some(new)) => write!(f, "a hard link of {new}, not of {old}"),
+                (Some(old), None) => write!(f, "no hard link of {old} any more"),
+                (None, Some(new)) => write!(f, "a hard link of {new} now"),
+                (None, None) => f.write_str("no hard link"),
+            },
             Self::Kind(old, new) => write!(f, "{old} to {new}"),
             Self::Attributes => f.write_str("attributes changed"),
         }
