@@ -270,7 +270,10 @@ impl<'a> LocalWorker<'a> {
         cx: &TaskCx<'_>,
     ) -> Result<(), TaskError> {
         let Some((sel, before)) = self.looked_at(task, input, tree) else { return Ok(()) };
-        let same = |b| self.look(tree, &sel, cx).is_ok_and(|(s, _)| (s.digest(), s.moment()) == b);
+        let same = |(digest, moment): Seen| {
+            self.look(tree, &sel, cx)
+                .is_ok_and(|(s, _)| s.digest() == digest && moment.lasted_until(&s.moment()))
+        };
         if before.is_some_and(same) {
             return Ok(());
         }

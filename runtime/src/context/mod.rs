@@ -29,7 +29,7 @@ use rgraph_ir::TreeDigest;
 use rgraph_ir::op::{SelectedPath, Selector};
 use rgraph_ir::pattern::{PatternError, PatternSet};
 
-use resolve::Tree;
+use resolve::{Tree, Ways};
 use walk::{Entry, Filter, walk};
 
 pub use layers::layers_changed;
@@ -82,8 +82,8 @@ pub struct Scan {
     parts: Vec<Vec<Pick>>,
     owner: bool,
     mode: bool,
-    /// Of what was passed on the way to it.
-    ways: Vec<Stamp>,
+    /// What was passed on the way to it.
+    ways: Ways,
 }
 
 /// One thing that a selected path picked, with all below it.

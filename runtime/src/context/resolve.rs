@@ -4,9 +4,9 @@
 //! which no component is a link. The real path is what ignore rules are asked about, so that a link
 //! is no way around them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rgraph_ir::pattern::{Glob, PatternSet};
 use rustix::fs::{
@@ -29,9 +29,17 @@ pub(super) const WANT: StatxFlags = StatxFlags::BASIC_STATS;
 pub(super) struct Tree<'a> {
     root: BorrowedFd<'a>,
     pub ignore: Option<&'a PatternSet>,
+    ways: Mutex<Ways>,
+}
+
+/// What was passed on the way to what was found.
+#[derive(Debug, Default)]
+pub(super) struct Ways {
     /// Links that were followed and folders whose names were matched: no entries, yet another one
     /// in their place leads elsewhere.
-    ways: Mutex<Vec<Stamp>>,
+    pub passed: BTreeSet<Stamp>,
+    /// Folders that were gone through, by their real paths; the root has the empty one.
+    pub folders: BTreeMap<Vec<u8>, Stamp>,
 }
 
 /// A real path and what is there.
@@ -59,12 +67,30 @@ impl<'a> Tree<'a> {
         Self { root, ignore, ways: Mutex::default() }
     }
 
+    fn ways(&self) -> MutexGuard<'_, Ways> {
+        self.ways.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn pass(&self, stat: &Statx) {
-        self.ways.lock().unwrap_or_else(PoisonError::into_inner).push(Stamp::of(stat));
+        self.ways().passed.insert(Stamp::of(stat));
+    }
+
+    /// Goes through a folder below the root.
+    fn enter(&self, real: &[u8], stat: &Statx) -> Result<(), ContextError> {
+        let mut ways = self.ways();
+        if ways.folders.is_empty() {
+            let root = statx(self.root, "", AtFlags::EMPTY_PATH, WANT);
+            let root = root.map_err(|e| ContextError::read(b"", e))?;
+            ways.folders.insert(Vec::new(), Stamp::of(&root));
+        }
+        if !ways.folders.contains_key(real) {
+            ways.folders.insert(real.to_vec(), Stamp::of(stat));
+        }
+        Ok(())
     }
 
     /// What was passed on the way to what was found.
-    pub fn into_ways(self) -> Vec<Stamp> {
+    pub fn into_ways(self) -> Ways {
         self.ways.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -151,8 +177,11 @@ impl<'a> Tree<'a> {
                     todo.extend(split(&target));
                 }
                 _ => {
-                    if !todo.is_empty() && Kind::of(&stat) != Kind::Dir {
-                        return Ok(None);
+                    if !todo.is_empty() {
+                        if Kind::of(&stat) != Kind::Dir {
+                            return Ok(None);
+                        }
+                        self.enter(&here, &stat)?;
                     }
                     real = here;
                     last = Some(stat);
