@@ -92,16 +92,17 @@ pub fn changes(old: &Fields, new: &Fields) -> Vec<FieldChange> {
     };
     value("platform", platform(&o.platform), platform(&n.platform), &mut out);
     for path in o.values.keys().chain(n.values.keys()).collect::<BTreeSet<_>>() {
-        let named = |s: &Sorted<'_>| {
-            let v = s.values.get(path).cloned();
-            if *path == "exec.user" {
-                v.map(|u| if u.is_empty() { "root".into() } else { u })
-            } else {
-                v
-            }
-        };
+        let (mut was, mut is) = (o.values.get(path).cloned(), n.values.get(path).cloned());
+        if *path == "exec.user" {
+            (was, is) = (was.filter(|u| !u.is_empty()), is.filter(|u| !u.is_empty()));
+            // Without USER it is root, who then has no further groups.
+            let root = |u: &Option<String>, other| u.is_none() && other != Some("root");
+            let (from_root, to_root) = (root(&was, is.as_deref()), root(&is, was.as_deref()));
+            was = was.or_else(|| from_root.then(|| "root".into()));
+            is = is.or_else(|| to_root.then(|| "root".into()));
+        }
         let words = words_in(&VALUES, path).or_else(|| words_in(&LAYOUTS, path)).unwrap_or(path);
-        value(words, named(&o), named(&n), &mut out);
+        value(words, was, is, &mut out);
     }
     for (at, list) in LISTS.iter().enumerate() {
         members(list, o.list(at), n.list(at), &mut out);
@@ -248,6 +249,19 @@ fn fields(
                 }
                 continue;
             }
+            // A cache starts from a folder made for it when it has an owner or mode of its own.
+            "selector" | "from" if new.get("cache").is_some() => {
+                let made = |m: &Member<'_>| m.get("selector") == Some("/cache");
+                if leaf == "selector" && !made(old) && !made(new) {
+                    (o.map(str::to_owned), n.map(str::to_owned))
+                } else if leaf == "selector" || o.is_some() != n.is_some() {
+                    let words = format!("{prefix} from, source, uid, gid or mode");
+                    value_once(words, out);
+                    continue;
+                } else {
+                    continue;
+                }
+            }
             // Which input is which follows from what is read.
             "bind" | "from" => continue,
             "owner" => (owner(list, old), owner(list, new)),
@@ -280,6 +294,14 @@ fn fields(
     }
     if out.len() == before {
         out.append(&mut derived);
+    }
+}
+
+/// Something differs that has no short value.
+fn value_once(words: String, out: &mut Vec<FieldChange>) {
+    let change = FieldChange::Value { words, old: None, new: None };
+    if !out.contains(&change) {
+        out.push(change);
     }
 }
 

@@ -227,12 +227,11 @@ impl<'a> Explainer<'a> {
             {
                 Some("heredoc".to_owned())
             }
-            Op::Source(_) => {
-                return self
-                    .source(q, i)
+            op => {
+                let source = matches!(op, Op::Source(_)).then(|| self.source(q, i)).flatten();
+                return (self.from_another(q, i).or(source))
                     .unwrap_or(MissReason::Rebuilt { who: self.who(q, i), changes });
             }
-            _ => return MissReason::Rebuilt { who: self.who(q, i), changes },
         };
         match changes {
             Some(changes) => MissReason::Files { whose, changes },
@@ -241,6 +240,24 @@ impl<'a> Explainer<'a> {
                 input: whose.unwrap_or_else(|| "the context".to_owned()),
             },
         }
+    }
+
+    /// Where input `i` comes from by `--from=` or `from=`, when that is what was edited.
+    fn from_another(&self, q: &Question<'_>, i: usize) -> Option<MissReason> {
+        let Before::Step(step) = self.past().before(q.vertex) else { return None };
+        let (old, new) = (froms(&step.name), froms(&self.graph.vertex(q.vertex).meta.name));
+        let edited = old.iter().zip(&new).position(|(o, n)| o != n)?;
+        let from = self.graph.vertex(self.input_vertex(q, i));
+        let kept = |name: &str| new.iter().zip(&old).any(|(n, o)| n == o && *n == name);
+        let is_kept = match &from.op {
+            Op::Source(s) => kept(&source_name(s)),
+            _ => from.meta.stage.as_deref().is_some_and(kept),
+        };
+        (old.len() == new.len() && !is_kept).then(|| MissReason::Field {
+            words: "from".to_owned(),
+            old: Some(old[edited].to_owned()),
+            new: Some(new[edited].to_owned()),
+        })
     }
 
     /// What it stands on differs.
@@ -334,6 +351,13 @@ impl<'a> Explainer<'a> {
             _ => Who::Named(meta.name.clone()),
         }
     }
+}
+
+/// What the flags of an instruction name by `--from=` and `from=`.
+fn froms(instruction: &str) -> Vec<&str> {
+    let flags = instruction.split_whitespace().filter_map(|w| w.strip_prefix("--"));
+    let parts = flags.flat_map(|f| f.strip_prefix("mount=").unwrap_or(f).split(','));
+    parts.filter_map(|p| p.strip_prefix("from=")).collect()
 }
 
 /// The 2 of `[build 2/4] RUN make`.

@@ -65,12 +65,46 @@ fn stage(group: &str) -> &str {
     group.rsplit_once('/').map_or(group, |(stage, _)| stage)
 }
 
+/// Of a stage without a name, what comes before its number, and the number.
+fn unnamed(stage: &str) -> Option<(&str, u32)> {
+    let (before, name) = stage.rsplit_once('/')?;
+    let number = name.split_once(':')?.1.strip_prefix("stage-")?.parse().ok()?;
+    Some((before, number))
+}
+
+/// A stage that comes or goes changes the numbers of those after it that have no name: as long as
+/// there are as many as before, each is taken for the one at its place among them.
+fn renumber(steps: &mut [PastStep], slots: &[Slot]) {
+    fn numbers<'s>(slots: impl Iterator<Item = &'s Slot>) -> BTreeMap<String, BTreeSet<u32>> {
+        let mut all: BTreeMap<String, BTreeSet<u32>> = BTreeMap::new();
+        for slot in slots {
+            if let Some((before, n)) = unnamed(stage(split(slot).0)) {
+                all.entry(before.to_owned()).or_default().insert(n);
+            }
+        }
+        all
+    }
+    let (old, new) = (numbers(steps.iter().map(|s| &s.slot)), numbers(slots.iter()));
+    for step in steps {
+        let (group, at) = split(&step.slot);
+        let Some((before, n)) = unnamed(stage(group)) else { continue };
+        let (Some(o), Some(n_all)) = (old.get(before), new.get(before)) else { continue };
+        let place = o.iter().position(|x| *x == n);
+        let Some(now) = place.and_then(|p| n_all.iter().nth(p)) else { continue };
+        if o.len() == n_all.len() && *now != n {
+            let (kind, name) = (group.rsplit('/').next().unwrap_or(""), format!("stage-{now}"));
+            step.slot = Slot(format!("{before}/{}:{name}/{kind}#{at}", name.len()));
+        }
+    }
+}
+
 impl Past {
     /// Finds the steps of the last build in `graph`: equal descriptions first, in order; what is left
     /// between two of them is paired in order, and is the same instruction edited.
     pub(super) fn new(last: PastBuild, graph: &Graph, place: &str) -> Self {
-        let PastBuild { steps, args } = last;
+        let PastBuild { mut steps, args } = last;
         let slots = slots(graph, place);
+        renumber(&mut steps, &slots);
         let mut old: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
         for (i, s) in steps.iter().enumerate() {
             old.entry(split(&s.slot).0).or_default().push(i);

@@ -198,6 +198,9 @@ impl MissReason {
 /// Long values are cut in the middle of nowhere useful, so only their start is shown.
 fn short(text: &str) -> String {
     const MOST: usize = 120;
+    if text.is_empty() {
+        return "\"\"".to_owned();
+    }
     let text = text.replace('\n', "\\n");
     match text.char_indices().nth(MOST) {
         Some((at, _)) => format!("{}...", &text[..at]),

@@ -14,7 +14,7 @@ pub(super) const LISTS: [List; 6] = [
     List { path: "exec.devices", words: "--device", flat: true },
     List { path: "exec.extra_hosts", words: "--add-host", flat: true },
     List { path: "exec.ulimits", words: "--ulimit", flat: true },
-    List { path: "file.actions", words: "files", flat: false },
+    List { path: "file.actions", words: "sources", flat: false },
 ];
 
 /// Single values, and what they are called.

@@ -226,10 +226,25 @@ fn a_run_in_words() {
         edit(&mut op);
         Op::Exec(Box::new(op))
     };
-    let table: [Edit<'_, ExecOp>; 16] = [
+    fn cache(o: &mut ExecOp) -> &mut CacheMount {
+        match &mut o.mounts[1].kind {
+            MountKind::Cache(c) => c,
+            other => panic!("{other:?}"),
+        }
+    }
+    const STARTS: &str = "--mount=type=cache,target=/c from, source, uid, gid or mode: - to -";
+    let table: [Edit<'_, ExecOp>; 21] = [
+        (
+            |o| cache(o).selector = "/s".into(),
+            &["--mount=type=cache,target=/c source: /seed to /s"],
+        ),
+        (|o| cache(o).selector = "/cache".into(), &[STARTS]),
+        (|o| cache(o).from = None, &[STARTS]),
+        (|o| cache(o).from = Some(InputIndex(3)), &["Wiring"]),
         (|_| (), &[]),
         (|o| o.cwd = "/".into(), &["WORKDIR: /src to /"]),
         (|o| o.user.clear(), &["USER: app to root"]),
+        (|o| o.user = "root".into(), &["USER: app to root"]),
         (|o| o.network = NetworkMode::Host, &["--network: none to host"]),
         (|o| o.security = SecurityMode::Sandbox, &["--security: insecure to sandbox"]),
         (|o| o.hostname = None, &["host name: n to -"]),
@@ -256,6 +271,10 @@ fn a_run_in_words() {
     for (edit, want) in table {
         assert_eq!(lines(&run(|_| ()), &run(edit)), want);
     }
+    // Who is root by name has the groups of the image.
+    let (nobody, root) = (run(|o| o.user.clear()), run(|o| o.user = "root".into()));
+    assert_eq!(lines(&nobody, &root), ["USER: - to root"]);
+    assert_eq!(lines(&root, &nobody), ["USER: root to -"]);
 }
 
 #[test]
