@@ -188,6 +188,13 @@ impl<'a> Journal<'a> {
         self.last().steps.iter().find(|s| s.slot == *slot).map(|s| s.key)
     }
 
+    /// Whether the last build of this place stood on images, and none of them was the one of `key`.
+    pub fn stood_on_others(&self, key: CacheKey) -> bool {
+        let kind = |s: &PastStep| s.slot.0.rsplit_once('/').map_or("", |(_, kind)| kind).to_owned();
+        let mut images = self.last().steps.iter().filter(|s| kind(s).starts_with("image#"));
+        images.next().is_some_and(|first| first.key != key) && images.all(|s| s.key != key)
+    }
+
     /// Takes what this build came to.
     pub fn remember(&self, build: PastBuild) {
         *self.own.lock().unwrap_or_else(PoisonError::into_inner) = build;

@@ -12,10 +12,11 @@ use std::time::Duration;
 use rgraph_ir::op::{ExecOp, InputIndex, Keying, Selector, SourceOp};
 use rgraph_ir::pattern::PatternSet;
 use rgraph_ir::request::BuildRequest;
-use rgraph_ir::{Op, Platform, SnapshotId, TreeDigest};
+use rgraph_ir::{Op, Platform, SnapshotId, TreeDigest, VertexId};
 use rgraph_solver::{Pin, Stream, Task, TaskCx, TaskError, Timestamp, Tree, Worker};
 use rgraph_store::{Lease, ResultRow, Store, StoreError};
 
+use crate::builds::Journal;
 use crate::cache::files::FileLists;
 use crate::cache::flight::{Flight, waiting};
 use crate::cache::local::InBuild;
@@ -66,6 +67,7 @@ pub struct LocalWorker<'a> {
     lease: &'a Lease,
     flight: &'a Flight<'a>,
     files: &'a FileLists<'a>,
+    journal: &'a Journal<'a>,
     /// What selections of live folders were when they entered a key, and when that was.
     looked: Mutex<HashMap<(u32, [u8; 32]), Seen>>,
     contexts: Mutex<Vec<Arc<ContextTree>>>,
@@ -85,7 +87,7 @@ impl<'a> LocalWorker<'a> {
         lease: &'a Lease,
         build: InBuild<'a>,
     ) -> Self {
-        let InBuild { flight, files, journal: _ } = build;
+        let InBuild { flight, files, journal } = build;
         Self {
             store,
             host,
@@ -95,6 +97,7 @@ impl<'a> LocalWorker<'a> {
             lease,
             flight,
             files,
+            journal,
             looked: Mutex::default(),
             contexts: Mutex::default(),
             by_vertex_source: Mutex::default(),
@@ -392,6 +395,11 @@ impl Worker for LocalWorker<'_> {
 }
 
 impl LocalWorker<'_> {
+    fn is_stood_on(&self, v: VertexId) -> bool {
+        let mut all = self.request.plan.graph.iter();
+        all.any(|(_, user)| user.inputs.iter().any(|e| e.vertex == v))
+    }
+
     fn run_op(&self, task: &Task<'_>, cx: &TaskCx<'_>) -> Result<Vec<Tree>, TaskError> {
         match task.op {
             Op::Source(SourceOp::Local(l)) => Ok(vec![self.live(l)?]),
@@ -402,6 +410,10 @@ impl LocalWorker<'_> {
                     .resolve(&i.reference, platform, i.resolve)
                     .map_err(TaskError::failed)?;
                 let id = self.images.snapshot(&image, self.store).map_err(TaskError::failed)?;
+                if self.journal.stood_on_others(task.key) && self.is_stood_on(task.vertex) {
+                    // It will be compared with what was there; steps run on it unless it is the same.
+                    self.snapshots.lowers(id, Some(cx)).map_err(SnapshotError::into_task)?;
+                }
                 Ok(vec![Tree::Snapshot(id)])
             }
             Op::Source(SourceOp::Http(_)) => Err(unsupported("ADD of a URL")),

@@ -16,6 +16,7 @@ mod graph;
 mod host;
 mod layers;
 mod limits;
+mod rebuilt_base;
 mod registry;
 mod soundness;
 mod sources;

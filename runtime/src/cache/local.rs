@@ -1,6 +1,8 @@
 //! Results in the local store.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::os::fd::AsFd as _;
 use std::sync::{Mutex, MutexGuard};
 
 use rgraph_ir::fields::{FieldVisitor, KeyHasher, Value};
@@ -58,8 +60,8 @@ impl<'a> LocalCache<'a> {
     ) -> Result<Option<(TreeDigest, Option<SnapshotId>)>, StoreError> {
         let Some(rec) = self.store.snapshot(top)? else { return Ok(None) };
         let Some(dir) = rec.dir else { return Ok(None) };
-        let Ok(fd) = std::fs::File::open(&dir) else { return Ok(None) };
-        let digest = context::layer_digest(std::os::fd::AsFd::as_fd(&fd)).ok();
+        let Ok(fd) = File::open(&dir) else { return Ok(None) };
+        let digest = context::layer_digest(fd.as_fd()).ok();
         Ok(digest.map(|d| (d, rec.parent)))
     }
 
@@ -72,6 +74,23 @@ impl<'a> LocalCache<'a> {
         v.value("layer", Value::Digest(layer.as_bytes()));
         v.value("on", Value::Int(parent.map_or(-1, |p| i64::try_from(p.0).unwrap_or(i64::MAX))));
         Ok(Some(TreeDigest::from_bytes(h.finish())))
+    }
+
+    /// Whether two images' layers give the same tree, times aside. Layer by layer: an image that was
+    /// built again has as many as before.
+    fn same_stack(&self, old: SnapshotId, new: SnapshotId) -> Result<bool, StoreError> {
+        let (old, new) = (self.store.chain(old)?, self.store.chain(new)?);
+        if old.len() != new.len() {
+            return Ok(false);
+        }
+        for (o, n) in old.iter().zip(&new).filter(|(o, n)| o.id != n.id) {
+            let (Some(o), Some(n)) = (&o.dir, &n.dir) else { return Ok(false) };
+            let (Ok(o), Ok(n)) = (File::open(o), File::open(n)) else { return Ok(false) };
+            if !context::same_layer(o.as_fd(), n.as_fd()).unwrap_or(false) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// A key for a tree that came under a key of an earlier one. It is made of what other machines
@@ -122,6 +141,12 @@ impl<'a> LocalCache<'a> {
             let [old_top] = old.outputs[..] else { continue };
             // Hashing a large layer costs as much as making it.
             if rec.shows_content && other_content(rec.recipe, old) {
+                continue;
+            }
+            if rec.recipe.pin.is_some() {
+                if old_top != *top && self.same_stack(old_top, *top).unwrap_or(false) {
+                    return Ok((None, Some(old.clone())));
+                }
                 continue;
             }
             let old_tree = match old.tree {

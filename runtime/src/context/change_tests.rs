@@ -166,3 +166,33 @@ fn layers_are_compared_where_they_differ() {
         assert_eq!(lines(&got.unwrap().unwrap()), want, "{old:?} {new:?}");
     }
 }
+
+/// Two layers are the same when their digests are, whichever way that is found out.
+#[test]
+fn layers_are_the_same_when_their_digests_are() {
+    let base = ["a=1", "d/x=1:600", "h&a", "l@a", "gone!"];
+    let table: [(&[&str], &[&str], bool); 9] = [
+        (&[], &[], true),
+        (&["a=1"], &[], true),
+        (&["a=2"], &[], false),
+        (&["a=12"], &[], false),
+        (&["d/x=1:644"], &[], false),
+        (&["l@d"], &["l"], false),
+        (&["h=1"], &["h"], false),
+        (&[], &["gone"], false),
+        (&["n/"], &[], false),
+    ];
+    for (put_in, taken_out, same) in table {
+        let (old, new) = (tree(&base), tree(&base));
+        for path in taken_out {
+            fs::remove_file(new.path().join(path)).unwrap();
+        }
+        for line in put_in {
+            put(new.path(), line);
+        }
+        let [old, new] = [&old, &new].map(|d| fs::File::open(d.path()).unwrap());
+        assert_eq!(same_layer(old.as_fd(), new.as_fd()).unwrap(), same, "{put_in:?} {taken_out:?}");
+        let [old, new] = [&old, &new].map(|d| layer_digest(d.as_fd()).unwrap());
+        assert_eq!(old == new, same, "{put_in:?} {taken_out:?}");
+    }
+}

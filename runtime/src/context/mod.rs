@@ -145,6 +145,29 @@ pub fn layer_digest(root: BorrowedFd<'_>) -> Result<TreeDigest, ContextError> {
     Ok(scan_with(root, &Selector::all(), None, None, true)?.digest())
 }
 
+/// Whether two layers do the same to whatever they lie on: [`layer_digest`]s of both would be equal.
+/// Files are read only when all else is.
+pub fn same_layer(a: BorrowedFd<'_>, b: BorrowedFd<'_>) -> Result<bool, ContextError> {
+    let found = |root| -> Result<_, ContextError> {
+        let tree = Tree::new(root, None);
+        let all = Selector::all();
+        let mut entries = Vec::new();
+        for path in &all.paths {
+            entries.extend(select(&tree, path, true)?.into_iter().flat_map(|p| p.entries));
+        }
+        Ok((tree, entries))
+    };
+    let ((tree_a, mut a), (tree_b, mut b)) = (found(a)?, found(b)?);
+    let same =
+        |a: &[Entry], b: &[Entry]| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.is_like(b));
+    if !same(&a, &b) {
+        return Ok(false);
+    }
+    digest::hash_files(&tree_a, a.iter_mut(), None)?;
+    digest::hash_files(&tree_b, b.iter_mut(), None)?;
+    Ok(same(&a, &b))
+}
+
 fn scan_with(
     root: BorrowedFd<'_>,
     sel: &Selector,

@@ -69,6 +69,25 @@ pub(super) struct Entry {
     pub twin: Option<Box<[u8]>>,
 }
 
+impl Entry {
+    /// Equal in all that counts of a layer, as far as both are known.
+    pub fn is_like(&self, other: &Self) -> bool {
+        let size = |e: &Self| if e.kind == Kind::File { e.stamp.size } else { 0 };
+        let mode = |e: &Self| if e.kind == Kind::Symlink { 0 } else { e.mode };
+        (&self.path, self.kind, mode(self), self.uid, self.gid, &self.content, &self.twin)
+            == (
+                &other.path,
+                other.kind,
+                mode(other),
+                other.uid,
+                other.gid,
+                &other.content,
+                &other.twin,
+            )
+            && size(self) == size(other)
+    }
+}
+
 /// What an entry holds.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Content {

@@ -1,16 +1,21 @@
 //! Images: put together from a target and its layers, kept in the store, pushed.
 
+use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
 
 use rgraph_image::assemble::{AssembleOptions, Image, Layer, assemble};
 use rgraph_image::manifest::{Index, OCI_INDEX};
+use rgraph_ir::image_config::BaseHistory;
 use rgraph_ir::request::{ImageOutput, LayerOptions};
-use rgraph_ir::{BlobDigest, ManifestDigest, SnapshotId, Target};
+use rgraph_ir::{BlobDigest, DiffId, ManifestDigest, SnapshotId, Target};
 use rgraph_solver::backend::BuiltImage;
 use rgraph_store::{ImageRef, ImageRow};
 
 use super::layers::is_virtual;
 use super::{Built, ExportError, Exporter, NamedLayer};
+
+/// Most bytes of a base's times that are kept.
+const MAX_TIMES: usize = 64 << 10;
 
 /// An image with everything its documents name.
 pub(super) struct Whole {
@@ -41,8 +46,9 @@ impl Exporter<'_> {
             })
             .collect();
         let diff_ids: Vec<_> = layers.iter().map(|l| l.diff_id).collect();
+        let target = self.on_first_base(b.target, &diff_ids)?;
         let image = assemble(
-            b.target,
+            &target,
             &parts,
             &AssembleOptions {
                 // What an image is does not depend on when it is looked at: it is as old as its
@@ -63,6 +69,43 @@ impl Exporter<'_> {
             layers: layers.len(),
         };
         Ok(Whole { image, layers, built })
+    }
+
+    /// The target with the times that its base's history had when these layers were first a base with
+    /// this history: one that was built again and gave equal files (whose earlier layers stand in
+    /// its place) or equal layers does not change the image.
+    fn on_first_base<'t>(
+        &self,
+        target: &'t Target,
+        diff_ids: &[DiffId],
+    ) -> Result<Cow<'t, Target>, ExportError> {
+        let base = &target.base;
+        let Some(below) = diff_ids.get(..base.layers).filter(|_| base.reference.is_some()) else {
+            return Ok(Cow::Borrowed(target));
+        };
+        let what = |h: &BaseHistory| {
+            (h.created_by.clone(), h.author.clone(), h.comment.clone(), h.empty_layer)
+        };
+        let timeless: Vec<_> = base.history.iter().map(what).collect();
+        let layers: Vec<String> = below.iter().map(ToString::to_string).collect();
+        let times: Vec<_> = base.history.iter().map(|h| h.created.as_deref()).collect();
+        let text = |t: serde_json::Result<String>| t.unwrap_or_default();
+        let name = text(serde_json::to_string(&(layers, timeless)));
+        let times = text(serde_json::to_string(&times));
+        if times.len() > MAX_TIMES {
+            return Ok(Cow::Borrowed(target));
+        }
+        let name = format!("base {}", BlobDigest::of(name.as_bytes()));
+        let first = self.store.first(&name, &times)?;
+        let first: Vec<Option<String>> = serde_json::from_str(&first).unwrap_or_default();
+        if first.len() != base.history.len() {
+            return Ok(Cow::Borrowed(target));
+        }
+        let mut target = target.clone();
+        for (h, created) in target.base.history.iter_mut().zip(first) {
+            h.created = created;
+        }
+        Ok(Cow::Owned(target))
     }
 
     /// Keeps the images in the local store under every name. Layers stay directories: nothing is

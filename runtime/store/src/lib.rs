@@ -30,6 +30,7 @@ pub mod check;
 pub mod durable;
 pub mod entry;
 pub mod filter;
+pub mod first;
 pub mod gc;
 pub mod image;
 pub mod layer;
