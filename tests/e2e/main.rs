@@ -4,6 +4,7 @@ mod build;
 mod cache;
 mod cache_folder;
 mod cache_hostile;
+mod cache_racing;
 mod cache_registry;
 mod cache_writers;
 mod check;

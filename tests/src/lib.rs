@@ -7,6 +7,7 @@
 #![expect(clippy::disallowed_methods, reason = "tests are told by variables, and are no library")]
 
 mod case;
+mod gate;
 mod image;
 mod needs;
 mod process;
@@ -14,6 +15,7 @@ mod registry;
 mod setting;
 
 pub use case::{BASE, Case, Run, base_tar, fixture};
+pub use gate::Gate;
 pub use image::{Entry, Image, Kind, Layer, unpack_tar};
 pub use needs::{Need, missing, shout};
 pub use process::{Background, has_process, mounts_below, wait_until};

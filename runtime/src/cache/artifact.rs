@@ -1,7 +1,7 @@
 //! A whole cache as an OCI artifact: one list that names batches of entries and the layers they
 //! speak of, so that registries keep them and tools that copy images copy a cache.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write as _};
 
 use rgraph_image::layer::{Compressor, decompress_layer};
@@ -24,6 +24,8 @@ pub const ENTRIES: &str = "application/vnd.rgraph.cache.entries.v1+json.zstd";
 pub const EMPTY: &str = "application/vnd.oci.empty.v1+json";
 /// The bytes of [`EMPTY`].
 pub const EMPTY_BYTES: &[u8] = b"{}";
+/// The annotation that says which batches are in others now.
+const ABSORBED: &str = "vnd.rgraph.cache.v1.absorbed";
 /// BuildKit's caches.
 const BUILDKIT: &str = "application/vnd.buildkit.cacheconfig.v0";
 
@@ -43,6 +45,8 @@ pub struct Listing {
     pub batches: Vec<BlobFile>,
     /// Layers.
     pub blobs: BTreeMap<BlobDigest, BlobFile>,
+    /// Batches whose entries are in others now.
+    pub absorbed: BTreeSet<BlobDigest>,
 }
 
 /// What was found where a cache was asked for.
@@ -77,6 +81,8 @@ struct Document {
     layers: Option<Vec<Descriptor>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     manifests: Option<Vec<Descriptor>>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    annotations: BTreeMap<String, String>,
 }
 
 impl Listing {
@@ -109,8 +115,22 @@ impl Listing {
             config,
             layers,
             manifests,
+            annotations: self.annotations(),
         };
         (serde_json::to_vec(&doc).expect("strings and digests always serialise"), media_type)
+    }
+}
+
+impl Listing {
+    /// Whether a batch's entries are in it.
+    pub fn has(&self, batch: &BlobDigest) -> bool {
+        self.absorbed.contains(batch) || self.batches.iter().any(|b| b.digest == *batch)
+    }
+
+    fn annotations(&self) -> BTreeMap<String, String> {
+        let all: Vec<String> = self.absorbed.iter().map(ToString::to_string).collect();
+        let absorbed = (!all.is_empty()).then(|| (ABSORBED.to_owned(), all.join(" ")));
+        absorbed.into_iter().collect()
     }
 }
 
@@ -130,6 +150,8 @@ impl Found {
             || all.clone().any(|d| d.media_type == ENTRIES);
         if ours {
             let mut out = Listing::default();
+            let absorbed = doc.annotations.get(ABSORBED).map_or("", String::as_str);
+            out.absorbed = absorbed.split(' ').filter_map(|d| d.parse().ok()).collect();
             for d in all {
                 let blob =
                     BlobFile { media_type: d.media_type.clone(), digest: d.digest, size: d.size };
@@ -246,12 +268,13 @@ mod tests {
         let listing = Listing {
             batches: vec![blob("r2", ENTRIES), blob("r1", ENTRIES)],
             blobs: layers.iter().map(|b| (b.digest, b.clone())).collect(),
+            absorbed: [BlobDigest::of(b"x"), BlobDigest::of(b"y")].into(),
         };
         for (image_manifest, oci) in [(true, true), (true, false), (false, true), (false, false)] {
             let (bytes, media_type) = listing.to_json(Form { image_manifest, oci });
             assert_eq!(media_type.contains("docker"), !oci);
             let Found::Listing(got) = Found::parse(&bytes).unwrap() else { panic!("another kind") };
-            assert_eq!(got.batches, listing.batches);
+            assert_eq!((&got.batches, &got.absorbed), (&listing.batches, &listing.absorbed));
             assert!(got.blobs.keys().eq(listing.blobs.keys()));
         }
     }
@@ -307,6 +330,7 @@ mod tests {
                     .map(|n| blob(&n.to_string(), OCI_LAYER_ZSTD))
                     .map(|b| (b.digest, b))
                     .collect(),
+                ..Listing::default()
             };
             let form = Form { image_manifest: true, oci: true };
             Found::parse(&listing.to_json(form).0)

@@ -1,5 +1,6 @@
 //! A cache in a registry: an artifact of ours, or an image with keys in its config.
 
+mod pending;
 mod write;
 
 pub use write::RemoteWriter;

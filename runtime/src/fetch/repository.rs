@@ -10,6 +10,9 @@ use rgraph_store::BlobRef;
 
 use super::image::ImageFetcher;
 
+/// Longest tag, by the distribution specification.
+const MAX_TAG: usize = 128;
+
 /// Why a repository did not answer.
 #[derive(Debug, thiserror::Error)]
 pub enum RepositoryError {
@@ -65,6 +68,18 @@ impl<'a> Repository<'a> {
     /// Its name as people write it.
     pub fn name(&self) -> String {
         self.reference.familiar()
+    }
+
+    /// The same repository under the tag with `suffix` after a dot; `None` when no tag is named. A tag
+    /// that would get too long is named by its hash.
+    pub fn beside(&self, suffix: &str) -> Option<Self> {
+        let tag = self.reference.tag.as_ref().filter(|_| self.reference.digest.is_none())?;
+        let mut tag = format!("{tag}.{suffix}");
+        if tag.len() > MAX_TAG {
+            let hash = BlobDigest::of(tag.as_bytes());
+            tag = format!("{}.{suffix}", hash.short());
+        }
+        Some(Self { reference: Reference { tag: Some(tag), ..self.reference.clone() }, ..*self })
     }
 
     fn client(&self) -> Result<&'a RegistryClient> {

@@ -1,9 +1,8 @@
 //! A cache in a registry being written.
 //!
-//! A registry has no lock and no condition on a push, so writers read the list, add to it, look
-//! whether the tag still means what they read, and push; afterwards they look again. Between the
-//! look and the push lies one request: who pushes within it is overwritten, and notices at its own
-//! second look unless it was over by then.
+//! A registry has no lock and no condition on a push, so writers say what they are about to add
+//! ([`Pending`]), read the list, add to it, look whether the tag still means what they read, and push.
+//! Afterwards they look whether the list has all that anybody said, and go on until it does.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
@@ -20,22 +19,28 @@ use crate::cache::entry::{BlobFile, Content, Entry, RecordFile};
 use crate::cache::export::{Sink, SinkError};
 use crate::fetch::repository::{Repository, RepositoryError};
 
+use super::pending::Pending;
+
 /// Blobs asked for or sent at once.
 const WIDTH: usize = 4;
 /// From so many batches on, they are made one.
 const MANY_BATCHES: usize = MAX_CACHE_BATCHES / 4;
 /// Most tries against other writers.
-const TRIES: u32 = 16;
+const TRIES: u32 = 64;
+/// Longest time between two of them, ms.
+const MOST_WAIT: u32 = 300;
 
 /// See the module.
 pub struct RemoteWriter<'a> {
     repo: Repository<'a>,
     form: Form,
+    /// `None`: this registry takes no other tags.
+    pending: Option<Pending<'a>>,
     /// Of this build.
     entries: BTreeMap<CacheKey, Entry>,
     /// Whether the registry has a blob.
     known: BTreeMap<BlobDigest, bool>,
-    /// Batches this writer published: the next ones take their place.
+    /// Batches of this writer: the next ones take their place.
     own: BTreeSet<BlobDigest>,
     /// Blobs that the list named and the registry has lost.
     gone: BTreeSet<BlobDigest>,
@@ -69,7 +74,8 @@ impl<'a> RemoteWriter<'a> {
     /// A writer of the cache that a reference's tag names.
     pub fn new(repo: Repository<'a>, form: Form) -> Self {
         let (entries, known, own, gone) = Default::default();
-        Self { repo, form, entries, known, own, gone, written: 0 }
+        let pending = Pending::beside(&repo, form);
+        Self { repo, form, pending, entries, known, own, gone, written: 0 }
     }
 
     fn err(&self, source: RepositoryError) -> RemoteError {
@@ -116,36 +122,66 @@ impl<'a> RemoteWriter<'a> {
         }
     }
 
-    /// The list with this build's entries in it, and the batches that are new.
-    fn merged(&self, mut list: Listing) -> Result<(Listing, Vec<Vec<u8>>), RemoteError> {
+    /// The list with this build's entries in it (`mine`: their batches) and those of `others` that
+    /// were named, and the batches that are new.
+    fn merged(
+        &mut self,
+        mut list: Listing,
+        mine: &[Vec<u8>],
+        others: &BTreeMap<BlobDigest, BlobFile>,
+    ) -> Result<(Listing, Vec<Vec<u8>>), RemoteError> {
         list.batches.retain(|b| !self.own.contains(&b.digest) && !self.gone.contains(&b.digest));
         list.blobs.retain(|d, _| !self.gone.contains(d));
-        let mut new = Vec::new();
+        for b in others.values() {
+            if self.own.contains(&b.digest) || list.has(&b.digest) {
+                continue;
+            }
+            match self.entries_of(b)? {
+                Some(entries) => {
+                    list.blobs.extend(blobs_of(entries.iter()));
+                    list.batches.push(b.clone());
+                }
+                None => drop(self.gone.insert(b.digest)),
+            }
+        }
+        let mut new = mine.to_vec();
         if list.batches.len() >= MANY_BATCHES {
             let mut all = BTreeMap::new();
+            // Those who named them need not bring them back.
+            list.absorbed.retain(|d| others.contains_key(d));
+            list.absorbed.extend(mine.iter().map(|b| BlobDigest::of(b)));
             for b in std::mem::take(&mut list.batches) {
-                let bytes = match self.repo.blob(b.digest, b.size, MAX_CACHE_BATCH) {
-                    Err(e) if e.is_not_found() => continue,
-                    bytes => bytes.map_err(|e| self.err(e))?,
-                };
-                // What is no batch is of no use to anybody.
-                artifact::add(&mut all, artifact::unpack(&bytes).unwrap_or_default());
+                list.absorbed.insert(b.digest);
+                artifact::add(&mut all, self.entries_of(&b)?.unwrap_or_default());
             }
             artifact::add(&mut all, self.entries.values().cloned().collect());
-            new.extend(artifact::pack_all(all.values()));
+            new = artifact::pack_all(all.values());
             list.blobs.clear();
             list.blobs.extend(blobs_of(all.values()));
         } else {
-            new.extend(artifact::pack_all(self.entries.values()));
             list.blobs.extend(blobs_of(self.entries.values()));
         }
         for bytes in &new {
-            let (digest, size) = (BlobDigest::of(bytes), bytes.len() as u64);
-            if list.batches.iter().all(|b| b.digest != digest) {
-                list.batches.push(BlobFile { media_type: ENTRIES.to_owned(), digest, size });
+            let b = batch(bytes);
+            if list.batches.iter().all(|known| known.digest != b.digest) {
+                list.batches.push(b);
             }
         }
         Ok((list, new))
+    }
+
+    /// The entries of a batch; `None`: it is gone, or no batch, which is of no use to anybody.
+    fn entries_of(&self, b: &BlobFile) -> Result<Option<Vec<Entry>>, RemoteError> {
+        if self.gone.contains(&b.digest) {
+            return Ok(None);
+        }
+        match self.repo.blob(b.digest, b.size, MAX_CACHE_BATCH) {
+            Err(e) if e.is_not_found() => Ok(None),
+            bytes => {
+                let bytes = bytes.map_err(|e| self.err(e))?;
+                Ok(artifact::unpack(&bytes).ok())
+            }
+        }
     }
 
     /// Looks which blobs of a list are not there; true: some that were not known to be.
@@ -160,44 +196,100 @@ impl<'a> RemoteWriter<'a> {
 
     /// Publishes this build's entries beside what is there, or in its place.
     fn put(&mut self, replace: bool) -> Result<(), RemoteError> {
+        let mine = artifact::pack_all(self.entries.values());
+        let files: Vec<BlobFile> = mine.iter().map(|b| batch(b)).collect();
+        if !replace && self.current()?.is_some_and(|(_, l)| files.iter().all(|b| l.has(&b.digest)))
+        {
+            return Ok(());
+        }
+        for b in mine.iter().map(Vec::as_slice).chain([EMPTY_BYTES]) {
+            self.repo.push_bytes(b).map_err(|e| self.err(e))?;
+        }
+        let mut named = self.name(&files, replace)?;
+        self.own.extend(files.iter().map(|b| b.digest));
+        let mut replace = replace;
         for n in 0..TRIES {
             if n > 1 {
                 // Somebody else is at it: not in step with them.
-                let jitter = u64::from(std::process::id() % 7) * 11;
-                std::thread::sleep(Duration::from_millis(20 * u64::from(n) + jitter));
+                let jitter = jiff::Timestamp::now().subsec_nanosecond().unsigned_abs() % 97;
+                let wait = (20 * n).min(MOST_WAIT) + jitter;
+                std::thread::sleep(Duration::from_millis(wait.into()));
             }
             let current = self.current()?;
-            let (was, list) = match &current {
-                Some((digest, list)) if !replace => (Some(*digest), list.clone()),
-                Some((digest, _)) => (Some(*digest), Listing::default()),
-                None => (None, Listing::default()),
-            };
-            let (list, new) = self.merged(list)?;
+            let was = current.as_ref().map(|(digest, _)| *digest);
+            let list = current.map(|(_, list)| list).filter(|_| !replace).unwrap_or_default();
+            let (list, new) = self.merged(list, &mine, &named)?;
             let (bytes, media_type) = list.to_json(self.form);
-            if was == Some(ManifestDigest::of(&bytes)) {
-                return Ok(());
-            }
-            for b in new.iter().map(Vec::as_slice).chain([EMPTY_BYTES]) {
-                self.repo.push_bytes(b).map_err(|e| self.err(e))?;
-            }
-            if self.repo.resolve().map_err(|e| self.err(e))? != was {
-                continue;
-            }
-            let own = match self.repo.push_manifest(media_type, &bytes) {
-                // A registry takes no list of what it does not have.
-                Err(e) if e.is_refused() && self.find_gone(&list)? => {
-                    tracing::debug!(error = %e, "the cache lost blobs");
+            if was != Some(ManifestDigest::of(&bytes)) {
+                for b in new.iter().filter(|b| !mine.contains(b)) {
+                    self.repo.push_bytes(b).map_err(|e| self.err(e))?;
+                }
+                if self.repo.resolve().map_err(|e| self.err(e))? != was {
                     continue;
                 }
-                own => own.map_err(|e| self.err(e))?,
-            };
-            self.own = new.iter().map(|b| BlobDigest::of(b)).collect();
-            if self.repo.resolve().map_err(|e| self.err(e))? == Some(own) {
+                match self.repo.push_manifest(media_type, &bytes) {
+                    // A registry takes no list of what it does not have.
+                    Err(e) if e.is_refused() && self.find_gone(&list)? => {
+                        tracing::debug!(error = %e, "the cache lost blobs");
+                        continue;
+                    }
+                    pushed => pushed.map_err(|e| self.err(e))?,
+                };
+                // From now on others are merged with.
+                replace = false;
+            }
+            // What is named is asked for first: whoever names later than that reads the list later.
+            named = self.named()?;
+            if self.pending.is_some() && files.iter().any(|b| !named.contains_key(&b.digest)) {
+                // Another one used the same tag at the same time.
+                if let Some(p) = &mut self.pending {
+                    p.turn();
+                }
+                named = self.name(&files, false)?;
+                continue;
+            }
+            let Some((_, now)) = self.current()? else { continue };
+            let is_there = |d: &BlobDigest| now.has(d) || self.gone.contains(d);
+            let others = named.keys().filter(|d| !self.own.contains(d));
+            if files.iter().map(|b| &b.digest).chain(others).all(is_there) {
                 return Ok(());
             }
         }
         Err(RemoteError::Busy(self.repo.name()))
     }
+
+    /// Says which batches are about to be added; gives what everybody said.
+    fn name(
+        &mut self,
+        files: &[BlobFile],
+        reset: bool,
+    ) -> Result<BTreeMap<BlobDigest, BlobFile>, RemoteError> {
+        let Some(p) = &self.pending else { return Ok(BTreeMap::new()) };
+        let named = match reset {
+            true => p.reset(files),
+            false => Ok(()),
+        };
+        match named.and_then(|()| p.name(files, &self.own)) {
+            Ok(()) => self.named(),
+            Err(e) if e.is_refused() => {
+                // Then two writers at the same moment may still hide one another.
+                tracing::debug!(error = %e, "no tags beside the cache's");
+                self.pending = None;
+                Ok(BTreeMap::new())
+            }
+            Err(e) => Err(self.err(e)),
+        }
+    }
+
+    fn named(&self) -> Result<BTreeMap<BlobDigest, BlobFile>, RemoteError> {
+        self.pending.as_ref().map_or(Ok(BTreeMap::new()), Pending::all).map_err(|e| self.err(e))
+    }
+}
+
+/// A batch as lists name it.
+fn batch(bytes: &[u8]) -> BlobFile {
+    let (digest, size) = (BlobDigest::of(bytes), bytes.len() as u64);
+    BlobFile { media_type: ENTRIES.to_owned(), digest, size }
 }
 
 fn blobs_of<'e>(
