@@ -26,6 +26,10 @@ pub(super) fn draw(d: &Diagnostic, map: &SourceMap, colours: bool) -> io::Result
     Ok(text.trim_end().trim_start_matches('\n').to_owned())
 }
 
+/// Of more places about which there is nothing to say, half as many at the beginning and the last one
+/// are drawn.
+const MOST_SILENT: usize = 8;
+
 /// A diagnostic with its source, as miette wants it: owned and harmless.
 #[derive(Debug)]
 struct Drawing {
@@ -48,7 +52,14 @@ impl Drawing {
         };
         let mut help: Vec<String> = d.help.iter().map(|h| harmless(h)).collect();
         let mut labels = Vec::new();
+        let silent = d.labels.iter().filter(|l| l.text.is_empty()).count();
+        let mut nth = 0;
         for label in &d.labels {
+            nth += usize::from(label.text.is_empty());
+            let drawn = nth <= MOST_SILENT / 2 || nth == silent || !label.text.is_empty();
+            if silent > MOST_SILENT && !drawn {
+                continue;
+            }
             if Some(label.span.file) != place.map(|p| p.file) {
                 // miette draws one source: places in others are named.
                 help.push(format!(

@@ -63,6 +63,20 @@ fn several_places_and_hostile_text() {
 }
 
 #[test]
+fn of_many_places_a_few_are_drawn() {
+    let text: String = (0..40).map(|n| format!("RUN {n:02}\n")).collect();
+    let (map, file) = source(&text);
+    let line = |n: u32| Span { file, start: n * 7, end: n * 7 + 6 };
+    let d = (1..40).fold(Diagnostic::error("x", line(0), "many"), |d, n| {
+        d.label(line(n), if n == 20 { "this one" } else { "" })
+    });
+    let got = draw(Style::default(), |r| r.diagnostics(&[d], &map));
+    let underlined = got.matches("──────").count();
+    assert!(underlined < 12 && got.contains("this one"), "{got}");
+    assert!(got.contains("RUN 00") && got.contains("RUN 39") && !got.contains("RUN 30"), "{got}");
+}
+
+#[test]
 fn places_at_the_edges_do_not_break_the_drawing() {
     for (text, start, end) in
         [("", 0, 0), ("FROM é", 6, 7), ("a\n", 2, 2), ("a", 5, 9), ("a\nb", 0, 3)]

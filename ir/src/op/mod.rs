@@ -175,9 +175,9 @@ impl Op {
         }
     }
 
-    /// True when other content of an input surely gives another layer: one plain copy, which shows all
-    /// that its selector looks at. An archive may be packed otherwise and hold the same, and what a
-    /// process makes of its mounts nobody knows.
+    /// True when other files of an input surely give another layer: one plain copy, which shows every
+    /// file that its selector looks at. An archive may be packed otherwise and hold the same, and what
+    /// a process makes of its mounts nobody knows.
     pub fn shows_content(&self) -> bool {
         match self {
             Self::File(op) => match &op.actions[..] {

@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard};
 use rgraph_ir::fields::{FieldVisitor, KeyHasher, Value};
 use rgraph_ir::op::Selector;
 use rgraph_ir::{CacheKey, Op, Platform, SnapshotId, TreeDigest};
-use rgraph_solver::explain::{Elsewhere, FileChanges, PastBuild};
+use rgraph_solver::explain::{Elsewhere, FileChanges, FileFate, PastBuild};
 use rgraph_solver::key::{InputKey, KeyRecipe, Slot};
 use rgraph_solver::{CacheError, Hit, Origin, Query, Record, ResultCache, Timestamp, Tree};
 use rgraph_store::{ResultRow, Store, StoreError};
@@ -140,7 +140,7 @@ impl<'a> LocalCache<'a> {
             seen.push(old.key);
             let [old_top] = old.outputs[..] else { continue };
             // Hashing a large layer costs as much as making it.
-            if rec.shows_content && other_content(rec.recipe, old) {
+            if rec.shows_content && self.other_files(rec.recipe, old) {
                 continue;
             }
             if rec.recipe.pin.is_some() {
@@ -172,6 +172,24 @@ impl<'a> LocalCache<'a> {
             }
         }
         Ok((tree, None))
+    }
+
+    /// True when the two looked at the same place and saw other files there. (What else a digest
+    /// holds, such as the mode of the folder itself, may not show in a copy.)
+    fn other_files(&self, new: &KeyRecipe, old: &ResultRow) -> bool {
+        let (Some(build), Some(old)) = (self.build, recipe_from_bytes(&old.recipe)) else {
+            return false;
+        };
+        let shows = |fate: &FileFate| {
+            matches!(fate, FileFate::Changed | FileFate::New | FileFate::Gone | FileFate::Link(..))
+        };
+        new.inputs.iter().zip(&old.inputs).any(|pair| match pair {
+            (InputKey::Content(sel, new), InputKey::Content(old_sel, old)) if sel == old_sel => {
+                let changes = build.files.changed(sel, *old, *new);
+                changes.is_some_and(|c| c.files.iter().any(|f| shows(&f.fate)))
+            }
+            _ => false,
+        })
     }
 
     fn replaced(&self) -> MutexGuard<'_, HashMap<CacheKey, SnapshotId>> {
@@ -353,17 +371,6 @@ impl ResultCache for LocalCache<'_> {
         }
         recorded
     }
-}
-
-/// True when the two looked at the same place and saw another content.
-fn other_content(new: &KeyRecipe, old: &ResultRow) -> bool {
-    let Some(old) = recipe_from_bytes(&old.recipe) else { return false };
-    new.inputs.iter().zip(&old.inputs).any(|pair| match pair {
-        (InputKey::Content(new_sel, new), InputKey::Content(old_sel, old)) => {
-            new_sel == old_sel && new != old
-        }
-        _ => false,
-    })
 }
 
 #[cfg(test)]
