@@ -26,8 +26,7 @@ pub(super) fn draw(d: &Diagnostic, map: &SourceMap, colours: bool) -> io::Result
     Ok(text.trim_end().trim_start_matches('\n').to_owned())
 }
 
-/// Of more places about which there is nothing to say, half as many at the beginning and the last one
-/// are drawn.
+/// Of more places about which there is nothing to say, half as many are drawn, the first ones.
 const MOST_SILENT: usize = 8;
 
 /// A diagnostic with its source, as miette wants it: owned and harmless.
@@ -56,7 +55,7 @@ impl Drawing {
         let mut nth = 0;
         for label in &d.labels {
             nth += usize::from(label.text.is_empty());
-            let drawn = nth <= MOST_SILENT / 2 || nth == silent || !label.text.is_empty();
+            let drawn = nth <= MOST_SILENT / 2 || !label.text.is_empty();
             if silent > MOST_SILENT && !drawn {
                 continue;
             }
