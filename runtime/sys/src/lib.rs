@@ -10,6 +10,8 @@ pub mod caps;
 pub mod channel;
 pub mod memory;
 pub mod mount;
+pub mod netlink;
+pub mod netns;
 pub mod ns;
 pub mod probe;
 pub mod seccomp;

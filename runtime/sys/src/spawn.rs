@@ -153,9 +153,7 @@ pub fn clone_child(
     cgroup: Option<BorrowedFd<'_>>,
     body: impl FnOnce() -> i32,
 ) -> io::Result<PidFd> {
-    ns::single_threaded()?;
-    let mut flags = libc::CLONE_PIDFD
-        | libc::CLONE_NEWNS
+    let mut flags = libc::CLONE_NEWNS
         | libc::CLONE_NEWPID
         | libc::CLONE_NEWIPC
         | libc::CLONE_NEWUTS
@@ -163,10 +161,27 @@ pub fn clone_child(
     if namespaces.network {
         flags |= libc::CLONE_NEWNET;
     }
+    clone_with(flags, cgroup, body)
+}
+
+/// As [`clone_child`], but the copy stays in this process's namespaces.
+///
+/// # Errors
+/// As [`clone_child`].
+pub fn copy_self(body: impl FnOnce() -> i32) -> io::Result<PidFd> {
+    clone_with(0, None, body)
+}
+
+fn clone_with(
+    flags: libc::c_int,
+    cgroup: Option<BorrowedFd<'_>>,
+    body: impl FnOnce() -> i32,
+) -> io::Result<PidFd> {
+    ns::single_threaded()?;
     let mut pidfd: RawFd = -1;
     // SAFETY: `clone_args` is plain data, for which all zeroes is a value.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
-    args.flags = flags as u64;
+    args.flags = (flags | libc::CLONE_PIDFD) as u64;
     args.pidfd = (&raw mut pidfd) as u64;
     args.exit_signal = libc::SIGCHLD as u64;
     if let Some(cgroup) = cgroup {
