@@ -259,6 +259,7 @@ pub fn request(opts: &BuildOptions, compiled: &Compiled) -> BuildRequest {
         secrets: opts.secrets.clone(),
         ssh: opts.ssh.clone(),
         allow: opts.allow.clone(),
+        network_fallback: Default::default(),
         jobs: opts.jobs,
         step_timeout: opts.timeouts.step,
         retries: opts.retries,

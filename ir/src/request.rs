@@ -35,6 +35,8 @@ pub struct BuildRequest {
     pub ssh: BTreeMap<String, SshSource>,
     /// What the caller grants beyond a plain step.
     pub allow: Entitlements,
+    /// Instead of a private network.
+    pub network_fallback: NetworkFallback,
     /// Steps at once; `None`: chosen by the machine.
     pub jobs: Option<usize>,
     /// How long each `RUN` may take.
@@ -269,6 +271,18 @@ impl Drop for Secret {
 pub struct SshSource {
     /// Its socket.
     pub socket: PathBuf,
+}
+
+/// What steps get where this machine can give them no private network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum NetworkFallback {
+    /// The host's network, with a warning.
+    #[default]
+    Host,
+    /// Loopback alone, with a warning.
+    None,
+    /// They are not run.
+    Error,
 }
 
 /// What the caller grants beyond a plain step. Only the command line and the user's or system's

@@ -109,6 +109,7 @@ pub(crate) fn request(tags: Vec<String>, host_platform: Platform) -> BuildReques
         secrets: Default::default(),
         ssh: Default::default(),
         allow: Entitlements::default(),
+        network_fallback: Default::default(),
         jobs: None,
         step_timeout: None,
         retries: 0,

@@ -25,7 +25,8 @@ use crate::context::{self, Moment, Scan};
 use crate::fetch::image::ImageFetcher;
 use crate::host::Host;
 use crate::ops;
-use crate::sandbox::Runner;
+use crate::ops::network::NetworkError;
+use crate::sandbox::{Network, Runner};
 use crate::snapshot::{LayerInProgress, LayerProvider, SnapshotError, Snapshots};
 
 /// What a selection of a live folder was, and when.
@@ -74,6 +75,8 @@ pub struct LocalWorker<'a> {
     by_vertex_source: Mutex<HashMap<String, u32>>,
     runner: OnceLock<Result<Runner, String>>,
     mount_points: OnceLock<Option<PathBuf>>,
+    /// What steps get that say nothing about their network.
+    pub network: OnceLock<Result<Network, NetworkError>>,
 }
 
 impl<'a> LocalWorker<'a> {
@@ -103,6 +106,7 @@ impl<'a> LocalWorker<'a> {
             by_vertex_source: Mutex::default(),
             runner: OnceLock::new(),
             mount_points: OnceLock::new(),
+            network: OnceLock::new(),
         }
     }
 

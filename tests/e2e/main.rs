@@ -17,6 +17,7 @@ mod graph;
 mod host;
 mod layers;
 mod limits;
+mod network;
 mod rebuilt_base;
 mod registry;
 mod soundness;

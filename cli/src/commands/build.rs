@@ -82,7 +82,9 @@ pub fn run(cx: &Context, args: BuildArgs) -> Result<(), CliError> {
         next_step: &next_step,
         journal: &journal,
     };
-    let outcome = backend.build(&request(&opts, &compiled), &progress, &cx.cancel);
+    let mut request = request(&opts, &compiled);
+    request.network_fallback = config.network_fallback();
+    let outcome = backend.build(&request, &progress, &cx.cancel);
     progress.close();
     let end = Ending {
         status: status(cx, outcome.is_ok()),

@@ -1,10 +1,12 @@
 //! `rgraph doctor`: what this host allows.
 
+use rgraph_ir::request::NetworkFallback;
+use rgraph_runtime::sandbox::Runner;
 use rgraph_sys::probe::{Cgroups, probe};
 
 use super::{Context, print};
 use crate::args::DoctorArgs;
-use crate::options::Format;
+use crate::options::{Config, Format};
 use crate::report::CliError;
 use crate::session;
 use crate::table::Table;
@@ -12,6 +14,8 @@ use crate::table::Table;
 /// Runs the command.
 pub fn run(cx: &Context, args: DoctorArgs) -> Result<(), CliError> {
     let format = Format::parse(args.format.as_deref())?;
+    let config = Config::load(cx.dirs.config.as_deref())
+        .map_err(|e| CliError::failed(rgraph_runtime::report(&e)))?;
     let store = session::open_store(cx.root())?;
     let host = probe(&store.layout().tmp());
     let overlay = match &host.overlay {
@@ -24,6 +28,7 @@ pub fn run(cx: &Context, args: DoctorArgs) -> Result<(), CliError> {
         Cgroups::V1 => (true, "version 1"),
         Cgroups::None => (false, "none at /sys/fs/cgroup: no limits on memory and processors"),
     };
+    let network = network(&config);
     let admin = match host.admin {
         true => "namespaces and mounts",
         false => "run rgraph as root: building without root is not supported yet",
@@ -38,6 +43,7 @@ pub fn run(cx: &Context, args: DoctorArgs) -> Result<(), CliError> {
         ("overlay", overlay.0, overlay.1),
         ("seccomp", host.seccomp, seccomp.to_owned()),
         ("cgroups", cgroups.0, cgroups.1.to_owned()),
+        ("network", network.0, network.1),
     ];
     if format == Format::Json {
         let object: serde_json::Map<String, serde_json::Value> = rows
@@ -53,4 +59,20 @@ pub fn run(cx: &Context, args: DoctorArgs) -> Result<(), CliError> {
     let mut out = Vec::new();
     table.write(&mut out).map_err(|e| CliError::failed("cannot write the table").because(e))?;
     print(&out)
+}
+
+/// What steps have that say nothing about their network.
+fn network(config: &Config) -> (bool, String) {
+    let why = match Runner::start().and_then(|runner| runner.probe_network()) {
+        Ok(Ok(how)) => return (true, how),
+        Ok(Err(why)) if why.help.is_empty() => why.to_string(),
+        Ok(Err(why)) => format!("{why}: {}", why.help),
+        Err(e) => rgraph_runtime::report(&e),
+    };
+    let instead = match config.network_fallback() {
+        NetworkFallback::Host => "steps get the host's network",
+        NetworkFallback::None => "steps get no network",
+        NetworkFallback::Error => "steps are not run",
+    };
+    (false, format!("{why}; {instead} (network.fallback in the config file)"))
 }

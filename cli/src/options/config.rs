@@ -1,4 +1,5 @@
-//! The config file: so far, when and how the build cache is kept small.
+//! The config file: when and how the build cache is kept small, and what steps get where there is
+//! no private network for them.
 //!
 //! ```toml
 //! [gc]
@@ -11,10 +12,14 @@
 //! filters = ["type=exec.cachemount"]
 //! keep-duration = "48h"
 //! max-used-space = "512MB"
+//!
+//! [network]
+//! fallback = "host"
 //! ```
 
 use std::path::{Path, PathBuf};
 
+use rgraph_ir::request::NetworkFallback;
 use rgraph_store::{Amount, Disk, Filter, Limits, Policy, Rule};
 use serde::Deserialize;
 use serde::de::Error as _;
@@ -48,6 +53,15 @@ pub enum ConfigError {
 pub struct Config {
     #[serde(default)]
     gc: Gc,
+    #[serde(default)]
+    network: NetworkConfig,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct NetworkConfig {
+    #[serde(default, deserialize_with = "fallback")]
+    fallback: NetworkFallback,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -111,6 +125,17 @@ fn filters<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Filter, D::Error> {
     })
 }
 
+fn fallback<'de, D: serde::Deserializer<'de>>(d: D) -> Result<NetworkFallback, D::Error> {
+    match String::deserialize(d)?.as_str() {
+        "host" => Ok(NetworkFallback::Host),
+        "none" => Ok(NetworkFallback::None),
+        "error" => Ok(NetworkFallback::Error),
+        other => Err(D::Error::custom(format!(
+            "unknown network `{other}`: expected `host`, `none` or `error`"
+        ))),
+    }
+}
+
 impl Config {
     /// Reads the file; one that is not there says nothing.
     pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
@@ -132,6 +157,11 @@ impl Config {
                 None => e.message().trim_end().to_owned(),
             }
         })
+    }
+
+    /// What steps get where they cannot have a network of their own.
+    pub fn network_fallback(&self) -> NetworkFallback {
+        self.network.fallback
     }
 
     /// What a build does about the cache when it has ended; `None`: nothing. A bound that the file
@@ -202,6 +232,19 @@ mod tests {
     }
 
     #[test]
+    fn network() {
+        for (text, want) in [
+            ("", NetworkFallback::Host),
+            ("[network]\n", NetworkFallback::Host),
+            ("[network]\nfallback = 'host'\n", NetworkFallback::Host),
+            ("[network]\nfallback = 'none'\n", NetworkFallback::None),
+            ("network.fallback = 'error'\n", NetworkFallback::Error),
+        ] {
+            assert_eq!(Config::parse(text).unwrap().network_fallback(), want, "{text}");
+        }
+    }
+
+    #[test]
     fn mistakes_are_told_with_their_line() {
         for (text, want) in [
             ("[gc]\n\nmax-usd-space = '1g'\n", "line 3: unknown field `max-usd-space`"),
@@ -209,6 +252,8 @@ mod tests {
             ("[gc]\nmax-used-space = 'many'\n", "line 2: expected a number of bytes"),
             ("[gc]\nenabled = 'yes'\n", "line 2: invalid type"),
             ("[[gc.policy]]\nfilters = ['size=3']\n", "line 2: unknown filter `size`"),
+            ("[network]\nfallback = 'lan'\n", "line 2: unknown network `lan`: expected"),
+            ("[network]\nfallbak = 'host'\n", "line 2: unknown field `fallbak`"),
             ("[gc\n", "line 1: "),
         ] {
             let e = Config::parse(text).unwrap_err();

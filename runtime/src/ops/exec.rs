@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rgraph_ir::op::{
-    CacheMount, CacheSharing, ExecOp, InputIndex, MountKind, NetworkMode, ProxyEnv, SecretEnv,
-    SecretMount, SecurityMode, SshMount,
+    CacheMount, CacheSharing, ExecOp, InputIndex, MountKind, ProxyEnv, SecretEnv, SecretMount,
+    SecurityMode, SshMount,
 };
 use rgraph_ir::{SnapshotId, limits};
 use rgraph_solver::{Stream, Task, TaskCx, TaskError, Tree};
@@ -17,8 +17,8 @@ use rustix::fs::{Mode, OFlags};
 use super::agent::AgentProxy;
 use crate::cache::flight::waiting;
 use crate::sandbox::{
-    Dns, ExtraHost, MountSource, Network, Outcome, Rootfs, SandboxMount, SandboxMountKind,
-    SandboxSpec, Security, Stopped, Stream as SandboxStream, Ulimit,
+    Dns, ExtraHost, MountSource, Outcome, Rootfs, SandboxMount, SandboxMountKind, SandboxSpec,
+    Security, Stopped, Stream as SandboxStream, Ulimit,
 };
 use crate::snapshot::SnapshotError;
 use crate::worker::LocalWorker;
@@ -231,12 +231,7 @@ fn spec(
         hostname: op.hostname.clone().unwrap_or_default(),
         rootfs,
         mounts,
-        network: match op.network {
-            // A private network with a way out comes later; until then a step that says nothing
-            // shares the host's, so that package managers work.
-            NetworkMode::Default | NetworkMode::Host => Network::Host,
-            NetworkMode::None => Network::None,
-        },
+        network: super::network::of_step(w, op.network, cx)?,
         security: match op.security {
             SecurityMode::Sandbox => Security::Sandbox,
             SecurityMode::Insecure => Security::Insecure,

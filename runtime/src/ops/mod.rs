@@ -4,3 +4,4 @@ pub mod agent;
 pub mod exec;
 pub mod file;
 pub mod merge;
+pub mod network;

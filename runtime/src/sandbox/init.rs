@@ -44,6 +44,8 @@ pub(super) struct Child<'a> {
     pub stderr: OwnedFd,
     /// Where to report.
     pub report: OwnedFd,
+    /// Its private network; `None`: it has another.
+    pub place: Option<&'a network::Place>,
     /// The compiled filter; `None` where this machine has none.
     pub filter: Option<&'a Program>,
 }
@@ -69,10 +71,12 @@ impl Child<'_> {
         let spec = self.spec;
         let (args, names) = arguments(spec)?;
         self.guard()?;
+        network::enter(self.place)?;
         let root = self.root.try_clone().map_err(InitError::at("keep the root"))?;
         let who = user::look_up(&root, &spec.user)?;
         let mut root = Root::new(root).map_err(InitError::at("look at the root"))?;
-        let mounted = mounts::mount_all(spec, &mut root, &mut self.fds);
+        let facts = self.place.map(|p| &p.facts);
+        let mounted = mounts::mount_all(spec, &mut root, &mut self.fds, facts);
         // Also after a failure: what was made until then must go.
         if !root.stubs.is_empty() {
             self.report(&Report::Stubs(std::mem::take(&mut root.stubs)))?;

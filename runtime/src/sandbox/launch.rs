@@ -11,6 +11,7 @@ use rgraph_sys::spawn::{self, PidFd};
 use rgraph_sys::wait::{self, Flag};
 
 use super::error::{InitError, SandboxError};
+use super::network::NoNetwork;
 use super::runner::{self, Done, Hello, Reply};
 use super::spec::SandboxSpec;
 
@@ -48,6 +49,32 @@ impl Runner {
     /// The runner's process id, for diagnosis.
     pub fn id(&self) -> i32 {
         self.process.id()
+    }
+
+    /// Makes private networks possible, which a step of [`super::Network::Private`] needs. Gives
+    /// what was changed on the host for it, in words; nothing when this was asked before.
+    ///
+    /// # Errors
+    /// The inner one says why there can be none here; the outer one is about the runner.
+    pub fn connect(&self) -> Result<Result<Vec<String>, NoNetwork>, SandboxError> {
+        self.ask(runner::CONNECT)
+    }
+
+    /// Whether [`Self::connect`] would work; changes nothing. Says how, in words.
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    pub fn probe_network(&self) -> Result<Result<String, NoNetwork>, SandboxError> {
+        self.ask(runner::PROBE)
+    }
+
+    fn ask<T: serde::de::DeserializeOwned>(&self, what: &[u8]) -> Result<T, SandboxError> {
+        let talk = |what| move |e| SandboxError::Talk(what, e);
+        let (reply, theirs) = channel::pair().map_err(talk("make a socket for the network"))?;
+        channel::send(self.control(), what, &[theirs.as_fd()])
+            .map_err(talk("ask the sandbox runner for a network"))?;
+        drop(theirs);
+        Ok(hear(&reply)?.0)
     }
 
     /// Starts a step. `fds` is what the spec's mounts refer to by index: contents of files, and

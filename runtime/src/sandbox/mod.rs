@@ -27,6 +27,7 @@ pub(crate) mod user;
 
 pub use error::{InitError, SandboxError};
 pub use launch::{Finished, Outcome, Runner, Running, Stopped, Stream};
+pub use network::NoNetwork;
 pub use rootfs::fill_mount_points;
 pub use runner::runner_main_if_asked;
 pub use spec::{

@@ -24,7 +24,7 @@ pub(super) const INERT: AttrFlags =
 
 /// Largest file handed over for a mount, bytes: room for a secret of the largest allowed size.
 const MAX_FILE: u64 = 1 << 20;
-/// Largest `/etc/resolv.conf` of the host that is read, bytes.
+/// Largest list of the host's name servers that is read, bytes.
 const MAX_RESOLV: u64 = 64 << 10;
 
 /// A mount ready to be put on its target.
@@ -41,6 +41,7 @@ pub(super) fn mount_all(
     spec: &SandboxSpec,
     root: &mut Root,
     fds: &mut [Option<OwnedFd>],
+    facts: Option<&network::Facts>,
 ) -> Result<(), InitError> {
     let parking = mount::open_dir(Path::new("/")).map_err(InitError::at("open the host's root"))?;
     let park = |tree: &OwnedFd| mount::attach(tree, &parking, "source");
@@ -56,7 +57,7 @@ pub(super) fn mount_all(
         }
         ready.push(prepare(m, at, &files, &park, fds)?);
     }
-    ready.extend(name_files(spec, &files)?);
+    ready.extend(name_files(spec, &files, facts)?);
 
     mount::attach(root.fd(), &parking, "root").map_err(InitError::at("attach the root"))?;
     kernelfs::mount_all(spec, root)?;
@@ -232,7 +233,11 @@ fn select(
     Ok((bind().map_err(InitError::at(format!("bind `{path}` for `{}`", m.dest)))?, kind))
 }
 
-fn name_files<'a>(spec: &'a SandboxSpec, files: &OwnedFd) -> Result<Vec<Ready<'a>>, InitError> {
+fn name_files<'a>(
+    spec: &'a SandboxSpec,
+    files: &OwnedFd,
+    facts: Option<&network::Facts>,
+) -> Result<Vec<Ready<'a>>, InitError> {
     // Where the step mounts its own, it means it.
     let wanted = |dest: &str| !spec.mounts.iter().any(|m| m.dest == dest);
     let mut out = Vec::new();
@@ -244,13 +249,16 @@ fn name_files<'a>(spec: &'a SandboxSpec, files: &OwnedFd) -> Result<Vec<Ready<'a
     if wanted("/etc/resolv.conf") {
         let host_root =
             mount::open_dir(Path::new("/")).map_err(InitError::at("open the host's root"))?;
-        let host = tree::read_small(&host_root, Path::new("/etc/resolv.conf"), MAX_RESOLV)
-            .map_err(InitError::at("read the host's /etc/resolv.conf"))?;
-        let host = String::from_utf8_lossy(&host.unwrap_or_default()).into_owned();
-        add("/etc/resolv.conf", "resolv", &network::resolv_conf(spec.network, &spec.dns, &host))?;
+        let read = |path: &str| {
+            let text = tree::read_small(&host_root, Path::new(path), MAX_RESOLV)
+                .map_err(InitError::at(format!("read the host's {path}")))?;
+            Ok(String::from_utf8_lossy(&text.unwrap_or_default()).into_owned())
+        };
+        let text = network::resolv_conf(spec.network, facts, &spec.dns, read)?;
+        add("/etc/resolv.conf", "resolv", &text)?;
     }
     if wanted("/etc/hosts") {
-        let text = network::hosts(network::hostname(spec), &spec.extra_hosts);
+        let text = network::hosts(network::hostname(spec), &spec.extra_hosts, spec.network, facts);
         add("/etc/hosts", "hosts", &text)?;
     }
     Ok(out)

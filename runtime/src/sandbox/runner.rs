@@ -12,8 +12,9 @@ use rgraph_sys::{channel, mount, ns, wait};
 use serde::{Deserialize, Serialize};
 
 use super::error::InitError;
-use super::spec::{Rootfs, SandboxSpec};
-use super::{init, network, rootfs};
+use super::network::{self, Place, Purpose, Router};
+use super::spec::{Network, Rootfs, SandboxSpec, Security};
+use super::{init, rootfs};
 
 /// The program name by which the own binary knows that it shall be the runner.
 pub(super) const ARGV0: &std::ffi::CStr = c"rgraph-runner";
@@ -55,6 +56,13 @@ pub(super) enum Done {
 /// step's stdout and stderr, and the files that the spec refers to.
 pub(super) const RUN: &[u8] = b"run";
 
+/// The message that asks for private networks; with it comes where to answer. The answer is a
+/// `Result<Vec<String>, NoNetwork>`: what was changed on the host, or why there are none.
+pub(super) const CONNECT: &[u8] = b"connect";
+
+/// As [`CONNECT`], changing nothing. The answer is a `Result<String, NoNetwork>`.
+pub(super) const PROBE: &[u8] = b"probe";
+
 /// Is the runner when this process was started as one, and then does not return.
 ///
 /// To be called first in `main`, before there is a second thread and before anything is opened.
@@ -77,6 +85,7 @@ fn serve(control: &OwnedFd) -> i32 {
     }
     let filter = Arch::native().map(|arch| Program::docker_default(arch, CapSet::DOCKER));
     let mut steps: Vec<Step> = Vec::new();
+    let mut router: Option<Router> = None;
     loop {
         let mut fds: Vec<BorrowedFd<'_>> = vec![control.as_fd()];
         for step in &steps {
@@ -96,13 +105,17 @@ fn serve(control: &OwnedFd) -> i32 {
                 let _ = step.pid.kill();
                 step.reply = None;
             }
-            if ended { step.finish() } else { running.push(step) }
+            if ended { step.finish(&mut router) } else { running.push(step) }
         }
         steps = running;
         if asked {
             match channel::receive(control) {
                 Ok(Some((bytes, fds))) if bytes == RUN => {
-                    steps.extend(Step::begin(fds, filter.as_ref()));
+                    steps.extend(Step::begin(fds, filter.as_ref(), &mut router));
+                }
+                Ok(Some((bytes, fds))) if bytes == CONNECT => connect(&mut router, &fds),
+                Ok(Some((bytes, fds))) if bytes == PROBE => {
+                    fds.first().map(|reply| tell(reply, &Router::probe(), &[]));
                 }
                 _ => break,
             }
@@ -112,9 +125,21 @@ fn serve(control: &OwnedFd) -> i32 {
         let _ = step.pid.kill();
     }
     for step in steps {
-        step.finish();
+        step.finish(&mut router);
     }
     0
+}
+
+fn connect(router: &mut Option<Router>, reply: &[OwnedFd]) {
+    let answer = match router {
+        Some(_) => Ok(Vec::new()),
+        None => Router::start(Purpose::Steps).map(|(started, notes)| {
+            *router = Some(started);
+            notes
+        }),
+    };
+    // Nobody to hear it: then nobody waits for it.
+    reply.first().map(|reply| tell(reply, &answer, &[]));
 }
 
 fn tell(socket: &OwnedFd, word: &impl Serialize, fds: &[BorrowedFd<'_>]) -> bool {
@@ -135,14 +160,21 @@ struct Step {
     report: OwnedFd,
     root: OwnedFd,
     rootfs: Rootfs,
+    place: Option<Place>,
+    /// It could not change its network.
+    confined: bool,
 }
 
 impl Step {
     /// Makes the child. `None`: there is none, and the other side knows or is gone.
-    fn begin(fds: Vec<OwnedFd>, filter: Option<&Program>) -> Option<Self> {
+    fn begin(
+        fds: Vec<OwnedFd>,
+        filter: Option<&Program>,
+        router: &mut Option<Router>,
+    ) -> Option<Self> {
         let mut fds = fds.into_iter();
         let reply = fds.next()?;
-        match Self::try_begin(fds, filter) {
+        match Self::try_begin(fds, filter, router) {
             Ok(mut step) => {
                 tell(&reply, &Reply::Started, &[step.pid.as_fd()]);
                 step.reply = Some(reply);
@@ -158,6 +190,7 @@ impl Step {
     fn try_begin(
         mut fds: std::vec::IntoIter<OwnedFd>,
         filter: Option<&Program>,
+        router: &mut Option<Router>,
     ) -> Result<Self, InitError> {
         let (Some(spec), Some(stdout), Some(stderr)) = (fds.next(), fds.next(), fds.next()) else {
             let reason = "files are missing in the message".into();
@@ -173,6 +206,14 @@ impl Step {
             // The child must not wait for the runner, which reads only when the child has ended.
             channel::set_nonblocking(end).map_err(InitError::at("prepare the child's pipe"))?;
         }
+        let place = match (spec.network, router) {
+            (Network::Private, Some(router)) => Some(router.take()?),
+            (Network::Private, None) => {
+                let reason = "it was not asked for before".into();
+                return Err(InitError::Setup { step: "make a network".into(), reason });
+            }
+            (Network::Host | Network::None, _) => None,
+        };
         let namespaces = network::namespaces(spec.network);
         let (reading, root_of_child) = (&mut report, &root);
         let pid = spawn::clone_child(namespaces, None, || {
@@ -182,15 +223,21 @@ impl Step {
             }
             let Ok(root) = root_of_child.try_clone() else { return 125 };
             let fds = fds.map(Some).collect();
-            init::Child { spec: &spec, root, fds, stdout, stderr, report: report_end, filter }.run()
+            let place = place.as_ref();
+            let report = report_end;
+            init::Child { spec: &spec, root, fds, stdout, stderr, report, place, filter }.run()
         })
         .map_err(InitError::at("make a process"))?;
-        Ok(Self { pid, reply: None, report, root, rootfs: spec.rootfs })
+        let confined = spec.security == Security::Sandbox;
+        Ok(Self { pid, reply: None, report, root, rootfs: spec.rootfs, place, confined })
     }
 
     /// The process has ended or is about to: cleans up and tells.
-    fn finish(self) {
+    fn finish(self, router: &mut Option<Router>) {
         let ended = self.pid.wait();
+        if let (Some(place), Some(router)) = (self.place, router) {
+            router.give_back(place, self.confined);
+        }
         let (stubs, failed) = init::parse_reports(&init::read_reports(&self.report));
         rootfs::clean(self.root, &stubs, &self.rootfs);
         let done = match (failed, ended) {

@@ -153,6 +153,8 @@ pub enum MountSource {
 pub enum Network {
     /// The host's.
     Host,
+    /// Its own, with a way out; the host's loopback is not in it.
+    Private,
     /// Its own, with loopback only.
     None,
 }

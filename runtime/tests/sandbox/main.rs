@@ -100,10 +100,13 @@ fn measure() -> ExitCode {
     let start = Instant::now();
     let runner = Runner::start().unwrap();
     println!("runner started in {:?}", start.elapsed());
+    let start = Instant::now();
+    println!("private networks: {:?} in {:?}", runner.connect().unwrap(), start.elapsed());
     for (what, network, stubs) in [
         ("host network", Network::Host, false),
         ("host network, image without /etc/hosts", Network::Host, true),
         ("network none", Network::None, false),
+        ("private network", Network::Private, false),
     ] {
         let mut times = Vec::new();
         for _ in 0..50 {

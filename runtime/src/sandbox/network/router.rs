@@ -1,0 +1,233 @@
+//! The process that makes networks for steps, and the runner's side of it.
+//!
+//! It is a process of its own because making a network namespace means entering it, and without
+//! root there is no way back into the host's. It lives as long as the runner.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use rgraph_sys::netns::{self, Leftovers};
+use rgraph_sys::spawn::{self, PidFd};
+use rgraph_sys::{channel, ns, wait};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::pasta::Pasta;
+use super::uplink::{self, Prepared, Uplink};
+use super::{Facts, NoNetwork, Place};
+use crate::sandbox::error::InitError;
+
+/// Asks for a namespace.
+const MAKE: &[u8] = b"make";
+/// Most namespaces that wait for a step.
+const MOST_FREE: usize = 16;
+
+/// What the router says of itself.
+#[derive(Debug, Serialize, Deserialize)]
+enum Hello {
+    /// It is in a namespace without a way out and waits for one.
+    Stranded {
+        /// Its process id.
+        id: u32,
+    },
+    /// It can make networks; what it had to change on the host for that.
+    Ready(Vec<String>),
+    /// It cannot.
+    Unable(NoNetwork),
+}
+
+/// What a router is started for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::sandbox) enum Purpose {
+    /// To make networks for steps.
+    Steps,
+    /// To see whether it could. What it makes leads nowhere.
+    Probe,
+}
+
+/// A router that runs, and namespaces that no step uses now.
+#[derive(Debug)]
+pub(in crate::sandbox) struct Router {
+    socket: OwnedFd,
+    process: PidFd,
+    /// Ends with this.
+    pasta: Option<Pasta>,
+    free: Vec<Place>,
+    /// One was asked for that has not come yet.
+    asked: bool,
+}
+
+impl Router {
+    /// Starts it. Gives also what was changed on the host.
+    pub fn start(purpose: Purpose) -> Result<(Self, Vec<String>), NoNetwork> {
+        let failed = |what: &str| {
+            let what = what.to_owned();
+            move |e: std::io::Error| NoNetwork {
+                cause: format!("{what}: {e}"),
+                help: String::new(),
+            }
+        };
+        let (socket, theirs) = channel::pair().map_err(failed("no socket"))?;
+        let process = spawn::copy_self(|| serve(&theirs, purpose))
+            .map_err(failed("no process for the network"))?;
+        drop(theirs);
+        let mut router = Self { socket, process, pasta: None, free: Vec::new(), asked: false };
+        match router.hello()? {
+            Hello::Stranded { id } => router.pasta = Some(Pasta::start(id)?),
+            Hello::Ready(notes) => return Ok((router, notes)),
+            Hello::Unable(why) => return Err(why),
+        }
+        match router.hello()? {
+            Hello::Ready(notes) => Ok((router, notes)),
+            Hello::Unable(why) => {
+                Err(router.pasta.as_ref().and_then(Pasta::failure).unwrap_or(why))
+            }
+            Hello::Stranded { .. } => Err(died()),
+        }
+    }
+
+    /// Whether a network can be had, changing nothing; how, in words.
+    pub fn probe() -> Result<String, NoNetwork> {
+        let (mut router, _) = Self::start(Purpose::Probe)?;
+        router.take().map_err(|e| NoNetwork { cause: e.to_string(), help: String::new() })?;
+        Ok(match router.pasta {
+            Some(_) => "steps have their own, connected by `pasta`".into(),
+            None => "steps have their own, with addresses translated by nf_tables".into(),
+        })
+    }
+
+    fn hello(&self) -> Result<Hello, NoNetwork> {
+        let mut fds = vec![self.socket.as_fd()];
+        fds.extend(self.pasta.as_ref().map(AsFd::as_fd));
+        while let Ok(ready) = wait::readable(&fds, None) {
+            if ready[0] {
+                return hear(&self.socket).map(|(word, _)| word).ok_or_else(died);
+            }
+            if let Some(why) = self.pasta.as_ref().and_then(Pasta::failure) {
+                return Err(why);
+            }
+        }
+        Err(died())
+    }
+
+    /// A network for one step.
+    pub fn take(&mut self) -> Result<Place, InitError> {
+        if let Some(place) = self.free.pop() {
+            return Ok(place);
+        }
+        self.ask();
+        self.receive()
+    }
+
+    /// The step has ended. `trusted`: it could not change the network, so the next may use it too.
+    pub fn give_back(&mut self, place: Place, trusted: bool) {
+        if trusted && place.leftovers.none() {
+            if self.free.len() < MOST_FREE {
+                self.free.push(place);
+            }
+            return;
+        }
+        // The next step will want one: it is made while nobody waits for it.
+        if self.free.is_empty() {
+            self.ask();
+        }
+    }
+
+    fn ask(&mut self) {
+        if !self.asked {
+            // One that is gone shows when its answer is missing.
+            self.asked = channel::send(&self.socket, MAKE, &[]).is_ok();
+        }
+    }
+
+    fn receive(&mut self) -> Result<Place, InitError> {
+        self.asked = false;
+        let gone = || InitError::Setup {
+            step: "make a network".into(),
+            reason: "the process that makes them is gone".into(),
+        };
+        let (facts, fds) = hear::<Result<Facts, InitError>>(&self.socket).ok_or_else(gone)?;
+        let facts = facts?;
+        let mut fds = fds.into_iter();
+        let (Some(namespace), Some(leftovers)) = (fds.next(), fds.next()) else {
+            return Err(gone());
+        };
+        let leftovers = Leftovers::from_fd(leftovers);
+        let resolver = self.pasta.as_ref().map(Pasta::resolver);
+        let host = self.pasta.as_ref().map_or(facts.host, Pasta::host);
+        Ok(Place { namespace, leftovers, facts: Facts { host, resolver, ..facts } })
+    }
+}
+
+impl Drop for Router {
+    fn drop(&mut self) {
+        // An error means that it has ended already.
+        let _ = self.process.kill().and_then(|()| self.process.wait());
+    }
+}
+
+fn died() -> NoNetwork {
+    NoNetwork { cause: "the process that makes networks died".into(), help: String::new() }
+}
+
+fn hear<T: DeserializeOwned>(socket: &OwnedFd) -> Option<(T, Vec<OwnedFd>)> {
+    let (bytes, fds) = channel::receive(socket).ok()??;
+    Some((serde_json::from_slice(&bytes).ok()?, fds))
+}
+
+fn tell(socket: &OwnedFd, word: &impl Serialize, fds: &[std::os::fd::BorrowedFd<'_>]) -> bool {
+    serde_json::to_vec(word).is_ok_and(|bytes| channel::send(socket, &bytes, fds).is_ok())
+}
+
+/// The router's life.
+fn serve(socket: &OwnedFd, purpose: Purpose) -> i32 {
+    if ns::die_with_parent().is_err() {
+        return 1;
+    }
+    let (mut uplink, mut first) = match connect(socket, purpose) {
+        Ok(Prepared { uplink, first, notes }) => {
+            if !tell(socket, &Hello::Ready(notes), &[]) {
+                return 1;
+            }
+            (uplink, Some(first))
+        }
+        Err(why) => return i32::from(!tell(socket, &Hello::Unable(why), &[])),
+    };
+    while let Ok(Some(_)) = channel::receive(socket) {
+        let told = match first.take().map_or_else(|| uplink.make(), Ok) {
+            Ok(made) => {
+                let facts: Result<_, InitError> = Ok(made.facts);
+                tell(socket, &facts, &[made.namespace.as_fd(), made.leftovers.as_fd()])
+            }
+            Err(e) => tell(socket, &Err::<Facts, _>(InitError::at("make a network")(e)), &[]),
+        };
+        if !told {
+            return 1;
+        }
+    }
+    0
+}
+
+fn connect(socket: &OwnedFd, purpose: Purpose) -> Result<Prepared, NoNetwork> {
+    let look = |e: std::io::Error| NoNetwork {
+        cause: format!("cannot look at the network namespace: {e}"),
+        help: String::new(),
+    };
+    let own = netns::current().and_then(netns::is_own).map_err(look)?;
+    if own && purpose == Purpose::Steps {
+        return Uplink::prepare(uplink::Owner::Host);
+    }
+    if own {
+        // As far as can be seen without changing anything, and the rest where it harms nobody.
+        uplink::look()?;
+    }
+    netns::enter_new().and_then(|()| ns::loopback_up()).map_err(|e| NoNetwork {
+        cause: format!("cannot make a network namespace: {e}"),
+        help: String::new(),
+    })?;
+    if !own {
+        if !tell(socket, &Hello::Stranded { id: std::process::id() }, &[]) {
+            return Err(died());
+        }
+        uplink::wait_for_route()?;
+    }
+    Uplink::prepare(uplink::Owner::Build)
+}
