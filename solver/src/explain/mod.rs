@@ -229,7 +229,7 @@ impl<'a> Explainer<'a> {
             }
             op => {
                 let source = matches!(op, Op::Source(_)).then(|| self.source(q, i)).flatten();
-                return (self.from_another(q, i).or(source))
+                return (self.another_source(q, i).or(source))
                     .unwrap_or(MissReason::Rebuilt { who: self.who(q, i), changes });
             }
         };
@@ -243,7 +243,7 @@ impl<'a> Explainer<'a> {
     }
 
     /// Where input `i` comes from by `--from=` or `from=`, when that is what was edited.
-    fn from_another(&self, q: &Question<'_>, i: usize) -> Option<MissReason> {
+    fn another_source(&self, q: &Question<'_>, i: usize) -> Option<MissReason> {
         let Before::Step(step) = self.past().before(q.vertex) else { return None };
         let (old, new) = (froms(&step.name), froms(&self.graph.vertex(q.vertex).meta.name));
         let edited = old.iter().zip(&new).position(|(o, n)| o != n)?;
