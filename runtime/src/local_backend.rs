@@ -254,7 +254,9 @@ impl Build<'_> {
         });
         let Some(signer) = asked else { return Ok(None) };
         let (store, keys) = (self.backend.store, &solution.keys);
-        InlineCache::new(store, keys, &feed.contents(), signer).map(Some).map_err(setup)
+        InlineCache::new(store, &self.request.plan.graph, keys, &feed.contents(), signer)
+            .map(Some)
+            .map_err(setup)
     }
 
     /// Tells what imported caches found wrong since the last time.

@@ -5,7 +5,7 @@ mod instructions;
 mod settings;
 mod world;
 
-use rgraph_tests::{BASE, Case, need};
+use rgraph_tests::{Access, BASE, Case, Registry, need};
 use world::{World, nothing};
 
 /// The first of these names the second's image from now on.
@@ -176,6 +176,46 @@ fn an_imported_cache_of_another_platform_is_named() {
         fresh.dockerfile(&format!("FROM BASE\nRUN {command}\n"));
         let run = fresh.build(&["--cache-from", &from]).ok();
         assert!(run.stderr.contains(&why), "{command}: {}", run.stderr);
+    }
+}
+
+/// As from a folder: an artifact, an image of another platform, an index without one's own.
+#[test]
+fn a_cache_in_a_registry_names_other_platforms() {
+    need!(Root, Tool("docker-registry"));
+    let registry = Registry::start(Access::Open);
+    let (theirs, ours) = (Case::with_base(), Case::with_base());
+    for case in [&theirs, &ours] {
+        case.dockerfile("FROM BASE\nRUN echo a > /a\n");
+    }
+    let names = ["cache:1", "image:1", "index:1"].map(|n| registry.name(n));
+    let to = format!("type=registry,ref={}", names[0]);
+    theirs.build(&["--platform=linux/386", "--cache-to", &to]).ok();
+    let image = |n: &str, platforms: &str| {
+        let inline = ["--cache-to", "type=inline", "--push", "-t", n, "--platform", platforms];
+        theirs.build(&inline).ok();
+    };
+    image(&names[1], "linux/386");
+    image(&names[2], "linux/386,linux/arm/v7");
+    for (n, name) in names.iter().enumerate() {
+        let fresh = ours.fresh();
+        let run = fresh.build(&["--cache-from", name]).ok();
+        let second = if n == 2 {
+            format!(", the cache of {name} has it for linux/arm/v7")
+        } else {
+            String::new()
+        };
+        let first = format!("not built here before; the cache of {name} has it for linux/386");
+        assert!(
+            run.stderr.contains(&format!("why: {}\n", first.clone() + &second)),
+            "{}",
+            run.stderr
+        );
+        // Of a step that it does not have, nothing is told.
+        fresh.dockerfile("FROM BASE\nRUN echo other > /a\n");
+        let other = fresh.fresh();
+        let run = other.build(&["--cache-from", name]).ok();
+        assert!(run.stderr.contains("why: not built here before\n"), "{}", run.stderr);
     }
 }
 

@@ -15,6 +15,7 @@ use rgraph_ir::{BlobDigest, CacheKey};
 use serde::{Deserialize, Serialize};
 
 use super::entry::{BlobFile, Entry};
+use super::hints::Hints;
 
 /// What the artifact is.
 pub const ARTIFACT: &str = "application/vnd.rgraph.cache.v1";
@@ -176,16 +177,21 @@ impl Found {
     }
 }
 
-#[derive(Serialize, Deserialize)]
-struct Batch {
+/// A batch of entries.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Batch {
     version: u32,
-    entries: Vec<Entry>,
+    /// Results and what was seen of them.
+    pub entries: Vec<Entry>,
+    /// For which platforms steps are known.
+    #[serde(default, skip_serializing_if = "Hints::is_empty")]
+    pub platforms: Hints,
 }
 
 /// Packs entries; the same entries give the same bytes.
-pub fn pack<'e>(entries: impl Iterator<Item = &'e Entry>) -> Vec<u8> {
+pub fn pack<'e>(entries: impl Iterator<Item = &'e Entry>, platforms: Hints) -> Vec<u8> {
     let entries = entries.cloned().collect();
-    let plain = serde_json::to_vec(&Batch { version: 1, entries });
+    let plain = serde_json::to_vec(&Batch { version: 1, entries, platforms });
     let plain = plain.expect("strings and digests always serialise");
     let pack = || -> std::io::Result<Vec<u8>> {
         let mut out = Compressor::new(Vec::new(), Compression::Zstd, None)?;
@@ -196,19 +202,21 @@ pub fn pack<'e>(entries: impl Iterator<Item = &'e Entry>) -> Vec<u8> {
 }
 
 /// Packs any number of entries into as many batches as that takes.
-pub fn pack_all<'e>(entries: impl Iterator<Item = &'e Entry>) -> Vec<Vec<u8>> {
-    let (mut out, mut some, mut bytes) = (Vec::new(), Vec::new(), 0);
+pub fn pack_all<'e>(entries: impl Iterator<Item = &'e Entry>, platforms: &Hints) -> Vec<Vec<u8>> {
+    // The first one has the platforms, some names a step.
+    let mut platforms = platforms.clone();
+    let (mut out, mut some, mut bytes) = (Vec::new(), Vec::new(), 256 * platforms.len());
     for e in entries {
         // What a layer and a digest come to, at most.
         bytes += 512 * (2 + e.record.layers.len() + e.contents.len());
         some.push(e);
         if bytes > MAX_CACHE_BATCH_PLAIN as usize / 2 {
-            out.push(pack(some.drain(..)));
+            out.push(pack(some.drain(..), std::mem::take(&mut platforms)));
             bytes = 0;
         }
     }
     if !some.is_empty() || out.is_empty() {
-        out.push(pack(some.into_iter()));
+        out.push(pack(some.into_iter(), platforms));
     }
     out
 }
@@ -217,11 +225,11 @@ pub fn pack_all<'e>(entries: impl Iterator<Item = &'e Entry>) -> Vec<Vec<u8>> {
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn unpack(bytes: &[u8]) -> Result<Vec<Entry>, String> {
+pub fn unpack(bytes: &[u8]) -> Result<Batch, String> {
     unpack_within(bytes, MAX_CACHE_BATCH_PLAIN)
 }
 
-fn unpack_within(bytes: &[u8], max: u64) -> Result<Vec<Entry>, String> {
+fn unpack_within(bytes: &[u8], max: u64) -> Result<Batch, String> {
     let mut plain = Vec::new();
     let read = decompress_layer(bytes).and_then(|r| r.take(max + 1).read_to_end(&mut plain));
     read.map_err(|e| e.to_string())?;
@@ -230,7 +238,7 @@ fn unpack_within(bytes: &[u8], max: u64) -> Result<Vec<Entry>, String> {
     }
     let batch: Batch = serde_json::from_slice(&plain).map_err(|e| e.to_string())?;
     match batch.version {
-        1 => Ok(batch.entries),
+        1 => Ok(batch),
         v => Err(format!("it has the version {v}")),
     }
 }
@@ -309,14 +317,17 @@ mod tests {
             record: RecordFile::new(key, key, layers, ("RUN x", 1), None),
             contents: BTreeMap::new(),
         };
-        let bytes = pack([&e].into_iter());
-        assert_eq!(bytes, pack([&e].into_iter()));
-        assert_eq!(unpack(&bytes).unwrap(), [e]);
+        let mut hints = Hints::default();
+        hints.note(rgraph_ir::TreeDigest::of(b"step"), "linux/arm64");
+        let bytes = pack([&e].into_iter(), hints.clone());
+        assert_eq!(bytes, pack([&e].into_iter(), hints.clone()));
+        let batch = unpack(&bytes).unwrap();
+        assert_eq!((batch.entries, batch.platforms), (vec![e], hints));
         for bad in [&bytes[..bytes.len() / 2], b"", b"{}", br#"{"version":2,"entries":[]}"#] {
             assert!(unpack(bad).is_err(), "{bad:?}");
         }
         let none = br#"{"version":1,"entries":[]}"#;
-        assert!(unpack(none).unwrap().is_empty());
+        assert!(unpack(none).unwrap().entries.is_empty());
         assert!(unpack_within(none, none.len() as u64).is_ok());
         assert!(unpack_within(none, none.len() as u64 - 1).is_err());
     }

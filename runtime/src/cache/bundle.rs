@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::sync::OnceLock;
 
-use rgraph_ir::{BlobDigest, CacheKey, DiffId, TreeDigest};
+use rgraph_ir::{BlobDigest, CacheKey, DiffId, ManifestDigest, Op, Platform, TreeDigest};
 use rgraph_store::BlobRef;
 
 use super::artifact;
 use super::entry::{Content, RecordFile};
+use super::hints::Hints;
 use super::import::Entries;
 
 /// What was read.
@@ -21,6 +22,12 @@ pub struct Loaded {
     pub contents: BTreeMap<(CacheKey, TreeDigest), Content>,
     /// Blobs of layers that records name without.
     pub blobs: BTreeMap<DiffId, BlobRef>,
+    /// For which platforms steps are known.
+    pub platforms: Hints,
+    /// Why it has no entries, when only its hints are of use.
+    pub problem: Option<String>,
+    /// Images for other platforms, which know more of that.
+    pub others: Vec<ManifestDigest>,
 }
 
 impl Loaded {
@@ -29,11 +36,12 @@ impl Loaded {
     /// # Errors
     /// What is wrong with one.
     pub fn unpack(batches: &[Vec<u8>]) -> Result<Self, String> {
-        let mut all = BTreeMap::new();
+        let (mut all, mut out) = (BTreeMap::new(), Self::default());
         for b in batches {
-            artifact::add(&mut all, artifact::unpack(b)?);
+            let batch = artifact::unpack(b)?;
+            artifact::add(&mut all, batch.entries);
+            out.platforms.extend(batch.platforms);
         }
-        let mut out = Self::default();
         for (key, e) in all {
             for selector in e.contents.keys() {
                 if let Some(c) = e.content(*selector) {
@@ -50,6 +58,7 @@ impl Loaded {
         self.records.extend(more.records);
         self.contents.extend(more.contents);
         self.blobs.extend(more.blobs);
+        self.platforms.extend(more.platforms);
     }
 }
 
@@ -57,12 +66,16 @@ type Load<'a> = Box<dyn Fn() -> Result<Loaded, String> + Sync + Send + 'a>;
 type OpenBlob<'a> =
     Box<dyn Fn(&BlobRef) -> Result<Option<Box<dyn Read + Send + 'a>>, String> + Sync + Send + 'a>;
 
+type Hint<'a> = Box<dyn Fn(&[ManifestDigest]) -> Hints + Sync + Send + 'a>;
+
 /// See the module.
 pub struct Bundle<'a> {
     name: String,
     load: Load<'a>,
     loaded: OnceLock<Result<Loaded, String>>,
     open: OpenBlob<'a>,
+    hint: Hint<'a>,
+    hints: OnceLock<Hints>,
     /// Whether opening a blob costs next to nothing.
     near: bool,
 }
@@ -71,7 +84,13 @@ impl<'a> Bundle<'a> {
     /// The entries that `load` gives; it is called once, when a key is asked for. Blobs come from
     /// `open`; far ones are believed to be there until they are opened.
     pub fn new(name: String, load: Load<'a>, open: OpenBlob<'a>, near: bool) -> Self {
-        Self { name, load, loaded: OnceLock::new(), open, near }
+        let hint: Hint<'a> = Box::new(|_| Hints::default());
+        Self { name, load, loaded: OnceLock::new(), open, hint, hints: OnceLock::new(), near }
+    }
+
+    /// Asks `hint` about [`Loaded::others`], once, when a step is to be explained.
+    pub fn hinting(self, hint: Hint<'a>) -> Self {
+        Self { hint, ..self }
     }
 
     fn loaded(&self) -> Option<&Loaded> {
@@ -85,7 +104,10 @@ impl Entries for Bundle<'_> {
     }
 
     fn problem(&self) -> Option<String> {
-        let why = self.loaded.get()?.as_ref().err()?;
+        let why = match self.loaded.get()? {
+            Ok(loaded) => loaded.problem.as_ref()?,
+            Err(why) => why,
+        };
         Some(format!("cache `{}`: {why}: nothing is imported from it", self.name))
     }
 
@@ -95,6 +117,18 @@ impl Entries for Bundle<'_> {
 
     fn content(&self, key: CacheKey, selector: TreeDigest) -> Result<Option<Content>, String> {
         Ok(self.loaded().and_then(|l| l.contents.get(&(key, selector))).cloned())
+    }
+
+    fn platforms(&self, op: &Op, own: Option<&Platform>) -> Vec<String> {
+        let Some(loaded) = self.loaded() else { return Vec::new() };
+        let all = self.hints.get_or_init(|| {
+            let mut all = loaded.platforms.clone();
+            if !loaded.others.is_empty() {
+                all.extend((self.hint)(&loaded.others));
+            }
+            all
+        });
+        all.others(op, own)
     }
 
     fn blob_of(&self, layer: DiffId) -> Option<BlobRef> {

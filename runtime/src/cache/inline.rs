@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use rgraph_ir::limits::MAX_INLINE_KEYS;
-use rgraph_ir::{CacheKey, ChainId, DiffId, Target, TreeDigest, VertexId};
+use rgraph_ir::{CacheKey, ChainId, DiffId, Graph, Target, TreeDigest, VertexId};
 use rgraph_store::{BlobRef, Store, StoreError};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::bundle::Loaded;
 use super::entry::{Content, LayerFile, RecordFile};
 use super::export::Contents;
+use super::hints::step;
 use super::sign::Signer;
 
 /// The field of the image's config.
@@ -24,6 +25,9 @@ struct Keys {
     results: Vec<ResultKeys>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     contents: Vec<ContentKeys>,
+    /// What the results' steps do, whatever they run on; only explanations read that.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    steps: Vec<TreeDigest>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -50,6 +54,7 @@ pub struct InlineCache {
     /// Key and canonical key.
     keys: BTreeMap<VertexId, (CacheKey, CacheKey)>,
     contents: BTreeSet<(CacheKey, TreeDigest, TreeDigest)>,
+    steps: BTreeMap<VertexId, TreeDigest>,
     signer: Option<Signer>,
 }
 
@@ -72,6 +77,7 @@ impl InlineCache {
     /// The store's.
     pub fn new(
         store: &Store,
+        graph: &Graph,
         keys: &BTreeMap<VertexId, CacheKey>,
         seen: &Contents,
         signer: Option<Signer>,
@@ -86,12 +92,15 @@ impl InlineCache {
             let of = under(canonical).take_while(|((k, _), _)| *k == canonical);
             contents.extend(of.map(|((_, s), d)| (*key, *s, *d)));
         }
-        Ok(Self { keys: both, contents, signer })
+        let steps = keys.keys().map(|v| (*v, step(&graph.vertex(*v).op))).collect();
+        Ok(Self { keys: both, contents, steps, signer })
     }
 
     /// The field for an image with these layers, bottom first.
     pub fn of(&self, target: &Target, layers: &[DiffId]) -> (String, Value) {
         let signer = self.signer.as_ref();
+        let layers_of = || target.history.iter().filter_map(|h| h.layer);
+        let steps = layers_of().filter_map(|e| self.steps.get(&e.vertex).copied()).collect();
         let made = target.history.iter().filter_map(|h| h.layer).zip(target.base.layers + 1..);
         let result = |(edge, n): (rgraph_ir::Edge, usize)| {
             let (key, canonical) = *self.keys.get(&edge.vertex)?;
@@ -105,7 +114,7 @@ impl InlineCache {
             Some(ContentKeys { key, selector, digest, signature: c.signature })
         };
         let contents = self.contents.iter().filter_map(content).collect();
-        let keys = Keys { results, contents };
+        let keys = Keys { results, contents, steps };
         let value = serde_json::to_value(keys).expect("strings and digests always serialise");
         (FIELD.to_owned(), value)
     }
@@ -115,13 +124,15 @@ impl InlineCache {
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn read(field: &Value, layers: &[(DiffId, BlobRef)]) -> Result<Loaded, String> {
+pub fn read(field: &Value, layers: &[(DiffId, BlobRef)], platform: &str) -> Result<Loaded, String> {
     let keys = Keys::deserialize(field).map_err(|e| e.to_string())?;
-    if keys.results.len().max(keys.contents.len()) > MAX_INLINE_KEYS {
+    let longest = keys.results.len().max(keys.contents.len()).max(keys.steps.len());
+    if longest > MAX_INLINE_KEYS {
         return Err("it has more keys than a cache may have".to_owned());
     }
     let diff_ids: Vec<DiffId> = layers.iter().map(|(d, _)| *d).collect();
     let mut out = Loaded { blobs: layers.iter().cloned().collect(), ..Loaded::default() };
+    keys.steps.iter().for_each(|s| out.platforms.note(*s, platform));
     for r in keys.results {
         let stack = diff_ids.get(..r.layers).ok_or("it counts more layers than there are")?;
         let rec = record(r.key, r.canonical, stack, None).with_signature(r.signature);
@@ -157,7 +168,7 @@ mod tests {
             "results": [{"key": key, "canonical": key, "layers": 2}],
             "contents": [{"key": key, "selector": sel, "digest": sel}],
         });
-        let read = read(&field, &layers(3)).unwrap();
+        let read = read(&field, &layers(3), "linux/arm64").unwrap();
         let got: Vec<_> = read.records[&key].layers.iter().map(|l| l.diff_id).collect();
         assert_eq!(got, [DiffId::of(&[0]), DiffId::of(&[1])]);
         assert_eq!(read.contents[&(key, sel)].digest, sel);
@@ -169,7 +180,7 @@ mod tests {
         let key = CacheKey::of(b"k");
         let result = json!({"key": key, "canonical": key, "layers": 1});
         let many = |n: usize| json!({"results": vec![&result; n]});
-        assert!(read(&many(MAX_INLINE_KEYS), &layers(1)).is_ok());
+        assert!(read(&many(MAX_INLINE_KEYS), &layers(1), "").is_ok());
         for field in [
             json!(null),
             json!([]),
@@ -180,7 +191,7 @@ mod tests {
             many(MAX_INLINE_KEYS + 1),
         ] {
             let short: String = field.to_string().chars().take(80).collect();
-            assert!(read(&field, &layers(3)).is_err(), "{short}");
+            assert!(read(&field, &layers(3), "").is_err(), "{short}");
         }
     }
 }

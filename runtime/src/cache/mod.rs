@@ -9,6 +9,7 @@ pub mod entry;
 pub mod export;
 pub mod files;
 pub mod flight;
+pub mod hints;
 pub mod import;
 pub mod inline;
 pub mod local;

@@ -13,9 +13,13 @@ use rgraph_store::BlobRef;
 
 use super::artifact::{Found, Listing};
 use super::bundle::{Bundle, Loaded};
+use super::hints::Hints;
 use super::inline::{self, BUILDKIT_FIELD, FIELD};
 use crate::fetch::repository::Repository;
 use crate::worker::report;
+
+/// Most images that are asked for which other platforms there are.
+const MOST_OTHERS: usize = 8;
 
 /// Why a cache of BuildKit's is of no use: its keys are digests of its own representation of a step
 /// and of results, which are not computed here.
@@ -25,9 +29,24 @@ const BUILDKIT: &str = "it is BuildKit's, whose keys cannot be matched here";
 pub fn open<'a>(repo: Repository<'a>, platforms: Vec<Platform>) -> Bundle<'a> {
     let name = repo.name();
     let blobs = repo.clone();
+    let hints = repo.clone();
     let load = move || load(&repo, &platforms);
     let open = move |b: &BlobRef| blobs.open(b).map(Some).map_err(|e| report(&e));
-    Bundle::new(name, Box::new(load), Box::new(open), false)
+    let hint = move |others: &[ManifestDigest]| {
+        let mut out = Hints::default();
+        for digest in others.iter().take(MOST_OTHERS) {
+            // Nothing but a line that gets shorter is lost.
+            let found = hints.manifest_of(*digest).map_err(|e| report(&e));
+            let found = found.and_then(|m| Found::parse(&m.bytes));
+            if let Ok(Found::Image { config, layers }) = found
+                && let Ok(one) = image(&hints, &config, &layers)
+            {
+                out.extend(one.platforms);
+            }
+        }
+        out
+    };
+    Bundle::new(name, Box::new(load), Box::new(open), false).hinting(Box::new(hint))
 }
 
 fn load(repo: &Repository<'_>, platforms: &[Platform]) -> Result<Loaded, String> {
@@ -42,12 +61,15 @@ fn load(repo: &Repository<'_>, platforms: &[Platform]) -> Result<Loaded, String>
         Found::Image { config, layers } => image(repo, &config, &layers),
         Found::Images(all) => {
             let index = Index::new(OCI_INDEX, all, None);
-            let mut out = Loaded::default();
+            let others = index.manifests.iter().map(|d| d.digest.into()).collect();
+            let mut out = Loaded { others, ..Loaded::default() };
             let mut why = "no image is for a platform of this build".to_owned();
             let mut any = false;
             for p in platforms {
                 let Ok(entry) = index.choose(p) else { continue };
-                let m = repo.manifest_of(ManifestDigest::from(entry.digest));
+                let digest = ManifestDigest::from(entry.digest);
+                out.others.retain(|d| *d != digest);
+                let m = repo.manifest_of(digest);
                 let m = m.map_err(|e| report(&e))?;
                 let Found::Image { config, layers } = Found::parse(&m.bytes)? else { continue };
                 match image(repo, &config, &layers) {
@@ -58,7 +80,8 @@ fn load(repo: &Repository<'_>, platforms: &[Platform]) -> Result<Loaded, String>
                     Err(e) => why = e,
                 }
             }
-            if any { Ok(out) } else { Err(why) }
+            out.problem = (!any).then_some(why);
+            Ok(out)
         }
     }
 }
@@ -92,5 +115,6 @@ fn image(
         media_type: d.media_type.clone(),
     };
     let layers: Vec<_> = diff_ids.iter().copied().zip(layers.iter().map(blob)).collect();
-    inline::read(field, &layers)
+    let platform = file.clone().into_ir().platform.to_string();
+    inline::read(field, &layers, &platform)
 }

@@ -8,13 +8,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use rgraph_ir::{Op, Platform, TreeDigest};
-use rgraph_solver::key::op_digest;
 
-/// Most platforms that are named.
-const MOST: usize = 8;
+use crate::cache::hints::{Hints, named, step};
 
 fn folder(ops: &Path, op: &Op) -> PathBuf {
-    ops.join(TreeDigest::from_bytes(op_digest(op, None)).hex())
+    ops.join(step(op).hex())
 }
 
 /// The file that says that `op` is known for `platform`.
@@ -40,19 +38,24 @@ pub(super) fn note(path: &Path) -> io::Result<()> {
 
 /// The platforms other than `own` that were noted for `op`. The names are a stranger's.
 pub(super) fn noted(ops: &Path, op: &Op, own: Option<&Platform>) -> Vec<String> {
-    let Ok(files) = fs::read_dir(folder(ops, op)) else { return Vec::new() };
-    let read = |e: fs::DirEntry| -> Option<Platform> {
-        e.file_name().to_str()?.replace('_', "/").parse().ok()
-    };
-    let mut names: Vec<String> = files
-        .flatten()
-        .take(MOST)
-        .filter_map(read)
-        .filter(|p| Some(p) != own)
-        .map(|p| p.to_string())
-        .collect();
-    names.sort_unstable();
-    names
+    named(names(&folder(ops, op)).iter().map(String::as_str), own)
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let files = fs::read_dir(folder).into_iter().flatten().flatten();
+    files.filter_map(|e| Some(e.file_name().to_str()?.replace('_', "/"))).collect()
+}
+
+/// All that was noted.
+pub(super) fn all(ops: &Path) -> Hints {
+    let mut out = Hints::default();
+    for folder in fs::read_dir(ops).into_iter().flatten().flatten() {
+        let step = folder.file_name().to_str().and_then(|n| TreeDigest::from_hex(n).ok());
+        if let Some(step) = step {
+            names(&folder.path()).iter().for_each(|n| out.note(step, n));
+        }
+    }
+    out
 }
 
 #[cfg(test)]
@@ -71,5 +74,7 @@ mod tests {
         }
         fs::write(folder(dir.path(), &op).join("not a platform at all"), "").unwrap();
         assert_eq!(noted(dir.path(), &op, Some(&amd64)), ["linux/arm/v7", "linux/arm64"]);
+        fs::create_dir(dir.path().join("no digest")).unwrap();
+        assert_eq!(all(dir.path()).others(&op, Some(&amd64)), ["linux/arm/v7", "linux/arm64"]);
     }
 }

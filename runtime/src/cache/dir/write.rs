@@ -201,7 +201,7 @@ impl CacheDirWriter {
                 listing.blobs.insert(blob.digest, blob.clone());
             }
         }
-        for bytes in artifact::pack_all(entries.values()) {
+        for bytes in artifact::pack_all(entries.values(), &platforms::all(&self.paths.ops())) {
             let (digest, size) = (self.stage_bytes(&bytes)?, bytes.len() as u64);
             let media_type = artifact::ENTRIES.to_owned();
             listing.batches.push(BlobFile { media_type, digest, size });

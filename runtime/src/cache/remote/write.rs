@@ -11,12 +11,13 @@ use std::time::Duration;
 
 use rgraph_image::registry::Pushed;
 use rgraph_ir::limits::{MAX_CACHE_BATCH, MAX_CACHE_BATCHES};
-use rgraph_ir::{BlobDigest, CacheKey, ManifestDigest, TreeDigest};
+use rgraph_ir::{BlobDigest, CacheKey, ManifestDigest, Op, Platform, TreeDigest};
 use rgraph_store::{BlobRef, Store};
 
-use crate::cache::artifact::{self, EMPTY_BYTES, ENTRIES, Form, Found, Listing};
+use crate::cache::artifact::{self, Batch, EMPTY_BYTES, ENTRIES, Form, Found, Listing};
 use crate::cache::entry::{BlobFile, Content, Entry, RecordFile};
 use crate::cache::export::{Sink, SinkError};
+use crate::cache::hints::{Hints, step};
 use crate::fetch::repository::{Repository, RepositoryError};
 
 use super::pending::Pending;
@@ -38,6 +39,8 @@ pub struct RemoteWriter<'a> {
     pending: Option<Pending<'a>>,
     /// Of this build.
     entries: BTreeMap<CacheKey, Entry>,
+    /// For which platforms its steps are known.
+    platforms: Hints,
     /// Whether the registry has a blob.
     known: BTreeMap<BlobDigest, bool>,
     /// Batches of this writer: the next ones take their place.
@@ -73,9 +76,9 @@ impl From<RemoteError> for SinkError {
 impl<'a> RemoteWriter<'a> {
     /// A writer of the cache that a reference's tag names.
     pub fn new(repo: Repository<'a>, form: Form) -> Self {
-        let (entries, known, own, gone) = Default::default();
+        let (entries, platforms, known, own, gone) = Default::default();
         let pending = Pending::beside(&repo, form);
-        Self { repo, form, pending, entries, known, own, gone, written: 0 }
+        Self { repo, form, pending, entries, platforms, known, own, gone, written: 0 }
     }
 
     fn err(&self, source: RepositoryError) -> RemoteError {
@@ -136,9 +139,9 @@ impl<'a> RemoteWriter<'a> {
             if self.own.contains(&b.digest) || list.has(&b.digest) {
                 continue;
             }
-            match self.entries_of(b)? {
-                Some(entries) => {
-                    list.blobs.extend(blobs_of(entries.iter()));
+            match self.batch(b)? {
+                Some(batch) => {
+                    list.blobs.extend(blobs_of(batch.entries.iter()));
                     list.batches.push(b.clone());
                 }
                 None => drop(self.gone.insert(b.digest)),
@@ -146,23 +149,25 @@ impl<'a> RemoteWriter<'a> {
         }
         let mut new = mine.to_vec();
         if list.batches.len() >= MANY_BATCHES {
-            let mut all = BTreeMap::new();
+            let (mut all, mut platforms) = (BTreeMap::new(), self.platforms.clone());
             // Those who named them need not bring them back.
             list.absorbed.retain(|d| others.contains_key(d));
             list.absorbed.extend(mine.iter().map(|b| BlobDigest::of(b)));
             for b in std::mem::take(&mut list.batches) {
                 list.absorbed.insert(b.digest);
-                artifact::add(&mut all, self.entries_of(&b)?.unwrap_or_default());
+                let Batch { entries, platforms: more, .. } = self.batch(&b)?.unwrap_or_default();
+                artifact::add(&mut all, entries);
+                platforms.extend(more);
             }
             artifact::add(&mut all, self.entries.values().cloned().collect());
-            new = artifact::pack_all(all.values());
+            new = artifact::pack_all(all.values(), &platforms);
             list.blobs.clear();
             list.blobs.extend(blobs_of(all.values()));
         } else {
             list.blobs.extend(blobs_of(self.entries.values()));
         }
         for bytes in &new {
-            let b = batch(bytes);
+            let b = file_of(bytes);
             if list.batches.iter().all(|known| known.digest != b.digest) {
                 list.batches.push(b);
             }
@@ -170,8 +175,8 @@ impl<'a> RemoteWriter<'a> {
         Ok((list, new))
     }
 
-    /// The entries of a batch; `None`: it is gone, or no batch, which is of no use to anybody.
-    fn entries_of(&self, b: &BlobFile) -> Result<Option<Vec<Entry>>, RemoteError> {
+    /// A batch; `None`: it is gone, or no batch, which is of no use to anybody.
+    fn batch(&self, b: &BlobFile) -> Result<Option<Batch>, RemoteError> {
         if self.gone.contains(&b.digest) {
             return Ok(None);
         }
@@ -196,8 +201,8 @@ impl<'a> RemoteWriter<'a> {
 
     /// Publishes this build's entries beside what is there, or in its place.
     fn put(&mut self, replace: bool) -> Result<(), RemoteError> {
-        let mine = artifact::pack_all(self.entries.values());
-        let files: Vec<BlobFile> = mine.iter().map(|b| batch(b)).collect();
+        let mine = artifact::pack_all(self.entries.values(), &self.platforms);
+        let files: Vec<BlobFile> = mine.iter().map(|b| file_of(b)).collect();
         if !replace && self.current()?.is_some_and(|(_, l)| files.iter().all(|b| l.has(&b.digest)))
         {
             return Ok(());
@@ -287,7 +292,7 @@ impl<'a> RemoteWriter<'a> {
 }
 
 /// A batch as lists name it.
-fn batch(bytes: &[u8]) -> BlobFile {
+fn file_of(bytes: &[u8]) -> BlobFile {
     let (digest, size) = (BlobDigest::of(bytes), bytes.len() as u64);
     BlobFile { media_type: ENTRIES.to_owned(), digest, size }
 }
@@ -345,6 +350,10 @@ impl Sink for RemoteWriter<'_> {
             e.contents.insert(selector, content);
         }
         Ok(())
+    }
+
+    fn note_platform(&mut self, op: &Op, platform: &Platform) {
+        self.platforms.note(step(op), &platform.to_string());
     }
 
     fn publish(&mut self) -> Result<(), SinkError> {
