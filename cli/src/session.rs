@@ -11,6 +11,7 @@ use rgraph_solver::CancelToken;
 use rgraph_store::{OpenOptions, Store};
 
 use crate::args::Environment;
+use crate::options::{Config, StateDirs};
 use crate::report::{CliError, ErrorKind};
 
 /// Opens the state root for writing.
@@ -26,10 +27,17 @@ pub fn store_error(e: &rgraph_store::StoreError) -> CliError {
     }
 }
 
-/// Registries as configured by flags and environment; nothing is opened before the first question.
-pub fn registries(env: &Environment, insecure: &[String]) -> LazyRegistry {
+/// The config file.
+pub fn config(dirs: &StateDirs) -> Result<Config, CliError> {
+    Config::load(dirs.config.as_deref()).map_err(|e| CliError::failed(rgraph_runtime::report(&e)))
+}
+
+/// Registries as configured by flags, environment and the config file; nothing is opened before the
+/// first question.
+pub fn registries(env: &Environment, config: &Config, insecure: &[String]) -> LazyRegistry {
     LazyRegistry::new(
-        insecure.to_vec(),
+        config.hosts(),
+        insecure,
         env.auth_files(),
         concat!("rgraph/", env!("CARGO_PKG_VERSION")),
     )

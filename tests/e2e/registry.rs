@@ -136,3 +136,34 @@ fn a_name_that_the_registry_lacks() {
     case.file("Dockerfile", format!("FROM {}\n", registry.name("nothing:1")));
     case.build(&[]).fails(1, &["Dockerfile:1", "nothing:1"]);
 }
+
+/// What the config file says of registries, in every command that talks to one.
+#[test]
+fn the_config_file_says_how_registries_are_reached() {
+    need!(Root, Tool("docker-registry"));
+    let registry = Registry::start(Access::Open);
+    let maker = Case::with_base();
+    maker.dockerfile("FROM BASE\nRUN echo mirrored > /m\n");
+    maker.build(&["--push", "-t", &registry.name("library/made:1")]).ok();
+    let with = |text: &str| {
+        let mut case = Case::new();
+        let path = case.out("config.toml");
+        std::fs::write(&path, text).expect("a file");
+        case.env("RGRAPH_CONFIG", &path.display().to_string());
+        case.dockerfile("FROM made:1\nRUN cat /m\n");
+        case
+    };
+    let host = registry.host();
+    let mirror = with(&format!("[registry.'docker.io']\nmirrors = ['http://{host}']\n"));
+    assert!(mirror.build(&["--pull"]).ok().stderr.contains("mirrored"));
+    mirror.rgraph(&["pull", "made:1"]).ok();
+    // TLS is asked for where this machine would be spoken to in plain HTTP.
+    let tls = with(&format!("[registry.'{host}']\nhttp = false\n"));
+    let name = registry.name("library/made:1");
+    tls.rgraph(&["pull", &name]).fails(1, &[]);
+    tls.rgraph(&["pull", "--insecure-registry", &host, &name]).ok();
+    let wrong = with("[gc]\nenabled = true\n[registri.'x:1']\n");
+    for args in [&["pull", "made:1"][..], &["build", "."]] {
+        wrong.rgraph(args).fails(1, &["config.toml", "line 3", "did you mean `registry`?"]);
+    }
+}

@@ -38,12 +38,11 @@ pub fn run(cx: &Context, args: BuildArgs) -> Result<(), CliError> {
         return call::run(cx, &opts);
     }
     let alarm = Alarm::set(opts.timeouts.build, &cx.cancel);
-    let config = Config::load(cx.dirs.config.as_deref())
-        .map_err(|e| CliError::failed(rgraph_runtime::report(&e)))?;
+    let config = session::config(&cx.dirs)?;
     let host = Host::probe().map_err(|e| CliError::failed(e.to_string()))?;
     let lock = sources::obeyed(opts.locked.as_deref())?;
     let store = session::open_store(cx.root())?;
-    let registry = session::registries(&cx.env, &opts.insecure_registries);
+    let registry = session::registries(&cx.env, &config, &opts.insecure_registries);
     let network = (!opts.offline && opts.pull != Pull::Never).then_some(&registry);
     let progress =
         Progress::new(&Settings::for_build(&opts, cx.style.colours), Box::new(std::io::stderr()));

@@ -24,7 +24,8 @@ pub fn run(cx: &Context, args: FetchArgs) -> Result<(), CliError> {
     let host = Host::probe().map_err(|e| CliError::failed(e.to_string()))?;
     let lock = sources::obeyed(opts.locked.as_deref())?;
     let store = session::open_store(cx.root())?;
-    let registry = session::registries(&cx.env, &opts.insecure_registries);
+    let registry =
+        session::registries(&cx.env, &session::config(&cx.dirs)?, &opts.insecure_registries);
     let progress =
         Progress::new(&Settings::for_build(&opts, cx.style.colours), Box::new(std::io::stderr()));
     let fetcher = ImageFetcher::new(&store, Some(&registry), policy(opts.pull), &cx.cancel)

@@ -62,7 +62,8 @@ fn with_store(
     let build = &opts.build;
     let lock = sources::obeyed(build.locked.as_deref())?;
     let store = session::open_store(cx.root())?;
-    let registry = session::registries(&cx.env, &build.insecure_registries);
+    let registry =
+        session::registries(&cx.env, &session::config(&cx.dirs)?, &build.insecure_registries);
     let network = (!build.offline).then_some(&registry);
     let images = ImageFetcher::new(&store, network, policy(build.pull), &cx.cancel)
         .locked(lock.as_ref().map(Lock::Obey))

@@ -29,7 +29,8 @@ pub fn run(cx: &Context, args: LockArgs) -> Result<(), CliError> {
     // Lines stay as they are until a registry is to be asked again.
     let kept = old.as_ref().filter(|_| !opts.check).map(Lock::Prefer);
     let store = session::open_store(cx.root())?;
-    let registry = session::registries(&cx.env, &build.insecure_registries);
+    let registry =
+        session::registries(&cx.env, &session::config(&cx.dirs)?, &build.insecure_registries);
     let network = (!build.offline && build.pull != Pull::Never).then_some(&registry);
     let progress =
         Progress::new(&Settings::for_build(build, cx.style.colours), Box::new(std::io::stderr()));

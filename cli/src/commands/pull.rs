@@ -16,7 +16,8 @@ pub fn run(cx: &Context, args: PullArgs) -> Result<(), CliError> {
     let opts = PullOptions::new(args, &cx.env)?;
     let host = Host::probe().map_err(|e| CliError::failed(e.to_string()))?;
     let store = session::open_store(cx.root())?;
-    let registries = session::registries(&cx.env, &opts.insecure_registries);
+    let registries =
+        session::registries(&cx.env, &session::config(&cx.dirs)?, &opts.insecure_registries);
     let fetcher = ImageFetcher::new(&store, Some(&registries), PullPolicy::Always, &cx.cancel);
     let platform = opts.platform.clone().unwrap_or_else(host_platform);
     let world = World {

@@ -17,7 +17,8 @@ pub fn run(cx: &Context, args: PushArgs) -> Result<(), CliError> {
     let opts = PushOptions::new(args, &cx.env)?;
     let host = Host::probe().map_err(|e| CliError::failed(e.to_string()))?;
     let store = session::open_store(cx.root())?;
-    let registries = session::registries(&cx.env, &opts.insecure_registries);
+    let registries =
+        session::registries(&cx.env, &session::config(&cx.dirs)?, &opts.insecure_registries);
     let fetcher = ImageFetcher::new(&store, Some(&registries), PullPolicy::Missing, &cx.cancel);
     let world = World {
         store: &store,

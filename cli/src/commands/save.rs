@@ -33,7 +33,7 @@ pub fn run(cx: &Context, args: SaveArgs) -> Result<(), CliError> {
         }
     }
     // Layers of a base that nothing had to read yet come from its registry.
-    let registries = session::registries(&cx.env, &[]);
+    let registries = session::registries(&cx.env, &session::config(&cx.dirs)?, &[]);
     let fetcher = ImageFetcher::new(&store, Some(&registries), PullPolicy::Missing, &cx.cancel);
     let world = World {
         store: &store,

@@ -1,7 +1,11 @@
-//! The config file: when and how the build cache is kept small, and what steps get where there is
-//! no private network for them.
+//! The config file: how registries are reached, when and how the build cache is kept small, and what
+//! steps get where there is no private network for them. Unknown keys are errors.
 //!
 //! ```toml
+//! [registry."registry.example:5000"]
+//! ca = "example.pem"
+//! mirrors = ["mirror.example/hub"]
+//!
 //! [gc]
 //! enabled = true
 //! reserved-space = "10GB"
@@ -17,12 +21,18 @@
 //! fallback = "host"
 //! ```
 
+mod registry;
+
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use rgraph_image::registry::HostConfig;
 use rgraph_ir::request::NetworkFallback;
 use rgraph_store::{Amount, Disk, Filter, Limits, Policy, Rule};
 use serde::Deserialize;
 use serde::de::Error as _;
+
+use registry::Registries;
 
 use super::{Bounds, parse_amount, parse_seconds};
 
@@ -55,6 +65,11 @@ pub struct Config {
     gc: Gc,
     #[serde(default)]
     network: NetworkConfig,
+    #[serde(default)]
+    registry: Registries,
+    /// Where the file lies.
+    #[serde(skip)]
+    folder: PathBuf,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -136,13 +151,26 @@ fn fallback<'de, D: serde::Deserializer<'de>>(d: D) -> Result<NetworkFallback, D
     }
 }
 
+/// A message about an unknown key, with what may have been meant.
+fn unknown(message: &str) -> Option<String> {
+    let mut quoted = message.strip_prefix("unknown field ")?.split('`').skip(1).step_by(2);
+    let key = quoted.next()?;
+    let known: Vec<&str> = quoted.collect();
+    Some(match rgraph_ir::near::nearest(key, known.iter().copied()) {
+        Some(near) => format!("unknown key `{key}`: did you mean `{near}`?"),
+        None => format!("unknown key `{key}`; known here: {}", known.join(", ")),
+    })
+}
+
 impl Config {
     /// Reads the file; one that is not there says nothing.
     pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
         let Some(path) = path else { return Ok(Self::default()) };
         match std::fs::read_to_string(path) {
             Ok(text) => {
-                Self::parse(&text).map_err(|what| ConfigError::Text { path: path.to_owned(), what })
+                let config = Self::parse(&text)
+                    .map_err(|what| ConfigError::Text { path: path.to_owned(), what })?;
+                Ok(Self { folder: path.parent().unwrap_or(path).to_owned(), ..config })
             }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
             Err(source) => Err(ConfigError::Read { path: path.to_owned(), source }),
@@ -152,9 +180,10 @@ impl Config {
     fn parse(text: &str) -> Result<Self, String> {
         toml::from_str(text).map_err(|e: toml::de::Error| {
             let line = e.span().map(|s| text[..s.start.min(text.len())].matches('\n').count() + 1);
+            let what = unknown(e.message()).unwrap_or_else(|| e.message().trim_end().to_owned());
             match line {
-                Some(n) => format!("line {n}: {}", e.message().trim_end()),
-                None => e.message().trim_end().to_owned(),
+                Some(n) => format!("line {n}: {what}"),
+                None => what,
             }
         })
     }
@@ -162,6 +191,11 @@ impl Config {
     /// What steps get where they cannot have a network of their own.
     pub fn network_fallback(&self) -> NetworkFallback {
         self.network.fallback
+    }
+
+    /// How registries are reached, by their names.
+    pub fn hosts(&self) -> BTreeMap<String, HostConfig> {
+        self.registry.hosts(&self.folder)
     }
 
     /// What a build does about the cache when it has ended; `None`: nothing. A bound that the file
@@ -245,15 +279,45 @@ mod tests {
     }
 
     #[test]
+    fn registries() {
+        let text = "[registry.'docker.io']\nmirrors = ['http://m.example:5000/hub']\n\
+            [registry.'r.example:5000']\nhttp = true\ninsecure = true\nca = 'sub/ca.pem'\n";
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.toml");
+        std::fs::write(&path, text).unwrap();
+        let hosts = Config::load(Some(&path)).unwrap().hosts();
+        let r = &hosts["r.example:5000"];
+        assert_eq!((r.http, r.insecure), (Some(true), true));
+        assert_eq!(r.ca, [dir.path().join("sub/ca.pem")]);
+        let m = &hosts["docker.io"].mirrors[0];
+        assert_eq!((&m.host[..], &m.prefix[..], m.http), ("m.example:5000", "hub", true));
+        assert!(Config::parse("").unwrap().hosts().is_empty());
+    }
+
+    #[test]
     fn mistakes_are_told_with_their_line() {
         for (text, want) in [
-            ("[gc]\n\nmax-usd-space = '1g'\n", "line 3: unknown field `max-usd-space`"),
-            ("[registry]\n", "line 1: unknown field `registry`"),
+            (
+                "[gc]\n\nmax-usd-space = '1g'\n",
+                "line 3: unknown key `max-usd-space`: did you mean `max-used-space`?",
+            ),
+            ("[registri.'x:1']\n", "line 1: unknown key `registri`: did you mean `registry`?"),
+            ("[gc]\n[zzz]\n", "line 2: unknown key `zzz`; known here: gc, network, registry"),
+            ("[registry.'https://x']\n", "line 1: `https://x` is no registry"),
+            (
+                "[registry.'x:1']\nmirror = []\n",
+                "line 2: unknown key `mirror`: did you mean `mirrors`?",
+            ),
+            ("[registry.'x:1']\nmirrors = ['a b']\n", "line 2: `a b` is no mirror"),
+            ("[registry.'x:1']\nhttp = 1\n", "line 2: invalid type"),
             ("[gc]\nmax-used-space = 'many'\n", "line 2: expected a number of bytes"),
             ("[gc]\nenabled = 'yes'\n", "line 2: invalid type"),
             ("[[gc.policy]]\nfilters = ['size=3']\n", "line 2: unknown filter `size`"),
             ("[network]\nfallback = 'lan'\n", "line 2: unknown network `lan`: expected"),
-            ("[network]\nfallbak = 'host'\n", "line 2: unknown field `fallbak`"),
+            (
+                "[network]\nfallbak = 'host'\n",
+                "line 2: unknown key `fallbak`: did you mean `fallback`?",
+            ),
             ("[gc\n", "line 1: "),
         ] {
             let e = Config::parse(text).unwrap_err();

@@ -164,6 +164,16 @@ pub fn filters(lines: &[String], known: &[&str]) -> Result<Vec<(String, String)>
     Ok(out)
 }
 
+/// `HOST[:PORT]`, without a scheme.
+fn is_registry(host: &str) -> bool {
+    // The reference grammar knows what a registry is.
+    let reads_as_host = format!("{host}/x")
+        .parse::<rgraph_ir::Reference>()
+        .is_ok_and(|r| r.registry == *host || host.parse::<std::net::IpAddr>().is_ok());
+    let bare = !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    reads_as_host || bare
+}
+
 /// Registries reached over plain HTTP or with an unknown certificate: those of the flags and of the
 /// environment, checked to be `HOST[:PORT]`.
 pub fn insecure_registries(
@@ -174,12 +184,7 @@ pub fn insecure_registries(
     let env = env.insecure_registries.iter().map(|h| ("RGRAPH_INSECURE_REGISTRIES", h));
     let mut out = Vec::new();
     for (from, host) in flags.chain(env) {
-        // The reference grammar knows what a registry is.
-        let reads_as_host = format!("{host}/x")
-            .parse::<rgraph_ir::Reference>()
-            .is_ok_and(|r| r.registry == *host || host.parse::<std::net::IpAddr>().is_ok());
-        let bare = !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
-        if !reads_as_host && !bare {
+        if !is_registry(host) {
             return Err(OptionsError::value(from, host, "expected HOST[:PORT], without a scheme"));
         }
         if !out.contains(host) {

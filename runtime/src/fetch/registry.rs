@@ -1,24 +1,35 @@
 //! The registry client, made when the first question needs it: a build that asks nobody starts no
 //! thread and opens no socket for it.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use rgraph_image::registry::{CredentialStore, RegistryClient, RegistryConfig, RegistryError};
+use rgraph_image::registry::{
+    CredentialStore, HostConfig, RegistryClient, RegistryConfig, RegistryError,
+};
 
 /// See the module.
 pub struct LazyRegistry {
-    insecure: Vec<String>,
+    hosts: BTreeMap<String, HostConfig>,
     auth_files: Vec<PathBuf>,
     user_agent: &'static str,
     made: OnceLock<Result<(tokio::runtime::Runtime, RegistryClient), String>>,
 }
 
 impl LazyRegistry {
-    /// `insecure`: hosts over plain HTTP or with unknown certificates; `auth_files`: Docker's
+    /// `hosts`: how each is reached; `insecure`: more of them, over plain HTTP or with unknown
+    /// certificates; `auth_files`: Docker's
     /// `config.json` and others in its form, the first that exists counts.
-    pub fn new(insecure: Vec<String>, auth_files: Vec<PathBuf>, user_agent: &'static str) -> Self {
-        Self { insecure, auth_files, user_agent, made: OnceLock::new() }
+    pub fn new(
+        hosts: BTreeMap<String, HostConfig>,
+        insecure: &[String],
+        auth_files: Vec<PathBuf>,
+        user_agent: &'static str,
+    ) -> Self {
+        let mut config = RegistryConfig { hosts, ..RegistryConfig::default() };
+        insecure.iter().for_each(|host| config.allow_insecure(host));
+        Self { hosts: config.hosts, auth_files, user_agent, made: OnceLock::new() }
     }
 
     /// The client.
@@ -35,14 +46,12 @@ impl LazyRegistry {
                 .map_err(|e| format!("cannot start the network threads: {e}"))?;
             let credentials =
                 CredentialStore { files: self.auth_files.clone(), ..CredentialStore::default() };
-            let mut config = RegistryConfig {
+            let config = RegistryConfig {
+                hosts: self.hosts.clone(),
                 user_agent: self.user_agent.to_owned(),
                 credentials,
                 ..RegistryConfig::default()
             };
-            for host in &self.insecure {
-                config.allow_insecure(host);
-            }
             let client = RegistryClient::new(runtime.handle().clone(), config);
             Ok((runtime, client))
         });

@@ -46,9 +46,11 @@ impl Default for RegistryConfig {
 }
 
 impl RegistryConfig {
-    /// Marks a host as `--insecure-registry` does.
+    /// Marks a host as `--insecure-registry` does, whatever was said of TLS before.
     pub fn allow_insecure(&mut self, host: &str) {
-        self.hosts.entry(host.to_owned()).or_default().insecure = true;
+        let host = self.hosts.entry(host.to_owned()).or_default();
+        host.insecure = true;
+        host.http = host.http.filter(|http| *http);
     }
 }
 
