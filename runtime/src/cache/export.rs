@@ -276,9 +276,9 @@ impl<'a> CacheWriter<'a> {
         loud: &Exporter<'_>,
     ) -> Vec<Written> {
         let keys = loop {
-            let mut todo = match self.targets.iter().any(|t| t.dirty) {
+            let first = match self.targets.iter().any(|t| t.dirty) {
                 true => match jobs.recv_timeout(QUIET) {
-                    Ok(job) => vec![job],
+                    Ok(job) => job,
                     Err(RecvTimeoutError::Timeout) => {
                         self.each(|t, _| {
                             t.dirty = false;
@@ -289,14 +289,11 @@ impl<'a> CacheWriter<'a> {
                     Err(RecvTimeoutError::Disconnected) => break None,
                 },
                 false => match jobs.recv() {
-                    Ok(job) => vec![job],
+                    Ok(job) => job,
                     Err(_) => break None,
                 },
             };
-            todo.extend(jobs.try_iter().take(QUEUE));
-            let last = |j: &Job| matches!(j, Job::Settle(..) | Job::End(_));
-            let at = todo.iter().position(last);
-            let end = at.map(|at| todo.split_off(at).swap_remove(0));
+            let (todo, end) = gather(first, jobs);
             self.take(&todo, quiet);
             match end {
                 Some(Job::End(keys)) => break keys,
@@ -550,4 +547,37 @@ fn candidates_of(
     let outside = layer.outside && !spec.layers.force;
     all.retain(|b| layer_compression(&b.media_type) == Some(spec.layers.compression) || outside);
     Ok(all)
+}
+
+/// `first` and what else waits, up to a job that has to be answered before any other is begun: that
+/// one comes apart, and what stands behind it stays in the queue.
+fn gather(first: Job, jobs: &Receiver<Job>) -> (Vec<Job>, Option<Job>) {
+    let mut todo = Vec::new();
+    let mut next = Some(first);
+    while let Some(job) = next {
+        if matches!(job, Job::Settle(..) | Job::End(_)) {
+            return (todo, Some(job));
+        }
+        todo.push(job);
+        next = if todo.len() <= QUEUE { jobs.try_recv().ok() } else { None };
+    }
+    (todo, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_behind_a_question_is_lost() {
+        let (tx, jobs) = channel();
+        let (reply, _answers) = channel();
+        // A cancelled build may ask and end before the writer comes to either.
+        tx.send(Job::Settle(BTreeMap::new(), reply)).unwrap();
+        tx.send(Job::End(None)).unwrap();
+        let (todo, end) = gather(jobs.recv().unwrap(), &jobs);
+        assert!(todo.is_empty() && matches!(end, Some(Job::Settle(..))));
+        let (todo, end) = gather(jobs.try_recv().unwrap(), &jobs);
+        assert!(todo.is_empty() && matches!(end, Some(Job::End(None))));
+    }
 }
