@@ -61,7 +61,7 @@ pub fn record(
 }
 
 fn step_record(v: VertexId, info: &StepInfo, compiled: &Compiled) -> StepRecord {
-    let span = compiled.plan.graph.vertex(v).meta.spans.first();
+    let span = compiled.plan.graph.vertex(v).meta.span;
     let line = span.map(|s| compiled.sources.file(s.file).line_col(s.start).line);
     let worked = info.ended.map_or(0, |end| info.elapsed(end));
     StepRecord {

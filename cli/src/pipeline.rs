@@ -72,21 +72,25 @@ const LARGE_TEXT: usize = 64 << 10;
 const HEAP_PER_BYTE: usize = 120;
 const MAX_HEAP: usize = 256 << 20;
 
-/// Text to plan.
-pub fn compile(opts: &BuildOptions, answers: &Answers<'_>) -> Result<Compiled, CompileError> {
+/// Text to plan. With `warnings` false nobody reads them, and most are not looked for.
+pub fn compile(
+    opts: &BuildOptions,
+    answers: &Answers<'_>,
+    warnings: bool,
+) -> Result<Compiled, CompileError> {
     let loaded = load(opts).map_err(|e| CliError::failed(report(&e)))?;
     let file = loaded.sources.file(loaded.dockerfile).clone();
     if file.text.len() >= LARGE_TEXT {
         rgraph_sys::memory::expect(MAX_HEAP.min(file.text.len() * HEAP_PER_BYTE));
     }
     let parsed = parse(&file);
-    let (mut found, mut warnings): (Vec<_>, Vec<_>) =
+    let (mut found, mut noticed): (Vec<_>, Vec<_>) =
         parsed.diags.into_iter().partition(|d| d.severity == Severity::Error);
     if !found.is_empty() {
         return Err(CompileError::Text(found, loaded.sources));
     }
     known_stages(&opts.no_cache_filter, &parsed.ast)?;
-    let options = lower_options(opts, &loaded);
+    let options = LowerOptions { warnings, ..lower_options(opts, &loaded) };
     let mut facts = match answers {
         Answers::Stubs => Facts::offline(),
         Answers::Images { .. } => Facts::new(),
@@ -107,11 +111,11 @@ pub fn compile(opts: &BuildOptions, answers: &Answers<'_>) -> Result<Compiled, C
     if let Some(v) = broken.first() {
         return Err(CliError::internal(format!("the plan breaks an invariant: {v}")).into());
     }
-    warnings.extend(lowered.warnings);
+    noticed.extend(lowered.warnings);
     Ok(Compiled {
         plan: Arc::new(lowered.plan),
         sources: loaded.sources,
-        warnings,
+        warnings: noticed,
         contexts: loaded.contexts,
         place: place(opts),
         args: arg_names(opts, &parsed.ast),

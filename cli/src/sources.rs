@@ -42,7 +42,7 @@ pub fn of(plan: &BuildPlan) -> Vec<Source> {
                 Op::Source(SourceOp::Git(g)) => repository(g),
                 _ => return None,
             };
-            Some(Source { name, pinned, span: v.meta.spans.first().copied() })
+            Some(Source { name, pinned, span: v.meta.span })
         })
         .collect()
 }

@@ -1,5 +1,7 @@
 //! Physical lines to logical ones: continuations joined, comments dropped, places kept.
 
+use std::borrow::Cow;
+
 use rgraph_ir::limits::MAX_LINE;
 use rgraph_ir::span::{FileId, SourceFile};
 use rgraph_ir::{Diagnostic, Span};
@@ -9,6 +11,8 @@ use crate::directive::{Directive, DirectiveReader};
 /// Translates a place in a logical line to the file.
 #[derive(Debug, Clone)]
 pub enum Places {
+    /// One piece that starts here, which is the usual case.
+    One(FileId, u32),
     /// `(start in the logical line, start in the file)` of each piece, ascending.
     Pieces(FileId, Vec<(u32, u32)>),
     /// The text stands nowhere in the file (an `ONBUILD` trigger): everything is here.
@@ -20,6 +24,9 @@ impl Places {
     pub fn span(&self, start: usize, end: usize) -> Span {
         match self {
             Self::Fixed(span) => *span,
+            Self::One(file, at) => {
+                Span { file: *file, start: at + start as u32, end: at + end.max(start) as u32 }
+            }
             Self::Pieces(file, pieces) => {
                 let at = |n: usize| {
                     let i = pieces.partition_point(|(l, _)| *l as usize <= n).saturating_sub(1);
@@ -36,9 +43,9 @@ impl Places {
 
 /// One instruction's text without heredoc bodies.
 #[derive(Debug, Clone)]
-pub struct Logical {
+pub struct Logical<'a> {
     /// Joined text.
-    pub text: String,
+    pub text: Cow<'a, str>,
     /// Where its parts come from.
     pub places: Places,
     /// From the first to the last line.
@@ -130,7 +137,7 @@ impl<'a> Lines<'a> {
     }
 
     /// The next instruction's text.
-    pub fn logical(&mut self) -> Option<Logical> {
+    pub fn logical(&mut self) -> Option<Logical<'a>> {
         let mut comments = Vec::new();
         loop {
             let line = self.physical()?;
@@ -159,11 +166,18 @@ impl<'a> Lines<'a> {
                 }
                 continue;
             }
-            let (mut text, mut open) = match self.continued(trimmed) {
-                Some(before) => (before.to_owned(), true),
-                None if trimmed.is_empty() => continue,
-                None => (trimmed.to_owned(), false),
+            let Some(before) = self.continued(trimmed) else {
+                if trimmed.is_empty() {
+                    continue;
+                }
+                return Some(Logical {
+                    text: Cow::Borrowed(trimmed),
+                    places: Places::One(self.file, start as u32),
+                    span: self.span(start, line.start + line.text.len()),
+                    comments,
+                });
             };
+            let (mut text, mut open) = (before.to_owned(), true);
             let mut pieces = vec![(0, start as u32)];
             let mut end = line.start + line.text.len();
             let (mut empty, mut last) = (false, (0, 0));
@@ -199,7 +213,7 @@ impl<'a> Lines<'a> {
             }
             let span = self.span(start, end);
             let places = Places::Pieces(self.file, pieces);
-            return Some(Logical { text, places, span, comments });
+            return Some(Logical { text: Cow::Owned(text), places, span, comments });
         }
     }
 

@@ -45,6 +45,9 @@ pub struct LowerOptions {
     pub allow_labs: bool,
     /// Most layers the image may have, base included; more is an error.
     pub max_layers: usize,
+    /// Warnings are read by somebody. Without a reader, rules are looked at only where the file makes
+    /// errors of them (`# check=error=true`).
+    pub warnings: bool,
     /// Every stage is lowered, not only what the target needs (`--check`).
     pub all_stages: bool,
 }
@@ -132,6 +135,7 @@ impl Default for LowerOptions {
             source_date_epoch: None,
             allow_labs: true,
             max_layers: rgraph_ir::limits::MAX_LAYERS,
+            warnings: true,
             all_stages: false,
         }
     }

@@ -119,7 +119,7 @@ impl GraphBuilder {
     }
 
     /// Adds a vertex, or gives the one with an equal definition: op, inputs and platform. A merged
-    /// vertex keeps the first one's name; it ignores the cache when any of them does, and has the
+    /// vertex keeps the first one's name and place; it ignores the cache when any of them does, and has the
     /// shortest time to live.
     ///
     /// # Panics
@@ -166,11 +166,7 @@ impl GraphBuilder {
 fn merge(old: &mut VertexMeta, new: VertexMeta) {
     old.ignore_cache |= new.ignore_cache;
     old.ttl = old.ttl.into_iter().chain(new.ttl).min();
-    for s in new.spans {
-        if !old.spans.contains(&s) {
-            old.spans.push(s);
-        }
-    }
+    old.span = old.span.or(new.span);
 }
 
 #[cfg(test)]

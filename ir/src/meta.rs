@@ -13,8 +13,8 @@ pub struct VertexMeta {
     pub name: String,
     /// The Dockerfile instruction's text, for LLB's `com.docker.dockerfile.v1.command`.
     pub command: Option<Arc<str>>,
-    /// Where it comes from in the Dockerfile; empty for what no line says.
-    pub spans: Vec<Span>,
+    /// Where it comes from in the Dockerfile; of several places the first. `None`: no line says it.
+    pub span: Option<Span>,
     /// The stage it belongs to.
     pub stage: Option<Arc<str>>,
     /// The cache is not asked (`--no-cache`, `--no-cache-filter`).

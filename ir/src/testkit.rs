@@ -90,7 +90,7 @@ impl Kit {
         let meta = |name: &str, stage: &str, at: usize| VertexMeta {
             name: name.to_owned(),
             stage: (!stage.is_empty()).then(|| stage.into()),
-            spans: vec![line(at)],
+            span: Some(line(at)),
             command: TEXT.lines().nth(at - 1).map(Into::into),
             ..VertexMeta::default()
         };

@@ -368,6 +368,6 @@ fn refusal(plan: &rgraph_ir::BuildPlan, id: VertexId, name: &str) -> BuildError 
     BuildError::Entitlement {
         what: format!("`{}`", meta.name),
         name: name.to_owned(),
-        span: meta.spans.first().copied(),
+        span: meta.span,
     }
 }

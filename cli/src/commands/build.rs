@@ -57,7 +57,7 @@ pub fn run(cx: &Context, args: BuildArgs) -> Result<(), CliError> {
         millis: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
     };
     let journal = Journal::new(&store, &place(&opts));
-    let compiled = compile(&opts, &answers).and_then(|c| match &lock {
+    let compiled = compile(&opts, &answers, true).and_then(|c| match &lock {
         Some(lock) => match sources::unlocked(&c.plan, lock) {
             errors if errors.is_empty() => Ok(c),
             errors => Err(CompileError::Text(errors, c.sources)),
@@ -211,7 +211,7 @@ fn failure(cx: &Context, e: BuildError, progress: &Progress, c: &Compiled) -> Cl
             let tail = progress.tail(Step::Vertex(v));
             let step = FailedStep {
                 name: &vertex.meta.name,
-                span: vertex.meta.spans.first().copied(),
+                span: vertex.meta.span,
                 tail: &tail,
                 help: None,
             };

@@ -34,7 +34,7 @@ pub fn run(cx: &Context, args: FetchArgs) -> Result<(), CliError> {
         .warning(|text| progress.message(&format!("warning: {text}")));
     let next_step = AtomicU32::new(0);
     let answers = Answers::Images { images: &fetcher, sink: &progress, next_step: &next_step };
-    let compiled = compile(&opts, &answers);
+    let compiled = compile(&opts, &answers, false);
     progress.close();
     let compiled = compiled.map_err(|e| cx.compile_error(e))?;
     let errors = sources::unfetchable(&compiled.plan);

@@ -27,7 +27,7 @@ use crate::{session, sources};
 pub fn run(cx: &Context, args: GraphArgs) -> Result<(), CliError> {
     let opts = GraphOptions::new(args, &cx.env, cx.terminals)?;
     let (compiled, cached) = if opts.build.offline && !opts.cached {
-        let compiled = compile(&opts.build, &Answers::Stubs);
+        let compiled = compile(&opts.build, &Answers::Stubs, false);
         (compiled.map_err(|e| cx.compile_error(e))?, BTreeMap::new())
     } else {
         with_store(cx, &opts)?
@@ -70,7 +70,7 @@ fn with_store(
         .warning(|text| cx.report(|r| r.warning(text)));
     let next_step = AtomicU32::new(0);
     let answers = Answers::Images { images: &images, sink: &(), next_step: &next_step };
-    let compiled = compile(build, &answers).map_err(|e| cx.compile_error(e))?;
+    let compiled = compile(build, &answers, false).map_err(|e| cx.compile_error(e))?;
     if !opts.cached {
         return Ok((compiled, BTreeMap::new()));
     }

@@ -40,7 +40,7 @@ pub fn run(cx: &Context, args: LockArgs) -> Result<(), CliError> {
         .warning(|text| progress.message(&format!("warning: {text}")));
     let next_step = AtomicU32::new(0);
     let answers = Answers::Images { images: &images, sink: &progress, next_step: &next_step };
-    let compiled = compile(build, &answers);
+    let compiled = compile(build, &answers, false);
     progress.close();
     let compiled = compiled.map_err(|e| cx.compile_error(e))?;
     let name = match &opts.dest {

@@ -193,7 +193,7 @@ pub(crate) fn limit(
     lint: &mut Lint,
 ) -> Option<Diagnostic> {
     let count = target.layer_count();
-    if count < WARN_LAYERS {
+    if count < WARN_LAYERS || count <= max && lint.is_idle() {
         return None;
     }
     let base = target.base.layers;

@@ -105,6 +105,8 @@ fn named(list: &BTreeSet<String>, rule: &Rule) -> bool {
 pub(crate) struct Lint {
     check: Check,
     check_span: Option<Span>,
+    /// Nobody reads `warnings`.
+    unread: bool,
     pub warnings: Vec<Diagnostic>,
     /// Rules that fired and end the build with `error=true`: all but our own.
     fired: BTreeSet<&'static str>,
@@ -129,6 +131,16 @@ impl Lint {
             lint.check_span = Some(word.span);
         }
         Ok(lint)
+    }
+
+    /// Nobody will read the warnings.
+    pub fn unread(self) -> Self {
+        Self { unread: true, ..self }
+    }
+
+    /// Nothing comes of a warning: neither is it read, nor does it end the build.
+    pub fn is_idle(&self) -> bool {
+        self.unread && !self.check.error
     }
 
     /// Warns unless the file or the comments directly above say otherwise.
@@ -159,6 +171,9 @@ impl Lint {
     }
 
     fn wants(&self, rule: &Rule, comments: &[String]) -> bool {
+        if self.is_idle() {
+            return false;
+        }
         let above = Check::above(comments).unwrap_or_default();
         let asked = || self.check.asks(rule) || above.asks(rule);
         match rule.set {

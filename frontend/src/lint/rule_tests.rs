@@ -91,6 +91,18 @@ fn error_true_ends_the_build() {
 }
 
 #[test]
+fn unread_warnings_are_not_looked_for() {
+    let unread = LowerOptions { warnings: false, ..LowerOptions::default() };
+    assert_eq!(warned("FROM a AS B\nRUN a\nRUN b\nRUN c\nCMD x\n", &unread), [""; 0]);
+    // What ends the build does.
+    let text = "# check=error=true\nFROM a\nCMD x\n";
+    let e = lowered(text, &unread).unwrap_err();
+    assert_eq!(said(text, &e), ["1: lint violation found for rules: JSONArgsRecommended"]);
+    let long = format!("FROM a\n{}", "RUN x\n".repeat(128));
+    assert!(lowered(&long, &unread).is_err());
+}
+
+#[test]
 fn the_callers_check_replaces_the_files() {
     let given = |v: &str| LowerOptions {
         build_args: [("BUILDKIT_DOCKERFILE_CHECK".to_owned(), v.to_owned())].into(),

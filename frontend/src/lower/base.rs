@@ -306,7 +306,7 @@ impl<'a> super::Cx<'a> {
         let meta = VertexMeta {
             name: display,
             command: Some(stage.map_or("", |s| s.text.as_str()).into()),
-            spans: vec![span],
+            span: Some(span),
             stage: stage.map(|_| node.label.clone()),
             ..VertexMeta::default()
         };
@@ -381,7 +381,7 @@ impl<'a> super::Cx<'a> {
         let err = |m: String| Box::new(Diagnostic::error("build-context", span, m));
         let meta = |what: &str| VertexMeta {
             name: format!("[context {key}] {what}"),
-            spans: vec![span],
+            span: Some(span),
             ..VertexMeta::default()
         };
         let plain = |root: Option<Ref>| {

@@ -179,7 +179,10 @@ impl<'a> Cx<'a> {
         implicit: bool,
     ) -> Result<Self, Diagnostic> {
         let given = opts.build_args.get(CHECK_ARG).map(String::as_str);
-        let lint = Lint::new(ast.directives.check.as_ref(), given)?;
+        let mut lint = Lint::new(ast.directives.check.as_ref(), given)?;
+        if !opts.warnings {
+            lint = lint.unread();
+        }
         let mut draft = Draft::default();
         let context_paths = draft.path_set();
         let context = draft.local(Local {
@@ -396,7 +399,7 @@ impl<'a> Cx<'a> {
         VertexMeta {
             name,
             command: Some(step.instruction.text.clone()),
-            spans: vec![step.instruction.span],
+            span: Some(step.instruction.span),
             stage: Some(node.label.clone()),
             ttl: directive::ttl(&step.instruction.comments).and_then(Result::ok),
             ..VertexMeta::default()
@@ -468,7 +471,9 @@ impl<'a> Cx<'a> {
             history,
             base: st.base,
         };
-        layers::chained_runs(&target, graph, self.ast, &mut self.lint);
+        if !self.lint.is_idle() {
+            layers::chained_runs(&target, graph, self.ast, &mut self.lint);
+        }
         if let Some(d) = layers::limit(&target, self.ast, self.opts.max_layers, &mut self.lint) {
             return Err(vec![d]);
         }
@@ -476,6 +481,9 @@ impl<'a> Cx<'a> {
     }
 
     fn lint_file(&mut self) {
+        if self.lint.is_idle() {
+            return;
+        }
         for span in &self.ast.empty_continuations {
             self.lint.warn(&rules::NO_EMPTY_CONTINUATION, *span, &[], "Empty continuation line");
         }

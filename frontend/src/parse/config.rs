@@ -12,7 +12,7 @@ pub(super) fn parse(
     heredocs: Vec<Heredoc>,
     diags: &mut Vec<Diagnostic>,
 ) -> Option<Kind> {
-    let name = head.upper.as_str();
+    let name = &*head.upper;
     match name {
         // These two do not look at flags at all.
         "ARG" => return arg(head, diags),
@@ -87,7 +87,7 @@ pub(super) fn command(head: &Head<'_>, diags: &mut Vec<Diagnostic>) -> Option<Cm
 }
 
 fn pairs(head: &Head<'_>, diags: &mut Vec<Diagnostic>) -> Option<Vec<Pair>> {
-    let name = &head.upper;
+    let name = &*head.upper;
     let words = words::quoted(head.line, head.at);
     let Some(first) = words.first() else {
         diags.push(at_least_one(head));
@@ -215,7 +215,7 @@ fn onbuild(head: &Head<'_>, heredocs: Vec<Heredoc>, diags: &mut Vec<Diagnostic>)
         return None;
     }
     let inner = super::head(head.line, head.at);
-    match inner.upper.as_str() {
+    match &*inner.upper {
         "ONBUILD" => {
             diags.push(Diagnostic::error(
                 "onbuild-trigger",

@@ -30,7 +30,7 @@ pub(super) fn parse(
     bodies: Vec<Heredoc>,
     diags: &mut Vec<Diagnostic>,
 ) -> Option<Kind> {
-    let name = head.upper.as_str();
+    let name = &*head.upper;
     if head.json == json::List::Mixed {
         diags.push(super::config::mixed(head));
         return None;

@@ -13,6 +13,8 @@ mod tests;
 pub(crate) mod value;
 mod words;
 
+use std::borrow::Cow;
+
 use rgraph_ir::limits::{MAX_DOCKERFILE, MAX_STAGES};
 use rgraph_ir::near::nearest;
 use rgraph_ir::span::{FileId, SourceFile};
@@ -59,6 +61,12 @@ pub const INSTRUCTIONS: [&str; 18] = [
     "ONBUILD",
 ];
 
+/// How many logical lines are read in one go.
+const BATCH: usize = 4096;
+
+/// From so many on, a second thread reads half of a batch: starting it costs what some hundred lines do.
+const SHARED: usize = 2048;
+
 /// A logical line while it is read.
 pub(crate) struct Line<'a> {
     pub text: &'a str,
@@ -78,7 +86,8 @@ impl Line<'_> {
 pub(crate) struct Head<'a> {
     line: &'a Line<'a>,
     keyword: Word,
-    upper: String,
+    /// In upper case.
+    upper: Cow<'static, str>,
     flags: Vec<flags::RawFlag>,
     /// Where the arguments start.
     at: usize,
@@ -137,28 +146,32 @@ pub fn parse(src: &SourceFile) -> Parsed {
         return Parsed { ast, diags };
     }
     let mut any = false;
-    while let Some(logical) = lines.logical() {
-        any = true;
-        let escape = lines.escape;
-        let mut read = |name: &str, chomp| {
-            lines.heredoc(name, chomp).map(|(body, end)| (body.to_owned(), end))
-        };
-        match statement(&logical, escape, &mut read, &mut diags) {
-            Some(Statement::From(stage)) => ast.stages.push(*stage),
-            Some(Statement::Other(i)) => match (ast.stages.last_mut(), &i.kind) {
-                (Some(stage), _) => stage.instructions.push(*i),
-                (None, Kind::Arg(_)) => ast.global_args.push(*i),
-                (None, _) => diags.push(
-                    Diagnostic::error("no-stage", i.span, "no build stage in current context")
-                        .help("only `ARG` may stand before the first `FROM`"),
-                ),
-            },
-            None => {}
-        }
-        if ast.stages.len() > MAX_STAGES {
-            let message = format!("more than {MAX_STAGES} stages");
-            diags.push(Diagnostic::error("too-many-stages", logical.span, message));
+    'file: loop {
+        let batch: Vec<Unread<'_>> =
+            std::iter::from_fn(|| Unread::next(&mut lines, &mut diags)).take(BATCH).collect();
+        if batch.is_empty() {
             break;
+        }
+        any = true;
+        for Read { statement, span, diags: found } in read(batch) {
+            diags.extend(found);
+            match statement {
+                Some(Statement::From(stage)) => ast.stages.push(*stage),
+                Some(Statement::Other(i)) => match (ast.stages.last_mut(), &i.kind) {
+                    (Some(stage), _) => stage.instructions.push(*i),
+                    (None, Kind::Arg(_)) => ast.global_args.push(*i),
+                    (None, _) => diags.push(
+                        Diagnostic::error("no-stage", i.span, "no build stage in current context")
+                            .help("only `ARG` may stand before the first `FROM`"),
+                    ),
+                },
+                None => {}
+            }
+            if ast.stages.len() > MAX_STAGES {
+                let message = format!("more than {MAX_STAGES} stages");
+                diags.push(Diagnostic::error("too-many-stages", span, message));
+                break 'file;
+            }
         }
     }
     ast.escape = lines.escape;
@@ -204,11 +217,14 @@ pub(crate) fn parse_trigger(text: &str, at: Span) -> Result<Instruction, Vec<Dia
     let Some(mut logical) = lines.logical() else { return Err(single()) };
     logical.places = Places::Fixed(at);
     logical.span = at;
-    let escape = lines.escape;
     let mut diags = Vec::new();
-    let mut read =
-        |name: &str, chomp| lines.heredoc(name, chomp).map(|(body, _)| (body.to_owned(), 0));
-    let statement = statement(&logical, escape, &mut read, &mut diags);
+    let mut unread = Unread::of(logical, &mut lines, &mut diags);
+    if let Some(heredocs) = &mut unread.heredocs {
+        // Where they end in the trigger is no place of the file.
+        heredocs.end = None;
+    }
+    let Read { statement, diags: found, .. } = unread.read();
+    diags.extend(found);
     diags.append(&mut lines.diags);
     if lines.logical().is_some() {
         diags.extend(single());
@@ -232,7 +248,61 @@ enum Statement {
     Other(Box<Instruction>),
 }
 
-type ReadHeredoc<'a> = dyn FnMut(&str, bool) -> Option<(String, usize)> + 'a;
+/// A logical line with what follows it, cut out of the file and not yet looked at.
+struct Unread<'a> {
+    logical: Logical<'a>,
+    escape: char,
+    /// `None`: one of them has no end, so the line is left out.
+    heredocs: Option<Bodies>,
+}
+
+/// What was read of an [`Unread`].
+struct Read {
+    statement: Option<Statement>,
+    span: Span,
+    diags: Vec<Diagnostic>,
+}
+
+impl<'a> Unread<'a> {
+    fn next(lines: &mut Lines<'a>, diags: &mut Vec<Diagnostic>) -> Option<Self> {
+        let logical = lines.logical()?;
+        Some(Self::of(logical, lines, diags))
+    }
+
+    /// `lines` stands behind `logical`.
+    fn of(logical: Logical<'a>, lines: &mut Lines<'a>, diags: &mut Vec<Diagnostic>) -> Self {
+        let escape = lines.escape;
+        let heredocs = heredocs(&line(&logical, escape), lines, diags);
+        Self { logical, escape, heredocs }
+    }
+
+    fn read(self) -> Read {
+        let Self { logical, escape, heredocs } = self;
+        let span = logical.span;
+        let mut diags = Vec::new();
+        let statement = heredocs.and_then(|h| statement(logical, escape, h, &mut diags));
+        Read { statement, span, diags }
+    }
+}
+
+/// Reads a batch, in order.
+fn read(mut batch: Vec<Unread<'_>>) -> impl Iterator<Item = Read> {
+    let all = |batch: Vec<Unread<'_>>| batch.into_iter().map(Unread::read).collect::<Vec<_>>();
+    if batch.len() < SHARED {
+        return all(batch).into_iter().chain(Vec::new());
+    }
+    let rest = batch.split_off(batch.len() / 2);
+    std::thread::scope(|scope| {
+        let rest = scope.spawn(|| all(rest));
+        let first = all(batch);
+        let rest = rest.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        first.into_iter().chain(rest)
+    })
+}
+
+fn line<'l>(logical: &'l Logical<'_>, escape: char) -> Line<'l> {
+    Line { text: &logical.text, places: &logical.places, span: logical.span, escape }
+}
 
 fn head<'a>(line: &'a Line<'a>, start: usize) -> Head<'a> {
     let text = line.text;
@@ -242,7 +312,10 @@ fn head<'a>(line: &'a Line<'a>, start: usize) -> Head<'a> {
     let keyword = line.word(text[start..end].to_owned(), start, end);
     let (flags, at) = flags::split(line, end);
     let at = at + (text[at..].len() - text[at..].trim_start().len());
-    let upper = keyword.text.to_ascii_uppercase();
+    let upper = match INSTRUCTIONS.iter().find(|i| i.eq_ignore_ascii_case(&keyword.text)) {
+        Some(known) => Cow::Borrowed(*known),
+        None => Cow::Owned(keyword.text.to_ascii_uppercase()),
+    };
     let json = if text[at..].starts_with('[') {
         json::list(text[at..].trim_end())
     } else {
@@ -252,20 +325,18 @@ fn head<'a>(line: &'a Line<'a>, start: usize) -> Head<'a> {
 }
 
 fn statement(
-    logical: &Logical,
+    logical: Logical<'_>,
     escape: char,
-    read: &mut ReadHeredoc<'_>,
+    heredocs: Bodies,
     diags: &mut Vec<Diagnostic>,
 ) -> Option<Statement> {
-    let mut line =
-        Line { text: &logical.text, places: &logical.places, span: logical.span, escape };
-    let heredocs = heredocs(&line, read, diags)?;
+    let mut line = line(&logical, escape);
     if let Some(end) = heredocs.end {
         line.span.end = line.span.end.max(end as u32);
     }
     let head = head(&line, 0);
     let errors = diags.len();
-    let kind = match head.upper.as_str() {
+    let kind = match &*head.upper {
         "FROM" => {
             let stage = from::parse(&head, &logical.comments, diags)?;
             return Some(Statement::From(Box::new(stage)));
@@ -281,8 +352,8 @@ fn statement(
         kind: kind?,
         text: line.text.trim().into(),
         span: line.span,
-        comments: logical.comments.clone(),
         keyword: head.keyword,
+        comments: logical.comments,
     })))
 }
 
@@ -306,22 +377,18 @@ struct Bodies {
 }
 
 /// Reads the bodies that follow a line. `None`: one has no end.
-fn heredocs(
-    line: &Line<'_>,
-    read: &mut ReadHeredoc<'_>,
-    diags: &mut Vec<Diagnostic>,
-) -> Option<Bodies> {
+fn heredocs(line: &Line<'_>, lines: &mut Lines<'_>, diags: &mut Vec<Diagnostic>) -> Option<Bodies> {
     let mut out = Bodies::default();
     if !line.text.contains("<<") {
         return Some(out);
     }
     let outer = head(line, 0);
     let inner = if outer.upper == "ONBUILD" { head(line, outer.at) } else { outer };
-    if !matches!(inner.upper.as_str(), "RUN" | "COPY" | "ADD") || inner.json != json::List::No {
+    if !matches!(&*inner.upper, "RUN" | "COPY" | "ADD") || inner.json != json::List::No {
         return Some(out);
     }
     for o in heredoc::openings(line.text) {
-        let Some((body, end)) = read(&o.name, o.chomp) else {
+        let Some((body, end)) = lines.heredoc(&o.name, o.chomp) else {
             diags.push(
                 Diagnostic::error("unterminated-heredoc", line.span, "unterminated heredoc")
                     .help(format!("no line is `{}`", o.name)),
@@ -329,7 +396,12 @@ fn heredocs(
             return None;
         };
         out.end = Some(end);
-        out.list.push(Heredoc { name: o.name, body, chomp: o.chomp, expand: o.expand });
+        out.list.push(Heredoc {
+            name: o.name,
+            body: body.to_owned(),
+            chomp: o.chomp,
+            expand: o.expand,
+        });
     }
     Some(out)
 }

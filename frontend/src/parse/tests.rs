@@ -35,6 +35,45 @@ fn lines_are_joined() {
     }
 }
 
+/// A file of several batches, halves of which a second thread reads, is what its parts are.
+#[test]
+fn large_files_are_read_in_order() {
+    let mut text = "FROM a\n".to_owned();
+    let mut want = Vec::new();
+    for n in 0..super::BATCH * 2 + super::SHARED {
+        let (line, body) = match n % 3 {
+            0 => (format!("RUN <<E{n}"), format!("body {n}\nE{n}\n")),
+            1 => (format!("RUN x \\\n  {n}"), String::new()),
+            _ => (format!("ENV A={n}"), String::new()),
+        };
+        want.push((line.replace("\\\n", ""), body.lines().next().map(str::to_owned)));
+        text.push_str(&format!("{line}\n{body}"));
+    }
+    let p = read(&text);
+    assert!(p.is_ok(), "{:?}", said(&text, &p.diags));
+    let got: Vec<_> = p.ast.stages[0]
+        .instructions
+        .iter()
+        .map(|i| {
+            let heredoc = match &i.kind {
+                Kind::Run(run) => run.heredocs.first(),
+                _ => None,
+            };
+            (i.text.to_string(), heredoc.map(|h| h.body.trim_end().to_owned()))
+        })
+        .collect();
+    assert_eq!(got, want);
+    let starts: Vec<u32> = p.ast.stages[0].instructions.iter().map(|i| i.span.start).collect();
+    assert!(starts.is_sorted());
+
+    // Faults in every part are told, in file order.
+    let bad: String = (0..super::BATCH * 2).map(|n| format!("NO{n} x\n")).collect();
+    let p = read(&format!("FROM a\n{bad}"));
+    assert_eq!(p.diags.len(), super::BATCH * 2);
+    assert!(p.diags.iter().map(|d| d.span().unwrap().start).is_sorted());
+    assert!(p.diags[super::BATCH].message.contains(&format!("NO{}", super::BATCH)));
+}
+
 #[test]
 fn directives() {
     let p = read("# Syntax = docker/dockerfile:1\n# check=skip=all\n# x=y\n# escape=`\nFROM a\n");

@@ -197,7 +197,7 @@ fn vertex(
         Some(p) => w.platform(p),
         None => w.raw("platform", "null"),
     }
-    place(w, view.map, v.meta.spans.first().copied());
+    place(w, view.map, v.meta.span);
     w.raw("ignore_cache", if v.meta.ignore_cache { "true" } else { "false" });
     w.raw(
         "cached",
@@ -384,14 +384,25 @@ impl<'t> Writer<'t> {
     }
 }
 
+/// The bytes that are, or start, what has to be escaped.
+const SPECIAL: [bool; 256] = {
+    let mut special = [false; 256];
+    let mut b = 0;
+    while b < 0x20 {
+        special[b] = true;
+        b += 1;
+    }
+    special[b'"' as usize] = true;
+    special[b'\\' as usize] = true;
+    special[0x7f] = true;
+    special[0xc2] = true;
+    special
+};
+
 /// A JSON string (RFC 8259, section 7).
 fn quote(out: &mut String, text: &str) {
     out.push('"');
-    // Only these bytes are, or start, what has to be escaped. Whole pieces are looked at: the compiler
-    // makes vector instructions of that.
-    let special = |b: &u8| (*b < 0x20) | matches!(b, b'"' | b'\\' | 0x7f | 0xc2);
-    let has_special = |piece: &[u8]| piece.iter().fold(false, |any, b| any | special(b));
-    if !text.as_bytes().chunks(32).any(has_special) {
+    if !text.bytes().any(|b| SPECIAL[usize::from(b)]) {
         out.push_str(text);
         out.push('"');
         return;

@@ -56,7 +56,7 @@ impl<'a> View<'a> {
 
     /// `Dockerfile:7`, for the first line that asked for the vertex.
     pub fn place(&self, id: VertexId) -> Option<String> {
-        self.vertex(id).meta.spans.first().map(|s| self.map.locate(*s))
+        self.vertex(id).meta.span.map(|s| self.map.locate(s))
     }
 
     /// Layers the vertex makes.
