@@ -17,6 +17,8 @@ pub mod output;
 pub mod session;
 
 pub mod journal;
+pub mod listing;
 pub mod progress;
 pub mod report;
 pub mod table;
+pub mod template;

@@ -251,11 +251,12 @@ pub struct Removed {
 }
 
 /// Takes names from the image `top`: `names`, all full. Without any name left the image goes, and
-/// with it the layers that nothing else needs, the build cache included.
+/// with it, unless `prune` is false, the layers that nothing else needs, the build cache included.
 pub fn remove(
     store: &Store,
     top: ManifestDigest,
     names: &[String],
+    prune: bool,
 ) -> Result<Removed, ImagesError> {
     let mut out = Removed::default();
     for name in names {
@@ -287,6 +288,9 @@ pub fn remove(
         if store.forget_image(&row.manifest)? {
             out.deleted.push(row.config.to_string());
         }
+    }
+    if !prune {
+        return Ok(out);
     }
     store.gc(&Policy::default())?;
     let mut told = BTreeSet::new();

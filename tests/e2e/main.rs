@@ -15,6 +15,7 @@ mod errors;
 mod explain;
 mod graph;
 mod host;
+mod images;
 mod layers;
 mod limits;
 mod network;

@@ -4,10 +4,11 @@ use rgraph_runtime::images::{self, HistoryRow};
 
 use super::{Context, images_error, print, tag};
 use crate::args::HistoryArgs;
-use crate::options::{Format, HistoryOptions};
+use crate::listing::Listing;
+use crate::options::HistoryOptions;
 use crate::report::CliError;
 use crate::session;
-use crate::table::{self, Table};
+use crate::table;
 
 /// Characters of `CREATED BY`.
 const CREATED_BY: usize = 45;
@@ -26,21 +27,30 @@ pub fn run(cx: &Context, args: HistoryArgs) -> Result<(), CliError> {
     print(&text(&rows, &id, &opts, now)?)
 }
 
+/// The fields of a row, as Docker names them.
+const FIELDS: &[(&str, &str)] = &[
+    ("ID", "IMAGE"),
+    ("CreatedSince", "CREATED"),
+    ("CreatedAt", "CREATED AT"),
+    ("CreatedBy", "CREATED BY"),
+    ("Size", "SIZE"),
+    ("Comment", "COMMENT"),
+];
+
 fn text(
     rows: &[HistoryRow],
     id: &str,
     opts: &HistoryOptions,
     now: i64,
 ) -> Result<Vec<u8>, CliError> {
-    let mut out = Vec::new();
     // Only the newest row is an image of this store; the others are of whoever built them.
     let ids = std::iter::once(id).chain(std::iter::repeat("<missing>"));
-    let mut table = Table::new(["IMAGE", "CREATED", "CREATED BY", "SIZE", "COMMENT"]);
+    if opts.quiet {
+        let lines = ids.zip(rows).map(|(id, _)| format!("{id}\n"));
+        return Ok(lines.collect::<String>().into_bytes());
+    }
+    let mut list = Listing::new(FIELDS);
     for (id, row) in ids.zip(rows) {
-        if opts.quiet {
-            out.extend(format!("{id}\n").into_bytes());
-            continue;
-        }
         let by = row.created_by.replace('\t', " ");
         let by = if opts.no_trunc { by } else { table::ellipsis(&by, CREATED_BY) };
         let seconds = row
@@ -48,25 +58,13 @@ fn text(
             .as_deref()
             .and_then(|t| t.parse::<jiff::Timestamp>().ok())
             .map(jiff::Timestamp::as_second);
-        let (created, size) = if opts.human {
-            (table::created(seconds, now), table::size(row.size))
-        } else {
-            (row.created.clone().unwrap_or_default(), row.size.to_string())
-        };
-        if opts.format == Format::Json {
-            let line = serde_json::json!({
-                "ID": id, "CreatedAt": row.created, "CreatedSince": created, "CreatedBy": by,
-                "Size": size, "Comment": row.comment,
-            });
-            out.extend(format!("{line}\n").into_bytes());
-        } else {
-            table.row([id, &created, &by, &size, &row.comment]);
-        }
+        let size = if opts.human { table::size(row.size) } else { row.size.to_string() };
+        let at = row.created.clone().unwrap_or_else(|| "N/A".to_owned());
+        let since = table::created(seconds, now);
+        list.row([id.to_owned(), since, at, by, size, row.comment.clone()]);
     }
-    if !opts.quiet && opts.format == Format::Table {
-        table.write(&mut out).map_err(|e| CliError::failed("cannot write the table").because(e))?;
-    }
-    Ok(out)
+    let created = if opts.human { "CreatedSince" } else { "CreatedAt" };
+    list.draw(&opts.format, &["ID", created, "CreatedBy", "Size", "Comment"])
 }
 
 #[cfg(test)]

@@ -1,120 +1,144 @@
 //! `rgraph images`.
 
-use std::collections::BTreeMap;
+mod filter;
+
+use std::collections::BTreeSet;
 
 use rgraph_ir::{ManifestDigest, Reference};
-use rgraph_store::{ImageRow, TagRow};
+use rgraph_runtime::images::{self, ImagesError};
+use rgraph_store::{ImageRow, Store, TagRow};
 
-use super::{Context, print};
+use super::{Context, images_error, inspect::native, print};
 use crate::args::ImagesArgs;
-use crate::options::{Format, ImagesOptions};
+use crate::listing::Listing;
+use crate::options::ImagesOptions;
 use crate::report::CliError;
 use crate::session::{self, store_error};
-use crate::table::{self, Table};
+use crate::table;
+use filter::Filters;
+
+/// The fields of a row, as Docker names them.
+const FIELDS: &[(&str, &str)] = &[
+    ("Repository", "REPOSITORY"),
+    ("Tag", "TAG"),
+    ("Digest", "DIGEST"),
+    ("ID", "IMAGE ID"),
+    ("CreatedSince", "CREATED"),
+    ("CreatedAt", "CREATED AT"),
+    ("Size", "SIZE"),
+    ("VirtualSize", "SIZE"),
+    ("SharedSize", "SHARED SIZE"),
+    ("UniqueSize", "UNIQUE SIZE"),
+    ("Containers", "CONTAINERS"),
+    ("Platform", "PLATFORM"),
+];
+
+/// An image under one of its names.
+#[derive(Debug, Clone)]
+struct Found {
+    name: Option<Reference>,
+    /// What the name means: the image itself, or an index with it.
+    top: ManifestDigest,
+    image: ImageRow,
+}
+
+impl Found {
+    /// Seconds since 1970.
+    fn created(&self) -> Option<i64> {
+        seconds(self.image.created.as_deref()?)
+    }
+}
+
+/// Seconds since 1970 of a time in RFC 3339.
+fn seconds(text: &str) -> Option<i64> {
+    text.parse::<jiff::Timestamp>().ok().map(jiff::Timestamp::as_second)
+}
 
 /// Runs the command.
 pub fn run(cx: &Context, args: ImagesArgs) -> Result<(), CliError> {
     let opts = ImagesOptions::new(args)?;
-    if let Some((name, _)) = opts.filters.first() {
-        return Err(CliError::not_yet(format!("`--filter {name}=`")));
-    }
+    let now = jiff::Timestamp::now().as_second();
     let store = session::open_store(cx.root())?;
-    let failed = |e: rgraph_store::StoreError| store_error(&e);
-    let mut names: BTreeMap<ManifestDigest, Vec<Reference>> = BTreeMap::new();
-    for TagRow { name, manifest, .. } in store.tags().map_err(failed)? {
-        if let Ok(r) = name.parse() {
-            names.entry(manifest).or_default().push(r);
+    let filters = Filters::new(&store, &opts, now)?;
+    let mut rows = Vec::new();
+    for row in list(&store, opts.all)? {
+        if filters.keep(&store, &row)? {
+            rows.push(row);
         }
     }
-    let wanted = opts.name.as_deref().map(pattern).transpose()?;
-    let mut rows: Vec<(ImageRow, Option<Reference>)> = Vec::new();
-    for image in store.images().map_err(failed)? {
-        match names.remove(&image.manifest) {
-            Some(list) => rows.extend(list.into_iter().map(|r| (image.clone(), Some(r)))),
-            None => rows.push((image, None)),
-        }
-    }
-    rows.retain(|(_, r)| match (&wanted, r) {
-        (None, _) => true,
-        (Some(w), Some(r)) => r.name() == w.name() && (w.tag.is_none() || r.tag == w.tag),
-        (Some(_), None) => false,
-    });
     // Newest first; names in order among equals.
-    rows.sort_by(|a, b| b.0.created.cmp(&a.0.created).then_with(|| a.1.cmp(&b.1)));
+    rows.sort_by(|a, b| b.created().cmp(&a.created()).then_with(|| a.name.cmp(&b.name)));
     if opts.quiet {
-        let mut ids: Vec<String> = rows.iter().map(|(i, _)| id(i, opts.no_trunc)).collect();
+        let mut ids: Vec<String> = rows.iter().map(|r| id(&r.image, opts.no_trunc)).collect();
         ids.dedup();
         return print(ids.iter().map(|i| format!("{i}\n")).collect::<String>().as_bytes());
     }
-    let now = jiff::Timestamp::now().as_second();
-    let text = match opts.format {
-        Format::Json => json(&rows),
-        Format::Table => columns(&rows, &opts, now)?,
-    };
-    print(&text)
+    let mut columns = vec!["Repository", "Tag"];
+    if opts.digests {
+        columns.push("Digest");
+    }
+    columns.extend(["ID", "CreatedSince", "Size"]);
+    let mut listing = Listing::new(FIELDS);
+    for row in &rows {
+        listing.row(cells(row, opts.no_trunc, now));
+    }
+    print(&listing.draw(&opts.format, &columns)?)
 }
 
-/// `REPO[:TAG]`: without a tag, every tag is meant.
-fn pattern(text: &str) -> Result<Reference, CliError> {
-    let r: Reference = text
-        .parse()
-        .map_err(|e: rgraph_ir::reference::ReferenceError| CliError::usage(e.to_string()))?;
-    let tag = r.tag.clone().filter(|t| text.ends_with(&format!(":{t}")));
-    Ok(Reference { tag, ..r })
+/// Every name with the image it means here, then what has no name. An index shows the image of
+/// this machine's platform, or with `all` each of its images.
+fn list(store: &Store, all: bool) -> Result<Vec<Found>, CliError> {
+    let failed = |e: rgraph_store::StoreError| store_error(&e);
+    let mut out = Vec::new();
+    let mut named = BTreeSet::new();
+    for TagRow { name, manifest: top, .. } in store.tags().map_err(failed)? {
+        let Ok(name) = name.parse::<Reference>() else { continue };
+        let images = match images::rows(store, top) {
+            // Its images are gone; the name can still be removed.
+            Err(ImagesError::Empty(_)) => continue,
+            r => r.map_err(|e| images_error(&e))?,
+        };
+        named.extend(images.iter().map(|i| i.manifest));
+        let shown = if all { images } else { vec![native(&images).clone()] };
+        out.extend(shown.into_iter().map(|image| Found { name: Some(name.clone()), top, image }));
+    }
+    for image in store.images().map_err(failed)? {
+        if !named.contains(&image.manifest) {
+            out.push(Found { name: None, top: image.manifest, image });
+        }
+    }
+    Ok(out)
 }
 
 fn id(i: &ImageRow, full: bool) -> String {
     if full { i.config.to_string() } else { i.config.short() }
 }
 
-fn cells(r: Option<&Reference>) -> (String, String) {
-    match r {
-        Some(r) => (r.familiar_name(), r.tag.clone().unwrap_or_else(|| "<none>".to_owned())),
-        None => ("<none>".to_owned(), "<none>".to_owned()),
-    }
-}
-
-fn seconds(i: &ImageRow) -> Option<i64> {
-    i.created.as_deref()?.parse::<jiff::Timestamp>().ok().map(jiff::Timestamp::as_second)
-}
-
-fn columns(
-    rows: &[(ImageRow, Option<Reference>)],
-    opts: &ImagesOptions,
-    now: i64,
-) -> Result<Vec<u8>, CliError> {
-    let mut headings = vec!["REPOSITORY", "TAG"];
-    if opts.digests {
-        headings.push("DIGEST");
-    }
-    headings.extend(["IMAGE ID", "CREATED", "SIZE"]);
-    let mut out = Table::new(headings);
-    for (i, r) in rows {
-        let (name, tag) = cells(r.as_ref());
-        let mut row = vec![name, tag];
-        if opts.digests {
-            row.push(i.manifest.to_string());
-        }
-        row.extend([id(i, opts.no_trunc), table::created(seconds(i), now), table::size(i.size)]);
-        out.row(row);
-    }
-    let mut text = Vec::new();
-    out.write(&mut text).map_err(|e| CliError::failed("cannot write the table").because(e))?;
-    Ok(text)
-}
-
-/// One object per line, with Docker's field names.
-fn json(rows: &[(ImageRow, Option<Reference>)]) -> Vec<u8> {
-    let mut out = Vec::new();
-    for (i, r) in rows {
-        let (name, tag) = cells(r.as_ref());
-        let line = serde_json::json!({
-            "Repository": name, "Tag": tag, "ID": i.config.to_string(),
-            "Digest": i.manifest.to_string(), "CreatedAt": i.created, "Size": i.size,
-            "Platform": i.platform,
-        });
-        out.extend(serde_json::to_vec(&line).expect("always serialises"));
-        out.push(b'\n');
-    }
-    out
+fn cells(row: &Found, no_trunc: bool, now: i64) -> Vec<String> {
+    let none = || "<none>".to_owned();
+    let (name, tag) = match &row.name {
+        Some(r) => (r.familiar_name(), r.tag.clone().unwrap_or_else(none)),
+        None => (none(), none()),
+    };
+    let at = row.created().and_then(|s| jiff::Timestamp::from_second(s).ok());
+    let at = at.map_or_else(
+        || "N/A".to_owned(),
+        |t| t.strftime("%Y-%m-%d %H:%M:%S +0000 UTC").to_string(),
+    );
+    let size = table::size(row.image.size);
+    let unknown = || "N/A".to_owned();
+    vec![
+        name,
+        tag,
+        row.top.to_string(),
+        id(&row.image, no_trunc),
+        table::created(row.created(), now),
+        at,
+        size.clone(),
+        size,
+        unknown(),
+        unknown(),
+        unknown(),
+        row.image.platform.clone(),
+    ]
 }

@@ -6,10 +6,11 @@ use rgraph_runtime::images;
 use rgraph_store::{ImageRow, Store};
 use serde_json::{Value, json};
 
-use super::{Context, images_error, note, print, tag};
+use super::{Context, images_error, note_error, print, tag};
 use crate::args::{InspectArgs, InspectKind};
 use crate::options::{ImageName, InspectOptions, host_platform};
-use crate::report::{CliError, ErrorKind, chain_text};
+use crate::progress::sanitize::harmless;
+use crate::report::{CliError, ErrorKind};
 use crate::session::{self, store_error};
 
 /// Runs the command. What is found is printed, whatever else is not.
@@ -26,14 +27,20 @@ pub fn run(cx: &Context, args: InspectArgs) -> Result<(), CliError> {
             Err(e) => errors.push(e),
         }
     }
-    let mut text = match found.is_empty() {
-        true => b"[]".to_vec(),
-        false => serde_json::to_vec_pretty(&found).expect("always serialises"),
-    };
-    text.push(b'\n');
-    print(&text)?;
+    match &opts.format {
+        None if found.is_empty() => print(b"[]\n")?,
+        None => print(format!("{:#}\n", Value::from(found)).as_bytes())?,
+        Some(template) => {
+            for value in &found {
+                match template.render(value) {
+                    Ok(text) => print(format!("{}\n", harmless(&text)).as_bytes())?,
+                    Err(e) => errors.push(CliError::failed(e.to_string())),
+                }
+            }
+        }
+    }
     for e in &errors {
-        note(&format!("error: {}", chain_text(e)));
+        note_error(e);
     }
     if errors.is_empty() { Ok(()) } else { Err(CliError::reported(ErrorKind::Failed)) }
 }
@@ -61,6 +68,15 @@ fn describe(store: &Store, name: &ImageName) -> Result<Value, CliError> {
             }
         }
     }
+    let changed = store
+        .tags()
+        .map_err(|e| store_error(&e))?
+        .into_iter()
+        .filter(|t| t.manifest == top)
+        .map(|t| t.updated)
+        .max()
+        .and_then(|s| jiff::Timestamp::from_second(s).ok());
+    let settings = serde_json::to_value(&config.config).expect("always serialises");
     let comment = config.history.last().and_then(|h| h.comment.clone()).unwrap_or_default();
     Ok(json!({
         "Id": row.config,
@@ -73,8 +89,44 @@ fn describe(store: &Store, name: &ImageName) -> Result<Value, CliError> {
         "Variant": config.variant,
         "Os": config.os,
         "Size": row.size,
-        "Config": config.config,
+        "VirtualSize": row.size,
+        "Parent": "",
+        "DockerVersion": "",
+        "OsVersion": config.os_version,
+        "GraphDriver": { "Name": "overlayfs", "Data": null },
+        "Config": with_docker_fields(settings),
         "RootFS": { "Type": "layers", "Layers": config.rootfs.diff_ids },
-        "Descriptor": { "digest": row.manifest },
+        "Metadata": { "LastTagTime": changed.map(|t| t.to_string()) },
+        "Descriptor": { "digest": top },
     }))
+}
+
+/// The settings with the fields that Docker shows of every image.
+fn with_docker_fields(mut config: Value) -> Value {
+    let (empty, nothing, no) = (json!(""), Value::Null, json!(false));
+    let always = [
+        ("AttachStderr", &no),
+        ("AttachStdin", &no),
+        ("AttachStdout", &no),
+        ("Cmd", &nothing),
+        ("Domainname", &empty),
+        ("Entrypoint", &nothing),
+        ("Env", &nothing),
+        ("Hostname", &empty),
+        ("Image", &empty),
+        ("Labels", &nothing),
+        ("OnBuild", &nothing),
+        ("OpenStdin", &no),
+        ("StdinOnce", &no),
+        ("Tty", &no),
+        ("User", &empty),
+        ("Volumes", &nothing),
+        ("WorkingDir", &empty),
+    ];
+    if let Some(map) = config.as_object_mut() {
+        for (name, value) in always {
+            map.entry(name).or_insert_with(|| value.clone());
+        }
+    }
+    config
 }

@@ -31,7 +31,7 @@ use rgraph_solver::CancelToken;
 use crate::args::{Cli, Command, Environment};
 use crate::options::{CacheMountOptions, StateDirs, Terminals};
 use crate::pipeline::CompileError;
-use crate::report::{CliError, ErrorKind, Reporter, Style};
+use crate::report::{CliError, ErrorKind, Reporter, Style, chain_text};
 use crate::session::Signals;
 
 /// What every command is given.
@@ -92,6 +92,14 @@ pub fn images_error(e: &rgraph_runtime::images::ImagesError) -> CliError {
 pub fn note(text: &str) {
     let mut out = std::io::stderr().lock();
     writeln!(out, "{}", crate::progress::sanitize::harmless(text)).unwrap_or(());
+}
+
+/// An error that does not stop the command, with what to do about it.
+pub fn note_error(e: &CliError) {
+    note(&format!("error: {}", chain_text(e)));
+    if let Some(help) = &e.help {
+        note(&format!("help: {help}"));
+    }
 }
 
 /// Writes data to stdout.

@@ -3,10 +3,10 @@
 use rgraph_runtime::images::{self, Removed};
 use rgraph_store::Store;
 
-use super::{Context, images_error, note, print, tag};
+use super::{Context, images_error, note_error, print, tag};
 use crate::args::RmiArgs;
 use crate::options::{ImageName, RmiOptions};
-use crate::report::{CliError, ErrorKind, chain_text};
+use crate::report::{CliError, ErrorKind};
 use crate::session::{self, store_error};
 
 /// Runs the command.
@@ -15,22 +15,23 @@ pub fn run(cx: &Context, args: RmiArgs) -> Result<(), CliError> {
     let store = session::open_store(cx.root())?;
     let mut failed = false;
     for name in &opts.images {
-        match remove(&store, name, opts.force) {
+        match remove(&store, name, &opts) {
             Ok(done) => {
                 let untagged = done.untagged.iter().map(|n| format!("Untagged: {n}\n"));
                 let deleted = done.deleted.iter().map(|n| format!("Deleted: {n}\n"));
                 print(untagged.chain(deleted).collect::<String>().as_bytes())?;
             }
             Err(e) => {
-                failed = true;
-                note(&format!("error: {}", chain_text(&e)));
+                // As in Docker: what is to be gone by force may be gone already.
+                failed |= !opts.force || !e.message.starts_with(tag::NO_SUCH_IMAGE);
+                note_error(&e);
             }
         }
     }
     if failed { Err(CliError::reported(ErrorKind::Failed)) } else { Ok(()) }
 }
 
-fn remove(store: &Store, name: &ImageName, force: bool) -> Result<Removed, CliError> {
+fn remove(store: &Store, name: &ImageName, opts: &RmiOptions) -> Result<Removed, CliError> {
     let top = tag::find(store, name)?;
     let failed = |e: rgraph_store::StoreError| store_error(&e);
     let by_name = match &name.reference {
@@ -43,7 +44,7 @@ fn remove(store: &Store, name: &ImageName, force: bool) -> Result<Removed, CliEr
             let tags = store.tags().map_err(failed)?;
             let all: Vec<String> =
                 tags.into_iter().filter(|t| t.manifest == top).map(|t| t.name).collect();
-            if all.len() > 1 && !force {
+            if all.len() > 1 && !opts.force {
                 return Err(CliError::failed(format!(
                     "conflict: unable to delete {} (must be forced) - image is referenced in \
                      multiple repositories",
@@ -54,5 +55,5 @@ fn remove(store: &Store, name: &ImageName, force: bool) -> Result<Removed, CliEr
             all
         }
     };
-    images::remove(store, top, &names).map_err(|e| images_error(&e))
+    images::remove(store, top, &names, opts.prune).map_err(|e| images_error(&e))
 }

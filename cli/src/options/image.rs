@@ -7,11 +7,13 @@ use rgraph_ir::request::Dest;
 use rgraph_ir::{Platform, Reference};
 
 use super::error::OptionsError;
-use super::{Format, Terminals, filters, insecure_registries};
+use super::format::template;
+use super::{Layout, Terminals, filters, insecure_registries};
 use crate::args::{
     Environment, HistoryArgs, ImagesArgs, ImportArgs, InspectArgs, InspectKind, LoadArgs, PullArgs,
     PushArgs, RmiArgs, SaveArgs, TagArgs,
 };
+use crate::template::Template;
 
 /// How an image of the store may be called. Both readings can be possible (`cafe`): the name comes
 /// first, as in Docker.
@@ -72,7 +74,7 @@ fn platform(text: Option<&str>) -> Result<Option<Platform>, OptionsError> {
 }
 
 /// `images`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ImagesOptions {
     /// `REPOSITORY[:TAG]` as typed; without a tag every tag is meant.
     pub name: Option<String>,
@@ -85,7 +87,7 @@ pub struct ImagesOptions {
     /// The column of digests.
     pub digests: bool,
     /// How it is written.
-    pub format: Format,
+    pub format: Layout,
     /// Names and values, names known.
     pub filters: Vec<(String, String)>,
 }
@@ -100,7 +102,7 @@ impl ImagesOptions {
             quiet: raw.quiet,
             no_trunc: raw.no_trunc,
             digests: raw.digests,
-            format: Format::parse(raw.format.as_deref())?,
+            format: Layout::parse(raw.format.as_deref())?,
             filters: filters(&raw.filter, &known)?,
         })
     }
@@ -198,7 +200,7 @@ impl RmiOptions {
 }
 
 /// `history`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct HistoryOptions {
     /// The image.
     pub image: ImageName,
@@ -209,7 +211,7 @@ pub struct HistoryOptions {
     /// Sizes and times for people.
     pub human: bool,
     /// How it is written.
-    pub format: Format,
+    pub format: Layout,
 }
 
 impl HistoryOptions {
@@ -220,13 +222,13 @@ impl HistoryOptions {
             quiet: raw.quiet,
             no_trunc: raw.no_trunc,
             human: raw.human.unwrap_or(true),
-            format: Format::parse(raw.format.as_deref())?,
+            format: Layout::parse(raw.format.as_deref())?,
         })
     }
 }
 
-/// `inspect`. Its output is JSON in any case.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// `inspect`.
+#[derive(Debug, Clone, PartialEq)]
 pub struct InspectOptions {
     /// What to look for. A word that is no name of an image can still be one of a container.
     pub names: Vec<String>,
@@ -234,13 +236,19 @@ pub struct InspectOptions {
     pub kind: Option<InspectKind>,
     /// Sizes too.
     pub size: bool,
+    /// How each is written; `None`: all as one JSON array.
+    pub format: Option<Template>,
 }
 
 impl InspectOptions {
     /// The one conversion.
     pub fn new(raw: InspectArgs) -> Result<Self, OptionsError> {
-        Format::parse(raw.format.as_deref())?;
-        Ok(Self { names: raw.names, kind: raw.kind, size: raw.size })
+        let format = match raw.format.as_deref() {
+            None | Some("") => None,
+            Some("json") => Some(template("{{json .}}")?),
+            Some(t) => Some(template(t)?),
+        };
+        Ok(Self { names: raw.names, kind: raw.kind, size: raw.size, format })
     }
 }
 
@@ -472,7 +480,7 @@ mod tests {
         match command(&["images", "--filter", "dangling=true", "--format", "json", "-q"]) {
             Command::Images(a) => {
                 let o = ImagesOptions::new(a).unwrap();
-                assert_eq!((o.format, o.quiet, o.filters.len()), (Format::Json, true, 1));
+                assert_eq!((o.format, o.quiet, o.filters.len()), (Layout::Json, true, 1));
             }
             other => panic!("{other:?}"),
         }

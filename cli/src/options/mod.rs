@@ -26,7 +26,7 @@ pub use config::{Config, ConfigError};
 pub use context::{ContextSpec, FileSpec, NamedContext, named};
 pub use dirs::StateDirs;
 pub use error::OptionsError;
-pub use format::Format;
+pub use format::{Format, Layout};
 pub use image::{
     HistoryOptions, ImageName, ImagesOptions, ImportOptions, ImportSource, InspectOptions,
     LoadOptions, PullOptions, PushOptions, RmiOptions, SaveOptions, TagOptions,
@@ -162,6 +162,11 @@ pub fn filters(lines: &[String], known: &[&str]) -> Result<Vec<(String, String)>
         out.push((name, value.to_owned()));
     }
     Ok(out)
+}
+
+/// An on-off value, as flags and filters have it.
+pub fn switch_value(text: &str) -> Result<bool, String> {
+    csv::switch(Some(text))
 }
 
 /// `HOST[:PORT]`, without a scheme.
