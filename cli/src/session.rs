@@ -6,6 +6,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal};
+use rgraph_image::registry::{CredentialStore, Proxies, RegistryConfig};
 use rgraph_runtime::fetch::registry::LazyRegistry;
 use rgraph_solver::CancelToken;
 use rgraph_store::{OpenOptions, Store};
@@ -35,12 +36,25 @@ pub fn config(dirs: &StateDirs) -> Result<Config, CliError> {
 /// Registries as configured by flags, environment and the config file; nothing is opened before the
 /// first question.
 pub fn registries(env: &Environment, config: &Config, insecure: &[String]) -> LazyRegistry {
-    LazyRegistry::new(
-        config.hosts(),
-        insecure,
-        env.auth_files(),
-        concat!("rgraph/", env!("CARGO_PKG_VERSION")),
-    )
+    LazyRegistry::new(registry_config(env, config, insecure))
+}
+
+/// The settings of [`registries`].
+pub fn registry_config(env: &Environment, config: &Config, insecure: &[String]) -> RegistryConfig {
+    let files = env.auth_files();
+    let mut out = RegistryConfig {
+        hosts: config.hosts(),
+        credentials: CredentialStore { files, ..CredentialStore::default() },
+        user_agent: concat!("rgraph/", env!("CARGO_PKG_VERSION")).to_owned(),
+        proxies: Proxies {
+            http: env.http_proxy.clone(),
+            https: env.https_proxy.clone(),
+            no_proxy: env.no_proxy.clone(),
+        },
+        ..RegistryConfig::default()
+    };
+    insecure.iter().for_each(|host| out.allow_insecure(host));
+    out
 }
 
 /// Turns the first SIGINT or SIGTERM into a cancelled build, and ends at once with the second. The

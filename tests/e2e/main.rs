@@ -18,6 +18,7 @@ mod host;
 mod images;
 mod layers;
 mod limits;
+mod login;
 mod network;
 mod rebuilt_base;
 mod registry;

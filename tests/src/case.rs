@@ -143,17 +143,24 @@ impl Case {
 
     /// Imports the busybox base under a name.
     pub fn import_base(&self, name: &str) {
+        self.rgraph_reading(&["import", "-", name], base_tar()).ok();
+    }
+
+    /// Runs a command with this on its standard input.
+    pub fn rgraph_reading<S: AsRef<OsStr>>(&self, args: &[S], input: &[u8]) -> Run {
         let mut child = self
-            .command(&["import", "-", name])
+            .command(args)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .expect("rgraph starts");
         let mut stdin = child.stdin.take().expect("piped");
-        stdin.write_all(base_tar()).expect("import reads its input");
+        let child = Background::new(child);
+        // A command that refuses closes its input early.
+        stdin.write_all(input).unwrap_or(());
         drop(stdin);
-        Background::new(child).finish().ok();
+        child.finish()
     }
 
     /// A folder of this test, for outputs.
@@ -205,15 +212,18 @@ impl Case {
     /// The command, not started.
     pub fn command<S: AsRef<OsStr>>(&self, args: &[S]) -> Command {
         let mut c = Command::new(binary());
+        for name in ["BUILDKIT_PROGRESS", "SOURCE_DATE_EPOCH"] {
+            c.env_remove(name);
+        }
+        for name in ["HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"] {
+            c.env_remove(name).env_remove(name.to_lowercase());
+        }
         c.args(args)
             .env("RGRAPH_ROOT", self.root())
             .env("DOCKER_CONFIG", self.dir().join("docker"))
             .envs(self.env.iter().map(|(k, v)| (k, v)))
             .current_dir(self.dir())
             .stdin(Stdio::null());
-        for name in ["BUILDKIT_PROGRESS", "SOURCE_DATE_EPOCH", "HTTP_PROXY", "http_proxy"] {
-            c.env_remove(name);
-        }
         c
     }
 

@@ -39,6 +39,12 @@ pub struct Environment {
     pub xdg_config_home: Option<PathBuf>,
     /// `XDG_RUNTIME_DIR`.
     pub xdg_runtime_dir: Option<PathBuf>,
+    /// `HTTP_PROXY`, `http_proxy`: the way of rgraph's own transfers.
+    pub http_proxy: Option<String>,
+    /// `HTTPS_PROXY`, `https_proxy`.
+    pub https_proxy: Option<String>,
+    /// `NO_PROXY`, `no_proxy`: what is reached without.
+    pub no_proxy: Option<String>,
     vars: BTreeMap<OsString, OsString>,
 }
 
@@ -57,6 +63,8 @@ impl Environment {
         // The XDG specification: relative paths are invalid and to be ignored.
         let xdg = |name| path(name).filter(|p| p.is_absolute());
         let text = |name| raw(name).map(|v| v.to_string_lossy().into_owned());
+        // As in Go: the name in capitals first.
+        let either = |upper, lower| text(upper).or_else(|| text(lower));
         Self {
             root: path("RGRAPH_ROOT"),
             config: path("RGRAPH_CONFIG"),
@@ -79,6 +87,9 @@ impl Environment {
             xdg_data_home: xdg("XDG_DATA_HOME"),
             xdg_config_home: xdg("XDG_CONFIG_HOME"),
             xdg_runtime_dir: xdg("XDG_RUNTIME_DIR"),
+            http_proxy: either("HTTP_PROXY", "http_proxy"),
+            https_proxy: either("HTTPS_PROXY", "https_proxy"),
+            no_proxy: either("NO_PROXY", "no_proxy"),
             vars,
         }
     }

@@ -9,6 +9,7 @@ mod build;
 mod environment;
 mod image;
 mod later;
+mod registry;
 mod store;
 
 use std::ffi::OsString;
@@ -25,6 +26,7 @@ pub use image::{
     RegistryArgs, RmiArgs, SaveArgs, TagArgs,
 };
 pub use later::{Later, Rest};
+pub use registry::{LoginArgs, LogoutArgs, SearchArgs};
 pub use store::{
     BuildsArgs, CacheMountClearArgs, CacheMountLsArgs, CacheMountSeedArgs, CheckArgs, DfArgs,
     DoctorArgs, ExplainArgs, PruneArgs, VersionArgs,
@@ -161,6 +163,12 @@ pub enum Command {
     Pull(PullArgs),
     /// Send an image to a registry
     Push(PushArgs),
+    /// Look for images in a registry
+    Search(SearchArgs),
+    /// Keep the credentials of a registry
+    Login(LoginArgs),
+    /// Forget the credentials of a registry
+    Logout(LogoutArgs),
     /// Remove what nothing needs
     Prune(PruneArgs),
     /// Show disk usage

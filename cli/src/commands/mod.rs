@@ -15,11 +15,13 @@ mod import;
 mod inspect;
 mod load;
 mod lock;
+mod login;
 mod prune;
 mod pull;
 mod push;
 mod rmi;
 mod save;
+mod search;
 mod tag;
 
 use std::io::Write;
@@ -148,6 +150,9 @@ pub fn run(cli: Cli, env: Environment) -> Result<(), CliError> {
         Command::Load(a) => load::run(&cx, a),
         Command::Pull(a) => pull::run(&cx, a),
         Command::Push(a) => push::run(&cx, a),
+        Command::Search(a) => search::run(&cx, a),
+        Command::Login(a) => login::login(&cx, a),
+        Command::Logout(a) => login::logout(&cx, a),
         Command::Prune(a) => prune::run(&cx, a),
         Command::Du(a) => du::run(&cx, a),
         Command::Doctor(a) => doctor::run(&cx, a),

@@ -1,35 +1,20 @@
 //! The registry client, made when the first question needs it: a build that asks nobody starts no
 //! thread and opens no socket for it.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use rgraph_image::registry::{
-    CredentialStore, HostConfig, RegistryClient, RegistryConfig, RegistryError,
-};
+use rgraph_image::registry::{RegistryClient, RegistryConfig, RegistryError};
 
 /// See the module.
 pub struct LazyRegistry {
-    hosts: BTreeMap<String, HostConfig>,
-    auth_files: Vec<PathBuf>,
-    user_agent: &'static str,
+    config: RegistryConfig,
     made: OnceLock<Result<(tokio::runtime::Runtime, RegistryClient), String>>,
 }
 
 impl LazyRegistry {
-    /// `hosts`: how each is reached; `insecure`: more of them, over plain HTTP or with unknown
-    /// certificates; `auth_files`: Docker's
-    /// `config.json` and others in its form, the first that exists counts.
-    pub fn new(
-        hosts: BTreeMap<String, HostConfig>,
-        insecure: &[String],
-        auth_files: Vec<PathBuf>,
-        user_agent: &'static str,
-    ) -> Self {
-        let mut config = RegistryConfig { hosts, ..RegistryConfig::default() };
-        insecure.iter().for_each(|host| config.allow_insecure(host));
-        Self { hosts: config.hosts, auth_files, user_agent, made: OnceLock::new() }
+    /// How registries are reached, with what credentials and through which proxies.
+    pub fn new(config: RegistryConfig) -> Self {
+        Self { config, made: OnceLock::new() }
     }
 
     /// The client.
@@ -44,15 +29,7 @@ impl LazyRegistry {
                 .enable_all()
                 .build()
                 .map_err(|e| format!("cannot start the network threads: {e}"))?;
-            let credentials =
-                CredentialStore { files: self.auth_files.clone(), ..CredentialStore::default() };
-            let config = RegistryConfig {
-                hosts: self.hosts.clone(),
-                user_agent: self.user_agent.to_owned(),
-                credentials,
-                ..RegistryConfig::default()
-            };
-            let client = RegistryClient::new(runtime.handle().clone(), config);
+            let client = RegistryClient::new(runtime.handle().clone(), self.config.clone());
             Ok((runtime, client))
         });
         match made {

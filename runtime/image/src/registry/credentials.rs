@@ -71,7 +71,7 @@ impl CredentialStore {
 }
 
 /// The names a registry goes by in a config file, the usual one first.
-fn spellings(registry: &str) -> Vec<String> {
+pub(super) fn spellings(registry: &str) -> Vec<String> {
     match registry {
         "docker.io" => ["https://index.docker.io/v1/", "index.docker.io", "docker.io"]
             .map(str::to_owned)
@@ -80,7 +80,7 @@ fn spellings(registry: &str) -> Vec<String> {
     }
 }
 
-fn read(path: &PathBuf) -> Result<Option<Value>, String> {
+pub(super) fn read(path: &PathBuf) -> Result<Option<Value>, String> {
     let file = match File::open(path) {
         Ok(f) => f,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
