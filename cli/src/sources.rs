@@ -2,27 +2,34 @@
 
 use std::path::Path;
 
+use rgraph_image::registry::shown_url;
 use rgraph_ir::op::{GitSource, HttpSource, SourceOp};
 use rgraph_ir::{BlobDigest, BuildPlan, Diagnostic, Op, Span};
 use rgraph_runtime::fetch::lock::{Commit, LockFile};
+use rgraph_runtime::fetch::source::Sources;
 
 use crate::load;
 use crate::report::CliError;
 
 /// A file by URL or a repository that a plan needs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Source {
+struct Source<'a> {
+    op: Remote<'a>,
     /// What it is called in a lock file.
-    pub name: String,
+    name: String,
     /// What it means, as far as the Dockerfile itself says.
-    pub pinned: Pinned,
+    pinned: Pinned,
     /// The instruction.
-    pub span: Option<Span>,
+    span: Option<Span>,
+}
+
+#[derive(Clone, Copy)]
+enum Remote<'a> {
+    Url(&'a HttpSource),
+    Repository,
 }
 
 /// What a Dockerfile says about a source of its own.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Pinned {
+enum Pinned {
     /// A URL and its content.
     Url(BlobDigest),
     /// A repository and its commit.
@@ -32,17 +39,17 @@ pub enum Pinned {
 }
 
 /// Those of a plan, in the order of the graph.
-pub fn of(plan: &BuildPlan) -> Vec<Source> {
+fn of(plan: &BuildPlan) -> Vec<Source<'_>> {
     let reachable = rgraph_ir::analysis::reachable(plan);
     let vertices = reachable.iter().map(|id| plan.graph.vertex(*id));
     vertices
         .filter_map(|v| {
-            let (name, pinned) = match &v.op {
-                Op::Source(SourceOp::Http(h)) => url(h),
-                Op::Source(SourceOp::Git(g)) => repository(g),
+            let (op, (name, pinned)) = match &v.op {
+                Op::Source(SourceOp::Http(h)) => (Remote::Url(h), url(h)),
+                Op::Source(SourceOp::Git(g)) => (Remote::Repository, repository(g)),
                 _ => return None,
             };
-            Some(Source { name, pinned, span: v.meta.span })
+            Some(Source { op, name, pinned, span: v.meta.span })
         })
         .collect()
 }
@@ -62,31 +69,35 @@ fn repository(g: &GitSource) -> (String, Pinned) {
     (name, commit.map_or(Pinned::No, Pinned::Commit))
 }
 
-/// Adds what the Dockerfile pins. The others cannot be found out yet: an error each.
-pub fn lock(plan: &BuildPlan, file: &mut LockFile) -> Vec<Diagnostic> {
+/// Adds what the sources of a plan mean; what cannot be found out is an error each.
+pub fn lock(plan: &BuildPlan, remote: &Sources<'_>, file: &mut LockFile) -> Vec<Diagnostic> {
     let mut errors = Vec::new();
     for source in of(plan) {
-        match source.pinned {
-            Pinned::Url(digest) => file.add_url(source.name, digest),
-            Pinned::Commit(commit) => file.add_repository(source.name, commit),
-            Pinned::No => errors.push(unknown(&source, "locked")),
+        match (&source.pinned, source.op) {
+            (Pinned::Commit(commit), _) => file.add_repository(source.name, commit.clone()),
+            (_, Remote::Url(h)) => match remote.url_digest(h) {
+                Ok(digest) => file.add_url(source.name, digest),
+                Err(e) => errors.push(diagnostic(&source, rgraph_runtime::report(&e))),
+            },
+            (_, Remote::Repository) => errors.push(unknown(&source, "locked")),
         }
     }
     errors
 }
 
-/// What of a plan the lock file does not say.
+/// Where the Dockerfile pins what the lock file says otherwise, or says nothing of.
 pub fn unlocked(plan: &BuildPlan, file: &LockFile) -> Vec<Diagnostic> {
     let mut errors = Vec::new();
     for source in of(plan) {
-        let line = match &source.pinned {
-            Pinned::No => {
+        let line = match (&source.pinned, source.op) {
+            (Pinned::Url(digest), _) => file.url(&source.name).map(|l| (l.line, l.what == *digest)),
+            (Pinned::Commit(commit), _) => {
+                file.repository(&source.name).map(|l| (l.line, l.what == *commit))
+            }
+            (Pinned::No, Remote::Url(_)) => file.url(&source.name).map(|l| (l.line, true)),
+            (Pinned::No, Remote::Repository) => {
                 errors.push(unknown(&source, "locked"));
                 continue;
-            }
-            Pinned::Url(digest) => file.url(&source.name).map(|l| (l.line, l.what == *digest)),
-            Pinned::Commit(commit) => {
-                file.repository(&source.name).map(|l| (l.line, l.what == *commit))
             }
         };
         let (name, file) = (&source.name, file.name());
@@ -103,15 +114,27 @@ pub fn unlocked(plan: &BuildPlan, file: &LockFile) -> Vec<Diagnostic> {
     errors
 }
 
-/// What of a plan cannot be fetched ahead of a build.
-pub fn unfetchable(plan: &BuildPlan) -> Vec<Diagnostic> {
-    of(plan).iter().map(|s| unknown(s, "fetched")).collect()
+/// Brings the sources of a plan into the store: a line about each, and what went wrong.
+pub fn fetch(plan: &BuildPlan, remote: &Sources<'_>) -> (Vec<String>, Vec<Diagnostic>) {
+    let (mut lines, mut errors) = (Vec::new(), Vec::new());
+    for source in of(plan) {
+        match source.op {
+            Remote::Url(h) => match remote.url(h, &|_, _| {}) {
+                Ok(content) => {
+                    lines.push(format!("{}: {}", shown_url(&source.name), content.digest));
+                }
+                Err(e) => errors.push(diagnostic(&source, rgraph_runtime::report(&e))),
+            },
+            Remote::Repository => errors.push(unknown(&source, "fetched")),
+        }
+    }
+    (lines, errors)
 }
 
-fn unknown(source: &Source, what: &str) -> Diagnostic {
+fn unknown(source: &Source<'_>, what: &str) -> Diagnostic {
     let d = diagnostic(
         source,
-        format!("`{}` cannot be {what}: URLs and repositories are not supported yet", source.name),
+        format!("`{}` cannot be {what}: repositories are not supported yet", source.name),
     );
     match what {
         "locked" => d.help("with `--checksum` the Dockerfile itself says what it is"),
@@ -119,7 +142,7 @@ fn unknown(source: &Source, what: &str) -> Diagnostic {
     }
 }
 
-fn diagnostic(source: &Source, message: String) -> Diagnostic {
+fn diagnostic(source: &Source<'_>, message: String) -> Diagnostic {
     Diagnostic::new(rgraph_ir::Severity::Error, "lock", source.span, message)
 }
 

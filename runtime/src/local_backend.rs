@@ -32,6 +32,7 @@ use crate::cache::sign::Signer;
 use crate::export::{ExportError, Exporter};
 use crate::fetch::Providers;
 use crate::fetch::image::ImageFetcher;
+use crate::fetch::source::Sources;
 use crate::host::Host;
 use crate::snapshot::Snapshots;
 use crate::worker::LocalWorker;
@@ -44,6 +45,8 @@ pub struct LocalBackend<'a> {
     pub host: &'a Host,
     /// Images and registries.
     pub images: &'a ImageFetcher<'a>,
+    /// URLs and repositories.
+    pub sources: &'a Sources<'a>,
     /// Numbers for steps that are no vertex; shared with whoever announces others.
     pub next_step: &'a AtomicU32,
     /// What was built here before, and what of this build is told to the next.
@@ -154,12 +157,12 @@ impl Build<'_> {
         imports: &[Import<'_>],
         feed: &Feed,
     ) -> Result<(BuildOutcome, BTreeMap<VertexId, CacheKey>), BuildError> {
-        let LocalBackend { store, host, images, next_step, journal } = *self.backend;
+        let LocalBackend { store, host, images, sources, next_step, journal } = *self.backend;
         let Self { request, sink, cancel, lease, .. } = *self;
         let providers = Providers::new(imports, images);
         let (flight, files) = (Flight::new(store), FileLists::new(store));
         let known = InBuild { flight: &flight, files: &files, journal };
-        let worker = LocalWorker::new(store, host, request, images, &providers, lease, known);
+        let worker = LocalWorker::new(store, host, request, sources, &providers, lease, known);
         let cache = CombinedCache::new(LocalCache::of_build(store, known), imports, feed);
         let clock = SystemClock;
         let warn = || self.warn_of(imports);
@@ -294,7 +297,7 @@ impl LocalBackend<'_> {
             self.store,
             self.host,
             request,
-            self.images,
+            self.sources,
             &providers,
             &lease,
             known,

@@ -23,6 +23,7 @@ use crate::cache::local::InBuild;
 use crate::cache::wire::selector_digest;
 use crate::context::{self, Moment, Scan};
 use crate::fetch::image::ImageFetcher;
+use crate::fetch::source::Sources;
 use crate::host::Host;
 use crate::ops;
 use crate::ops::network::NetworkError;
@@ -63,6 +64,8 @@ pub struct LocalWorker<'a> {
     pub request: &'a BuildRequest,
     /// Images and their layers.
     pub images: &'a ImageFetcher<'a>,
+    /// URLs and repositories.
+    pub sources: &'a Sources<'a>,
     /// Snapshots of the store.
     pub snapshots: Snapshots<'a>,
     lease: &'a Lease,
@@ -85,7 +88,7 @@ impl<'a> LocalWorker<'a> {
         store: &'a Store,
         host: &'a Host,
         request: &'a BuildRequest,
-        images: &'a ImageFetcher<'a>,
+        sources: &'a Sources<'a>,
         provider: &'a dyn LayerProvider,
         lease: &'a Lease,
         build: InBuild<'a>,
@@ -95,7 +98,8 @@ impl<'a> LocalWorker<'a> {
             store,
             host,
             request,
-            images,
+            images: sources.images(),
+            sources,
             snapshots: Snapshots::new(store, host, provider, lease),
             lease,
             flight,
@@ -358,7 +362,7 @@ impl Worker for LocalWorker<'_> {
         &self,
         op: &SourceOp,
         platform: Option<&Platform>,
-        _cx: &TaskCx<'_>,
+        cx: &TaskCx<'_>,
     ) -> Result<Pin, TaskError> {
         match op {
             SourceOp::Local(_) => Ok(Pin::Live),
@@ -370,7 +374,10 @@ impl Worker for LocalWorker<'_> {
                     .map_err(TaskError::failed)?;
                 Ok(Pin::Fixed(image.pin()))
             }
-            SourceOp::Http(_) => Err(unsupported("ADD of a URL")),
+            SourceOp::Http(h) => {
+                let pin = self.sources.url_pin(h, &ops::source::downloading(cx, &h.url));
+                pin.map(Pin::Fixed).map_err(TaskError::failed)
+            }
             SourceOp::Git(_) => Err(unsupported("ADD of a git repository")),
             SourceOp::OciLayout(_) => Err(unsupported("an OCI layout as a context")),
         }
@@ -420,7 +427,7 @@ impl LocalWorker<'_> {
                 }
                 Ok(vec![Tree::Snapshot(id)])
             }
-            Op::Source(SourceOp::Http(_)) => Err(unsupported("ADD of a URL")),
+            Op::Source(SourceOp::Http(h)) => ops::source::url(self, h, cx),
             Op::Source(SourceOp::Git(_)) => Err(unsupported("ADD of a git repository")),
             Op::Source(SourceOp::OciLayout(_)) => Err(unsupported("an OCI layout as a context")),
             Op::Exec(op) => self.exec(op, task, cx),

@@ -26,3 +26,4 @@ mod soundness;
 mod sources;
 mod steps;
 mod store;
+mod urls;

@@ -14,6 +14,7 @@ mod net;
 mod process;
 mod registry;
 mod setting;
+mod web;
 
 pub use case::{BASE, Case, Run, base_tar, fixture};
 pub use gate::Gate;
@@ -23,3 +24,4 @@ pub use net::{HOST, NEIGHBOUR, Net, WORLD};
 pub use process::{Background, has_process, mounts_below, wait_until};
 pub use registry::{Access, Registry};
 pub use setting::setting;
+pub use web::{Answer, Request, Web};

@@ -8,6 +8,7 @@ use rgraph_ir::{Diagnostic, SourceMap, Ttl};
 use rgraph_runtime::LocalBackend;
 use rgraph_runtime::builds::{BuildRecord, BuildStatus, Journal};
 use rgraph_runtime::fetch::image::{ImageFetcher, Lock};
+use rgraph_runtime::fetch::source::Sources;
 use rgraph_runtime::host::Host;
 use rgraph_solver::backend::{Backend, BuildError, BuildOutcome};
 use rgraph_solver::{SolveError, Step, TaskError};
@@ -50,6 +51,7 @@ pub fn run(cx: &Context, args: BuildArgs) -> Result<(), CliError> {
         .locked(lock.as_ref().map(Lock::Obey))
         .telling(|e| progress.message(&format!("registry: {e}")))
         .warning(|text| progress.message(&format!("warning: {text}")));
+    let remote = Sources::new(&images, &opts.secrets);
     let next_step = AtomicU32::new(0);
     let answers = Answers::Images { images: &images, sink: &progress, next_step: &next_step };
     let span = |started: Instant| Span {
@@ -78,6 +80,7 @@ pub fn run(cx: &Context, args: BuildArgs) -> Result<(), CliError> {
         store: &store,
         host: &host,
         images: &images,
+        sources: &remote,
         next_step: &next_step,
         journal: &journal,
     };

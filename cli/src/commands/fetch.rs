@@ -3,6 +3,7 @@
 use std::sync::atomic::AtomicU32;
 
 use rgraph_runtime::fetch::image::{ImageFetcher, Lock};
+use rgraph_runtime::fetch::source::Sources;
 use rgraph_runtime::host::Host;
 use rgraph_runtime::images::{self, World};
 
@@ -32,12 +33,16 @@ pub fn run(cx: &Context, args: FetchArgs) -> Result<(), CliError> {
         .locked(lock.as_ref().map(Lock::Obey))
         .telling(|e| progress.message(&format!("registry: {e}")))
         .warning(|text| progress.message(&format!("warning: {text}")));
+    let remote = Sources::new(&fetcher, &opts.secrets);
     let next_step = AtomicU32::new(0);
     let answers = Answers::Images { images: &fetcher, sink: &progress, next_step: &next_step };
     let compiled = compile(&opts, &answers, false);
+    let compiled = compiled.map_err(|e| {
+        progress.close();
+        cx.compile_error(e)
+    })?;
+    let (fetched, errors) = sources::fetch(&compiled.plan, &remote);
     progress.close();
-    let compiled = compiled.map_err(|e| cx.compile_error(e))?;
-    let errors = sources::unfetchable(&compiled.plan);
     if !errors.is_empty() {
         return Err(cx.compile_error(CompileError::Text(errors, compiled.sources)));
     }
@@ -48,6 +53,9 @@ pub fn run(cx: &Context, args: FetchArgs) -> Result<(), CliError> {
         platform: host_platform(),
         cancel: &cx.cancel,
     };
+    if opts.progress != ProgressMode::Quiet {
+        fetched.iter().for_each(|line| note(line));
+    }
     for (name, platform, image) in fetcher.resolved() {
         let new = images::fetch(&world, &name, &image).map_err(|e| images_error(&e))?;
         if opts.progress != ProgressMode::Quiet {

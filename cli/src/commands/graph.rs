@@ -13,6 +13,7 @@ use rgraph_ir::{BuildPlan, SourceMap, Target, VertexId};
 use rgraph_runtime::LocalBackend;
 use rgraph_runtime::builds::Journal;
 use rgraph_runtime::fetch::image::{ImageFetcher, Lock, PullPolicy};
+use rgraph_runtime::fetch::source::Sources;
 use rgraph_runtime::host::Host;
 
 use super::{Context, print};
@@ -68,6 +69,7 @@ fn with_store(
     let images = ImageFetcher::new(&store, network, policy(build.pull), &cx.cancel)
         .locked(lock.as_ref().map(Lock::Obey))
         .warning(|text| cx.report(|r| r.warning(text)));
+    let remote = Sources::new(&images, &build.secrets);
     let next_step = AtomicU32::new(0);
     let answers = Answers::Images { images: &images, sink: &(), next_step: &next_step };
     let compiled = compile(build, &answers, false).map_err(|e| cx.compile_error(e))?;
@@ -80,6 +82,7 @@ fn with_store(
         store: &store,
         host: &host,
         images: &images,
+        sources: &remote,
         next_step: &next_step,
         journal: &journal,
     };

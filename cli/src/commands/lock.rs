@@ -4,6 +4,7 @@ use std::sync::atomic::AtomicU32;
 
 use rgraph_runtime::fetch::image::{ImageFetcher, Lock};
 use rgraph_runtime::fetch::lock::LockFile;
+use rgraph_runtime::fetch::source::Sources;
 
 use super::graph::policy;
 use super::{Context, note, print};
@@ -38,11 +39,14 @@ pub fn run(cx: &Context, args: LockArgs) -> Result<(), CliError> {
         .locked(kept)
         .telling(|e| progress.message(&format!("registry: {e}")))
         .warning(|text| progress.message(&format!("warning: {text}")));
+    let remote = Sources::new(&images, &build.secrets);
     let next_step = AtomicU32::new(0);
     let answers = Answers::Images { images: &images, sink: &progress, next_step: &next_step };
     let compiled = compile(build, &answers, false);
-    progress.close();
-    let compiled = compiled.map_err(|e| cx.compile_error(e))?;
+    let compiled = compiled.map_err(|e| {
+        progress.close();
+        cx.compile_error(e)
+    })?;
     let name = match &opts.dest {
         LockDest::File(path) => path.display().to_string(),
         LockDest::Stdout => "-".to_owned(),
@@ -51,7 +55,8 @@ pub fn run(cx: &Context, args: LockArgs) -> Result<(), CliError> {
     for (name, platform, image) in images.resolved() {
         now.add_image(name, image.top, platform, image.manifest);
     }
-    let errors = sources::lock(&compiled.plan, &mut now);
+    let errors = sources::lock(&compiled.plan, &remote, &mut now);
+    progress.close();
     if !errors.is_empty() {
         return Err(cx.compile_error(CompileError::Text(errors, compiled.sources)));
     }

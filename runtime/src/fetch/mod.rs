@@ -1,10 +1,12 @@
 //! Sources: what a name means now, and its bytes.
 
 pub mod error;
+pub mod http;
 pub mod image;
 pub mod lock;
 pub mod registry;
 pub mod repository;
+pub mod source;
 
 mod push;
 mod resolve;

@@ -5,3 +5,4 @@ pub mod exec;
 pub mod file;
 pub mod merge;
 pub mod network;
+pub mod source;

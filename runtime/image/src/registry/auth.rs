@@ -176,7 +176,7 @@ fn origin(base: &Url) -> String {
 }
 
 /// `Basic` with its value marked, so that no log shows it.
-fn basic(user: &str, password: &str) -> HeaderValue {
+pub(super) fn basic(user: &str, password: &str) -> HeaderValue {
     secret(&format!("Basic {}", STANDARD.encode(format!("{user}:{password}"))))
         .unwrap_or_else(|| HeaderValue::from_static(""))
 }

@@ -14,7 +14,7 @@ pub type Result<T, E = RegistryError> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
     /// No connection: refused, no route, no such name, no answer in time.
-    #[error("registry {host} is not reachable: {cause}")]
+    #[error("{host} is not reachable: {cause}")]
     Unreachable {
         /// `host[:port]`.
         host: String,

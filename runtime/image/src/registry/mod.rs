@@ -12,12 +12,16 @@
 //! - every wait and every number of tries is bounded (`retry`, idle timeouts in `http`), and
 //!   ends within a moment once the caller's [`Watch`] says so.
 //!
+//! Files by URL come through the same door (`download`), so that trust, redirects and retries are one
+//! thing.
+//!
 //! Spec: OCI distribution-spec 1.1; distribution's token specification.
 
 mod auth;
 mod client;
 mod config;
 mod credentials;
+mod download;
 mod endpoint;
 mod error;
 mod http;
@@ -33,6 +37,7 @@ mod watch;
 pub use client::{ManifestBytes, ManifestRef, RegistryClient, Resolved};
 pub use config::{HostConfig, Mirror, Proxies, RegistryConfig};
 pub use credentials::{Credential, CredentialStore};
+pub use download::{FileHead, FileRequest, FileSink, shown_url};
 pub use error::RegistryError;
 pub use login::{CredentialFile, Kept, LoginError};
 pub use push::Pushed;

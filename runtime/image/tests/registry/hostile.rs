@@ -216,7 +216,7 @@ fn unreachable_is_one_sentence() {
         let r = reference(&format!("localhost:{}/app", addr.port()));
         listening(|w| client.resolve(&r, w).unwrap_err().to_string())
     });
-    let want = format!("registry localhost:{} is not reachable: connection refused", addr.port());
+    let want = format!("localhost:{} is not reachable: connection refused", addr.port());
     assert_eq!(text, want);
     assert!(events.is_empty());
 }
