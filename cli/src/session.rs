@@ -1,5 +1,6 @@
 //! What every command that touches the world opens: store, host, registries, signals.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, mpsc};
@@ -7,6 +8,8 @@ use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal};
 use rgraph_image::registry::{CredentialStore, Proxies, RegistryConfig};
+use rgraph_ir::request::SshSource;
+use rgraph_runtime::fetch::git::SshAccess;
 use rgraph_runtime::fetch::registry::LazyRegistry;
 use rgraph_solver::CancelToken;
 use rgraph_store::{OpenOptions, Store};
@@ -55,6 +58,15 @@ pub fn registry_config(env: &Environment, config: &Config, insecure: &[String]) 
     };
     insecure.iter().for_each(|host| out.allow_insecure(host));
     out
+}
+
+/// How repositories are fetched by ssh: with the agent that `--ssh default` gives, from hosts that the
+/// caller knows.
+pub fn ssh_access(env: &Environment, agents: &BTreeMap<String, SshSource>) -> SshAccess {
+    SshAccess {
+        agent: agents.get("default").map(|a| a.socket.clone()),
+        known_hosts: env.home.iter().map(|h| h.join(".ssh/known_hosts")).collect(),
+    }
 }
 
 /// Turns the first SIGINT or SIGTERM into a cancelled build, and ends at once with the second. The

@@ -5,6 +5,7 @@ use std::path::Path;
 use rgraph_image::registry::shown_url;
 use rgraph_ir::op::{GitSource, HttpSource, SourceOp};
 use rgraph_ir::{BlobDigest, BuildPlan, Diagnostic, Op, Span};
+use rgraph_runtime::fetch::git::lock_name;
 use rgraph_runtime::fetch::lock::{Commit, LockFile};
 use rgraph_runtime::fetch::source::Sources;
 
@@ -25,7 +26,7 @@ struct Source<'a> {
 #[derive(Clone, Copy)]
 enum Remote<'a> {
     Url(&'a HttpSource),
-    Repository,
+    Repository(&'a GitSource),
 }
 
 /// What a Dockerfile says about a source of its own.
@@ -46,7 +47,7 @@ fn of(plan: &BuildPlan) -> Vec<Source<'_>> {
         .filter_map(|v| {
             let (op, (name, pinned)) = match &v.op {
                 Op::Source(SourceOp::Http(h)) => (Remote::Url(h), url(h)),
-                Op::Source(SourceOp::Git(g)) => (Remote::Repository, repository(g)),
+                Op::Source(SourceOp::Git(g)) => (Remote::Repository(g), repository(g)),
                 _ => return None,
             };
             Some(Source { op, name, pinned, span: v.meta.span })
@@ -60,13 +61,9 @@ fn url(h: &HttpSource) -> (String, Pinned) {
 }
 
 fn repository(g: &GitSource) -> (String, Pinned) {
-    let name = match &g.reference {
-        Some(r) => format!("{}#{r}", g.full_url),
-        None => g.full_url.clone(),
-    };
     // A branch may be called like a commit, but not while the commit is asked for too.
     let commit = g.checksum.as_deref().and_then(Commit::parse);
-    (name, commit.map_or(Pinned::No, Pinned::Commit))
+    (lock_name(g), commit.map_or(Pinned::No, Pinned::Commit))
 }
 
 /// Adds what the sources of a plan mean; what cannot be found out is an error each.
@@ -79,7 +76,10 @@ pub fn lock(plan: &BuildPlan, remote: &Sources<'_>, file: &mut LockFile) -> Vec<
                 Ok(digest) => file.add_url(source.name, digest),
                 Err(e) => errors.push(diagnostic(&source, rgraph_runtime::report(&e))),
             },
-            (_, Remote::Repository) => errors.push(unknown(&source, "locked")),
+            (_, Remote::Repository(g)) => match remote.git_locked(g) {
+                Ok(commit) => file.add_repository(source.name, commit),
+                Err(e) => errors.push(diagnostic(&source, rgraph_runtime::report(&e))),
+            },
         }
     }
     errors
@@ -95,9 +95,8 @@ pub fn unlocked(plan: &BuildPlan, file: &LockFile) -> Vec<Diagnostic> {
                 file.repository(&source.name).map(|l| (l.line, l.what == *commit))
             }
             (Pinned::No, Remote::Url(_)) => file.url(&source.name).map(|l| (l.line, true)),
-            (Pinned::No, Remote::Repository) => {
-                errors.push(unknown(&source, "locked"));
-                continue;
+            (Pinned::No, Remote::Repository(_)) => {
+                file.repository(&source.name).map(|l| (l.line, true))
             }
         };
         let (name, file) = (&source.name, file.name());
@@ -125,21 +124,13 @@ pub fn fetch(plan: &BuildPlan, remote: &Sources<'_>) -> (Vec<String>, Vec<Diagno
                 }
                 Err(e) => errors.push(diagnostic(&source, rgraph_runtime::report(&e))),
             },
-            Remote::Repository => errors.push(unknown(&source, "fetched")),
+            Remote::Repository(g) => match remote.git_fetch(g) {
+                Ok(commit) => lines.push(format!("{}: commit {commit}", source.name)),
+                Err(e) => errors.push(diagnostic(&source, rgraph_runtime::report(&e))),
+            },
         }
     }
     (lines, errors)
-}
-
-fn unknown(source: &Source<'_>, what: &str) -> Diagnostic {
-    let d = diagnostic(
-        source,
-        format!("`{}` cannot be {what}: repositories are not supported yet", source.name),
-    );
-    match what {
-        "locked" => d.help("with `--checksum` the Dockerfile itself says what it is"),
-        _ => d,
-    }
 }
 
 fn diagnostic(source: &Source<'_>, message: String) -> Diagnostic {

@@ -378,7 +378,7 @@ impl Worker for LocalWorker<'_> {
                 let pin = self.sources.url_pin(h, &ops::source::downloading(cx, &h.url));
                 pin.map(Pin::Fixed).map_err(TaskError::failed)
             }
-            SourceOp::Git(_) => Err(unsupported("ADD of a git repository")),
+            SourceOp::Git(g) => self.sources.git_pin(g).map(Pin::Fixed).map_err(TaskError::failed),
             SourceOp::OciLayout(_) => Err(unsupported("an OCI layout as a context")),
         }
     }
@@ -428,7 +428,7 @@ impl LocalWorker<'_> {
                 Ok(vec![Tree::Snapshot(id)])
             }
             Op::Source(SourceOp::Http(h)) => ops::source::url(self, h, cx),
-            Op::Source(SourceOp::Git(_)) => Err(unsupported("ADD of a git repository")),
+            Op::Source(SourceOp::Git(g)) => ops::source::git(self, g, cx),
             Op::Source(SourceOp::OciLayout(_)) => Err(unsupported("an OCI layout as a context")),
             Op::Exec(op) => self.exec(op, task, cx),
             Op::File(op) => {

@@ -13,6 +13,7 @@ mod copy;
 mod crash;
 mod errors;
 mod explain;
+mod git;
 mod graph;
 mod host;
 mod images;

@@ -13,6 +13,7 @@ mod needs;
 mod net;
 mod process;
 mod registry;
+mod repository;
 mod setting;
 mod web;
 
@@ -23,5 +24,6 @@ pub use needs::{Need, missing, shout};
 pub use net::{HOST, NEIGHBOUR, Net, WORLD};
 pub use process::{Background, has_process, mounts_below, wait_until};
 pub use registry::{Access, Registry};
+pub use repository::Repositories;
 pub use setting::setting;
 pub use web::{Answer, Request, Web};

@@ -1,7 +1,7 @@
 //! A web server on loopback whose answers a test writes down.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
@@ -12,6 +12,8 @@ pub struct Request {
     pub line: String,
     /// Names in lower case.
     pub headers: BTreeMap<String, String>,
+    /// The body.
+    pub body: Vec<u8>,
 }
 
 impl Request {
@@ -110,7 +112,11 @@ fn serve(
     let line = first.trim_end_matches(" HTTP/1.1").to_owned();
     let headers = head[1..].iter().filter_map(|l| l.split_once(':'));
     let headers = headers.map(|(n, v)| (n.to_ascii_lowercase(), v.trim().to_owned())).collect();
-    let request = Request { line, headers };
+    let mut request = Request { line, headers, body: Vec::new() };
+    let length = request.header("content-length").parse().unwrap_or(0);
+    if reader.take(length).read_to_end(&mut request.body).is_err() {
+        return;
+    }
     log.lock().expect("not poisoned").push(request.clone());
     let a = answer(&request);
     let mut out = format!("HTTP/1.1 {} X\r\nConnection: close\r\n", a.status);

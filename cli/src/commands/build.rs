@@ -51,7 +51,7 @@ pub fn run(cx: &Context, args: BuildArgs) -> Result<(), CliError> {
         .locked(lock.as_ref().map(Lock::Obey))
         .telling(|e| progress.message(&format!("registry: {e}")))
         .warning(|text| progress.message(&format!("warning: {text}")));
-    let remote = Sources::new(&images, &opts.secrets);
+    let remote = Sources::new(&images, &opts.secrets, session::ssh_access(&cx.env, &opts.ssh));
     let next_step = AtomicU32::new(0);
     let answers = Answers::Images { images: &images, sink: &progress, next_step: &next_step };
     let span = |started: Instant| Span {

@@ -33,7 +33,7 @@ pub fn run(cx: &Context, args: FetchArgs) -> Result<(), CliError> {
         .locked(lock.as_ref().map(Lock::Obey))
         .telling(|e| progress.message(&format!("registry: {e}")))
         .warning(|text| progress.message(&format!("warning: {text}")));
-    let remote = Sources::new(&fetcher, &opts.secrets);
+    let remote = Sources::new(&fetcher, &opts.secrets, session::ssh_access(&cx.env, &opts.ssh));
     let next_step = AtomicU32::new(0);
     let answers = Answers::Images { images: &fetcher, sink: &progress, next_step: &next_step };
     let compiled = compile(&opts, &answers, false);

@@ -69,7 +69,7 @@ fn with_store(
     let images = ImageFetcher::new(&store, network, policy(build.pull), &cx.cancel)
         .locked(lock.as_ref().map(Lock::Obey))
         .warning(|text| cx.report(|r| r.warning(text)));
-    let remote = Sources::new(&images, &build.secrets);
+    let remote = Sources::new(&images, &build.secrets, session::ssh_access(&cx.env, &build.ssh));
     let next_step = AtomicU32::new(0);
     let answers = Answers::Images { images: &images, sink: &(), next_step: &next_step };
     let compiled = compile(build, &answers, false).map_err(|e| cx.compile_error(e))?;

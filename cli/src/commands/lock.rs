@@ -39,7 +39,7 @@ pub fn run(cx: &Context, args: LockArgs) -> Result<(), CliError> {
         .locked(kept)
         .telling(|e| progress.message(&format!("registry: {e}")))
         .warning(|text| progress.message(&format!("warning: {text}")));
-    let remote = Sources::new(&images, &build.secrets);
+    let remote = Sources::new(&images, &build.secrets, session::ssh_access(&cx.env, &build.ssh));
     let next_step = AtomicU32::new(0);
     let answers = Answers::Images { images: &images, sink: &progress, next_step: &next_step };
     let compiled = compile(build, &answers, false);

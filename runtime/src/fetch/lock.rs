@@ -53,6 +53,12 @@ pub struct Locked<T> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Commit(String);
 
+impl fmt::Display for Commit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 impl Commit {
     /// Reads a full id.
     pub fn parse(text: &str) -> Option<Self> {

@@ -1,6 +1,7 @@
 //! Sources: what a name means now, and its bytes.
 
 pub mod error;
+pub mod git;
 pub mod http;
 pub mod image;
 pub mod lock;

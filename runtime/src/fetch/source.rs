@@ -12,6 +12,7 @@ use rgraph_store::{Store, StoreError};
 use serde::de::DeserializeOwned;
 
 use super::error::Closed;
+use super::git::{CheckoutError, Found, GitError, SshAccess};
 use super::http::UrlContent;
 use super::image::{ImageFetcher, Lock};
 use super::lock::LockFile;
@@ -77,6 +78,50 @@ pub enum SourceError {
         /// The source.
         name: String,
     },
+    /// A repository's URL that nothing is fetched from.
+    #[error("`{name}` cannot be fetched from: {why}")]
+    GitUrl {
+        /// The repository.
+        name: String,
+        /// Why.
+        why: String,
+    },
+    /// A name that no branch, tag or commit has.
+    #[error("`{reference}` cannot be a branch, tag or commit of `{name}`")]
+    GitName {
+        /// The repository.
+        name: String,
+        /// As written.
+        reference: String,
+    },
+    /// There is no such branch, tag or commit.
+    #[error("`{name}` has no branch, tag or commit `{reference}`")]
+    NoRef {
+        /// The repository.
+        name: String,
+        /// As written.
+        reference: String,
+    },
+    /// `git`.
+    #[error("cannot fetch `{name}`{hint}")]
+    Git {
+        /// The repository.
+        name: String,
+        /// What may help, as the rest of the sentence.
+        hint: String,
+        /// Why.
+        #[source]
+        source: GitError,
+    },
+    /// A commit's files.
+    #[error("cannot check out `{name}`")]
+    Checkout {
+        /// The repository.
+        name: String,
+        /// Why.
+        #[source]
+        source: CheckoutError,
+    },
     /// A file's name that is none.
     #[error("`{0}` cannot be the name of a file: give ADD a destination that ends in one")]
     FileName(String),
@@ -89,7 +134,7 @@ pub enum SourceError {
 }
 
 /// What a source has to be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Want<'a, T> {
     /// Whatever it is.
     Any,
@@ -107,13 +152,19 @@ type ByName<T> = Mutex<HashMap<String, Arc<Mutex<Option<T>>>>>;
 pub struct Sources<'a> {
     pub(super) images: &'a ImageFetcher<'a>,
     pub(super) secrets: &'a BTreeMap<String, Secret>,
+    pub(super) ssh: SshAccess,
     pub(super) urls: ByName<UrlContent>,
+    pub(super) repositories: ByName<Found>,
 }
 
 impl<'a> Sources<'a> {
     /// With the store, the policies, the lock file and the wish to stop of `images`.
-    pub fn new(images: &'a ImageFetcher<'a>, secrets: &'a BTreeMap<String, Secret>) -> Self {
-        Self { images, secrets, urls: Mutex::default() }
+    pub fn new(
+        images: &'a ImageFetcher<'a>,
+        secrets: &'a BTreeMap<String, Secret>,
+        ssh: SshAccess,
+    ) -> Self {
+        Self { images, secrets, ssh, urls: Mutex::default(), repositories: Mutex::default() }
     }
 
     /// Who resolves images in the same build.

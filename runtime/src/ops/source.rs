@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 
 use rgraph_image::registry::shown_url;
-use rgraph_ir::op::HttpSource;
+use rgraph_ir::op::{GitSource, HttpSource};
 use rgraph_solver::{EventKind, TaskCx, TaskError, Tree};
 use rustix::fs::{Mode, OFlags, Timespec, Timestamps};
 
@@ -46,4 +46,11 @@ pub fn url(w: &LocalWorker<'_>, h: &HttpSource, cx: &TaskCx<'_>) -> Result<Vec<T
     };
     write().map_err(TaskError::failed)?;
     Ok(vec![Tree::Snapshot(layer.commit(&shown_url(&h.url))?)])
+}
+
+/// The files of a commit.
+pub fn git(w: &LocalWorker<'_>, g: &GitSource, cx: &TaskCx<'_>) -> Result<Vec<Tree>, TaskError> {
+    let layer = w.begin_layer(None, cx)?;
+    w.sources.git_tree(g, layer.prepared.fs()).map_err(TaskError::failed)?;
+    Ok(vec![Tree::Snapshot(layer.commit(&g.remote)?)])
 }

@@ -142,8 +142,8 @@ fn parse(text: &str) -> Result<(Url, Option<HeaderValue>)> {
     Ok((url, Some(login)))
 }
 
-/// Percent-decoding; what is none stays.
-fn decoded(text: &str) -> String {
+/// Percent-decoding of a login; what is none stays.
+pub fn decoded(text: &str) -> String {
     let hex = |b: Option<&u8>| b.and_then(|b| (*b as char).to_digit(16));
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();

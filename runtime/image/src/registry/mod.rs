@@ -37,7 +37,7 @@ mod watch;
 pub use client::{ManifestBytes, ManifestRef, RegistryClient, Resolved};
 pub use config::{HostConfig, Mirror, Proxies, RegistryConfig};
 pub use credentials::{Credential, CredentialStore};
-pub use download::{FileHead, FileRequest, FileSink, shown_url};
+pub use download::{FileHead, FileRequest, FileSink, decoded, shown_url};
 pub use error::RegistryError;
 pub use login::{CredentialFile, Kept, LoginError};
 pub use push::Pushed;
