@@ -11,12 +11,28 @@ use rgraph_image::registry::{CredentialStore, Proxies, RegistryConfig};
 use rgraph_ir::request::SshSource;
 use rgraph_runtime::fetch::git::SshAccess;
 use rgraph_runtime::fetch::registry::LazyRegistry;
+use rgraph_runtime::host::Host;
 use rgraph_solver::CancelToken;
 use rgraph_store::{OpenOptions, Store};
 
 use crate::args::Environment;
 use crate::options::{Config, StateDirs};
 use crate::report::{CliError, ErrorKind};
+
+/// Gets the rights that building needs. Call before any other thread exists.
+pub fn enter_host() -> Result<Host, CliError> {
+    Host::enter().map_err(|e| {
+        let failed = CliError::failed(e.to_string());
+        let failed = match e.help() {
+            Some(help) => failed.help(help),
+            None => failed,
+        };
+        match std::error::Error::source(&e) {
+            Some(why) => failed.because(rgraph_runtime::report(why)),
+            None => failed,
+        }
+    })
+}
 
 /// Opens the state root for writing.
 pub fn open_store(root: &Path) -> Result<Store, CliError> {

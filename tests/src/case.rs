@@ -12,7 +12,8 @@ use std::sync::OnceLock;
 
 use tempfile::TempDir;
 
-use crate::Background;
+use crate::user::{self, Ids};
+use crate::{Background, setting};
 
 /// The base image that [`Case::with_base`] imports.
 pub const BASE: &str = "busybox:test";
@@ -114,6 +115,8 @@ impl Run {
 pub struct Case {
     dir: TempDir,
     env: Vec<(String, String)>,
+    /// Commands are run by [`user::USER`].
+    user: bool,
 }
 
 impl Case {
@@ -122,7 +125,18 @@ impl Case {
         let dir = tempfile::Builder::new().prefix("rgraph-test-").tempdir().expect("a folder");
         fs::create_dir(dir.path().join("context")).expect("a folder");
         fs::create_dir(dir.path().join("docker")).expect("a folder");
-        Self { dir, env: Vec::new() }
+        let case = Self { dir, env: Vec::new(), user: false };
+        if setting("RGRAPH_ROOTLESS", 0) == 0 { case } else { case.of_user(Ids::Range) }
+    }
+
+    /// From now on commands are run by a user who is not root, and has `ids`. Needs root,
+    /// `setpriv`, `unshare`.
+    pub fn of_user(mut self, ids: Ids) -> Self {
+        if !self.user {
+            user::prepare(self.dir.path(), ids);
+        }
+        self.user = true;
+        self
     }
 
     /// As [`Self::new`], with [`BASE`] imported.
@@ -224,6 +238,11 @@ impl Case {
             .envs(self.env.iter().map(|(k, v)| (k, v)))
             .current_dir(self.dir())
             .stdin(Stdio::null());
+        if !self.user {
+            return c;
+        }
+        let mut c = user::wrap(self.dir(), &c);
+        c.stdin(Stdio::null());
         c
     }
 

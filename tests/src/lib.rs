@@ -15,6 +15,7 @@ mod process;
 mod registry;
 mod repository;
 mod setting;
+mod user;
 mod web;
 
 pub use case::{BASE, Case, Run, base_tar, fixture};
@@ -26,4 +27,5 @@ pub use process::{Background, has_process, mounts_below, wait_until};
 pub use registry::{Access, Registry};
 pub use repository::Repositories;
 pub use setting::setting;
+pub use user::{Ids, SUBIDS, USER};
 pub use web::{Answer, Request, Web};

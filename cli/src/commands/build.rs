@@ -9,7 +9,6 @@ use rgraph_runtime::LocalBackend;
 use rgraph_runtime::builds::{BuildRecord, BuildStatus, Journal};
 use rgraph_runtime::fetch::image::{ImageFetcher, Lock};
 use rgraph_runtime::fetch::source::Sources;
-use rgraph_runtime::host::Host;
 use rgraph_solver::backend::{Backend, BuildError, BuildOutcome};
 use rgraph_solver::{SolveError, Step, TaskError};
 
@@ -40,7 +39,7 @@ pub fn run(cx: &Context, args: BuildArgs) -> Result<(), CliError> {
     }
     let alarm = Alarm::set(opts.timeouts.build, &cx.cancel);
     let config = session::config(&cx.dirs)?;
-    let host = Host::probe().map_err(|e| CliError::failed(e.to_string()))?;
+    let host = cx.host()?;
     let lock = sources::obeyed(opts.locked.as_deref())?;
     let store = session::open_store(cx.root())?;
     let registry = session::registries(&cx.env, &config, &opts.insecure_registries);
@@ -78,7 +77,7 @@ pub fn run(cx: &Context, args: BuildArgs) -> Result<(), CliError> {
     loud(cx, &progress, &compiled);
     let backend = LocalBackend {
         store: &store,
-        host: &host,
+        host,
         images: &images,
         sources: &remote,
         next_step: &next_step,

@@ -1,7 +1,6 @@
 //! `rgraph store check`: is everything the store names there and whole?
 
 use rgraph_runtime::fetch::image::{ImageFetcher, PullPolicy};
-use rgraph_runtime::host::Host;
 use rgraph_runtime::images::{self, World};
 use rgraph_store::{CheckReport, Finding, FindingKind, OpenOptions, Store, StoreError};
 
@@ -82,15 +81,10 @@ fn read_layers(
     repair: bool,
     report: &mut CheckReport,
 ) -> Result<u64, CliError> {
-    let host = Host::probe().map_err(|e| CliError::failed(e.to_string()))?;
+    let host = cx.host()?;
     let fetcher = ImageFetcher::new(store, None, PullPolicy::Missing, &cx.cancel);
-    let world = World {
-        store,
-        host: &host,
-        images: &fetcher,
-        platform: host_platform(),
-        cancel: &cx.cancel,
-    };
+    let world =
+        World { store, host, images: &fetcher, platform: host_platform(), cancel: &cx.cancel };
     let read = images::read_layers(&world).map_err(|e| images_error(&e))?;
     for id in read.damaged {
         if repair {

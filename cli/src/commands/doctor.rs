@@ -1,6 +1,7 @@
 //! `rgraph doctor`: what this host allows.
 
 use rgraph_ir::request::NetworkFallback;
+use rgraph_runtime::host::Level;
 use rgraph_runtime::sandbox::Runner;
 use rgraph_sys::probe::{Cgroups, probe};
 
@@ -17,7 +18,7 @@ pub fn run(cx: &Context, args: DoctorArgs) -> Result<(), CliError> {
     let config = Config::load(cx.dirs.config.as_deref())
         .map_err(|e| CliError::failed(rgraph_runtime::report(&e)))?;
     let store = session::open_store(cx.root())?;
-    let host = probe(&store.layout().tmp());
+    let (level, host) = (cx.host()?, probe(&store.layout().tmp(), cx.host()?.userxattr));
     let overlay = match &host.overlay {
         Ok(()) => (true, "layers are stacked, nothing is copied".to_owned()),
         Err(why) => (false, why.clone()),
@@ -29,17 +30,14 @@ pub fn run(cx: &Context, args: DoctorArgs) -> Result<(), CliError> {
         Cgroups::None => (false, "none at /sys/fs/cgroup: no limits on memory and processors"),
     };
     let network = network(&config);
-    let admin = match host.admin {
-        true => "namespaces and mounts",
-        false => "run rgraph as root: building without root is not supported yet",
-    };
+    let rights = rights(&level.level);
     let seccomp = match host.seccomp {
         true => "system calls of steps are filtered",
         false => "the kernel or this machine's kind has no filter: steps see every system call",
     };
     let rows = [
         ("state", true, cx.root().display().to_string()),
-        ("root", host.admin, admin.to_owned()),
+        ("rights", rights.0, rights.1),
         ("overlay", overlay.0, overlay.1),
         ("seccomp", host.seccomp, seccomp.to_owned()),
         ("cgroups", cgroups.0, cgroups.1.to_owned()),
@@ -59,6 +57,32 @@ pub fn run(cx: &Context, args: DoctorArgs) -> Result<(), CliError> {
     let mut out = Vec::new();
     table.write(&mut out).map_err(|e| CliError::failed("cannot write the table").because(e))?;
     print(&out)
+}
+
+/// How building gets its rights.
+fn rights(level: &Level) -> (bool, String) {
+    match level {
+        Level::Root => (true, "root of this machine".into()),
+        Level::Namespace => (true, "root of the user namespace that this runs in".into()),
+        Level::FullMap { ids } => {
+            let text = format!("a user namespace of your own with {ids} users and groups");
+            // Where `nobody` is 65534, images use it.
+            match *ids >= 65_535 {
+                true => (true, text),
+                false => {
+                    (false, format!("{text}; images may need 65536 (/etc/subuid, /etc/subgid)"))
+                }
+            }
+        }
+        Level::SingleId { why } => (
+            false,
+            format!(
+                "a user namespace of your own with one user, you as root, so files of others cannot \
+                 be made: {why}: {}",
+                why.help
+            ),
+        ),
+    }
 }
 
 /// What steps have that say nothing about their network.

@@ -4,7 +4,6 @@ use std::sync::atomic::AtomicU32;
 
 use rgraph_runtime::fetch::image::{ImageFetcher, Lock};
 use rgraph_runtime::fetch::source::Sources;
-use rgraph_runtime::host::Host;
 use rgraph_runtime::images::{self, World};
 
 use super::graph::policy;
@@ -22,7 +21,7 @@ pub fn run(cx: &Context, args: FetchArgs) -> Result<(), CliError> {
     for w in &opts.warnings {
         cx.report(|r| r.warning(w));
     }
-    let host = Host::probe().map_err(|e| CliError::failed(e.to_string()))?;
+    let host = cx.host()?;
     let lock = sources::obeyed(opts.locked.as_deref())?;
     let store = session::open_store(cx.root())?;
     let registry =
@@ -48,7 +47,7 @@ pub fn run(cx: &Context, args: FetchArgs) -> Result<(), CliError> {
     }
     let world = World {
         store: &store,
-        host: &host,
+        host,
         images: &fetcher,
         platform: host_platform(),
         cancel: &cx.cancel,

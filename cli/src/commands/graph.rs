@@ -14,7 +14,6 @@ use rgraph_runtime::LocalBackend;
 use rgraph_runtime::builds::Journal;
 use rgraph_runtime::fetch::image::{ImageFetcher, Lock, PullPolicy};
 use rgraph_runtime::fetch::source::Sources;
-use rgraph_runtime::host::Host;
 
 use super::{Context, print};
 use crate::args::{GraphArgs, GraphFormat};
@@ -76,11 +75,11 @@ fn with_store(
     if !opts.cached {
         return Ok((compiled, BTreeMap::new()));
     }
-    let host = Host::probe().map_err(|e| CliError::failed(e.to_string()))?;
+    let host = cx.host()?;
     let journal = Journal::new(&store, &compiled.place);
     let backend = LocalBackend {
         store: &store,
-        host: &host,
+        host,
         images: &images,
         sources: &remote,
         next_step: &next_step,

@@ -7,7 +7,6 @@ use std::os::fd::AsFd;
 use rgraph_frontend::{Facts, LowerOptions, Lowering, lower, parse};
 use rgraph_ir::image_config::ImageConfig;
 use rgraph_ir::{Platform, Severity, SourceMap};
-use rgraph_runtime::host::Host;
 use rgraph_runtime::import::{Import, Interruptible, import};
 
 use super::{Context, print};
@@ -41,11 +40,11 @@ pub fn run(cx: &Context, args: ImportArgs) -> Result<(), CliError> {
                 .help(format!("pipe it: `curl -L {url} | rgraph import -`")));
         }
     };
-    let host = Host::probe().map_err(|e| CliError::failed(e.to_string()))?;
+    let host = cx.host()?;
     let store = session::open_store(cx.root())?;
     let comment = opts.message.clone().unwrap_or_else(|| format!("Imported from {source}"));
     let image =
-        import(&store, &host, &cx.cancel, Import { from: &mut from, config, comment, names })
+        import(&store, host, &cx.cancel, Import { from: &mut from, config, comment, names })
             .map_err(|e| CliError::failed(format!("cannot import `{source}`")).because(e))?;
     print(format!("{}\n", image.config).as_bytes())
 }

@@ -28,13 +28,14 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use rgraph_ir::SourceMap;
+use rgraph_runtime::host::Host;
 use rgraph_solver::CancelToken;
 
 use crate::args::{Cli, Command, Environment};
 use crate::options::{CacheMountOptions, StateDirs, Terminals};
 use crate::pipeline::CompileError;
 use crate::report::{CliError, ErrorKind, Reporter, Style, chain_text};
-use crate::session::Signals;
+use crate::session::{self, Signals};
 
 /// What every command is given.
 pub struct Context {
@@ -50,12 +51,19 @@ pub struct Context {
     pub cancel: CancelToken,
     /// Which signal it was.
     pub signals: Signals,
+    /// What this host allows; `None` for commands that need no rights.
+    pub host: Option<Host>,
 }
 
 impl Context {
     /// The state root.
     pub fn root(&self) -> &PathBuf {
         &self.dirs.root
+    }
+
+    /// What this host allows.
+    pub fn host(&self) -> Result<&Host, CliError> {
+        self.host.as_ref().ok_or_else(|| CliError::internal("a command without rights wants them"))
     }
 
     /// Draws on stderr. A closed stderr is nobody's loss.
@@ -114,6 +122,41 @@ pub fn print(text: &[u8]) -> Result<(), CliError> {
     }
 }
 
+/// Whether a command may meet files of others than this user: all that make, pack, remove or count
+/// file systems. To get the rights for that takes a few milliseconds.
+fn needs_rights(command: &Command) -> bool {
+    match command {
+        Command::Build(_)
+        | Command::Fetch(_)
+        | Command::Import(_)
+        | Command::Rmi(_)
+        | Command::Save(_)
+        | Command::Load(_)
+        | Command::Pull(_)
+        | Command::Push(_)
+        | Command::Prune(_)
+        | Command::Du(_)
+        | Command::Doctor(_)
+        | Command::StoreCheck(_)
+        | Command::CacheMountLs(_)
+        | Command::CacheMountClear(_)
+        | Command::CacheMountSeed(_) => true,
+        Command::Graph(a) => a.cached,
+        Command::Lock(_)
+        | Command::Explain(_)
+        | Command::Builds(_)
+        | Command::Images(_)
+        | Command::Tag(_)
+        | Command::History(_)
+        | Command::Version(_)
+        | Command::Inspect(_)
+        | Command::Search(_)
+        | Command::Login(_)
+        | Command::Logout(_)
+        | Command::Later(_) => false,
+    }
+}
+
 /// Runs one command.
 pub fn run(cli: Cli, env: Environment) -> Result<(), CliError> {
     let terminals = Terminals::detect();
@@ -122,6 +165,8 @@ pub fn run(cli: Cli, env: Environment) -> Result<(), CliError> {
         .map_err(|e| CliError::failed("the working folder is gone").because(e))?;
     let uid = rustix::process::geteuid().as_raw();
     let dirs = StateDirs::resolve(cli.root.as_deref(), &env, uid, &cwd)?;
+    // Before there is a second thread.
+    let host = if needs_rights(&cli.command) { Some(session::enter_host()?) } else { None };
     let cancel = CancelToken::new();
     let signals = match &cli.command {
         // Nothing to clean up: a signal may end it at once.
@@ -129,7 +174,7 @@ pub fn run(cli: Cli, env: Environment) -> Result<(), CliError> {
         _ => Signals::watch(&cancel),
     };
     let style = Style { colours, debug: cli.debug };
-    let cx = Context { env, dirs, terminals, style, cancel, signals };
+    let cx = Context { env, dirs, terminals, style, cancel, signals, host };
     let result = match cli.command {
         Command::Build(a) => build::run(&cx, *a),
         Command::Graph(a) => graph::run(&cx, *a),

@@ -2,7 +2,6 @@
 
 use rgraph_ir::Reference;
 use rgraph_runtime::fetch::image::{ImageFetcher, PullPolicy};
-use rgraph_runtime::host::Host;
 use rgraph_runtime::images::{self, World};
 
 use super::{Context, images_error, note, print};
@@ -14,7 +13,7 @@ use crate::session;
 /// Runs the command.
 pub fn run(cx: &Context, args: PullArgs) -> Result<(), CliError> {
     let opts = PullOptions::new(args, &cx.env)?;
-    let host = Host::probe().map_err(|e| CliError::failed(e.to_string()))?;
+    let host = cx.host()?;
     let store = session::open_store(cx.root())?;
     let registries =
         session::registries(&cx.env, &session::config(&cx.dirs)?, &opts.insecure_registries);
@@ -22,7 +21,7 @@ pub fn run(cx: &Context, args: PullArgs) -> Result<(), CliError> {
     let platform = opts.platform.clone().unwrap_or_else(host_platform);
     let world = World {
         store: &store,
-        host: &host,
+        host,
         images: &fetcher,
         platform: host_platform(),
         cancel: &cx.cancel,

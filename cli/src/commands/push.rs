@@ -3,7 +3,6 @@
 use rgraph_image::registry::Pushed;
 use rgraph_ir::Reference;
 use rgraph_runtime::fetch::image::{ImageFetcher, PullPolicy};
-use rgraph_runtime::host::Host;
 use rgraph_runtime::images::{self, Pushing, World};
 
 use super::{Context, images_error, note, print};
@@ -15,14 +14,14 @@ use crate::session::{self, store_error};
 /// Runs the command.
 pub fn run(cx: &Context, args: PushArgs) -> Result<(), CliError> {
     let opts = PushOptions::new(args, &cx.env)?;
-    let host = Host::probe().map_err(|e| CliError::failed(e.to_string()))?;
+    let host = cx.host()?;
     let store = session::open_store(cx.root())?;
     let registries =
         session::registries(&cx.env, &session::config(&cx.dirs)?, &opts.insecure_registries);
     let fetcher = ImageFetcher::new(&store, Some(&registries), PullPolicy::Missing, &cx.cancel);
     let world = World {
         store: &store,
-        host: &host,
+        host,
         images: &fetcher,
         platform: host_platform(),
         cancel: &cx.cancel,

@@ -2,7 +2,6 @@
 
 use rgraph_ir::{ManifestDigest, Reference};
 use rgraph_runtime::fetch::image::{ImageFetcher, PullPolicy};
-use rgraph_runtime::host::Host;
 use rgraph_runtime::images::{self, World};
 
 use super::{Context, images_error, tag};
@@ -14,7 +13,7 @@ use crate::session;
 /// Runs the command.
 pub fn run(cx: &Context, args: SaveArgs) -> Result<(), CliError> {
     let opts = SaveOptions::new(args, cx.terminals)?;
-    let host = Host::probe().map_err(|e| CliError::failed(e.to_string()))?;
+    let host = cx.host()?;
     let store = session::open_store(cx.root())?;
     let mut wanted: Vec<(ManifestDigest, Vec<Reference>)> = Vec::new();
     for image in &opts.images {
@@ -37,7 +36,7 @@ pub fn run(cx: &Context, args: SaveArgs) -> Result<(), CliError> {
     let fetcher = ImageFetcher::new(&store, Some(&registries), PullPolicy::Missing, &cx.cancel);
     let world = World {
         store: &store,
-        host: &host,
+        host,
         images: &fetcher,
         platform: host_platform(),
         cancel: &cx.cancel,

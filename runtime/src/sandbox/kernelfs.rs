@@ -31,23 +31,33 @@ const MASKED: [&str; 12] = [
 const READ_ONLY: [&str; 5] =
     ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
+/// Where other file systems are mounted in a host's `/sys`; in one of its own there is nothing.
+const WITHIN_SYS: [&str; 7] = [
+    "/sys/fs/bpf",
+    "/sys/fs/cgroup",
+    "/sys/fs/fuse/connections",
+    "/sys/fs/pstore",
+    "/sys/kernel/config",
+    "/sys/kernel/debug",
+    "/sys/kernel/security",
+];
+
 /// Mounts `/proc`, `/sys` and `/dev`, and reserves them.
 pub(super) fn mount_all(spec: &SandboxSpec, root: &mut Root) -> Result<(), InitError> {
-    let mut at_root = |name: &'static str, tree: OwnedFd| -> Result<OwnedFd, InitError> {
-        let target =
-            root.place_plain(name).map_err(InitError::at(format!("make mount point `/{name}`")))?;
-        mount::attach(&tree, &target, name).map_err(InitError::at("mount"))?;
-        root.reserve(&tree).map_err(InitError::at(format!("look at `/{name}`")))?;
-        Ok(tree)
-    };
     let proc = mount::filesystem("proc", &[], INERT).map_err(InitError::at("mount proc"))?;
-    at_root("proc", proc)?;
+    at_root(root, "proc", proc)?;
     let sys_attr = match spec.security {
         Security::Sandbox => INERT.with(AttrFlags::RDONLY),
         Security::Insecure => INERT,
     };
-    at_root("sys", sysfs(spec, sys_attr).map_err(InitError::at("mount sysfs"))?)?;
-    let dev = at_root("dev", dev().map_err(InitError::at("mount /dev"))?)?;
+    let (sys, is_hosts) = sysfs(spec, sys_attr).map_err(InitError::at("mount sysfs"))?;
+    at_root(root, "sys", sys)?;
+    if is_hosts {
+        for path in WITHIN_SYS {
+            cover(root, path).map_err(InitError::at(format!("cover `{path}`")))?;
+        }
+    }
+    let dev = at_root(root, "dev", dev().map_err(InitError::at("mount /dev"))?)?;
     fill_dev(root, &dev, spec.security)?;
     for (name, tree) in below_dev(spec).map_err(InitError::at("mount below /dev"))? {
         let target = tree::make_dir(&dev, OsStr::new(name), 0o755)
@@ -60,7 +70,17 @@ pub(super) fn mount_all(spec: &SandboxSpec, root: &mut Root) -> Result<(), InitE
     Ok(())
 }
 
-fn sysfs(spec: &SandboxSpec, attrs: AttrFlags) -> Result<OwnedFd, MountError> {
+/// Mounts a tree at a folder of the root, and reserves it.
+fn at_root(root: &mut Root, name: &'static str, tree: OwnedFd) -> Result<OwnedFd, InitError> {
+    let target =
+        root.place_plain(name).map_err(InitError::at(format!("make mount point `/{name}`")))?;
+    mount::attach(&tree, &target, name).map_err(InitError::at("mount"))?;
+    root.reserve(&tree).map_err(InitError::at(format!("look at `/{name}`")))?;
+    Ok(tree)
+}
+
+/// A `/sys`; true: it is the host's, with all that is mounted there.
+fn sysfs(spec: &SandboxSpec, attrs: AttrFlags) -> Result<(OwnedFd, bool), MountError> {
     match mount::filesystem("sysfs", &[], attrs) {
         // The network namespace belongs to somebody with more rights; what we see may be shown.
         Err(e)
@@ -69,9 +89,9 @@ fn sysfs(spec: &SandboxSpec, attrs: AttrFlags) -> Result<OwnedFd, MountError> {
         {
             let tree = mount::clone_path(Path::new("/sys"), true)?;
             mount::set_attr(&tree, true, Attr { set: attrs, private: true, ..Attr::default() })?;
-            Ok(tree)
+            Ok((tree, true))
         }
-        mounted => mounted,
+        mounted => Ok((mounted?, false)),
     }
 }
 
@@ -177,23 +197,31 @@ pub(super) fn hide(root: &Root) -> Result<(), HideError> {
             .collect(),
         Err(_) => Vec::new(),
     };
-    let empty = INERT.with(AttrFlags::RDONLY);
     for path in MASKED.into_iter().chain(throttles.iter().map(String::as_str)) {
         let Some(target) = existing(root, path)? else { continue };
-        let cover = if tree::stat(&target)?.kind == Kind::Directory {
-            mount::filesystem("tmpfs", &[("size", Some("0k"))], empty)?
+        if tree::stat(&target)?.kind == Kind::Directory {
+            cover(root, path)?;
         } else {
-            mount::clone_fd(&null, false)?
-        };
-        mount::attach(&cover, &target, path)?;
+            mount::attach(&mount::clone_fd(&null, false)?, &target, path)?;
+        }
     }
     for path in READ_ONLY {
         let Some(target) = existing(root, path)? else { continue };
         let tree = mount::clone_fd(target.as_fd(), true)?;
-        mount::set_attr(&tree, true, Attr { set: empty, ..Attr::default() })?;
+        mount::set_attr(&tree, true, Attr { set: SHUT, ..Attr::default() })?;
         mount::attach(&tree, &target, path)?;
     }
     Ok(())
+}
+
+/// What may be looked at, and nothing else.
+const SHUT: AttrFlags = INERT.with(AttrFlags::RDONLY);
+
+/// Puts an empty folder over one that is there.
+fn cover(root: &Root, path: &str) -> Result<(), HideError> {
+    let Some(target) = existing(root, path)? else { return Ok(()) };
+    let empty = mount::filesystem("tmpfs", &[("size", Some("0k"))], SHUT)?;
+    Ok(mount::attach(&empty, &target, path)?)
 }
 
 fn existing(root: &Root, path: &str) -> io::Result<Option<OwnedFd>> {

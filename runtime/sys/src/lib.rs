@@ -17,4 +17,5 @@ pub mod probe;
 pub mod seccomp;
 pub mod spawn;
 pub mod tree;
+pub mod userns;
 pub mod wait;

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use crate::caps::{self, Cap};
 use crate::mount;
 use crate::seccomp;
 
@@ -10,8 +9,6 @@ use crate::seccomp;
 /// in this value and nowhere else.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostCaps {
-    /// This process may mount and make namespaces.
-    pub admin: bool,
     /// Overlay mounts work on the directory that was tried; otherwise why not.
     pub overlay: Result<(), String>,
     /// System calls can be filtered and the filter knows this machine.
@@ -34,17 +31,16 @@ pub enum Cgroups {
 }
 
 /// Asks and tries. `scratch` is an existing directory on the file system where layers will be;
-/// two folders are made in it and removed again.
-pub fn probe(scratch: &Path) -> HostCaps {
+/// two folders are made in it and removed again. `userxattr`: as in a user namespace.
+pub fn probe(scratch: &Path, userxattr: bool) -> HostCaps {
     HostCaps {
-        admin: caps::effective().is_ok_and(|set| set.has(Cap::SYS_ADMIN)),
-        overlay: try_overlay(scratch),
+        overlay: try_overlay(scratch, userxattr),
         seccomp: seccomp::Arch::native().is_some() && has_seccomp(),
         cgroups: cgroups(),
     }
 }
 
-fn try_overlay(scratch: &Path) -> Result<(), String> {
+fn try_overlay(scratch: &Path, userxattr: bool) -> Result<(), String> {
     let base = scratch.join(format!("probe-{}", std::process::id()));
     let dirs = ["l", "u", "w"].map(|d| base.join(d));
     let tried = dirs
@@ -57,7 +53,7 @@ fn try_overlay(scratch: &Path) -> Result<(), String> {
                 lowers: std::slice::from_ref(lower),
                 upper: Some((upper, work)),
                 volatile: true,
-                userxattr: false,
+                userxattr,
             })
             .map(drop)
             .map_err(|e| format!("{e}: {}", e.source))
@@ -97,9 +93,9 @@ mod tests {
     #[test]
     fn leaves_nothing_behind() {
         let dir = tempfile::tempdir().unwrap();
-        let caps = probe(dir.path());
+        let caps = probe(dir.path(), false);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
-        if caps.admin {
+        if rustix::process::geteuid().is_root() {
             assert_eq!(caps.overlay, Ok(()));
         }
     }

@@ -7,7 +7,8 @@
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 
@@ -32,7 +33,7 @@ pub struct Child {
 /// # Errors
 /// The error of the call that failed.
 pub fn spawn_self(argv0: &CStr, given: impl AsFd) -> io::Result<Child> {
-    let exe = mount::clone_path(Path::new("/proc/self/exe"), false).map_err(|e| e.source)?;
+    let exe = own_binary()?;
     let attr = Attr { set: AttrFlags::RDONLY, ..Attr::default() };
     mount::set_attr(&exe, false, attr).map_err(|e| e.source)?;
     let path = CString::new(format!("/proc/self/fd/{}", exe.as_raw_fd()))?;
@@ -100,6 +101,36 @@ pub fn spawn_self(argv0: &CStr, given: impl AsFd) -> io::Result<Child> {
     };
     spawned?;
     Pid::from_raw(pid).map(|pid| Child { pid }).ok_or_else(|| io::Error::other("no process id"))
+}
+
+/// Where this program's binary is, as it was called before this process left its first mount
+/// namespace. The link in `/proc` goes on standing in that one.
+static BINARY: OnceLock<PathBuf> = OnceLock::new();
+
+/// Takes down where the binary is. To be called before a mount namespace is left for another.
+///
+/// # Errors
+/// That of reading the link.
+pub fn remember_binary() -> io::Result<()> {
+    let path = std::fs::read_link(EXE)?;
+    BINARY.get_or_init(|| path);
+    Ok(())
+}
+
+const EXE: &str = "/proc/self/exe";
+
+/// A mount of this program's own binary.
+fn own_binary() -> io::Result<OwnedFd> {
+    let Some(path) = BINARY.get() else {
+        return mount::clone_path(Path::new(EXE), false).map_err(|e| e.source);
+    };
+    let here = mount::clone_path(path, false).map_err(|e| e.source)?;
+    let (found, own) = (rustix::fs::fstat(&here)?, rustix::fs::stat(EXE)?);
+    if (found.st_dev, found.st_ino) == (own.st_dev, own.st_ino) {
+        Ok(here)
+    } else {
+        Err(io::Error::other("the file of this program has been replaced"))
+    }
 }
 
 impl Child {

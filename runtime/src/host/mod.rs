@@ -1,0 +1,124 @@
+//! What this host allows, decided once at start. Nothing above this asks who is root.
+//!
+//! A user who is not root moves into a user namespace, where all that follows is as for root: ids,
+//! mounts, namespaces of steps. What is left of the difference is in [`Host`].
+
+mod subid;
+
+use rgraph_sys::caps::{self, Cap};
+use rgraph_sys::userns::{self, EnterError, IdMap};
+use rgraph_sys::{ns, spawn};
+
+use subid::Ids;
+pub use subid::NoRanges;
+
+/// One value for the differences between root, rootless and restricted hosts.
+#[derive(Debug, Clone)]
+pub struct Host {
+    /// Overlay marks live in `user.overlay.*` (inside a user namespace).
+    pub userxattr: bool,
+    /// How this process came to its rights.
+    pub level: Level,
+}
+
+/// How this process came to the rights that it has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Level {
+    /// Root of the machine.
+    Root,
+    /// Root of a user namespace that was there before.
+    Namespace,
+    /// An own user namespace with this many users (and groups) beside the own.
+    FullMap {
+        /// The smaller of both numbers.
+        ids: u32,
+    },
+    /// An own user namespace in which there is nobody but this user, as root.
+    SingleId {
+        /// Why.
+        why: NoRanges,
+    },
+}
+
+/// Descriptors that a build has open beside its tasks: index, locks, helpers, an output.
+const OWN_FILES: u64 = 32;
+/// What a task has open at once: pipes, its process, locks, trees.
+const FILES_OF_A_TASK: u64 = 12;
+
+impl Host {
+    /// How many tasks may be at work at once, so that the limit of open files is not reached.
+    pub fn tasks_at_once() -> usize {
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        let left = limit.unwrap_or(u64::MAX).saturating_sub(OWN_FILES) / FILES_OF_A_TASK;
+        usize::try_from(left).unwrap_or(usize::MAX).max(1)
+    }
+
+    /// Gets the rights that building needs: those of root, or those of a user namespace, into
+    /// which this process then moves. Call before any other thread exists.
+    ///
+    /// # Errors
+    /// [`HostError`]; this process may then be in a namespace already and should end.
+    pub fn enter() -> Result<Self, HostError> {
+        let first = userns::is_first().map_err(HostError::Look)?;
+        let admin = caps::effective().is_ok_and(|set| set.has(Cap::SYS_ADMIN));
+        if rustix::process::geteuid().is_root() && admin {
+            if first {
+                return Ok(Self { userxattr: false, level: Level::Root });
+            }
+            // The mounts may still be those of somebody with more rights.
+            spawn::remember_binary()
+                .and_then(|()| ns::unshare_mounts())
+                .map_err(HostError::Mounts)?;
+            return Ok(Self { userxattr: true, level: Level::Namespace });
+        }
+        let (map, level) = match Ids::look() {
+            Ids::Ranges { map, ids } => (map, Level::FullMap { ids }),
+            Ids::Single(why) => (IdMap::Single, Level::SingleId { why }),
+        };
+        userns::enter(&map)?;
+        // A guard of the kernel (AppArmor) may let the namespace be made and take the rights in it.
+        if !caps::effective().is_ok_and(|set| set.has(Cap::SYS_ADMIN)) {
+            return Err(HostError::NoRights);
+        }
+        Ok(Self { userxattr: true, level })
+    }
+}
+
+/// Why nothing can run here.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// `/proc` is not there.
+    #[error("cannot see in which user namespace this is")]
+    Look(#[source] std::io::Error),
+    /// No mount namespace within a user namespace.
+    #[error("cannot make a mount namespace")]
+    Mounts(#[source] std::io::Error),
+    /// No user namespace.
+    #[error("building without root needs a user namespace, and there is none")]
+    Enter(#[from] EnterError),
+    /// One without rights.
+    #[error("building without root needs a user namespace, and the one it got gives no rights")]
+    NoRights,
+}
+
+impl HostError {
+    /// What to do, if something is known to help.
+    pub fn help(&self) -> Option<&'static str> {
+        match self {
+            Self::Look(_) | Self::Mounts(_) => None,
+            Self::Enter(EnterError::Helper { .. }) => Some(
+                "correct the lines of this user in /etc/subuid and /etc/subgid, and see that \
+                 newuidmap and newgidmap may do their work (`ls -l` shows `s` in their mode)",
+            ),
+            Self::Enter(_) => Some(
+                "as root: `sysctl -w user.max_user_namespaces=15000`, on Debian also \
+                 `sysctl -w kernel.unprivileged_userns_clone=1`; in a container its system call \
+                 filter has to allow it (`--security-opt seccomp=unconfined`)",
+            ),
+            Self::NoRights => Some(
+                "as root: `sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`, or an \
+                 AppArmor profile for rgraph that allows `userns`",
+            ),
+        }
+    }
+}

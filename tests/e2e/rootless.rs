@@ -1,0 +1,144 @@
+//! Builds of a user who is not root: the same images, the same walls, nothing left behind.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::time::Duration;
+
+use rgraph_tests::{Case, Ids, SUBIDS, USER, has_process, mounts_below, need, wait_until};
+use rustix::process::Signal;
+
+/// Owners, modes, links, whiteouts, opaque folders, a step's user.
+const STEPS: &str = "FROM BASE
+COPY --chown=app:apps d /d
+COPY --chmod=4711 --chown=7:65535 f /f
+RUN mkdir -p /a/b /tmp/x && echo 1 > /a/b/1 && echo 2 > /a/2 && ln /a/2 /a/b/3 && ln -s b /a/l
+RUN chown -R 1000:1001 /a/b && chown 65535:3 /a/2 && chmod 6750 /a/2 && mkfifo /a/p
+RUN rm -r /a/b && mkdir /a/b && echo new > /a/b/new && rm /a/l && echo over > /d/x/y
+USER app
+WORKDIR /tmp/w
+RUN id > /tmp/id && touch /tmp/w/mine
+";
+
+fn case(ids: Option<Ids>) -> Case {
+    let case = Case::new();
+    let case = match ids {
+        Some(ids) => case.of_user(ids),
+        None => case,
+    };
+    case.import_base(rgraph_tests::BASE);
+    case
+}
+
+fn image(case: &Case, dockerfile: &str) -> rgraph_tests::Image {
+    case.file("d/x/y", "y").file("f", "f").dockerfile(dockerfile);
+    let path = case.out("i.tar").display().to_string();
+    let out = format!("type=oci,dest={path},rewrite-timestamp=true");
+    case.build(&["--build-arg", "SOURCE_DATE_EPOCH=1600000000", "-o", &out]).ok();
+    rgraph_tests::Image::from_archive(path.as_ref())
+}
+
+#[test]
+fn the_same_layers_as_roots() {
+    need!(Root, Tool("newuidmap"), Tool("setpriv"));
+    let (root, user) = (image(&case(None), STEPS), image(&case(Some(Ids::Range)), STEPS));
+    for (n, (want, got)) in root.layers.iter().zip(&user.layers).enumerate() {
+        assert_eq!(got.0, want.0, "layer {n}");
+    }
+    assert_eq!(user.config["rootfs"], root.config["rootfs"]);
+    assert_eq!(user.config["config"], root.config["config"]);
+}
+
+/// Each line is one thing that a step must not be able to do; it prints what it got.
+const ATTEMPTS: [&str; 12] = [
+    "mount -t tmpfs none /mnt",
+    "mount -o remount,rw /proc/sys",
+    "umount /proc/kcore",
+    "unshare -U true",
+    "chroot /proc/1/root true && cat /proc/1/root/../../etc/subuid",
+    "echo 1 > /proc/sys/kernel/hostname",
+    "echo x > /sys/kernel/profiling",
+    "cat /proc/1/environ | grep RGRAPH",
+    "hostname other",
+    "dd if=/dev/mem of=/dev/null count=1",
+    "head -c 1 /proc/kcore | grep .",
+    "ls /sys/fs/cgroup | grep .",
+];
+
+#[test]
+fn the_same_walls_as_roots() {
+    need!(Root, Tool("newuidmap"), Tool("setpriv"));
+    for ids in [None, Some(Ids::Range)] {
+        let case = case(ids);
+        // The host's network is the harder case: `/sys` is then somebody else's.
+        for network in ["none", "host"] {
+            let tries: String =
+                ATTEMPTS.iter().map(|a| format!("({a}) && echo GOT '{a}'\n")).collect();
+            case.file("d/try", &tries).dockerfile(
+                "FROM BASE\nCOPY d/try /try\nRUN mkdir /mnt; sh /try || true\n\
+                 RUN grep -q 'CapBnd:.00000000a80425fb' /proc/self/status\n\
+                 RUN grep -q 'Seccomp:.2' /proc/self/status\n\
+                 RUN test \"$(ls /proc/self/fd | tr '\\n' ' ')\" = '0 1 2 3 '\n\
+                 RUN echo > /dev/null && test $(head -c 4 /dev/zero | wc -c) = 4\n",
+            );
+            let run = case.build(&["--network", network, "--no-cache"]).ok();
+            assert!(!run.stderr.contains(" GOT "), "{ids:?} {network}: {}", run.stderr);
+        }
+    }
+}
+
+/// All that is on the disk belongs to the user, and goes when the user says so.
+#[test]
+fn files_of_others_are_the_users_to_remove() {
+    need!(Root, Tool("newuidmap"), Tool("setpriv"));
+    let case = case(Some(Ids::Range));
+    image(&case, STEPS);
+    let owners = |case: &Case| -> Vec<u32> {
+        let mut owners: Vec<u32> = walkdir(&case.root()).iter().map(|m| m.uid()).collect();
+        owners.sort_unstable();
+        owners.dedup();
+        owners
+    };
+    let range = SUBIDS.0..SUBIDS.0 + SUBIDS.1;
+    let before = owners(&case);
+    assert!(before.len() > 2, "{before:?}");
+    assert!(before.iter().all(|o| *o == USER || range.contains(o)), "{before:?}");
+    case.rgraph(&["du"]).ok();
+    case.rgraph(&["store", "check", "--read-data"]).ok();
+    case.rgraph(&["rmi", rgraph_tests::BASE]).ok();
+    case.rgraph(&["prune", "-af"]).ok();
+    assert_eq!(owners(&case), [USER]);
+}
+
+fn walkdir(dir: &std::path::Path) -> Vec<std::fs::Metadata> {
+    let mut out = Vec::new();
+    for e in std::fs::read_dir(dir).expect("a folder").flatten() {
+        let meta = std::fs::symlink_metadata(e.path()).expect("just listed");
+        if meta.is_dir() {
+            out.extend(walkdir(&e.path()));
+        }
+        out.push(meta);
+    }
+    out
+}
+
+#[test]
+fn signals_end_it_as_they_end_roots() {
+    need!(Root, Tool("newuidmap"), Tool("setpriv"));
+    let case = case(Some(Ids::Range));
+    for (n, (signal, code)) in
+        [(Signal::INT, 130), (Signal::TERM, 143), (Signal::KILL, 137)].into_iter().enumerate()
+    {
+        let marker = format!("4{}{n}", std::process::id());
+        case.dockerfile(&format!("FROM BASE\nRUN sleep {marker} & echo begun; sleep {marker}\n"));
+        let mut run = case.start(&case.build_args(&[]));
+        run.wait_for(" begun");
+        run.signal(signal);
+        assert_eq!(run.finish().code, code);
+        let root = case.root().display().to_string();
+        let soon = Duration::from_secs(5);
+        assert!(wait_until(soon, || !has_process(&format!("sleep\0{marker}"))), "{signal:?}");
+        assert!(wait_until(soon, || !has_process(&root)), "{signal:?}");
+        assert_eq!(mounts_below(&case.root()), Vec::<String>::new());
+    }
+    case.dockerfile("FROM BASE\nRUN exit 3\n");
+    case.build(&[]).fails(1, &["exit code: 3"]);
+}

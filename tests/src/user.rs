@@ -1,0 +1,67 @@
+//! A user who is not root, for the commands of a test. The machine has no such user: its files about
+//! users are covered for the command alone, in a mount namespace that ends with it.
+
+use std::fs;
+use std::os::unix::fs::chown;
+use std::path::Path;
+use std::process::Command;
+
+/// Who that is; no login of the machine.
+pub const USER: u32 = 64_000;
+/// The ids that the user may give away: this many, from this one on.
+pub const SUBIDS: (u32, u32) = (3_000_000, 65_536);
+
+/// What the user has been given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ids {
+    /// A range of others' ids.
+    Range,
+    /// The own one.
+    One,
+}
+
+/// Makes the user's folder below the case's, which the user gets.
+pub(crate) fn prepare(dir: &Path, ids: Ids) {
+    let home = dir.join("user");
+    let write = |name: &str, text: &str| fs::write(home.join(name), text).expect("a file");
+    fs::create_dir(&home).expect("a folder");
+    write("passwd", &format!("root:x:0:0::/root:/bin/sh\nplain:x:{USER}:{USER}::/:/bin/sh\n"));
+    write("group", &format!("root:x:0:\nplain:x:{USER}:\n"));
+    let range = match ids {
+        Ids::Range => format!("plain:{}:{}\n", SUBIDS.0, SUBIDS.1),
+        Ids::One => String::new(),
+    };
+    write("subuid", &range);
+    write("subgid", &range);
+    // What the program is shown as: its own place may be closed to the user.
+    write("rgraph", "");
+    for path in [dir.to_owned(), dir.join("context"), dir.join("docker"), home] {
+        chown(path, Some(USER), Some(USER)).expect("root gives away");
+    }
+}
+
+/// The command, run by the user.
+pub(crate) fn wrap(dir: &Path, inner: &Command) -> Command {
+    let home = dir.join("user");
+    let mut mounts = String::from("set -e; cd /; ");
+    for name in ["passwd", "group", "subuid", "subgid"] {
+        mounts += &format!("mount --bind {0}/{name} /etc/{name}; ", home.display());
+    }
+    let program = inner.get_program().display();
+    mounts += &format!("mount --bind {program} {}/rgraph; cd \"$OLDPWD\"; ", home.display());
+    let mut c = Command::new("unshare");
+    c.args(["--mount", "sh", "-c"])
+        .arg(format!("{mounts} exec setpriv --reuid {USER} --regid {USER} --clear-groups \"$@\""))
+        .arg("sh")
+        .arg(home.join("rgraph"))
+        .args(inner.get_args());
+    for (name, value) in inner.get_envs() {
+        match value {
+            Some(value) => c.env(name, value),
+            None => c.env_remove(name),
+        };
+    }
+    c.env_remove("XDG_RUNTIME_DIR").env_remove("XDG_DATA_HOME").env("HOME", &home);
+    c.current_dir(inner.get_current_dir().unwrap_or(dir));
+    c
+}
