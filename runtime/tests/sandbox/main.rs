@@ -10,6 +10,7 @@ mod image;
 mod isolation;
 mod lifecycle;
 mod mounts;
+mod pasta;
 mod process;
 
 use std::fs;
@@ -60,10 +61,14 @@ const TESTS: &[Test] = tests![
     lifecycle::dropping_kills,
     lifecycle::steps_run_at_once,
     lifecycle::nothing_outlives_a_killed_build,
+    pasta::connects_steps_without_rights,
 ];
 
 fn main() -> ExitCode {
     runner_main_if_asked();
+    if std::env::args().any(|a| a == "--in-user-namespace") {
+        return pasta::build();
+    }
     let args: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
     match args.first().map(String::as_str) {
         Some("hold") => return lifecycle::hold(Path::new(&args[1])),

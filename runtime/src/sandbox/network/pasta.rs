@@ -1,12 +1,19 @@
 //! The program `pasta`: it connects a network namespace without any right on the host's network.
+//!
+//! It gives up most rights before it opens the namespace, and could not open that of a process
+//! with more rights below `/proc`, nor any descriptor in its newer versions, which close them. So
+//! it finds the namespace as a file, in a mount namespace that it alone has.
 
+use std::ffi::OsStr;
+use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
+use rgraph_sys::mount::{self, AttrFlags};
 use rgraph_sys::spawn::{self, PidFd};
-use rgraph_sys::{channel, ns, wait};
+use rgraph_sys::{channel, ns, tree, wait};
 
 use super::NoNetwork;
 
@@ -26,6 +33,10 @@ const ADDRESS: &str = "169.254.2.2";
 const GATEWAY: &str = "169.254.2.1";
 /// An address to ask the host for its own by; nothing is sent there.
 const ELSEWHERE: (Ipv4Addr, u16) = (Ipv4Addr::new(192, 0, 2, 254), 9);
+/// Where `pasta` itself needs a folder: it mounts its own empty root there.
+const FOLDER: &str = "/tmp";
+/// The namespace, in that folder.
+const NAMESPACE: &str = "rgraph-netns";
 /// Longest text of it that is told.
 const MAX_TEXT: u64 = 4 << 10;
 
@@ -38,8 +49,8 @@ pub(super) struct Pasta {
 }
 
 impl Pasta {
-    /// Connects the network namespace of a process. It is connected when it has a default route.
-    pub fn start(process: u32) -> Result<Self, NoNetwork> {
+    /// Connects a network namespace. It is connected when it has a default route.
+    pub fn start(namespace: &OwnedFd) -> Result<Self, NoNetwork> {
         let device = std::fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun");
         device.map_err(|e| NoNetwork {
             cause: format!("/dev/net/tun cannot be opened: {e}"),
@@ -49,11 +60,11 @@ impl Pasta {
             cause: "without root the program `pasta` is needed, and it is not installed".into(),
             help: "install the package `passt`".into(),
         })?;
-        let failed = |e: std::io::Error| NoNetwork {
+        let failed = |e: io::Error| NoNetwork {
             cause: format!("cannot start `{program}`: {e}"),
             help: String::new(),
         };
-        let netns = format!("/proc/{process}/ns/net");
+        let netns = format!("{FOLDER}/{NAMESPACE}");
         let resolver = RESOLVER.to_string();
         let args = [
             program,
@@ -86,13 +97,14 @@ impl Pasta {
         let said = channel::parcel(b"").map_err(failed)?;
         let process = spawn::copy_self(|| {
             let ready = ns::die_with_parent()
+                .and_then(|()| show(namespace))
                 .and_then(|()| spawn::set_stdio(1, &said))
                 .and_then(|()| spawn::set_stdio(2, &said))
                 .and_then(|()| spawn::seal_fds())
                 .and_then(|()| spawn::default_signals());
             match ready {
-                Ok(()) => drop(spawn::execute(&args[0], &args, &[])),
-                Err(e) => drop(e),
+                Ok(()) => say(&said, "run it", &spawn::execute(&args[0], &args, &[])),
+                Err(e) => say(&said, "prepare it", &e),
             }
             127
         })
@@ -133,6 +145,31 @@ impl Drop for Pasta {
         // An error means that it has ended already.
         let _ = self.process.kill().and_then(|()| self.process.wait());
     }
+}
+
+/// Makes a network namespace a file that this process alone sees.
+fn show(namespace: &OwnedFd) -> io::Result<()> {
+    ns::unshare_mounts()?;
+    let options = [("mode", Some("0755")), ("size", Some("64k"))];
+    let inert = AttrFlags::NOSUID.with(AttrFlags::NODEV);
+    let folder = mount::filesystem("tmpfs", &options, inert).map_err(io::Error::other)?;
+    let file = tree::make_file(&folder, OsStr::new(NAMESPACE), 0o600)?;
+    let place = mount::open_dir(Path::new(FOLDER))?;
+    mount::attach(&folder, place, FOLDER).map_err(io::Error::other)?;
+    let view = mount::clone_fd(namespace, false).map_err(io::Error::other)?;
+    mount::attach(view, file, NAMESPACE).map_err(io::Error::other)
+}
+
+/// Leaves word of why there is no `pasta`, where it would have said so itself.
+fn say(said: &OwnedFd, what: &str, why: &io::Error) {
+    let mut text = format!("cannot {what}: {why}");
+    let mut cause = why.get_ref().and_then(|e| e.source());
+    while let Some(e) = cause {
+        text.push_str(&format!(": {e}"));
+        cause = e.source();
+    }
+    // Without these words the error still says that it ended.
+    let _ = said.try_clone().and_then(|fd| std::fs::File::from(fd).write_all(text.as_bytes()));
 }
 
 /// The address by which the host sends to others.

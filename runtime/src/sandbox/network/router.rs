@@ -23,11 +23,8 @@ const MOST_FREE: usize = 16;
 /// What the router says of itself.
 #[derive(Debug, Serialize, Deserialize)]
 enum Hello {
-    /// It is in a namespace without a way out and waits for one.
-    Stranded {
-        /// Its process id.
-        id: u32,
-    },
+    /// It is in a namespace without a way out, which comes with this, and waits for one.
+    Stranded,
     /// It can make networks; what it had to change on the host for that.
     Ready(Vec<String>),
     /// It cannot.
@@ -71,16 +68,17 @@ impl Router {
         drop(theirs);
         let mut router = Self { socket, process, pasta: None, free: Vec::new(), asked: false };
         match router.hello()? {
-            Hello::Stranded { id } => router.pasta = Some(Pasta::start(id)?),
-            Hello::Ready(notes) => return Ok((router, notes)),
-            Hello::Unable(why) => return Err(why),
+            (Hello::Stranded, Some(namespace)) => router.pasta = Some(Pasta::start(&namespace)?),
+            (Hello::Stranded, None) => return Err(died()),
+            (Hello::Ready(notes), _) => return Ok((router, notes)),
+            (Hello::Unable(why), _) => return Err(why),
         }
-        match router.hello()? {
+        match router.hello()?.0 {
             Hello::Ready(notes) => Ok((router, notes)),
             Hello::Unable(why) => {
                 Err(router.pasta.as_ref().and_then(Pasta::failure).unwrap_or(why))
             }
-            Hello::Stranded { .. } => Err(died()),
+            Hello::Stranded => Err(died()),
         }
     }
 
@@ -94,12 +92,13 @@ impl Router {
         })
     }
 
-    fn hello(&self) -> Result<Hello, NoNetwork> {
+    fn hello(&self) -> Result<(Hello, Option<OwnedFd>), NoNetwork> {
         let mut fds = vec![self.socket.as_fd()];
         fds.extend(self.pasta.as_ref().map(AsFd::as_fd));
         while let Ok(ready) = wait::readable(&fds, None) {
             if ready[0] {
-                return hear(&self.socket).map(|(word, _)| word).ok_or_else(died);
+                let (word, fds) = hear(&self.socket).ok_or_else(died)?;
+                return Ok((word, fds.into_iter().next()));
             }
             if let Some(why) = self.pasta.as_ref().and_then(Pasta::failure) {
                 return Err(why);
@@ -224,7 +223,8 @@ fn connect(socket: &OwnedFd, purpose: Purpose) -> Result<Prepared, NoNetwork> {
         help: String::new(),
     })?;
     if !own {
-        if !tell(socket, &Hello::Stranded { id: std::process::id() }, &[]) {
+        let namespace = netns::current().map_err(look)?;
+        if !tell(socket, &Hello::Stranded, &[namespace.as_fd()]) {
             return Err(died());
         }
         uplink::wait_for_route()?;
