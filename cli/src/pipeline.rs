@@ -269,6 +269,7 @@ pub fn request(opts: &BuildOptions, compiled: &Compiled) -> BuildRequest {
         retries: opts.retries,
         source_date_epoch: opts.source_date_epoch,
         shm_size: opts.shm_size,
+        resources: opts.resources.clone(),
         host_platform: host_platform(),
         place: compiled.place.clone(),
         args: compiled.args.clone(),

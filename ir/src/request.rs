@@ -47,6 +47,8 @@ pub struct BuildRequest {
     pub source_date_epoch: Option<i64>,
     /// Size of `/dev/shm` in bytes.
     pub shm_size: Option<u64>,
+    /// Limits of each `RUN`.
+    pub resources: Resources,
     /// Platform of this machine.
     pub host_platform: Platform,
     /// Tells this build's places from another's with equal stage names: Dockerfile and target.
@@ -271,6 +273,52 @@ impl Drop for Secret {
 pub struct SshSource {
     /// Its socket.
     pub socket: PathBuf,
+}
+
+/// Limits of all processes of a `RUN` together. They change no result, so they are in no key.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Resources {
+    /// Memory.
+    pub memory: Option<MemoryLimit>,
+    /// Weight against other steps and programs; 1024 is usual.
+    pub cpu_shares: Option<u64>,
+    /// Processor time.
+    pub cpu_time: Option<CpuTime>,
+    /// Processors, in the kernel's form: `0-2,4`.
+    pub cpuset_cpus: Option<String>,
+    /// Memory nodes, in the kernel's form.
+    pub cpuset_mems: Option<String>,
+    /// Processes and threads.
+    pub pids: Option<u64>,
+}
+
+/// A limit of memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryLimit {
+    /// Bytes of memory.
+    pub bytes: u64,
+    /// What may be swapped out beside it.
+    pub swap: SwapLimit,
+}
+
+/// A limit of swap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SwapLimit {
+    /// As much as of memory, where the kernel counts it.
+    Usual,
+    /// Bytes.
+    Bytes(u64),
+    /// All there is.
+    Unlimited,
+}
+
+/// A share of the processors' time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CpuTime {
+    /// Microseconds in each period; `None`: no limit.
+    pub quota: Option<u64>,
+    /// Microseconds.
+    pub period: u64,
 }
 
 /// What steps get where this machine can give them no private network.

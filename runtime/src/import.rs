@@ -115,6 +115,7 @@ pub(crate) fn request(tags: Vec<String>, host_platform: Platform) -> BuildReques
         retries: 0,
         source_date_epoch: None,
         shm_size: None,
+        resources: Default::default(),
         host_platform,
         place: String::new(),
         args: Default::default(),

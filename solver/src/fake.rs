@@ -275,7 +275,7 @@ impl Worker for FakeWorker {
                     return Err(TaskError::failed("the fake worker has no such op"));
                 };
                 if s.failing.contains(&e.args[0]) {
-                    return Err(TaskError::Exit { code: 1 });
+                    return Err(TaskError::Exit { code: 1, why: None });
                 }
                 let tree = result(op, &looked, s.salt(op));
                 let mounts: Vec<&MountKind> = e.mounts.iter().map(|m| &m.kind).collect();

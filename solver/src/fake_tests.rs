@@ -286,7 +286,7 @@ fn the_first_failure_is_the_answer_and_finished_steps_are_kept() {
     for ran in [1, 0] {
         let e = drive(&g, y, &w, &cache, &CancelToken::new()).unwrap_err();
         assert_eq!(e.vertex, Some(y));
-        assert!(matches!(e.cause, TaskError::Exit { code: 1 }));
+        assert!(matches!(e.cause, TaskError::Exit { code: 1, .. }));
         assert_eq!(w.take_steps().len(), ran);
     }
     let cancelled = CancelToken::new();

@@ -103,6 +103,8 @@ pub enum TaskError {
     Exit {
         /// The code.
         code: i32,
+        /// `out of memory`, when that is known to be the cause.
+        why: Option<String>,
     },
     /// The process was killed.
     Signal {
@@ -134,7 +136,8 @@ impl TaskError {
 impl fmt::Display for TaskError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Exit { code } => write!(f, "exit code: {code}"),
+            Self::Exit { code, why: Some(why) } => write!(f, "{why} (exit code: {code})"),
+            Self::Exit { code, why: None } => write!(f, "exit code: {code}"),
             Self::Signal { signal, why: Some(why) } => {
                 write!(f, "{why} (signal {signal}, exit code: {})", 128 + signal)
             }

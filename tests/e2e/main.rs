@@ -23,6 +23,7 @@ mod login;
 mod network;
 mod rebuilt_base;
 mod registry;
+mod resources;
 mod rootless;
 mod soundness;
 mod sources;

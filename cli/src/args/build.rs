@@ -129,12 +129,12 @@ pub struct BuildArgs {
     /// Size of /dev/shm
     #[arg(long, value_name = "BYTES", help_heading = "Steps")]
     pub shm_size: Option<String>,
-    /// Parent control group
-    #[arg(hide = true, long, value_name = "PATH", help_heading = "Steps")]
+    /// Control group that those of the steps are made in, from the root of all
+    #[arg(long, value_name = "PATH", help_heading = "Steps")]
     pub cgroup_parent: Option<String>,
-    /// Memory of a step
-    #[arg(hide = true, short, long, value_name = "BYTES", help_heading = "Steps")]
-    pub memory: Option<String>,
+    /// Limits of a step.
+    #[command(flatten)]
+    pub resources: ResourceArgs,
     /// Steps at once [default: by the machine]
     #[arg(long, value_name = "N", help_heading = "Steps")]
     pub jobs: Option<String>,
@@ -186,6 +186,42 @@ pub struct BuildArgs {
     pub refused: RefusedArgs,
 }
 
+/// Limits of all processes of a RUN together, by control groups.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Steps")]
+pub struct ResourceArgs {
+    /// Memory of each RUN
+    #[arg(short, long, value_name = "BYTES")]
+    pub memory: Option<String>,
+    /// Memory and swap of each RUN together; -1: all swap [default: twice the memory]
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
+    pub memory_swap: Option<String>,
+    /// Processors of each RUN: 1.5
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    pub cpus: Option<String>,
+    /// Weight against others; 1024 is usual
+    #[arg(short = 'c', long, value_name = "N", allow_hyphen_values = true)]
+    pub cpu_shares: Option<String>,
+    /// Period of --cpu-quota, microseconds
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    pub cpu_period: Option<String>,
+    /// Processor time in each period, microseconds
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    pub cpu_quota: Option<String>,
+    /// Processors that may be used: 0-2,4
+    #[arg(long, value_name = "LIST")]
+    pub cpuset_cpus: Option<String>,
+    /// Memory nodes that may be used
+    #[arg(long, value_name = "LIST")]
+    pub cpuset_mems: Option<String>,
+    /// Processes and threads of each RUN; -1: no limit
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    pub pids_limit: Option<String>,
+    /// The same limits as NAME=VALUE, with commas
+    #[arg(long, hide = true, value_name = "NAME=VALUE")]
+    pub resource: Vec<String>,
+}
+
 /// Flags that Docker's older builders needed: taken, with one warning.
 #[derive(Debug, Args)]
 pub struct LegacyArgs {
@@ -224,24 +260,6 @@ pub struct RefusedArgs {
     /// `--security-opt`.
     #[arg(long, hide = true)]
     pub security_opt: Vec<String>,
-    /// `--memory-swap`.
-    #[arg(long, hide = true)]
-    pub memory_swap: Option<String>,
-    /// `--cpu-shares`.
-    #[arg(short = 'c', long, hide = true)]
-    pub cpu_shares: Option<String>,
-    /// `--cpu-period`.
-    #[arg(long, hide = true)]
-    pub cpu_period: Option<String>,
-    /// `--cpu-quota`.
-    #[arg(long, hide = true)]
-    pub cpu_quota: Option<String>,
-    /// `--cpuset-cpus`.
-    #[arg(long, hide = true)]
-    pub cpuset_cpus: Option<String>,
-    /// `--cpuset-mems`.
-    #[arg(long, hide = true)]
-    pub cpuset_mems: Option<String>,
 }
 
 /// How a graph is written.

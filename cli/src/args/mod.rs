@@ -19,7 +19,7 @@ use clap::builder::ValueParser;
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-pub use build::{BuildArgs, FetchArgs, GraphArgs, GraphFormat, LockArgs, PullArg};
+pub use build::{BuildArgs, FetchArgs, GraphArgs, GraphFormat, LockArgs, PullArg, ResourceArgs};
 pub use environment::Environment;
 pub use image::{
     HistoryArgs, ImagesArgs, ImportArgs, InspectArgs, InspectKind, LoadArgs, PullArgs, PushArgs,
@@ -353,7 +353,7 @@ pub fn grammar() -> clap::Command {
 /// Flags of a build that are taken, so that one word turns a build into another command, and say
 /// nothing about its sources.
 fn sources_only(command: clap::Command) -> clap::Command {
-    const OTHER: [&str; 26] = [
+    const OTHER: [&str; 34] = [
         "add_host",
         "allow",
         "cache_from",
@@ -377,6 +377,14 @@ fn sources_only(command: clap::Command) -> clap::Command {
         "ulimit",
         "annotation",
         "memory",
+        "memory_swap",
+        "cpus",
+        "cpu_shares",
+        "cpu_period",
+        "cpu_quota",
+        "cpuset_cpus",
+        "cpuset_mems",
+        "pids_limit",
         "retry",
         "timeout",
         "debug_on_error",

@@ -2,8 +2,8 @@
 
 use rgraph_ir::request::NetworkFallback;
 use rgraph_runtime::host::Level;
-use rgraph_runtime::sandbox::Runner;
-use rgraph_sys::probe::{Cgroups, probe};
+use rgraph_runtime::sandbox::{Runner, probe_groups};
+use rgraph_sys::probe::probe;
 
 use super::{Context, print};
 use crate::args::DoctorArgs;
@@ -23,11 +23,9 @@ pub fn run(cx: &Context, args: DoctorArgs) -> Result<(), CliError> {
         Ok(()) => (true, "layers are stacked, nothing is copied".to_owned()),
         Err(why) => (false, why.clone()),
     };
-    let cgroups = match host.cgroups {
-        Cgroups::V2 => (true, "version 2"),
-        Cgroups::Hybrid => (true, "version 1, and a unified tree without controllers"),
-        Cgroups::V1 => (true, "version 1"),
-        Cgroups::None => (false, "none at /sys/fs/cgroup: no limits on memory and processors"),
+    let cgroups = match probe_groups() {
+        Ok(what) => (true, what),
+        Err(why) => (false, format!("steps cannot have limits (--memory and others): {why}")),
     };
     let network = network(&config);
     let rights = rights(&level.level);
@@ -40,7 +38,7 @@ pub fn run(cx: &Context, args: DoctorArgs) -> Result<(), CliError> {
         ("rights", rights.0, rights.1),
         ("overlay", overlay.0, overlay.1),
         ("seccomp", host.seccomp, seccomp.to_owned()),
-        ("cgroups", cgroups.0, cgroups.1.to_owned()),
+        ("cgroups", cgroups.0, cgroups.1),
         ("network", network.0, network.1),
     ];
     if format == Format::Json {

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use rgraph_ir::op::{HostIp, NetworkMode, Ulimit};
 use rgraph_ir::request::{
-    CacheFrom, CacheTo, Dest, Entitlements, ImageOutput, LayerOptions, OutputSpec, Secret,
-    SshSource,
+    CacheFrom, CacheTo, Dest, Entitlements, ImageOutput, LayerOptions, OutputSpec, Resources,
+    Secret, SshSource,
 };
 use rgraph_ir::{Platform, Ttl};
 
@@ -17,7 +17,7 @@ use super::lock::default_path;
 use super::output::{normal_tag, parse_output};
 use super::{
     ProgressMode, Pull, Terminals, agents, cache_from, cache_to, entitlements, host,
-    insecure_registries, network, parse_size, secrets, ulimit,
+    insecure_registries, network, parse_size, resources, secrets, ulimit,
 };
 use crate::args::{BuildArgs, Environment, GraphArgs, GraphFormat};
 
@@ -89,6 +89,8 @@ pub struct BuildOptions {
     pub shm_size: Option<u64>,
     /// Parent control group.
     pub cgroup_parent: Option<String>,
+    /// Limits of every step.
+    pub resources: Resources,
     /// When base images are asked for again.
     pub pull: Pull,
     /// No network for sources.
@@ -239,6 +241,7 @@ impl BuildOptions {
                 }
             },
             cgroup_parent: raw.cgroup_parent.clone().filter(|p| !p.is_empty()),
+            resources: resources(&raw.resources)?,
             pull: raw.pull.map(Pull::from).unwrap_or_default(),
             offline: raw.offline,
             locked: None,
@@ -512,18 +515,11 @@ fn refuse_later(raw: &BuildArgs) -> Result<(), OptionsError> {
     let given = [
         ("--squash", on(&raw.squash)),
         ("--layers", raw.layers.is_some()),
-        ("--memory", raw.memory.is_some()),
         ("--debug-on-error", raw.debug_on_error),
         ("--attest", !r.attest.is_empty()),
         ("--sbom", on(&r.sbom)),
         ("--provenance", on(&r.provenance)),
         ("--security-opt", !r.security_opt.is_empty()),
-        ("--memory-swap", r.memory_swap.is_some()),
-        ("--cpu-shares", r.cpu_shares.is_some()),
-        ("--cpu-period", r.cpu_period.is_some()),
-        ("--cpu-quota", r.cpu_quota.is_some()),
-        ("--cpuset-cpus", r.cpuset_cpus.is_some()),
-        ("--cpuset-mems", r.cpuset_mems.is_some()),
     ];
     match given.iter().find(|(_, given)| *given) {
         Some((name, _)) => Err(OptionsError::Unsupported(format!("`{name}`"))),

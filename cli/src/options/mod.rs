@@ -16,6 +16,7 @@ mod image;
 mod lock;
 mod output;
 mod registry;
+mod resources;
 mod size;
 mod source;
 mod steps;
@@ -35,6 +36,7 @@ pub use image::{
 pub use lock::{FetchOptions, LockDest, LockOptions};
 pub use output::{normal_tag, parse_output};
 pub use registry::{LoginOptions, Password, SearchOptions, logout_server};
+pub use resources::resources;
 pub use size::{parse_amount, parse_seconds, parse_size};
 pub use source::{agents, secrets};
 pub use steps::{HOST_GATEWAY, entitlements, host, network, ulimit};

@@ -252,7 +252,7 @@ fn refusals() {
         (&["--check", "--call", "outline", "."], true, "exclude"),
         (&["--insecure-registry", "http://x:5", "."], true, "--insecure-registry"),
         (&["--squash", "."], false, "`--squash` is not supported yet"),
-        (&["--memory", "1g", "."], false, "`--memory` is not supported yet"),
+        (&["--memory", "1x", "."], true, "--memory"),
         (&["--provenance=mode=max", "."], false, "`--provenance` is not supported yet"),
         (&["--progress", "legacy", "."], false, "is not supported yet"),
         (&["--secret", "id=x,src=/nonexistent", "."], false, "secret `x`: cannot read"),

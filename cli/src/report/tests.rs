@@ -160,7 +160,7 @@ fn a_failed_step() {
         tail: &["make: *** no rule".to_owned()],
         help: None,
     };
-    let cause = rgraph_solver::ports::TaskError::Exit { code: 127 };
+    let cause = rgraph_solver::ports::TaskError::Exit { code: 127, why: None };
     insta::assert_snapshot!(draw(Style::default(), |r| r.failed_step(&step, &cause, &map)), @r##"
     ------
      > [2/2] RUN make   all:

@@ -53,9 +53,6 @@ pub enum ExecError {
     /// CDI devices come later.
     #[error("`RUN --device` is not supported yet")]
     Device,
-    /// Control groups come later.
-    #[error("`--cgroup-parent` is not supported yet")]
-    CgroupParent,
     /// The step's program never ran.
     #[error(transparent)]
     NotStarted(#[from] crate::sandbox::InitError),
@@ -132,9 +129,6 @@ fn run_once(
     if !op.devices.is_empty() {
         return Err(TaskError::failed(ExecError::Device));
     }
-    if op.cgroup_parent.is_some() {
-        return Err(TaskError::failed(ExecError::CgroupParent));
-    }
     let root: Option<SnapshotId> = match op.root {
         Some(i) => Some(w.as_snapshot(task.inputs[i.at()], cx)?),
         None => None,
@@ -160,10 +154,12 @@ fn run_once(
         (Some(_), _) => return Err(TaskError::Cancelled),
         (None, _) => {}
     }
+    let why = finished.hit.map(|hit| super::limits::words(hit, &w.request.resources));
     match finished.outcome {
-        Outcome::Exited(0) => {}
-        Outcome::Exited(code) => return Err(TaskError::Exit { code }),
-        Outcome::Signalled(signal) => return Err(TaskError::Signal { signal, why: None }),
+        // What it gave is what the same step gives without the limit, or it would have failed.
+        Outcome::Exited(0) => why.into_iter().for_each(|why| cx.warn(why)),
+        Outcome::Exited(code) => return Err(TaskError::Exit { code, why }),
+        Outcome::Signalled(signal) => return Err(TaskError::Signal { signal, why }),
         Outcome::NotStarted(reason) => {
             return Err(TaskError::failed(match reason.exit_code() {
                 Some(code) => ExecError::Program { reason, code },
@@ -246,6 +242,7 @@ fn spec(
             .iter()
             .map(|u| Ulimit { name: u.name.clone(), soft: u.soft, hard: u.hard })
             .collect(),
+        limits: super::limits::of_step(&w.request.resources, op.cgroup_parent.as_deref()),
         shm_size: w.request.shm_size.unwrap_or(0),
         dns: Dns::default(),
         no_new_privileges: false,

@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod exec;
 pub mod file;
+pub mod limits;
 pub mod merge;
 pub mod network;
 pub mod source;

@@ -6,6 +6,8 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
+use super::cgroup::NoGroups;
+
 /// Why a step did not begin. Travels from the child, so causes are text.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum InitError {
@@ -80,6 +82,12 @@ pub enum InitError {
         /// As written.
         name: String,
     },
+    /// Limits are asked for, and there are no control groups to keep them.
+    #[error("the step cannot have the limits that were asked for: {reason}")]
+    NoLimits {
+        /// Why, and what helps.
+        reason: String,
+    },
     /// Any other step of the preparation.
     #[error("cannot {step}: {reason}")]
     Setup {
@@ -99,6 +107,12 @@ impl InitError {
             Self::NotExecutable { .. } => Some(126),
             _ => None,
         }
+    }
+
+    /// For `map_err`.
+    #[expect(clippy::needless_pass_by_value)]
+    pub(super) fn no_limits(why: NoGroups) -> Self {
+        Self::NoLimits { reason: why.to_string() }
     }
 
     /// For `map_err`: names the step.

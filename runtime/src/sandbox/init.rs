@@ -19,7 +19,7 @@ use super::error::InitError;
 use super::rootfs::{PlaceError, Root, Stub};
 use super::spec::{SandboxSpec, Security};
 use super::user::Identity;
-use super::{mounts, network, user};
+use super::{cgroup, mounts, network, user};
 
 /// Where programs are looked for when the step has no `PATH`.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -46,6 +46,8 @@ pub(super) struct Child<'a> {
     pub report: OwnedFd,
     /// Its private network; `None`: it has another.
     pub place: Option<&'a network::Place>,
+    /// The files by which it enters its control groups.
+    pub doors: Vec<std::fs::File>,
     /// The compiled filter; `None` where this machine has none.
     pub filter: Option<&'a Program>,
 }
@@ -71,6 +73,7 @@ impl Child<'_> {
         let spec = self.spec;
         let (args, names) = arguments(spec)?;
         self.guard()?;
+        self.enter_groups()?;
         network::enter(self.place)?;
         let root = self.root.try_clone().map_err(InitError::at("keep the root"))?;
         let who = user::look_up(&root, &spec.user)?;
@@ -106,6 +109,17 @@ impl Child<'_> {
         ns::die_with_parent().map_err(InitError::at("follow the runner"))?;
         self.check_runner()?;
         ns::new_session().map_err(InitError::at("start a session"))
+    }
+
+    /// Before anything is made that counts.
+    fn enter_groups(&mut self) -> Result<(), InitError> {
+        if self.doors.is_empty() {
+            return Ok(());
+        }
+        for door in self.doors.drain(..) {
+            cgroup::enter(door).map_err(InitError::at("enter the control group"))?;
+        }
+        ns::unshare_cgroups().map_err(InitError::at("hide the other control groups"))
     }
 
     /// The parent's id cannot be asked for: it is in another process namespace. The pipe tells.

@@ -10,9 +10,10 @@ use rgraph_sys::channel;
 use rgraph_sys::spawn::{self, PidFd};
 use rgraph_sys::wait::{self, Flag};
 
+use super::cgroup::Hit;
 use super::error::{InitError, SandboxError};
 use super::network::NoNetwork;
-use super::runner::{self, Done, Hello, Reply};
+use super::runner::{self, Done, End, Hello, Reply};
 use super::spec::SandboxSpec;
 
 /// The process that makes the steps' processes: one per build, started when the first step needs
@@ -164,6 +165,8 @@ pub struct Running {
 pub struct Finished {
     /// What its process came to.
     pub outcome: Outcome,
+    /// The limit of its control group that it ran into.
+    pub hit: Option<Hit>,
     /// Why it was asked to end before it did so by itself.
     pub stopped: Option<Stopped>,
 }
@@ -272,13 +275,17 @@ impl Running {
                 let (word, _) = hear(&self.reply)?;
                 // All writers are dead, so what is in the pipes now is all there will be.
                 while self.pump(&mut buf, output) {}
-                let outcome = match word {
-                    Reply::Done(Done::Exited(code)) => Outcome::Exited(code),
-                    Reply::Done(Done::Signalled(signal)) => Outcome::Signalled(signal),
-                    Reply::Done(Done::NotStarted(e)) | Reply::Refused(e) => Outcome::NotStarted(e),
+                let (end, hit) = match word {
+                    Reply::Done(Done { end, hit }) => (end, hit),
+                    Reply::Refused(e) => (End::NotStarted(e), None),
                     Reply::Started => continue,
                 };
-                return Ok(Finished { outcome, stopped });
+                let outcome = match end {
+                    End::Exited(code) => Outcome::Exited(code),
+                    End::Signalled(signal) => Outcome::Signalled(signal),
+                    End::NotStarted(e) => Outcome::NotStarted(e),
+                };
+                return Ok(Finished { outcome, hit, stopped });
             }
         }
     }

@@ -14,6 +14,7 @@
 //! target is opened by handle below the step's root; what was created as a mount point only is
 //! gone from the upper directory when [`Running::wait`] returns.
 
+mod cgroup;
 mod error;
 mod init;
 mod kernelfs;
@@ -25,6 +26,7 @@ mod runner;
 mod spec;
 pub(crate) mod user;
 
+pub use cgroup::{Hit, Limits, NoGroups, Setting, probe as probe_groups};
 pub use error::{InitError, SandboxError};
 pub use launch::{Finished, Outcome, Runner, Running, Stopped, Stream};
 pub use network::NoNetwork;

@@ -7,10 +7,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rgraph_sys::caps::CapSet;
 use rgraph_sys::seccomp::{Arch, Program};
-use rgraph_sys::spawn::{self, Ended, PidFd};
+use rgraph_sys::spawn::{self, Ended, Namespaces, PidFd};
 use rgraph_sys::{channel, mount, ns, wait};
 use serde::{Deserialize, Serialize};
 
+use super::cgroup::{Group, Groups, Hit};
 use super::error::InitError;
 use super::network::{self, Place, Purpose, Router};
 use super::spec::{Network, Rootfs, SandboxSpec, Security};
@@ -41,9 +42,17 @@ pub(super) enum Reply {
     Done(Done),
 }
 
+/// A step's end.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Done {
+    pub end: End,
+    /// The limit of its control group that it ran into.
+    pub hit: Option<Hit>,
+}
+
 /// How a step ended.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) enum Done {
+pub(super) enum End {
     /// Exit code.
     Exited(i32),
     /// Signal.
@@ -86,6 +95,8 @@ fn serve(control: &OwnedFd) -> i32 {
     let filter = Arch::native().map(|arch| Program::docker_default(arch, CapSet::DOCKER));
     let mut steps: Vec<Step> = Vec::new();
     let mut router: Option<Router> = None;
+    let mut groups = Groups::default();
+    groups.sweep();
     loop {
         let mut fds: Vec<BorrowedFd<'_>> = vec![control.as_fd()];
         for step in &steps {
@@ -111,7 +122,7 @@ fn serve(control: &OwnedFd) -> i32 {
         if asked {
             match channel::receive(control) {
                 Ok(Some((bytes, fds))) if bytes == RUN => {
-                    steps.extend(Step::begin(fds, filter.as_ref(), &mut router));
+                    steps.extend(Step::begin(fds, filter.as_ref(), &mut router, &mut groups));
                 }
                 Ok(Some((bytes, fds))) if bytes == CONNECT => connect(&mut router, &fds),
                 Ok(Some((bytes, fds))) if bytes == PROBE => {
@@ -151,7 +162,7 @@ fn tell(socket: &OwnedFd, word: &impl Serialize, fds: &[BorrowedFd<'_>]) -> bool
 
 /// Sent for an error whose text does not fit (a program name of the image's making).
 const TOO_LONG: &[u8] =
-    br#"{"Done":{"NotStarted":{"Setup":{"step":"start the step","reason":"error text too long"}}}}"#;
+    br#"{"Done":{"end":{"NotStarted":{"Setup":{"step":"start the step","reason":"error text too long"}}},"hit":null}}"#;
 
 /// A step with a process.
 struct Step {
@@ -163,6 +174,7 @@ struct Step {
     place: Option<Place>,
     /// It could not change its network.
     confined: bool,
+    group: Option<Group>,
 }
 
 impl Step {
@@ -171,10 +183,11 @@ impl Step {
         fds: Vec<OwnedFd>,
         filter: Option<&Program>,
         router: &mut Option<Router>,
+        groups: &mut Groups,
     ) -> Option<Self> {
         let mut fds = fds.into_iter();
         let reply = fds.next()?;
-        match Self::try_begin(fds, filter, router) {
+        match Self::try_begin(fds, filter, router, groups) {
             Ok(mut step) => {
                 tell(&reply, &Reply::Started, &[step.pid.as_fd()]);
                 step.reply = Some(reply);
@@ -191,6 +204,7 @@ impl Step {
         mut fds: std::vec::IntoIter<OwnedFd>,
         filter: Option<&Program>,
         router: &mut Option<Router>,
+        groups: &mut Groups,
     ) -> Result<Self, InitError> {
         let (Some(spec), Some(stdout), Some(stderr)) = (fds.next(), fds.next(), fds.next()) else {
             let reason = "files are missing in the message".into();
@@ -214,9 +228,16 @@ impl Step {
             }
             (Network::Host | Network::None, _) => None,
         };
-        let namespaces = network::namespaces(spec.network);
+        let group = match spec.limits.is_none() {
+            true => None,
+            false => Some(groups.make(&spec.limits).map_err(InitError::no_limits)?),
+        };
+        let doors = group.as_ref().map_or(Ok(Vec::new()), Group::doors);
+        let doors = doors.map_err(InitError::no_limits)?;
+        let namespaces =
+            Namespaces { network: network::own(spec.network), later_cgroup: group.is_some() };
         let (reading, root_of_child) = (&mut report, &root);
-        let pid = spawn::clone_child(namespaces, None, || {
+        let pid = spawn::clone_child(namespaces, || {
             // The copy's own reading end would hide that the runner is gone.
             if spawn::disarm(reading).is_err() {
                 return 125;
@@ -225,11 +246,22 @@ impl Step {
             let fds = fds.map(Some).collect();
             let place = place.as_ref();
             let report = report_end;
-            init::Child { spec: &spec, root, fds, stdout, stderr, report, place, filter }.run()
+            let child = init::Child {
+                spec: &spec,
+                root,
+                fds,
+                stdout,
+                stderr,
+                report,
+                place,
+                doors,
+                filter,
+            };
+            child.run()
         })
         .map_err(InitError::at("make a process"))?;
         let confined = spec.security == Security::Sandbox;
-        Ok(Self { pid, reply: None, report, root, rootfs: spec.rootfs, place, confined })
+        Ok(Self { pid, reply: None, report, root, rootfs: spec.rootfs, place, confined, group })
     }
 
     /// The process has ended or is about to: cleans up and tells.
@@ -240,14 +272,17 @@ impl Step {
         }
         let (stubs, failed) = init::parse_reports(&init::read_reports(&self.report));
         rootfs::clean(self.root, &stubs, &self.rootfs);
-        let done = match (failed, ended) {
-            (Some(error), _) => Done::NotStarted(error),
-            (None, Ok(Ended::Exited(code))) => Done::Exited(code),
-            (None, Ok(Ended::Signalled(signal))) => Done::Signalled(signal),
-            (None, Err(e)) => Done::NotStarted(InitError::at("wait for the process")(e)),
+        let end = match (failed, ended) {
+            (Some(error), _) => End::NotStarted(error),
+            (None, Ok(Ended::Exited(code))) => End::Exited(code),
+            (None, Ok(Ended::Signalled(signal))) => End::Signalled(signal),
+            (None, Err(e)) => End::NotStarted(InitError::at("wait for the process")(e)),
         };
+        let hit = self.group.as_ref().and_then(Group::hit);
+        // Gone before anybody hears of the end.
+        drop(self.group);
         if let Some(reply) = &self.reply {
-            tell(reply, &Reply::Done(done), &[]);
+            tell(reply, &Reply::Done(Done { end, hit }), &[]);
         }
     }
 }

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::cgroup::Limits;
+
 /// One step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SandboxSpec {
@@ -28,8 +30,10 @@ pub struct SandboxSpec {
     pub security: Security,
     /// Lines added to `/etc/hosts`.
     pub extra_hosts: Vec<ExtraHost>,
-    /// Resource limits.
+    /// Resource limits of each process.
     pub ulimits: Vec<Ulimit>,
+    /// Limits of all processes together.
+    pub limits: Limits,
     /// Size of `/dev/shm` in bytes; 0: 64 MiB.
     pub shm_size: u64,
     /// Name resolution.
@@ -60,6 +64,7 @@ impl SandboxSpec {
             security: Security::Sandbox,
             extra_hosts: Vec::new(),
             ulimits: Vec::new(),
+            limits: Limits::default(),
             shm_size: 0,
             dns: Dns::default(),
             no_new_privileges: false,

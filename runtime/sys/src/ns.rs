@@ -20,6 +20,17 @@ pub fn unshare_mounts() -> io::Result<()> {
     Ok(unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }?)
 }
 
+/// Makes this process see the control groups that it is in now as the root of all.
+///
+/// # Errors
+/// The error of `unshare(2)`.
+pub fn unshare_cgroups() -> io::Result<()> {
+    single_threaded()?;
+    // SAFETY: only the cgroup namespace is unshared; what makes `unshare` unsafe is CLONE_FILES,
+    // which would give threads different descriptor tables, and there is only one thread.
+    Ok(unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWCGROUP) }?)
+}
+
 /// Refuses when this process has more than one thread.
 ///
 /// # Errors

@@ -13,21 +13,6 @@ pub struct HostCaps {
     pub overlay: Result<(), String>,
     /// System calls can be filtered and the filter knows this machine.
     pub seccomp: bool,
-    /// Which control groups there are.
-    pub cgroups: Cgroups,
-}
-
-/// The control group hierarchies of a host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cgroups {
-    /// One unified tree.
-    V2,
-    /// Controllers of version 1 beside a unified tree without them.
-    Hybrid,
-    /// Version 1 only.
-    V1,
-    /// None at `/sys/fs/cgroup`.
-    None,
 }
 
 /// Asks and tries. `scratch` is an existing directory on the file system where layers will be;
@@ -36,7 +21,6 @@ pub fn probe(scratch: &Path, userxattr: bool) -> HostCaps {
     HostCaps {
         overlay: try_overlay(scratch, userxattr),
         seccomp: seccomp::Arch::native().is_some() && has_seccomp(),
-        cgroups: cgroups(),
     }
 }
 
@@ -66,24 +50,6 @@ fn try_overlay(scratch: &Path, userxattr: bool) -> Result<(), String> {
 fn has_seccomp() -> bool {
     std::fs::read_to_string("/proc/sys/kernel/seccomp/actions_avail")
         .is_ok_and(|actions| actions.split_whitespace().any(|a| a == "errno"))
-}
-
-fn cgroups() -> Cgroups {
-    const CGROUP2: u64 = 0x6367_7270;
-    let is_v2 = |path: &str| {
-        rustix::fs::statfs(path).is_ok_and(|s| s.f_type as u64 & 0xffff_ffff == CGROUP2)
-    };
-    if is_v2("/sys/fs/cgroup") {
-        Cgroups::V2
-    } else if is_v2("/sys/fs/cgroup/unified") {
-        Cgroups::Hybrid
-    } else if Path::new("/sys/fs/cgroup/memory").exists()
-        || Path::new("/sys/fs/cgroup/cpu").exists()
-    {
-        Cgroups::V1
-    } else {
-        Cgroups::None
-    }
 }
 
 #[cfg(test)]

@@ -163,36 +163,31 @@ pub fn take_inherited() -> Option<OwnedFd> {
     Some(unsafe { OwnedFd::from_raw_fd(INHERITED_FD) })
 }
 
-/// libc's constant of this name is cut to 32 bits.
-const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
-
 /// The namespaces of a child.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Namespaces {
     /// A network of its own.
     pub network: bool,
+    /// It sees the control groups that it will be in, not the caller's: it has to make its own
+    /// namespace for that, once it is there.
+    pub later_cgroup: bool,
 }
 
 /// Copies this process into new mount, process, IPC, UTS and cgroup namespaces; the copy runs
-/// `body` and leaves with its result as exit code. With `cgroup` (a directory of cgroup2) it is
-/// born in there.
+/// `body` and leaves with its result as exit code.
 ///
 /// # Errors
 /// `Other` when this process has several threads; otherwise the error of `clone3(2)`.
-pub fn clone_child(
-    namespaces: Namespaces,
-    cgroup: Option<BorrowedFd<'_>>,
-    body: impl FnOnce() -> i32,
-) -> io::Result<PidFd> {
-    let mut flags = libc::CLONE_NEWNS
-        | libc::CLONE_NEWPID
-        | libc::CLONE_NEWIPC
-        | libc::CLONE_NEWUTS
-        | libc::CLONE_NEWCGROUP;
+pub fn clone_child(namespaces: Namespaces, body: impl FnOnce() -> i32) -> io::Result<PidFd> {
+    let mut flags =
+        libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+    if !namespaces.later_cgroup {
+        flags |= libc::CLONE_NEWCGROUP;
+    }
     if namespaces.network {
         flags |= libc::CLONE_NEWNET;
     }
-    clone_with(flags, cgroup, body)
+    clone_with(flags, body)
 }
 
 /// As [`clone_child`], but the copy stays in this process's namespaces.
@@ -200,14 +195,10 @@ pub fn clone_child(
 /// # Errors
 /// As [`clone_child`].
 pub fn copy_self(body: impl FnOnce() -> i32) -> io::Result<PidFd> {
-    clone_with(0, None, body)
+    clone_with(0, body)
 }
 
-fn clone_with(
-    flags: libc::c_int,
-    cgroup: Option<BorrowedFd<'_>>,
-    body: impl FnOnce() -> i32,
-) -> io::Result<PidFd> {
+fn clone_with(flags: libc::c_int, body: impl FnOnce() -> i32) -> io::Result<PidFd> {
     ns::single_threaded()?;
     let mut pidfd: RawFd = -1;
     // SAFETY: `clone_args` is plain data, for which all zeroes is a value.
@@ -215,10 +206,6 @@ fn clone_with(
     args.flags = (flags | libc::CLONE_PIDFD) as u64;
     args.pidfd = (&raw mut pidfd) as u64;
     args.exit_signal = libc::SIGCHLD as u64;
-    if let Some(cgroup) = cgroup {
-        args.flags |= CLONE_INTO_CGROUP;
-        args.cgroup = cgroup.as_raw_fd() as u64;
-    }
     // SAFETY: without CLONE_VM and without a stack this is a fork: the child gets its own copy of
     // the memory and goes on at the same place. There is no second thread (checked above), so no
     // lock can be held by somebody who is not there in the copy. `args` has the size passed and

@@ -43,7 +43,10 @@ pub fn cancel_lets_a_handler_finish(runner: &Runner) {
         image.sh("trap 'echo bye; exit 5' TERM; echo ready; while :; do sleep 0.01; done");
     spec.grace = Duration::from_secs(100_000);
     let (end, out) = cancel_when_ready(runner, &spec);
-    assert_eq!(end, Finished { outcome: Outcome::Exited(5), stopped: Some(Stopped::Cancelled) });
+    assert_eq!(
+        end,
+        Finished { outcome: Outcome::Exited(5), hit: None, stopped: Some(Stopped::Cancelled) }
+    );
     assert_eq!(out, "ready\nbye\n");
 }
 
@@ -52,7 +55,10 @@ pub fn cancel_kills_after_the_grace_period(runner: &Runner) {
     let mut spec = image.sh("trap 'echo no' TERM; echo ready; while :; do sleep 0.01; done");
     spec.grace = Duration::from_millis(50);
     let (end, out) = cancel_when_ready(runner, &spec);
-    assert_eq!(end, Finished { outcome: Outcome::Signalled(9), stopped: Some(Stopped::Cancelled) });
+    assert_eq!(
+        end,
+        Finished { outcome: Outcome::Signalled(9), hit: None, stopped: Some(Stopped::Cancelled) }
+    );
     assert_eq!(out, "ready\nno\n");
 }
 

@@ -28,7 +28,6 @@ use std::os::fd::OwnedFd;
 
 use rgraph_sys::netns::{self, Leftovers};
 use rgraph_sys::ns;
-use rgraph_sys::spawn::Namespaces;
 use serde::{Deserialize, Serialize};
 
 use super::error::InitError;
@@ -67,9 +66,9 @@ pub(super) struct Facts {
     pub ipv6: bool,
 }
 
-/// The namespaces that a child with this network is born into.
-pub(super) fn namespaces(network: Network) -> Namespaces {
-    Namespaces { network: network == Network::None }
+/// Whether a child with this network is born into a namespace of its own for it.
+pub(super) fn own(network: Network) -> bool {
+    network == Network::None
 }
 
 /// Called in the child, before anything is mounted: `/sys` shows the network of who mounts it.

@@ -1,0 +1,84 @@
+//! The limits of a step, from what the caller asks for to what the sandbox is told.
+
+use rgraph_ir::request::{MemoryLimit, Resources, SwapLimit};
+
+use crate::sandbox::{Hit, Limits, Setting};
+
+/// What the sandbox is told.
+pub fn of_step(resources: &Resources, parent: Option<&str>) -> Limits {
+    let Resources { memory, cpu_shares, cpu_time, cpuset_cpus, cpuset_mems, pids } = resources;
+    let mut settings = Vec::new();
+    if let Some(MemoryLimit { bytes, swap }) = *memory {
+        let (swap, optional) = match swap {
+            SwapLimit::Usual => (Some(bytes), true),
+            SwapLimit::Bytes(n) => (Some(n), false),
+            SwapLimit::Unlimited => (None, true),
+        };
+        // In this order: the kernel keeps the sum at or above the limit of memory.
+        settings.push(Setting::Memory(bytes));
+        settings.push(Setting::Swap { memory: bytes, swap, optional });
+    }
+    settings.extend(cpu_shares.map(Setting::CpuShares));
+    settings.extend(cpu_time.map(|t| Setting::CpuTime { quota: t.quota, period: t.period }));
+    settings.extend(cpuset_cpus.clone().map(Setting::Cpus));
+    settings.extend(cpuset_mems.clone().map(Setting::Nodes));
+    settings.extend(pids.map(Setting::Processes));
+    Limits { parent: parent.map(str::to_owned), settings }
+}
+
+/// Says what a step ran into, with the limit and its flag.
+pub fn words(hit: Hit, resources: &Resources) -> String {
+    match (hit, resources.memory, resources.pids) {
+        (Hit::Memory, Some(limit), _) => {
+            format!("out of memory: the limit is {} (--memory)", size(limit.bytes))
+        }
+        (Hit::Memory, None, _) => "out of memory: the limit is that of --cgroup-parent".to_owned(),
+        (Hit::Processes, _, Some(n)) => {
+            format!("out of processes: the limit is {n} (--pids-limit)")
+        }
+        (Hit::Processes, _, None) => {
+            "out of processes: the limit is that of --cgroup-parent".to_owned()
+        }
+    }
+}
+
+/// Bytes as the flag takes them, when that is shorter.
+fn size(bytes: u64) -> String {
+    for (shift, unit) in [(30, "g"), (20, "m"), (10, "k")] {
+        if bytes > 0 && bytes.trailing_zeros() >= shift {
+            return format!("{}{unit}", bytes >> shift);
+        }
+    }
+    format!("{bytes} bytes")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_name_the_limit_and_the_flag() {
+        let limit = |bytes| Some(MemoryLimit { bytes, swap: SwapLimit::Usual });
+        for (hit, memory, pids, want) in [
+            (Hit::Memory, limit(64 << 20), None, "out of memory: the limit is 64m (--memory)"),
+            (
+                Hit::Memory,
+                limit(7_000_001),
+                None,
+                "out of memory: the limit is 7000001 bytes (--memory)",
+            ),
+            (Hit::Memory, None, Some(4), "out of memory: the limit is that of --cgroup-parent"),
+            (Hit::Processes, None, Some(4), "out of processes: the limit is 4 (--pids-limit)"),
+            (
+                Hit::Processes,
+                limit(1 << 30),
+                None,
+                "out of processes: the limit is that of --cgroup-parent",
+            ),
+        ] {
+            assert_eq!(words(hit, &Resources { memory, pids, ..Resources::default() }), want);
+        }
+        assert!(of_step(&Resources::default(), None).is_none());
+        assert!(!of_step(&Resources::default(), Some("/p")).is_none());
+    }
+}
