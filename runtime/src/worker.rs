@@ -70,8 +70,10 @@ pub struct LocalWorker<'a> {
     pub snapshots: Snapshots<'a>,
     lease: &'a Lease,
     flight: &'a Flight<'a>,
-    files: &'a FileLists<'a>,
-    journal: &'a Journal<'a>,
+    /// What files digests were made of.
+    pub files: &'a FileLists<'a>,
+    /// What the last build of this place was.
+    pub journal: &'a Journal<'a>,
     /// What selections of live folders were when they entered a key, and when that was.
     looked: Mutex<HashMap<(u32, [u8; 32]), Seen>>,
     contexts: Mutex<Vec<Arc<ContextTree>>>,
@@ -256,6 +258,12 @@ impl<'a> LocalWorker<'a> {
         let id = (n, selector_digest(&sel));
         let before = self.looked.lock().unwrap_or_else(|e| e.into_inner()).get(&id).cloned();
         Some((sel, before))
+    }
+
+    /// What of a live folder is in the key of a task, by digest.
+    pub fn digest_in_key(&self, task: &Task<'_>, input: usize) -> Option<(Selector, TreeDigest)> {
+        let (sel, seen) = self.looked_at(task, input, task.inputs[input])?;
+        Some((sel, seen?.0))
     }
 
     /// Lets a live folder that was written to a moment ago rest before it is copied from, so that

@@ -170,3 +170,88 @@ fn a_context_cannot_name_what_lies_outside() {
     case.build(&[]);
     assert!(!case.dir().join("f").exists(), "COPY wrote outside the root file system");
 }
+
+/// Files of the store that have several names.
+fn shared(dir: &std::path::Path, out: &mut usize) {
+    use std::os::unix::fs::MetadataExt as _;
+    for e in std::fs::read_dir(dir).expect("a folder of the store").flatten() {
+        let meta = e.path().symlink_metadata().expect("nobody removes it");
+        if meta.is_dir() {
+            shared(&e.path(), out);
+        } else if meta.is_file() && meta.nlink() > 1 {
+            *out += 1;
+        }
+    }
+}
+
+#[test]
+fn what_did_not_change_is_not_copied_again() {
+    need!(Root);
+    use std::fs;
+    use std::time::{Duration, SystemTime};
+    let case = Case::with_base();
+    let old = SystemTime::UNIX_EPOCH + Duration::from_secs(1_500_000_000);
+    let at = |path: &str| case.context().join("src").join(path);
+    let stamp = |path: &str| {
+        fs::File::options().append(true).open(at(path)).unwrap().set_modified(old).unwrap();
+    };
+    for n in 0..60 {
+        case.file(&format!("src/d{}/f{n}", n % 3), format!("content {n}\n"));
+        stamp(&format!("d{}/f{n}", n % 3));
+    }
+    fs::hard_link(at("d0/f3"), at("d1/twin")).unwrap();
+    case.dockerfile(
+        "FROM BASE\nRUN mkdir -p /to/d2 && echo lower > /to/d2/f2\nCOPY src /to\nRUN cat /to/d0/f0 > /out\n",
+    );
+    let first = case.image(&[]);
+    let count = || {
+        let mut n = 0;
+        shared(&case.root(), &mut n);
+        n
+    };
+    // The two names of the hard link.
+    assert_eq!(count(), 2);
+
+    // Other content of the same size and time, another mode, another time; files and folders that come
+    // and go; two names less.
+    fs::write(at("d0/f6"), "CONTENT 6\n").unwrap();
+    stamp("d0/f6");
+    case.mode("src/d0/f9", 0o755);
+    fs::File::options()
+        .append(true)
+        .open(at("d0/f12"))
+        .unwrap()
+        .set_modified(old + Duration::from_secs(1))
+        .unwrap();
+    fs::remove_file(at("d0/f15")).unwrap();
+    fs::write(at("d0/new"), "new\n").unwrap();
+    fs::rename(at("d1/f19"), at("d1/moved")).unwrap();
+    fs::remove_file(at("d1/twin")).unwrap();
+    fs::remove_file(at("d1/f22")).unwrap();
+    fs::create_dir(at("d1/f22")).unwrap();
+    let second = case.image(&[]);
+    // Two names for each of the files that stayed, all but f6, f9, f12, f15, f19 and f22; f3 has a third.
+    let stayed = 2 * 54 + 1;
+    assert_eq!(count(), stayed);
+
+    let clean = case.image(&["--no-cache"]);
+    assert_eq!(second.read("to/d0/f6"), "CONTENT 6\n");
+    assert_eq!(second.read("to/d2/f2"), "content 2\n");
+    assert_eq!(first.read("to/d0/f6"), "content 6\n");
+    let copied = |i: &rgraph_tests::Image| {
+        let layers = i.layers.iter().filter(|l| l.0.iter().any(|e| e.path == "to/d0/f0"));
+        layers.map(|l| l.0.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(copied(&second), copied(&clean));
+
+    // On another base nothing is known of what the copy meets.
+    let moved = "FROM BASE\nRUN mkdir -p /to/d2/f2x && echo other > /to/d2/f2\nCOPY src /to\n";
+    case.dockerfile(moved);
+    case.file("src/d0/new", "newer\n");
+    case.build(&[]).ok();
+    assert_eq!(count(), stayed);
+    // The earlier layers may go; the files stay.
+    case.rgraph(&["prune", "-f"]).ok();
+    case.rgraph(&["store", "check", "--read-data"]).ok();
+    assert_eq!(case.image(&[]).read("to/d0/f0"), "content 0\n");
+}

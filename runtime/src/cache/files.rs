@@ -5,7 +5,7 @@
 //! cached build writes none. Writing is a temporary name and a rename, no sync; a list that is lost
 //! or damaged makes a line shorter. The folder holds the newest [`MOST_LISTS`] and [`MOST_BYTES`].
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::Write as _;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -29,6 +29,9 @@ const MOST_BYTES: u64 = 64 << 20;
 
 /// Most layers of a snapshot that are looked at.
 const MOST_LAYERS: usize = 8;
+
+/// See [`FileLists::are_many`].
+const MANY: usize = 8;
 
 /// What a list is of: a digest of a selection.
 type Id = [u8; 32];
@@ -107,6 +110,23 @@ impl<'a> FileLists<'a> {
     pub fn changed(&self, sel: &Selector, old: TreeDigest, new: TreeDigest) -> Option<FileChanges> {
         let (old, new) = (self.list(&id(sel, old))?, self.list(&id(sel, new))?);
         Some(new.changes_since(&old))
+    }
+
+    /// Whether so many files were just seen that it is worth to ask which of them did not change.
+    pub fn are_many(&self, sel: &Selector, digest: TreeDigest) -> bool {
+        self.seen().scans.get(&id(sel, digest)).is_some_and(|s| s.scan.len() >= MANY)
+    }
+
+    /// The paths of regular files that two selections with these digests have in common, whose bytes and
+    /// extended attributes are the same. `None`: a list is gone.
+    pub fn in_common(
+        &self,
+        sel: &Selector,
+        old: TreeDigest,
+        new: TreeDigest,
+    ) -> Option<HashSet<Vec<u8>>> {
+        let (old, new) = (self.list(&id(sel, old))?, self.list(&id(sel, new))?);
+        Some(new.files_in_common(&old))
     }
 
     /// Writes the list of a selection that a recorded step is keyed by, where it is not written yet.

@@ -1,10 +1,11 @@
 //! Which files a digest was made of: kept beside it, so that a later miss can name what changed.
 //!
-//! A list is small (some 20 bytes a file): names share what they have in common with the one before,
-//! and of a file's digest eight bytes are kept, since it only has to tell old from new. It is never
+//! A list is small (some 30 bytes a file): names share what they have in common with the one before,
+//! and of a file's digest sixteen bytes are kept, since it only has to tell old from new. It is never
 //! part of a key. What does not read back is no list.
 
 use std::cmp::Ordering;
+use std::collections::HashSet;
 
 use rgraph_solver::explain::{FileChanges, FileFate, judge_rules};
 
@@ -12,7 +13,7 @@ use super::Scan;
 use super::walk::{Content, Entry, Kind};
 
 /// Names the encoding.
-const MAGIC: &[u8] = b"rgraph files 2\n";
+const MAGIC: &[u8] = b"rgraph files 3\n";
 
 /// Most files of a list: more are not kept.
 pub const MAX_FILES: usize = 200_000;
@@ -31,7 +32,7 @@ struct Listed {
     /// A link's text, or the first name of a file that has several, in [`FileList::text`].
     link: (u32, u32),
     /// The beginning of the digest of all else.
-    content: [u8; 8],
+    content: [u8; 16],
 }
 
 /// See the module.
@@ -109,11 +110,11 @@ impl FileList {
 
     fn push(&mut self, path: &[u8], e: &Entry, twin: Option<&[u8]>, (owner, mode): (bool, bool)) {
         let first = |bytes: &[u8]| {
-            let mut eight = [0; 8];
-            eight.copy_from_slice(&bytes[..8]);
-            eight
+            let mut some = [0; 16];
+            some.copy_from_slice(&bytes[..16]);
+            some
         };
-        let (mut link, mut content) = ((0, 0), [0; 8]);
+        let (mut link, mut content) = ((0, 0), [0; 16]);
         match &e.content {
             Content::Link(to) => link = self.keep(to),
             Content::File(d) => {
@@ -125,7 +126,7 @@ impl FileList {
             }
             Content::Device(major, minor) => {
                 content[..4].copy_from_slice(&major.to_le_bytes());
-                content[4..].copy_from_slice(&minor.to_le_bytes());
+                content[4..8].copy_from_slice(&minor.to_le_bytes());
             }
             Content::Dir(_) | Content::None | Content::Unread | Content::Gone => {}
         }
@@ -169,6 +170,23 @@ impl FileList {
     /// True when it holds none.
     pub fn is_empty(&self) -> bool {
         self.files.is_empty()
+    }
+
+    /// Paths of regular files with one name whose bytes and extended attributes are those of `old`.
+    pub fn files_in_common(&self, old: &Self) -> HashSet<Vec<u8>> {
+        let mut common = HashSet::with_capacity(self.files.len());
+        let mut before = old.files.iter().peekable();
+        for f in self.files.iter().filter(|f| f.kind == b'f' && f.link == (0, 0)) {
+            let path = self.text(f.path);
+            while before.next_if(|o| by_walk(old.text(o.path), path).is_lt()).is_some() {}
+            let same = |o: &&Listed| {
+                old.text(o.path) == path && (o.kind, o.link, o.content) == (b'f', (0, 0), f.content)
+            };
+            if before.peek().is_some_and(same) {
+                common.insert(path.to_vec());
+            }
+        }
+        common
     }
 
     /// What differs from `old` to this. What came or went as a whole folder is told once.
@@ -342,7 +360,7 @@ impl FileList {
             let kind = r.byte()?;
             let mode = u16::try_from(r.number()?).ok()?;
             let owner = (u32::try_from(r.number()?).ok()?, u32::try_from(r.number()?).ok()?);
-            let (mut link, mut content) = ((0, 0), [0; 8]);
+            let (mut link, mut content) = ((0, 0), [0; 16]);
             if matches!(kind, b'l' | b'f') {
                 let text = r.text()?;
                 if !text.is_empty() {
@@ -350,7 +368,7 @@ impl FileList {
                 }
             }
             if kind != b'l' {
-                content.copy_from_slice(r.take(8)?);
+                content.copy_from_slice(r.take(16)?);
             }
             // Texts of 4 GiB would not have been written.
             u32::try_from(list.text.len() + path.len()).ok()?;

@@ -14,9 +14,11 @@ use rgraph_solver::{Task, TaskCx, TaskError, Tree};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::earlier;
 use crate::sandbox::InitError;
 use crate::sandbox::user::look_up;
 use crate::tree::copy::{CopyOptions, Source, copy, times};
+use crate::tree::earlier::Earlier;
 use crate::tree::resolve::{NewDir, Place, chown, make_dir, make_dirs, resolve};
 use crate::tree::{TreeError, find, open_dir};
 use crate::worker::{LocalWorker, ReadTree};
@@ -84,15 +86,25 @@ pub fn run(
             )));
         }
     }
-    let layer = w.begin_layer(base, cx)?;
-    let root = layer.mount()?;
-    check_one_file(op, root.as_fd()).map_err(TaskError::failed)?;
-    for action in &op.actions {
-        cx.check()?;
-        apply(w, action, root.as_fd(), task, cx)?;
+    let mut earlier = earlier::find(w, op, task, base);
+    loop {
+        let layer = w.begin_layer(base, cx)?;
+        let root = layer.mount()?;
+        check_one_file(op, root.as_fd()).map_err(TaskError::failed)?;
+        for action in &op.actions {
+            cx.check()?;
+            apply(w, action, earlier.as_ref(), root.as_fd(), task, cx)?;
+        }
+        drop(root);
+        if let Some(e) = earlier.take()
+            && let Err(e) = e.make_links(layer.prepared.fs())
+        {
+            // It was removed meanwhile, or its files have all the names that they can have.
+            tracing::debug!(error = %e, "an earlier layer's files cannot be shared");
+            continue;
+        }
+        return Ok(vec![Tree::Snapshot(layer.commit(&task.meta.name)?)]);
     }
-    drop(root);
-    Ok(vec![Tree::Snapshot(layer.commit(&task.meta.name)?)])
 }
 
 /// Several sources onto one name that is no folder would replace each other, the last one winning in
@@ -124,6 +136,7 @@ fn check_one_file(op: &FileOp, root: BorrowedFd<'_>) -> Result<(), FileError> {
 fn apply(
     w: &LocalWorker<'_>,
     action: &FileAction,
+    earlier: Option<&Earlier>,
     root: BorrowedFd<'_>,
     task: &Task<'_>,
     cx: &TaskCx<'_>,
@@ -133,7 +146,7 @@ fn apply(
         None => None,
     };
     let result = match &action.kind {
-        FileActionKind::Copy(c) => return copy_action(w, c, owner, root, task, cx),
+        FileActionKind::Copy(c) => return copy_action(w, c, owner, earlier, root, task, cx),
         FileActionKind::Mkdir(a) => mkdir(root, a, owner),
         FileActionKind::Mkfile(a) => mkfile(root, a, owner),
         FileActionKind::Rm(a) => rm(root, a),
@@ -184,6 +197,7 @@ fn copy_action(
     w: &LocalWorker<'_>,
     c: &CopyAction,
     owner: Option<(u32, u32)>,
+    earlier: Option<&Earlier>,
     root: BorrowedFd<'_>,
     task: &Task<'_>,
     cx: &TaskCx<'_>,
@@ -201,7 +215,7 @@ fn copy_action(
     };
     let source =
         Source { root: from.root.as_fd(), ignore: from.ignore.as_deref(), as_root: from.as_root };
-    copy_paths(c, &source, owner, root, cx).map_err(|e| match e {
+    copy_paths(c, &source, owner, earlier, root, cx).map_err(|e| match e {
         FileError::Tree(TreeError::Cancelled) => TaskError::Cancelled,
         FileError::Tree(TreeError::NotFound { path }) => {
             TaskError::failed(explain_missing(path, &source))
@@ -298,6 +312,7 @@ fn copy_paths(
     c: &CopyAction,
     source: &Source<'_>,
     owner: Option<(u32, u32)>,
+    earlier: Option<&Earlier>,
     root: BorrowedFd<'_>,
     cx: &TaskCx<'_>,
 ) -> Result<(), FileError> {
@@ -318,6 +333,7 @@ fn copy_paths(
         exclude: exclude.as_ref(),
         dir_contents: c.dir_copy_contents,
         follow: c.follow_symlink,
+        earlier,
         cancelled: &|| cx.cancel.is_cancelled(),
     };
     for path in &c.required_paths {

@@ -13,6 +13,7 @@ use rgraph_ir::pattern::PatternSet;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, Timespec, Timestamps};
 use rustix::io::Errno;
 
+use super::earlier::{Earlier, Look};
 use super::resolve::{NewDir, Place, chown, make_dirs, resolve};
 use super::{TreeError, open_dir};
 
@@ -42,6 +43,8 @@ pub struct CopyOptions<'a> {
     pub dir_contents: bool,
     /// A link at the source is followed.
     pub follow: bool,
+    /// Files that need not be copied.
+    pub earlier: Option<&'a Earlier>,
     /// Polled often; true ends the copy.
     pub cancelled: &'a dyn Fn() -> bool,
 }
@@ -57,6 +60,7 @@ impl<'a> CopyOptions<'a> {
             exclude: None,
             dir_contents: true,
             follow: true,
+            earlier: None,
             cancelled,
         }
     }
@@ -125,6 +129,7 @@ pub fn copy(
         to,
         links: HashMap::new(),
         base: place.parent,
+        base_touched: false,
         pending: Vec::new(),
         buffer: Vec::new(),
     };
@@ -160,6 +165,8 @@ struct PendingDir {
     shown: OsString,
     /// The folder of the destination, once it is there. Those above are there too then.
     made: Option<OwnedFd>,
+    /// It is in the layer for sure.
+    touched: bool,
 }
 
 struct Copier<'a> {
@@ -171,6 +178,8 @@ struct Copier<'a> {
     links: HashMap<(u64, u64), OsString>,
     /// The folder in which the copy begins.
     base: OwnedFd,
+    /// It is in the layer for sure.
+    base_touched: bool,
     /// The folders on the way from there, outermost first.
     pending: Vec<PendingDir>,
     /// For the bytes of small files.
@@ -292,6 +301,7 @@ impl Copier<'_> {
             name: name.to_owned(),
             shown: shown.to_owned(),
             made: None,
+            touched: false,
         });
         let mut made_now = false;
         if wanted {
@@ -383,6 +393,12 @@ impl Copier<'_> {
             return rustix::fs::linkat(from, &first.name, to, name, AtFlags::empty())
                 .map_err(TreeError::io("link", shown));
         }
+        if let Some(earlier) = self.opts.earlier
+            && e.stat.st_nlink == 1
+            && earlier.takes(e.real, shown, &self.look(&e.stat)?)
+        {
+            return self.touch_parent(shown);
+        }
         // NONBLOCK: what was a file a moment ago may be a FIFO now.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let source = rustix::fs::openat(e.dir, e.name, flags, Mode::empty())
@@ -437,6 +453,34 @@ impl Copier<'_> {
         copy_xattrs(source, target).map_err(TreeError::io("copy attributes of", shown))?;
         rustix::fs::futimens(target, &self.times(&e.stat))
             .map_err(TreeError::io("set times of", shown))
+    }
+
+    /// What the copy of a file will look like.
+    fn look(&self, stat: &Stat) -> Result<Look, TreeError> {
+        let time = self.times(stat).last_modification;
+        Ok(Look {
+            size: stat.st_size,
+            mode: self.mode(stat)?,
+            owner: self.owner(stat),
+            time: (time.tv_sec, time.tv_nsec),
+        })
+    }
+
+    /// Sees to it that the folder that is copied into is in the layer, though nothing is made in it yet.
+    fn touch_parent(&mut self, shown: &OsStr) -> Result<(), TreeError> {
+        let touched = match self.pending.last_mut() {
+            Some(dir) => &mut dir.touched,
+            None => &mut self.base_touched,
+        };
+        if std::mem::replace(touched, true) {
+            return Ok(());
+        }
+        let now = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };
+        rustix::fs::futimens(
+            self.parent(),
+            &Timestamps { last_access: now, last_modification: now },
+        )
+        .map_err(TreeError::io("set times of the folder of", shown))
     }
 
     fn times(&self, stat: &Stat) -> Timestamps {
@@ -593,6 +637,7 @@ mod tests {
             exclude: None,
             dir_contents: true,
             follow: true,
+            earlier: None,
             cancelled: &|| false,
         };
         let source = Source { root: from.as_fd(), ignore: None, as_root: false };

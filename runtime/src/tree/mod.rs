@@ -6,6 +6,7 @@
 //! links, and reads links itself, with `/` meaning the handle.
 
 pub mod copy;
+pub mod earlier;
 pub mod find;
 pub mod resolve;
 
