@@ -2,6 +2,7 @@
 
 use rgraph_ir::VertexId;
 use rgraph_runtime::builds::{BuildRecord, BuildStatus, StepRecord, StepStatus};
+use rgraph_runtime::logs::BuildLogs;
 use rgraph_solver::Step;
 
 use crate::options::BuildOptions;
@@ -31,6 +32,7 @@ pub fn record(
     opts: &BuildOptions,
     compiled: Option<&Compiled>,
     progress: &Progress,
+    logs: &BuildLogs,
     span: Span,
     end: Ending,
 ) -> BuildRecord {
@@ -39,7 +41,8 @@ pub fn record(
         progress.each(|step, info| {
             let Step::Vertex(v) = step else { return };
             if !info.name.starts_with("[internal]") {
-                steps.push((v, step_record(v, info, compiled)));
+                let log = logs.has(v.0).then_some(v.0);
+                steps.push((v, StepRecord { log, ..step_record(v, info, compiled) }));
             }
         });
     }
@@ -75,5 +78,6 @@ fn step_record(v: VertexId, info: &StepInfo, compiled: &Compiled) -> StepRecord 
         },
         millis: worked / 1_000_000,
         why: info.reasons.iter().map(Into::into).collect(),
+        log: None,
     }
 }

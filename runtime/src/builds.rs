@@ -20,6 +20,7 @@ use rgraph_store::Store;
 use serde::{Deserialize, Serialize};
 
 use crate::cache::files::{now, write};
+use crate::logs;
 
 /// How many records are kept.
 pub const KEPT: usize = 100;
@@ -108,6 +109,9 @@ pub struct StepRecord {
     /// Why it ran.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub why: Vec<Why>,
+    /// The number of its log, if it printed anything ([`crate::logs`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<u32>,
 }
 
 /// One build.
@@ -167,6 +171,8 @@ struct RecordFile {
 pub struct Journal<'a> {
     store: &'a Store,
     place: String,
+    at: i128,
+    id: String,
     last: OnceLock<PastBuild>,
     own: Mutex<PastBuild>,
 }
@@ -175,7 +181,15 @@ impl<'a> Journal<'a> {
     /// The journal of a build at `place`.
     pub fn new(store: &'a Store, place: &str) -> Self {
         let place = place.to_owned();
-        Self { store, place, last: OnceLock::new(), own: Mutex::default() }
+        let at = jiff::Timestamp::now().as_nanosecond();
+        let seed = format!("{at}\0{}\0{place}", std::process::id());
+        let id = blake3::hash(seed.as_bytes()).to_hex()[..8].to_owned();
+        Self { store, place, at, id, last: OnceLock::new(), own: Mutex::default() }
+    }
+
+    /// Names the build.
+    pub fn id(&self) -> &str {
+        &self.id
     }
 
     /// The last build of this place. Read when first asked for.
@@ -206,7 +220,9 @@ impl<'a> Journal<'a> {
     /// When the file cannot be written. The build is none the worse.
     pub fn end(self, build: BuildRecord) -> std::io::Result<String> {
         let own = self.own.into_inner().unwrap_or_else(PoisonError::into_inner);
-        Builds::new(self.store).put(build, &self.place, own)
+        let place = place_name(&self.place);
+        let name = Name { at: format!("{:0>20}", self.at), id: self.id.clone(), place };
+        Builds::new(self.store).put(BuildRecord { id: self.id, ..build }, &name, &self.place, own)
     }
 }
 
@@ -264,12 +280,15 @@ impl<'a> Builds<'a> {
         names
     }
 
-    fn put(&self, mut build: BuildRecord, place: &str, own: PastBuild) -> std::io::Result<String> {
-        let now = jiff::Timestamp::now().as_nanosecond().to_string();
-        let seed = format!("{now}\0{}\0{place}", std::process::id());
-        build.id = blake3::hash(seed.as_bytes()).to_hex()[..8].to_owned();
+    fn put(
+        &self,
+        mut build: BuildRecord,
+        name: &Name,
+        place: &str,
+        own: PastBuild,
+    ) -> std::io::Result<String> {
         let id = build.id.clone();
-        let name = Name { at: format!("{now:0>20}"), id: id.clone(), place: place_name(place) };
+        let printed = build.steps.iter().any(|s| s.log.is_some());
         let before = prefix(place);
         build.args = own.args;
         let keys = own.steps.into_iter().map(|s| KeyRecord {
@@ -282,9 +301,15 @@ impl<'a> Builds<'a> {
         let file = RecordFile { version: VERSION, build, keys: keys.collect() };
         let bytes = serde_json::to_vec(&file).map_err(std::io::Error::other)?;
         write(&self.dir().join(name.file()), &bytes, 0)?;
-        for old in self.names().iter().skip(KEPT) {
+        let names = self.names();
+        for old in names.iter().skip(KEPT) {
             // Another build may have been faster.
             std::fs::remove_file(self.dir().join(old.file())).unwrap_or(());
+            logs::remove(self.store, &old.id);
+        }
+        if printed {
+            let known = names.into_iter().take(KEPT).map(|n| n.id).collect();
+            logs::tidy(self.store, &known, &id);
         }
         self.remove_unfinished();
         Ok(id)

@@ -5,6 +5,7 @@
 //! [`fetch`] (sources), [`cache`] (results by key), [`builds`] (what was built), [`export`] (outputs).
 
 pub mod local_backend;
+pub mod logs;
 
 pub mod worker;
 

@@ -20,6 +20,7 @@ mod images;
 mod layers;
 mod limits;
 mod login;
+mod logs;
 mod network;
 mod rebuilt_base;
 mod registry;

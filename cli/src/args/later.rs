@@ -47,7 +47,6 @@ later! {
     Exec = "exec",
     Export = "export",
     Kill = "kill",
-    Logs = "logs",
     Network = "network",
     Port = "port",
     Ps = "ps",

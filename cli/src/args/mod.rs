@@ -29,7 +29,7 @@ pub use later::{Later, Rest};
 pub use registry::{LoginArgs, LogoutArgs, SearchArgs};
 pub use store::{
     BuildsArgs, CacheMountClearArgs, CacheMountLsArgs, CacheMountSeedArgs, CheckArgs, DfArgs,
-    DoctorArgs, ExplainArgs, PruneArgs, VersionArgs,
+    DoctorArgs, ExplainArgs, LogsArgs, PruneArgs, VersionArgs,
 };
 
 /// The whole command line.
@@ -143,6 +143,8 @@ pub enum Command {
     Explain(ExplainArgs),
     /// List the newest builds
     Builds(BuildsArgs),
+    /// Print what the steps of a build printed, whole
+    Logs(LogsArgs),
     /// List images
     Images(ImagesArgs),
     /// Make an image from a file system archive

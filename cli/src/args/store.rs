@@ -108,6 +108,17 @@ pub struct ExplainArgs {
     pub format: Option<String>,
 }
 
+/// `logs`.
+#[derive(Debug, Args)]
+pub struct LogsArgs {
+    /// Which build, by the start of its id [default: the newest]
+    #[arg(value_name = "BUILD")]
+    pub build: Option<String>,
+    /// Which step: its number in `rgraph explain`, or a part of its line [default: all]
+    #[arg(value_name = "STEP")]
+    pub step: Option<String>,
+}
+
 /// `builds`.
 #[derive(Debug, Args)]
 pub struct BuildsArgs {

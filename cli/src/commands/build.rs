@@ -9,6 +9,7 @@ use rgraph_runtime::LocalBackend;
 use rgraph_runtime::builds::{BuildRecord, BuildStatus, Journal};
 use rgraph_runtime::fetch::image::{ImageFetcher, Lock};
 use rgraph_runtime::fetch::source::Sources;
+use rgraph_runtime::logs::BuildLogs;
 use rgraph_solver::backend::{Backend, BuildError, BuildOutcome};
 use rgraph_solver::{SolveError, Step, TaskError};
 
@@ -19,7 +20,7 @@ use crate::journal::{Ending, Span, record};
 use crate::options::{BuildOptions, Call, Config, ProgressMode, Pull};
 use crate::output::write_whole;
 use crate::pipeline::{Answers, CompileError, Compiled, compile, place, request};
-use crate::progress::{Progress, Settings, Summary, write_summary};
+use crate::progress::{Progress, Recorder, Settings, Summary, write_summary};
 use crate::report::{CliError, ErrorKind, FailedStep};
 use crate::session::Alarm;
 use crate::{session, sources};
@@ -44,8 +45,12 @@ pub fn run(cx: &Context, args: BuildArgs) -> Result<(), CliError> {
     let store = session::open_store(cx.root())?;
     let registry = session::registries(&cx.env, &config, &opts.insecure_registries);
     let network = (!opts.offline && opts.pull != Pull::Never).then_some(&registry);
-    let progress =
-        Progress::new(&Settings::for_build(&opts, cx.style.colours), Box::new(std::io::stderr()));
+    let journal = Journal::new(&store, &place(&opts));
+    let logs = BuildLogs::new(&store, journal.id(), config.log_size());
+    let mut settings = Settings::for_build(&opts, cx.style.colours);
+    settings.log_hint = Some(format!("rgraph logs {}", journal.id()));
+    let progress = Progress::new(&settings, Box::new(std::io::stderr()));
+    let recorder = Recorder::new(&progress, logs.clone(), settings.secrets.clone());
     let images = ImageFetcher::new(&store, network, policy(opts.pull), &cx.cancel)
         .locked(lock.as_ref().map(Lock::Obey))
         .telling(|e| progress.message(&format!("registry: {e}")))
@@ -57,7 +62,6 @@ pub fn run(cx: &Context, args: BuildArgs) -> Result<(), CliError> {
         started: begun.to_string(),
         millis: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
     };
-    let journal = Journal::new(&store, &place(&opts));
     let compiled = compile(&opts, &answers, true).and_then(|c| match &lock {
         Some(lock) => match sources::unlocked(&c.plan, lock) {
             errors if errors.is_empty() => Ok(c),
@@ -70,7 +74,7 @@ pub fn run(cx: &Context, args: BuildArgs) -> Result<(), CliError> {
         Err(e) => {
             progress.close();
             let end = Ending { status: status(cx, false), error: Some(told(&e)), image: None };
-            keep(journal, record(&opts, None, &progress, span(started), end));
+            keep(journal, record(&opts, None, &progress, &logs, span(started), end));
             return Err(if alarm.rang() { late(&opts) } else { cx.compile_error(e) });
         }
     };
@@ -85,7 +89,7 @@ pub fn run(cx: &Context, args: BuildArgs) -> Result<(), CliError> {
     };
     let mut request = request(&opts, &compiled);
     request.network_fallback = config.network_fallback();
-    let outcome = backend.build(&request, &progress, &cx.cancel);
+    let outcome = backend.build(&request, &recorder, &cx.cancel);
     progress.close();
     let end = Ending {
         status: status(cx, outcome.is_ok()),
@@ -102,7 +106,7 @@ pub fn run(cx: &Context, args: BuildArgs) -> Result<(), CliError> {
         Err(_) if alarm.rang() => Err(late(&opts)),
         Err(e) => Err(failure(cx, e, &progress, &compiled)),
     };
-    keep(journal, record(&opts, Some(&compiled), &progress, span, end));
+    keep(journal, record(&opts, Some(&compiled), &progress, &logs, span, end));
     result?;
     collect(cx, &store, &config, quiet);
     Ok(())

@@ -35,7 +35,7 @@ pub fn run(cx: &Context, args: ExplainArgs) -> Result<(), CliError> {
 
 /// The build that is meant, and the word that names a step. A single word that is no build's id
 /// names a step of the newest build.
-fn choose(
+pub(super) fn choose(
     store: &Store,
     build: Option<String>,
     step: Option<String>,
@@ -61,7 +61,7 @@ fn choose(
 
 /// A step by its number in the list, by its number in the Dockerfile (`build 2/4`), or by a part of
 /// its line.
-fn find<'s>(
+pub(super) fn find<'s>(
     build: &BuildRecord,
     steps: &'s [(usize, StepRecord)],
     wanted: &str,

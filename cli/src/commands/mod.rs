@@ -16,6 +16,7 @@ mod inspect;
 mod load;
 mod lock;
 mod login;
+mod logs;
 mod prune;
 mod pull;
 mod push;
@@ -145,6 +146,7 @@ fn needs_rights(command: &Command) -> bool {
         Command::Lock(_)
         | Command::Explain(_)
         | Command::Builds(_)
+        | Command::Logs(_)
         | Command::Images(_)
         | Command::Tag(_)
         | Command::History(_)
@@ -182,6 +184,7 @@ pub fn run(cli: Cli, env: Environment) -> Result<(), CliError> {
         Command::Fetch(a) => fetch::run(&cx, *a),
         Command::Explain(a) => explain::run(&cx, a),
         Command::Builds(a) => explain::list(&cx, a),
+        Command::Logs(a) => logs::run(&cx, a),
         Command::Images(a) => images::run(&cx, a),
         Command::Import(a) => import::run(&cx, a),
         Command::Tag(a) => tag::run(&cx, a),

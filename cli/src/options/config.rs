@@ -1,5 +1,5 @@
-//! The config file: how registries are reached, when and how the build cache is kept small, and what
-//! steps get where there is no private network for them. Unknown keys are errors.
+//! The config file: how registries are reached, when and how the build cache is kept small, what
+//! steps get where there is no private network for them, and how much of their output is kept. Unknown keys are errors.
 //!
 //! ```toml
 //! [registry."registry.example:5000"]
@@ -19,6 +19,9 @@
 //!
 //! [network]
 //! fallback = "host"
+//!
+//! [logs]
+//! max-size = "1GiB"
 //! ```
 
 mod registry;
@@ -34,7 +37,7 @@ use serde::de::Error as _;
 
 use registry::Registries;
 
-use super::{Bounds, parse_amount, parse_seconds};
+use super::{Bounds, parse_amount, parse_seconds, parse_size};
 
 /// Why the file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +68,8 @@ pub struct Config {
     gc: Gc,
     #[serde(default)]
     network: NetworkConfig,
+    #[serde(default)]
+    logs: Logs,
     #[serde(default)]
     registry: Registries,
     /// Where the file lies.
@@ -108,6 +113,13 @@ struct GcRule {
     min_free_space: Option<Amount>,
 }
 
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Logs {
+    #[serde(default, deserialize_with = "size")]
+    max_size: Option<u64>,
+}
+
 /// Text, or a bare number.
 #[derive(Deserialize)]
 #[serde(untagged)]
@@ -127,6 +139,10 @@ impl Scalar {
 
 fn amount<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<Amount>, D::Error> {
     parse_amount(&Scalar::deserialize(d)?.text()).map(Some).map_err(D::Error::custom)
+}
+
+fn size<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<u64>, D::Error> {
+    parse_size(&Scalar::deserialize(d)?.text()).map(Some).map_err(D::Error::custom)
 }
 
 fn seconds<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<u64>, D::Error> {
@@ -191,6 +207,11 @@ impl Config {
     /// What steps get where they cannot have a network of their own.
     pub fn network_fallback(&self) -> NetworkFallback {
         self.network.fallback
+    }
+
+    /// Most of a step's output that is kept, bytes.
+    pub fn log_size(&self) -> u64 {
+        self.logs.max_size.unwrap_or(rgraph_runtime::logs::STEP_MAX)
     }
 
     /// How registries are reached, by their names.
@@ -302,7 +323,7 @@ mod tests {
                 "line 3: unknown key `max-usd-space`: did you mean `max-used-space`?",
             ),
             ("[registri.'x:1']\n", "line 1: unknown key `registri`: did you mean `registry`?"),
-            ("[gc]\n[zzz]\n", "line 2: unknown key `zzz`; known here: gc, network, registry"),
+            ("[gc]\n[zzz]\n", "line 2: unknown key `zzz`; known here: gc, network, logs, registry"),
             ("[registry.'https://x']\n", "line 1: `https://x` is no registry"),
             (
                 "[registry.'x:1']\nmirror = []\n",

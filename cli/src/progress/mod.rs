@@ -14,6 +14,7 @@ mod lines;
 mod plain;
 mod quiet;
 mod rawjson;
+mod recorder;
 mod redact;
 mod summary;
 mod tty;
@@ -26,6 +27,7 @@ use std::time::{Duration, Instant};
 use rgraph_solver::event::{Event, EventSink, Step, Timestamp};
 
 pub use book::{Book, Counts, Entered, LogLine, StepInfo, StepState};
+pub use recorder::Recorder;
 pub use redact::Redactor;
 pub use summary::{Summary, write_summary};
 
@@ -45,7 +47,7 @@ pub struct Settings {
     pub log_lines: usize,
     /// Bytes of a step's output that reach the screen.
     pub clip: usize,
-    /// Where all of a clipped output is: `rgraph logs BUILD STEP`.
+    /// What shows all of a clipped output, the step's name left out: `rgraph logs BUILD`.
     pub log_hint: Option<String>,
     /// What must not be shown.
     pub secrets: Redactor,

@@ -188,7 +188,10 @@ impl Plain {
                 format!("{clip} bytes")
             };
             let note = match &self.log_hint {
-                Some(hint) => format!("[output clipped at {most}; all of it: {hint}]"),
+                Some(hint) => {
+                    let step = book.get(event.step).map_or("", |i| short(&i.name));
+                    format!("[output clipped at {most}; all of it: {hint} '{step}']")
+                }
                 None => format!("[output clipped at {most}]"),
             };
             self.put(book, event.step, &note, event.at, out);
@@ -327,6 +330,14 @@ impl View for Plain {
         }
         self.current = None;
         self.blank = false;
+    }
+}
+
+/// The part of a step's line by which `rgraph logs` finds it: `[build 2/4]`.
+fn short(name: &str) -> &str {
+    match name.find(']') {
+        Some(end) if name.starts_with('[') => &name[..=end],
+        _ => name,
     }
 }
 

@@ -156,16 +156,20 @@ fn what_comes_late_is_shown_and_an_end_counts_once() {
 fn long_output_is_clipped_with_a_note() {
     let s = settings(ProgressMode::Plain, |s| {
         s.clip = 100;
-        s.log_hint = Some("rgraph logs x 1".into());
+        s.log_hint = Some("rgraph logs x".into());
     });
     let logs = (0..1000).map(|i| log(i, 1, "0123456789\n"));
     let text = play(
         &s,
-        [announced(1, "RUN x"), started(0, 1)].into_iter().chain(logs).chain([finished(2000, 1)]),
+        [announced(1, "[a 2/3] RUN x"), started(0, 1)]
+            .into_iter()
+            .chain(logs)
+            .chain([finished(2000, 1)]),
     );
     assert_eq!(text.matches("0123456789").count(), 9);
     assert_eq!(
-        text.matches("#1 [output clipped at 100 bytes; all of it: rgraph logs x 1]\n").count(),
+        text.matches("#1 [output clipped at 100 bytes; all of it: rgraph logs x '[a 2/3]']\n")
+            .count(),
         1
     );
     assert!(text.ends_with("#1 DONE 2.0s\n\n"), "{text}");
