@@ -6,6 +6,7 @@
 
 #![allow(missing_docs)]
 
+mod escape;
 mod image;
 mod isolation;
 mod lifecycle;
@@ -61,6 +62,10 @@ const TESTS: &[Test] = tests![
     lifecycle::dropping_kills,
     lifecycle::steps_run_at_once,
     lifecycle::nothing_outlives_a_killed_build,
+    escape::every_try_is_refused,
+    escape::tries_are_true,
+    escape::nothing_outlives_a_step,
+    escape::swapped_parents_of_mount_points,
     pasta::connects_steps_without_rights,
 ];
 
