@@ -63,6 +63,8 @@ struct Node {
     mtime: (i64, i64),
     content: Vec<u8>,
     xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// Of several names of one file: the first.
+    same: Option<PathBuf>,
 }
 
 fn xattrs(path: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
@@ -81,6 +83,7 @@ fn xattrs(path: &Path) -> BTreeMap<Vec<u8>, Vec<u8>> {
 /// Everything below `dir`, without `dir` itself.
 fn tree(dir: &Path) -> BTreeMap<PathBuf, Node> {
     let mut out = BTreeMap::new();
+    let mut names = BTreeMap::new();
     let mut todo = vec![dir.to_owned()];
     while let Some(d) = todo.pop() {
         for e in fs::read_dir(&d).unwrap() {
@@ -96,7 +99,12 @@ fn tree(dir: &Path) -> BTreeMap<PathBuf, Node> {
             if m.is_dir() {
                 todo.push(path.clone());
             }
+            let name = path.strip_prefix(dir).unwrap().to_owned();
+            if !m.is_dir() && m.nlink() > 1 {
+                names.entry((m.dev(), m.ino())).or_insert_with(Vec::new).push(name.clone());
+            }
             let node = Node {
+                same: None,
                 kind: m.mode() & 0o170_000,
                 mode: m.mode() & 0o7777,
                 owner: (m.uid(), m.gid()),
@@ -105,7 +113,13 @@ fn tree(dir: &Path) -> BTreeMap<PathBuf, Node> {
                 content,
                 xattrs: xattrs(&path),
             };
-            out.insert(path.strip_prefix(dir).unwrap().to_owned(), node);
+            out.insert(name, node);
+        }
+    }
+    for group in names.into_values() {
+        let first = group.iter().min().cloned();
+        for name in group {
+            out.get_mut(&name).unwrap().same.clone_from(&first);
         }
     }
     out
@@ -131,6 +145,7 @@ enum Act {
     Rename(Vec<u8>, Vec<u8>),
     Chmod(Vec<u8>, u32),
     Chown(Vec<u8>, u32, u32),
+    Capability(Vec<u8>, u32, bool),
     Xattr(Vec<u8>, u8, Vec<u8>),
     Fifo(Vec<u8>),
     Device(Vec<u8>, u32),
@@ -162,6 +177,7 @@ fn act() -> impl Strategy<Value = Act> {
         1 => (path(), path()).prop_map(|(a, b)| Act::Rename(a, b)),
         2 => (path(), 0u32..0o10000).prop_map(|(p, m)| Act::Chmod(p, m)),
         1 => (path(), 0u32..3_000_000, 0u32..3_000_000).prop_map(|(p, u, g)| Act::Chown(p, u, g)),
+        1 => (path(), any::<u32>(), any::<bool>()).prop_map(|(p, c, e)| Act::Capability(p, c, e)),
         1 => (path(), 0u8..3, small()).prop_map(|(p, n, v)| Act::Xattr(p, n, v)),
         1 => path().prop_map(Act::Fifo),
         1 => (path(), 1u32..300).prop_map(|(p, n)| Act::Device(p, n)),
@@ -215,6 +231,14 @@ fn apply(root: &Path, act: &Act) {
             let (u, g) = (Some(Uid::from_raw(*u)), Some(Gid::from_raw(*g)));
             let _ = rustix::fs::chownat(CWD, at(p), u, g, AtFlags::SYMLINK_NOFOLLOW);
         }
+        Act::Capability(p, caps, effective) => {
+            // `vfs_cap_data`, version 2: permitted and inheritable, twice 32 bits.
+            let head = 0x0200_0000 | u32::from(*effective);
+            let value: Vec<u8> =
+                [head, *caps, 0, 0, 0].iter().flat_map(|n| n.to_le_bytes()).collect();
+            let _ =
+                rustix::fs::lsetxattr(at(p), "security.capability", &value, XattrFlags::empty());
+        }
         Act::Xattr(p, n, v) => {
             let name = ["user.a", "user.b", "trusted.c"][*n as usize];
             let _ = rustix::fs::lsetxattr(at(p), name, v, XattrFlags::empty());
@@ -235,8 +259,15 @@ fn apply(root: &Path, act: &Act) {
     }
 }
 
+/// How many rows of trees: `RGRAPH_TREES`.
+#[expect(clippy::disallowed_methods, reason = "how whoever starts it says how long it runs")]
+fn cases() -> u32 {
+    let text = std::env::var("RGRAPH_TREES").ok();
+    text.map_or(200, |t| t.parse().unwrap_or_else(|_| panic!("RGRAPH_TREES={t} is no number")))
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn unpacked_layers_merge_to_the_tree_they_were_written_from(
