@@ -13,6 +13,7 @@ mod lifecycle;
 mod mounts;
 mod pasta;
 mod process;
+mod soak;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -66,6 +67,7 @@ const TESTS: &[Test] = tests![
     escape::tries_are_true,
     escape::nothing_outlives_a_step,
     escape::swapped_parents_of_mount_points,
+    soak::many_steps_leave_nothing,
     pasta::connects_steps_without_rights,
 ];
 
