@@ -14,6 +14,7 @@ mod mounts;
 mod pasta;
 mod process;
 mod soak;
+mod userns;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -73,8 +74,10 @@ const TESTS: &[Test] = tests![
 
 fn main() -> ExitCode {
     runner_main_if_asked();
-    if std::env::args().any(|a| a == "--in-user-namespace") {
-        return pasta::build();
+    let mut words = std::env::args().skip_while(|a| a != userns::FLAG).skip(1);
+    match words.next().as_deref() {
+        Some("pasta") => return pasta::build(),
+        _ => {}
     }
     let args: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
     match args.first().map(String::as_str) {
