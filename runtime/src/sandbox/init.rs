@@ -5,7 +5,7 @@
 //! ends it all, and its error goes to the runner through a pipe that an exec closes.
 
 use std::ffi::CString;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -19,7 +19,7 @@ use super::error::InitError;
 use super::rootfs::{PlaceError, Root, Stub};
 use super::spec::{SandboxSpec, Security};
 use super::user::Identity;
-use super::{cgroup, mounts, network, user};
+use super::{cgroup, machine, mounts, network, user};
 
 /// Where programs are looked for when the step has no `PATH`.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -263,15 +263,30 @@ fn execute(
         let error = spawn::execute(name, args, env);
         match error.raw_os_error() {
             Some(ENOENT | ENOTDIR) if exists(root, name) => {
-                let reason = "it exists, but the interpreter or loader it names does not".into();
+                let reason = match foreign(root, name) {
+                    Some(machine) => format!(
+                        "it is a program for {machine}, and its emulator is not in the image: \
+                         register it in binfmt_misc with the flag F"
+                    ),
+                    None => "it exists, but the interpreter or loader it names does not".into(),
+                };
                 return InitError::NotFound { program, reason };
             }
             Some(ENOENT | ENOTDIR) => {}
             Some(EACCES) => refused = Some("permission denied".to_owned()),
             Some(ENOEXEC) => {
-                let reason = "exec format error: it is neither a script with `#!` nor a program \
-                              for this machine (or an emulator for its machine is missing)"
-                    .into();
+                let reason = match foreign(root, name) {
+                    Some(machine) => format!(
+                        "it is a program for {machine}, and this machine has no emulator for it: \
+                         install one (package qemu-user-static) and register it in binfmt_misc \
+                         with the flag F"
+                    ),
+                    None => {
+                        "exec format error: it is neither a script with `#!` nor a program for \
+                             this machine"
+                            .into()
+                    }
+                };
                 return InitError::NotExecutable { program, reason };
             }
             _ => return InitError::NotExecutable { program, reason: error.to_string() },
@@ -298,6 +313,15 @@ fn exists(root: &Root, name: &CString) -> bool {
     name.to_str().is_ok_and(|n| n.starts_with('/'))
         && tree::find(root.fd().as_fd(), Path::new(name.to_str().unwrap_or("/")), As::Handle)
             .is_ok()
+}
+
+/// The machine that a program is for, when it is not this one.
+fn foreign(root: &Root, name: &CString) -> Option<&'static str> {
+    let name = name.to_str().ok().filter(|n| n.starts_with('/'))?;
+    let file = tree::find(root.fd().as_fd(), Path::new(name), As::File).ok()?;
+    let mut head = [0; machine::HEAD];
+    std::fs::File::from(file).read_exact(&mut head).ok()?;
+    machine::foreign(&head)
 }
 
 /// Splits what a child reported.

@@ -19,6 +19,7 @@ mod error;
 mod init;
 mod kernelfs;
 mod launch;
+mod machine;
 mod mounts;
 mod network;
 mod rootfs;

@@ -10,6 +10,7 @@ mod escape;
 mod image;
 mod isolation;
 mod lifecycle;
+mod machines;
 mod mounts;
 mod pasta;
 mod process;
@@ -69,6 +70,8 @@ const TESTS: &[Test] = tests![
     escape::nothing_outlives_a_step,
     escape::swapped_parents_of_mount_points,
     soak::many_steps_leave_nothing,
+    machines::an_emulator_that_is_missing_is_named,
+    machines::registered_emulators_are_used,
     pasta::connects_steps_without_rights,
 ];
 
@@ -77,6 +80,7 @@ fn main() -> ExitCode {
     let mut words = std::env::args().skip_while(|a| a != userns::FLAG).skip(1);
     match words.next().as_deref() {
         Some("pasta") => return pasta::build(),
+        Some("machines") => return machines::build(),
         _ => {}
     }
     let args: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
