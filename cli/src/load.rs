@@ -13,6 +13,7 @@ use rgraph_ir::request::LocalContext;
 use rgraph_ir::{FileId, SourceMap, limits};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
+use crate::context::Brought;
 use crate::options::{BuildOptions, ContextSpec, FileSpec, NamedContext};
 
 /// Why the build cannot start.
@@ -70,9 +71,6 @@ pub enum LoadError {
         /// What is wrong.
         why: String,
     },
-    /// A kind of context that comes later.
-    #[error("{0} is not supported yet")]
-    Unsupported(&'static str),
 }
 
 /// See the module.
@@ -89,18 +87,21 @@ pub struct Loaded {
     pub named: BTreeMap<String, Lowered>,
 }
 
-/// Reads everything. With `offline_graph`, folders of named contexts need not be read.
-pub fn load(opts: &BuildOptions) -> Result<Loaded, LoadError> {
-    let folder = match &opts.context {
-        ContextSpec::Folder(p) => p.clone(),
-        ContextSpec::Stdin => return Err(LoadError::Unsupported("a context on standard input")),
-        ContextSpec::Git(_) => {
-            return Err(LoadError::Unsupported("a git repository as the context"));
-        }
-        ContextSpec::Http(_) => return Err(LoadError::Unsupported("a URL as the context")),
+/// Reads everything. `brought`: the context, when it is no folder of the caller.
+pub fn load(opts: &BuildOptions, brought: Option<&Brought>) -> Result<Loaded, LoadError> {
+    let folder = match (&opts.context, brought) {
+        (ContextSpec::Folder(p), None) => p.clone(),
+        (_, Some(brought)) => brought.path().to_owned(),
+        (_, None) => PathBuf::new(),
     };
     let root = open_folder(&folder)?;
-    let (name, text, beside) = dockerfile(&opts.file, &folder, &root)?;
+    let (name, text, beside) = match brought {
+        Some(Brought { dockerfile: Some(bytes), .. }) => {
+            let text = text_of("Dockerfile", &mut &bytes[..])?;
+            ("Dockerfile".to_owned(), text, Beside::Nothing)
+        }
+        _ => dockerfile(&opts.file, &folder, &root, brought.is_some())?,
+    };
     let mut sources = SourceMap::default();
     let dockerfile = sources.add(name, text);
     let own = match beside {
@@ -161,8 +162,20 @@ fn dockerfile(
     spec: &FileSpec,
     folder: &Path,
     root: &OwnedFd,
+    elsewhere: bool,
 ) -> Result<(String, String, Beside), LoadError> {
     match spec {
+        // A path in a context that is no folder of the caller.
+        FileSpec::Path(path) if elsewhere => {
+            let name = path.display().to_string();
+            let Some(file) = open_inside(root, &name)? else {
+                return Err(LoadError::NoDockerfile { tried: name });
+            };
+            let text = text_of(&name, &mut regular(file, &name)?)?;
+            let beside = Beside::InContext(format!("{name}.dockerignore"));
+            let shown = path.file_name().unwrap_or(OsStr::new("Dockerfile"));
+            Ok((shown.to_string_lossy().into_owned(), text, beside))
+        }
         FileSpec::Stdin => {
             let text = text_of("Dockerfile", &mut std::io::stdin().lock())?;
             Ok(("Dockerfile".to_owned(), text, Beside::Nothing))
@@ -190,7 +203,10 @@ fn dockerfile(
                     return Ok((name.to_owned(), text, beside));
                 }
             }
-            let tried = folder.join("Dockerfile").display().to_string();
+            let tried = match elsewhere {
+                true => "Dockerfile".to_owned(),
+                false => folder.join("Dockerfile").display().to_string(),
+            };
             Err(LoadError::NoDockerfile { tried })
         }
     }

@@ -11,10 +11,12 @@ use rgraph_frontend::{Facts, LowerOptions, Lowered, Lowering, NoCache, Query, lo
 use rgraph_ir::request::BuildRequest;
 use rgraph_ir::{BuildPlan, Diagnostic, Severity, SourceMap};
 use rgraph_runtime::fetch::image::ImageFetcher;
+use rgraph_runtime::fetch::source::Sources;
 use rgraph_runtime::{SystemClock, report};
 use rgraph_solver::Clock;
 use rgraph_solver::event::{Event, EventKind, EventSink, Step};
 
+use crate::context::{Brought, bring};
 use crate::load::{Loaded, load};
 use crate::options::{BuildOptions, ContextSpec, FileSpec, Pull, host_platform};
 use crate::report::CliError;
@@ -33,6 +35,8 @@ pub struct Compiled {
     pub place: String,
     /// Names of build arguments.
     pub args: BTreeSet<String>,
+    /// The context, when it is no folder of the caller. Goes when all goes.
+    pub brought: Option<Brought>,
     /// What the plan was made of. Goes when all goes: to take a large tree apart costs time.
     _ast: Dockerfile,
 }
@@ -59,6 +63,8 @@ pub enum Answers<'a> {
     Images {
         /// Who.
         images: &'a ImageFetcher<'a>,
+        /// URLs and repositories.
+        sources: &'a Sources<'a>,
         /// Where questions are shown.
         sink: &'a dyn EventSink,
         /// Numbers for their progress lines.
@@ -78,7 +84,8 @@ pub fn compile(
     answers: &Answers<'_>,
     warnings: bool,
 ) -> Result<Compiled, CompileError> {
-    let loaded = load(opts).map_err(|e| CliError::failed(report(&e)))?;
+    let brought = bring_shown(opts, answers)?;
+    let loaded = load(opts, brought.as_ref()).map_err(|e| CliError::failed(report(&e)))?;
     let file = loaded.sources.file(loaded.dockerfile).clone();
     if file.text.len() >= LARGE_TEXT {
         rgraph_sys::memory::expect(MAX_HEAP.min(file.text.len() * HEAP_PER_BYTE));
@@ -119,8 +126,29 @@ pub fn compile(
         contexts: loaded.contexts,
         place: place(opts),
         args: arg_names(opts, &parsed.ast),
+        brought,
         _ast: parsed.ast,
     })
+}
+
+/// The context, with a line of progress when it is not a folder.
+fn bring_shown(opts: &BuildOptions, answers: &Answers<'_>) -> Result<Option<Brought>, CliError> {
+    let Answers::Images { sources, sink, next_step, .. } = answers else {
+        return bring(opts, None);
+    };
+    if let ContextSpec::Folder(_) = opts.context {
+        return Ok(None);
+    }
+    let step = Step::Other(next_step.fetch_add(1, Ordering::Relaxed));
+    let emit = |kind| sink.emit(Event { at: SystemClock.now(), step, kind });
+    emit(EventKind::Announced { name: "[internal] load build context".to_owned() });
+    emit(EventKind::Started);
+    let brought = bring(opts, Some(sources));
+    emit(match &brought {
+        Ok(_) => EventKind::Finished,
+        Err(e) => EventKind::Failed { message: e.message.clone() },
+    });
+    brought
 }
 
 /// A filter that names no stage would do nothing, in silence.
@@ -148,7 +176,15 @@ pub fn place(opts: &BuildOptions) -> String {
 pub fn dockerfile(opts: &BuildOptions) -> PathBuf {
     let folder = match &opts.context {
         ContextSpec::Folder(p) => p.as_path(),
-        _ => Path::new(""),
+        ContextSpec::Stdin => Path::new("-"),
+        ContextSpec::Http(url) | ContextSpec::Git(url) => {
+            let url = PathBuf::from(rgraph_image::registry::shown_url(url));
+            return match &opts.file {
+                FileSpec::Path(p) => url.join(p),
+                FileSpec::Default => url.join("Dockerfile"),
+                FileSpec::Stdin => url.join("-"),
+            };
+        }
     };
     let file = match &opts.file {
         FileSpec::Path(p) => p.clone(),
@@ -207,7 +243,7 @@ pub fn lower_options(opts: &BuildOptions, loaded: &Loaded) -> LowerOptions {
 
 /// Answers all questions of one round at once.
 fn answer(queries: &[Query], answers: &Answers<'_>, facts: &mut Facts) -> Result<(), CliError> {
-    let Answers::Images { images, sink, next_step } = answers else {
+    let Answers::Images { images, sink, next_step, .. } = answers else {
         return Err(CliError::internal("lowering asked although every answer is a stub"));
     };
     let ask = |q: &Query| match q {
@@ -229,9 +265,10 @@ fn answer(queries: &[Query], answers: &Answers<'_>, facts: &mut Facts) -> Result
                 }
             }
         }
-        Query::OciLayoutConfig { .. } => {
-            Err("an OCI layout as a context is not supported yet".to_owned())
-        }
+        Query::OciLayoutConfig { context, reference, platform } => images
+            .resolve_layout(context, reference, platform)
+            .map(|image| image.base_image())
+            .map_err(|e| report(&e)),
     };
     if let [only] = queries {
         // The usual case, and usually answered by the store: not worth a thread.

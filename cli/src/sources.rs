@@ -4,12 +4,14 @@ use std::path::Path;
 
 use rgraph_image::registry::shown_url;
 use rgraph_ir::op::{GitSource, HttpSource, SourceOp};
-use rgraph_ir::{BlobDigest, BuildPlan, Diagnostic, Op, Span};
+use rgraph_ir::{BlobDigest, Diagnostic, Op, Span};
 use rgraph_runtime::fetch::git::lock_name;
 use rgraph_runtime::fetch::lock::{Commit, LockFile};
 use rgraph_runtime::fetch::source::Sources;
 
+use crate::context::Origin;
 use crate::load;
+use crate::pipeline::Compiled;
 use crate::report::CliError;
 
 /// A file by URL or a repository that a plan needs.
@@ -40,19 +42,27 @@ enum Pinned {
 }
 
 /// Those of a plan, in the order of the graph.
-fn of(plan: &BuildPlan) -> Vec<Source<'_>> {
+fn of(c: &Compiled) -> Vec<Source<'_>> {
+    let plan = &c.plan;
     let reachable = rgraph_ir::analysis::reachable(plan);
+    let context = c.brought.as_ref().and_then(|b| {
+        let (op, (name, pinned)) = match &b.origin {
+            Origin::Stdin => return None,
+            Origin::Url(h) => (Remote::Url(h), url(h)),
+            Origin::Repository(g) => (Remote::Repository(g), repository(g)),
+        };
+        Some(Source { op, name, pinned, span: None })
+    });
     let vertices = reachable.iter().map(|id| plan.graph.vertex(*id));
-    vertices
-        .filter_map(|v| {
-            let (op, (name, pinned)) = match &v.op {
-                Op::Source(SourceOp::Http(h)) => (Remote::Url(h), url(h)),
-                Op::Source(SourceOp::Git(g)) => (Remote::Repository(g), repository(g)),
-                _ => return None,
-            };
-            Some(Source { op, name, pinned, span: v.meta.span })
-        })
-        .collect()
+    let steps = vertices.filter_map(|v| {
+        let (op, (name, pinned)) = match &v.op {
+            Op::Source(SourceOp::Http(h)) => (Remote::Url(h), url(h)),
+            Op::Source(SourceOp::Git(g)) => (Remote::Repository(g), repository(g)),
+            _ => return None,
+        };
+        Some(Source { op, name, pinned, span: v.meta.span })
+    });
+    context.into_iter().chain(steps).collect()
 }
 
 fn url(h: &HttpSource) -> (String, Pinned) {
@@ -67,9 +77,9 @@ fn repository(g: &GitSource) -> (String, Pinned) {
 }
 
 /// Adds what the sources of a plan mean; what cannot be found out is an error each.
-pub fn lock(plan: &BuildPlan, remote: &Sources<'_>, file: &mut LockFile) -> Vec<Diagnostic> {
+pub fn lock(c: &Compiled, remote: &Sources<'_>, file: &mut LockFile) -> Vec<Diagnostic> {
     let mut errors = Vec::new();
-    for source in of(plan) {
+    for source in of(c) {
         match (&source.pinned, source.op) {
             (Pinned::Commit(commit), _) => file.add_repository(source.name, commit.clone()),
             (_, Remote::Url(h)) => match remote.url_digest(h) {
@@ -86,9 +96,9 @@ pub fn lock(plan: &BuildPlan, remote: &Sources<'_>, file: &mut LockFile) -> Vec<
 }
 
 /// Where the Dockerfile pins what the lock file says otherwise, or says nothing of.
-pub fn unlocked(plan: &BuildPlan, file: &LockFile) -> Vec<Diagnostic> {
+pub fn unlocked(c: &Compiled, file: &LockFile) -> Vec<Diagnostic> {
     let mut errors = Vec::new();
-    for source in of(plan) {
+    for source in of(c) {
         let line = match (&source.pinned, source.op) {
             (Pinned::Url(digest), _) => file.url(&source.name).map(|l| (l.line, l.what == *digest)),
             (Pinned::Commit(commit), _) => {
@@ -114,9 +124,9 @@ pub fn unlocked(plan: &BuildPlan, file: &LockFile) -> Vec<Diagnostic> {
 }
 
 /// Brings the sources of a plan into the store: a line about each, and what went wrong.
-pub fn fetch(plan: &BuildPlan, remote: &Sources<'_>) -> (Vec<String>, Vec<Diagnostic>) {
+pub fn fetch(c: &Compiled, remote: &Sources<'_>) -> (Vec<String>, Vec<Diagnostic>) {
     let (mut lines, mut errors) = (Vec::new(), Vec::new());
-    for source in of(plan) {
+    for source in of(c) {
         match source.op {
             Remote::Url(h) => match remote.url(h, &|_, _| {}) {
                 Ok(content) => {

@@ -21,7 +21,7 @@ mod parse;
 mod testkit;
 
 pub use facts::{Facts, Query};
-pub use lower::{Lowered, Lowering, lower};
+pub use lower::{Lowered, Lowering, git_source, lower};
 pub use options::{IgnoreFile, LowerOptions, NamedContext, NoCache};
 pub use outline::{Outline, outline, targets};
 pub use parse::{INSTRUCTIONS, Parsed, parse};

@@ -387,7 +387,10 @@ impl Worker for LocalWorker<'_> {
                 pin.map(Pin::Fixed).map_err(TaskError::failed)
             }
             SourceOp::Git(g) => self.sources.git_pin(g).map(Pin::Fixed).map_err(TaskError::failed),
-            SourceOp::OciLayout(_) => Err(unsupported("an OCI layout as a context")),
+            SourceOp::OciLayout(o) => {
+                let image = self.images.layout(&o.reference).map_err(TaskError::failed)?;
+                Ok(Pin::Fixed(image.pin()))
+            }
         }
     }
 
@@ -437,7 +440,11 @@ impl LocalWorker<'_> {
             }
             Op::Source(SourceOp::Http(h)) => ops::source::url(self, h, cx),
             Op::Source(SourceOp::Git(g)) => ops::source::git(self, g, cx),
-            Op::Source(SourceOp::OciLayout(_)) => Err(unsupported("an OCI layout as a context")),
+            Op::Source(SourceOp::OciLayout(o)) => {
+                let image = self.images.layout(&o.reference).map_err(TaskError::failed)?;
+                let id = self.images.snapshot(&image, self.store).map_err(TaskError::failed)?;
+                Ok(vec![Tree::Snapshot(id)])
+            }
             Op::Exec(op) => self.exec(op, task, cx),
             Op::File(op) => {
                 for (n, tree) in task.inputs.iter().enumerate() {

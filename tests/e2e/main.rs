@@ -9,6 +9,7 @@ mod cache_registry;
 mod cache_writers;
 mod check;
 mod concurrency;
+mod contexts;
 mod copy;
 mod crash;
 mod errors;

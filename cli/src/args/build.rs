@@ -38,7 +38,7 @@ pub struct BuildArgs {
     /// Value of an ARG; a name alone takes it from the environment
     #[arg(long, value_name = "NAME[=VALUE]", allow_hyphen_values = true)]
     pub build_arg: Vec<String>,
-    /// Another context: folder, docker-image://REF, or target:STAGE of this file
+    /// Another context: folder, URL, git repository, docker-image://REF, oci-layout://FOLDER[:TAG][@DIGEST], or target:STAGE of this file
     #[arg(long, value_name = "NAME=VALUE")]
     pub build_context: Vec<String>,
     /// Label of the image

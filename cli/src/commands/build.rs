@@ -57,13 +57,18 @@ pub fn run(cx: &Context, args: BuildArgs) -> Result<(), CliError> {
         .warning(|text| progress.message(&format!("warning: {text}")));
     let remote = Sources::new(&images, &opts.secrets, session::ssh_access(&cx.env, &opts.ssh));
     let next_step = AtomicU32::new(0);
-    let answers = Answers::Images { images: &images, sink: &progress, next_step: &next_step };
+    let answers = Answers::Images {
+        images: &images,
+        sources: &remote,
+        sink: &progress,
+        next_step: &next_step,
+    };
     let span = |started: Instant| Span {
         started: begun.to_string(),
         millis: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
     };
     let compiled = compile(&opts, &answers, true).and_then(|c| match &lock {
-        Some(lock) => match sources::unlocked(&c.plan, lock) {
+        Some(lock) => match sources::unlocked(&c, lock) {
             errors if errors.is_empty() => Ok(c),
             errors => Err(CompileError::Text(errors, c.sources)),
         },

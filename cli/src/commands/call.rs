@@ -21,7 +21,9 @@ use crate::report::{CliError, ErrorKind};
 
 /// Runs what `opts.call` names.
 pub fn run(cx: &Context, opts: &BuildOptions) -> Result<(), CliError> {
-    let loaded = load(opts).map_err(|e| CliError::failed(rgraph_runtime::report(&e)))?;
+    let brought = crate::context::bring(opts, None)?;
+    let loaded =
+        load(opts, brought.as_ref()).map_err(|e| CliError::failed(rgraph_runtime::report(&e)))?;
     let file = loaded.sources.file(loaded.dockerfile).clone();
     let mut options = lower_options(opts, &loaded);
     let parsed = parse(&file);

@@ -34,13 +34,18 @@ pub fn run(cx: &Context, args: FetchArgs) -> Result<(), CliError> {
         .warning(|text| progress.message(&format!("warning: {text}")));
     let remote = Sources::new(&fetcher, &opts.secrets, session::ssh_access(&cx.env, &opts.ssh));
     let next_step = AtomicU32::new(0);
-    let answers = Answers::Images { images: &fetcher, sink: &progress, next_step: &next_step };
+    let answers = Answers::Images {
+        images: &fetcher,
+        sources: &remote,
+        sink: &progress,
+        next_step: &next_step,
+    };
     let compiled = compile(&opts, &answers, false);
     let compiled = compiled.map_err(|e| {
         progress.close();
         cx.compile_error(e)
     })?;
-    let (fetched, errors) = sources::fetch(&compiled.plan, &remote);
+    let (fetched, errors) = sources::fetch(&compiled, &remote);
     progress.close();
     if !errors.is_empty() {
         return Err(cx.compile_error(CompileError::Text(errors, compiled.sources)));

@@ -26,7 +26,7 @@ use crate::{session, sources};
 /// Runs the command.
 pub fn run(cx: &Context, args: GraphArgs) -> Result<(), CliError> {
     let opts = GraphOptions::new(args, &cx.env, cx.terminals)?;
-    let (compiled, cached) = if opts.build.offline && !opts.cached {
+    let (mut compiled, cached) = if opts.build.offline && !opts.cached {
         let compiled = compile(&opts.build, &Answers::Stubs, false);
         (compiled.map_err(|e| cx.compile_error(e))?, BTreeMap::new())
     } else {
@@ -37,6 +37,7 @@ pub fn run(cx: &Context, args: GraphArgs) -> Result<(), CliError> {
     }
     let style = render::Style { cached, ..render::Style::default() };
     draw(&compiled, opts.format, &style)?;
+    drop(compiled.brought.take());
     // Taking a large plan apart, piece by piece, would be a tenth of the whole time, and the process
     // ends here.
     std::mem::forget(compiled);
@@ -70,7 +71,8 @@ fn with_store(
         .warning(|text| cx.report(|r| r.warning(text)));
     let remote = Sources::new(&images, &build.secrets, session::ssh_access(&cx.env, &build.ssh));
     let next_step = AtomicU32::new(0);
-    let answers = Answers::Images { images: &images, sink: &(), next_step: &next_step };
+    let answers =
+        Answers::Images { images: &images, sources: &remote, sink: &(), next_step: &next_step };
     let compiled = compile(build, &answers, false).map_err(|e| cx.compile_error(e))?;
     if !opts.cached {
         return Ok((compiled, BTreeMap::new()));

@@ -41,7 +41,12 @@ pub fn run(cx: &Context, args: LockArgs) -> Result<(), CliError> {
         .warning(|text| progress.message(&format!("warning: {text}")));
     let remote = Sources::new(&images, &build.secrets, session::ssh_access(&cx.env, &build.ssh));
     let next_step = AtomicU32::new(0);
-    let answers = Answers::Images { images: &images, sink: &progress, next_step: &next_step };
+    let answers = Answers::Images {
+        images: &images,
+        sources: &remote,
+        sink: &progress,
+        next_step: &next_step,
+    };
     let compiled = compile(build, &answers, false);
     let compiled = compiled.map_err(|e| {
         progress.close();
@@ -55,7 +60,7 @@ pub fn run(cx: &Context, args: LockArgs) -> Result<(), CliError> {
     for (name, platform, image) in images.resolved() {
         now.add_image(name, image.top, platform, image.manifest);
     }
-    let errors = sources::lock(&compiled.plan, &remote, &mut now);
+    let errors = sources::lock(&compiled, &remote, &mut now);
     progress.close();
     if !errors.is_empty() {
         return Err(cx.compile_error(CompileError::Text(errors, compiled.sources)));

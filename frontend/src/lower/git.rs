@@ -47,6 +47,19 @@ pub(super) fn parse(text: &str) -> Result<Option<GitRef>, String> {
     Ok(Some(git))
 }
 
+/// A repository that is a context: with its folder, checksum and times. `Ok(None)`: no git URL.
+///
+/// # Errors
+/// What is wrong with its query.
+pub fn git_source(text: &str) -> Result<Option<GitSource>, String> {
+    let Some(written) = split(text) else { return Ok(None) };
+    let mut g = written.git.at(&written.fragment);
+    g.query(&written.query)?;
+    let mut source = g.source(g.keep_git_dir == Some(true), &g.checksum);
+    source.mtime = g.mtime.clone();
+    Ok(Some(source))
+}
+
 /// True for what a checksum may be of; a wrong query is told elsewhere.
 pub(super) fn is_repository(text: &str) -> bool {
     !matches!(parse(text), Ok(None))

@@ -10,6 +10,8 @@ mod copy;
 mod draft;
 mod expose;
 mod git;
+
+pub use git::git_source;
 mod gofmt;
 mod mounts;
 mod names;

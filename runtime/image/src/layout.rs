@@ -295,6 +295,46 @@ impl LayoutDir {
         Ok(found(read_index(self)?))
     }
 
+    /// One image: by the digest of its manifest or index, by its tag, or the only one. Of several the
+    /// one that is called `latest` is taken.
+    pub fn find(
+        &self,
+        tag: Option<&str>,
+        digest: Option<BlobDigest>,
+    ) -> Result<Descriptor, ArchiveError> {
+        let all: Vec<Descriptor> =
+            read_index(self)?.manifests.into_iter().filter(|d| !d.is_attestation()).collect();
+        if let Some(digest) = digest {
+            if let Some(d) = all.iter().find(|d| d.digest == digest) {
+                return Ok(d.clone());
+            }
+            // One of the platforms of an index, say.
+            let size = self.size(&digest).map_err(|source| ArchiveError::File {
+                what: "open",
+                path: blob_path(&digest),
+                source,
+            })?;
+            return Ok(Descriptor::new("", digest, size));
+        }
+        let tag_of = |d: &Descriptor| {
+            let notes = d.annotations.as_ref()?;
+            let name = notes.get(REF_NAME).or_else(|| notes.get(IMAGE_NAME))?;
+            let tail = name.rsplit('/').next().unwrap_or(name);
+            Some(tail.rsplit_once(':').map_or(tail, |(_, tag)| tag).to_owned())
+        };
+        let wanted = match (tag, &all[..]) {
+            (None, [only]) => return Ok(only.clone()),
+            (tag, _) => tag.unwrap_or("latest"),
+        };
+        all.iter().find(|d| tag_of(d).as_deref() == Some(wanted)).cloned().ok_or_else(|| {
+            let tags: Vec<String> = all.iter().filter_map(tag_of).collect();
+            ArchiveError::Form(format!(
+                "no image in it has the tag `{wanted}`; it has: {}",
+                if tags.is_empty() { "none with a tag".to_owned() } else { tags.join(", ") }
+            ))
+        })
+    }
+
     fn file(&self, path: &str) -> io::Result<(File, u64)> {
         let fd = sys::read_beneath(self.dir.as_fd(), path.as_bytes())?;
         let meta = sys::stat(&fd)?;

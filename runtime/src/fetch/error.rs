@@ -53,6 +53,15 @@ pub enum FetchError {
         /// Why nobody may be asked.
         closed: Closed,
     },
+    /// An OCI layout of the caller.
+    #[error("cannot use the OCI layout `{reference}`")]
+    Layout {
+        /// As given.
+        reference: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// A layer is not in the store, and nobody may be asked.
     #[error("layer {digest} of `{reference}` is not in the store, and {closed}")]
     AbsentLayer {

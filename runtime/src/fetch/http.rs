@@ -78,6 +78,12 @@ impl Sources<'_> {
         self.content(&h.url, &want, progress)
     }
 
+    /// Opens a file that was brought.
+    pub fn open(&self, content: &UrlContent) -> Result<std::fs::File, SourceError> {
+        let gone = || SourceError::Read(io::ErrorKind::NotFound.into());
+        Ok(self.store().open_blob(&content.digest)?.ok_or_else(gone)?.0)
+    }
+
     fn locked_url(&self, url: &str) -> Result<Want<'_, BlobDigest>, SourceError> {
         self.locked(&shown_url(url), |file| file.url(url).map(|l| (l.line, l.what)))
     }
@@ -202,8 +208,8 @@ impl Sources<'_> {
             Want::Locked(_, _, locked) if *locked == digest => return Ok(None),
             Want::Locked(..) => digest.to_string(),
             Want::Pinned(sum) => match sum.split_once(':') {
-                Some(("sha384", _)) => format!("sha384:{}", self.hash::<Sha384>(digest)?),
-                Some(("sha512", _)) => format!("sha512:{}", self.hash::<Sha512>(digest)?),
+                Some(("sha384", _)) => format!("sha384:{}", self.hash::<Sha384>(content)?),
+                Some(("sha512", _)) => format!("sha512:{}", self.hash::<Sha512>(content)?),
                 _ => digest.to_string(),
             },
         };
@@ -213,9 +219,8 @@ impl Sources<'_> {
         })
     }
 
-    fn hash<D: Digest>(&self, digest: BlobDigest) -> Result<String, SourceError> {
-        let gone = || SourceError::Read(io::ErrorKind::NotFound.into());
-        let (mut file, _) = self.store().open_blob(&digest)?.ok_or_else(gone)?;
+    fn hash<D: Digest>(&self, content: &UrlContent) -> Result<String, SourceError> {
+        let mut file = self.open(content)?;
         let mut hasher = D::new();
         let mut buf = vec![0; 128 << 10];
         loop {

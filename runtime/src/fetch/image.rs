@@ -111,6 +111,8 @@ pub struct ImageFetcher<'a> {
     pinned: Mutex<ByName>,
     /// Registries that did not answer, and were warned of.
     pub(super) silent: Mutex<HashSet<String>>,
+    /// Images of OCI layouts.
+    pub(super) layouts: Mutex<HashMap<ManifestDigest, Arc<ResolvedImage>>>,
     pub(super) origins: Arc<Mutex<HashMap<BlobDigest, Reference>>>,
 }
 
@@ -136,6 +138,7 @@ impl<'a> ImageFetcher<'a> {
             known: Mutex::default(),
             pinned: Mutex::default(),
             silent: Mutex::default(),
+            layouts: Mutex::default(),
             origins: Arc::default(),
         }
     }

@@ -9,6 +9,7 @@ pub mod registry;
 pub mod repository;
 pub mod source;
 
+mod layout;
 mod push;
 mod resolve;
 

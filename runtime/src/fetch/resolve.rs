@@ -269,7 +269,7 @@ impl<'a> ImageFetcher<'a> {
         Ok(Some(image))
     }
 
-    fn assemble(
+    pub(super) fn assemble(
         &self,
         r: &Reference,
         top: ManifestDigest,

@@ -172,7 +172,8 @@ impl<'a> Sources<'a> {
         self.images
     }
 
-    pub(super) fn store(&self) -> &'a Store {
+    /// The store that sources come into.
+    pub fn store(&self) -> &'a Store {
         self.images.store
     }
 

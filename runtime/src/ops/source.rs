@@ -10,7 +10,6 @@ use rgraph_solver::{EventKind, TaskCx, TaskError, Tree};
 use rustix::fs::{Mode, OFlags, Timespec, Timestamps};
 
 use crate::fetch::http::file_name;
-use crate::fetch::source::SourceError;
 use crate::tree::TreeError;
 use crate::worker::LocalWorker;
 
@@ -26,9 +25,7 @@ pub fn downloading(cx: &TaskCx<'_>, url: &str) -> impl Fn(u64, u64) + Sync {
 pub fn url(w: &LocalWorker<'_>, h: &HttpSource, cx: &TaskCx<'_>) -> Result<Vec<Tree>, TaskError> {
     let content = w.sources.url(h, &downloading(cx, &h.url)).map_err(TaskError::failed)?;
     let name = OsStr::new(file_name(h).map_err(TaskError::failed)?);
-    let gone = || SourceError::Read(io::ErrorKind::NotFound.into());
-    let blob = w.store.open_blob(&content.digest).map_err(TaskError::failed)?;
-    let (mut blob, _) = blob.ok_or_else(gone).map_err(TaskError::failed)?;
+    let mut blob = w.sources.open(&content).map_err(TaskError::failed)?;
     let layer = w.begin_layer(None, cx)?;
     let mut write = || -> Result<(), TreeError> {
         let at = |what| TreeError::io(what, &h.filename);

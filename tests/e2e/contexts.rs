@@ -1,0 +1,243 @@
+//! Contexts from everywhere: tars and Dockerfiles on stdin and by URL, repositories, OCI layouts.
+
+use std::fs;
+use std::io::Write as _;
+use std::process::Stdio;
+
+use rgraph_tests::{Answer, Case, Image, Kind, Repositories, Run, Web, need};
+
+const DOCKERFILE: &str = "FROM scratch\nCOPY . /\n";
+
+/// A tar with these files.
+fn tar_of(files: &[(&str, &str)]) -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    for (path, text) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(text.len() as u64);
+        header.set_mode(0o644);
+        tar.append_data(&mut header, path, text.as_bytes()).expect("a member");
+    }
+    tar.into_inner().expect("a tar")
+}
+
+fn with_stdin(case: &Case, input: &[u8], args: &[&str]) -> Run {
+    let mut all = vec!["build"];
+    all.extend(args);
+    let mut child = case
+        .command(&all)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("rgraph starts");
+    // One that is refused is not read to its end.
+    let _ = child.stdin.take().expect("a pipe").write_all(input);
+    let out = child.wait_with_output().expect("it ends");
+    Run {
+        code: out.status.code().unwrap_or(-1),
+        stdout: out.stdout,
+        stderr: String::from_utf8_lossy(&out.stderr).into_owned(),
+    }
+}
+
+/// Builds to an archive and reads that.
+fn paths(case: &Case, input: &[u8], args: &[&str]) -> Vec<String> {
+    let path = case.out("image.tar");
+    let out = format!("type=oci,dest={}", path.display());
+    let mut all = vec!["-o", &out];
+    all.extend(args);
+    with_stdin(case, input, &all).ok();
+    let files = Image::from_archive(&path).files();
+    files.iter().filter(|(_, e)| e.kind != Kind::Dir).map(|(p, _)| p.clone()).collect()
+}
+
+/// CTX-01.
+#[test]
+fn a_tar_on_stdin_in_every_compression() {
+    need!(Root);
+    let case = Case::new();
+    let tar = tar_of(&[
+        ("Dockerfile", DOCKERFILE),
+        ("sub/f", "f\n"),
+        ("hidden", "h\n"),
+        (".dockerignore", "hidden\nDockerfile\n.dockerignore\n"),
+        ("other/My.Dockerfile", "FROM scratch\nCOPY sub/f /other\n"),
+    ]);
+    let want = ["other/My.Dockerfile", "sub/f"];
+    assert_eq!(paths(&case, &tar, &["-"]), want);
+    for tool in ["gzip", "bzip2", "xz", "zstd"] {
+        let file = case.out("x.tar");
+        fs::write(&file, &tar).expect("a file");
+        let packed = std::process::Command::new(tool).args(["-c", "-q"]).arg(&file).output();
+        let Ok(packed) = packed else {
+            rgraph_tests::shout(&format!("{tool} is not installed"));
+            continue;
+        };
+        assert_eq!(paths(&case, &packed.stdout, &["-"]), want, "{tool}");
+        // The same files, whatever they came in.
+        with_stdin(&case, &packed.stdout, &["-"]).ok().all_cached();
+    }
+    assert_eq!(paths(&case, &tar, &["-f", "other/My.Dockerfile", "-"]), ["other"]);
+    with_stdin(&case, &tar, &["-f", "none", "-"]).fails(1, &["no Dockerfile: `none`"]);
+    with_stdin(&case, &tar_of(&[("x", "")]), &["-"]).fails(1, &["no Dockerfile: `Dockerfile`"]);
+    assert!(case.state().keys().all(|k| !k.ends_with("/hidden")), "a context stayed");
+}
+
+#[test]
+fn a_dockerfile_on_stdin() {
+    need!(Root);
+    let case = Case::new();
+    let text = "FROM scratch\nCOPY <<EOF /f\nx\nEOF\n";
+    assert_eq!(paths(&case, text.as_bytes(), &["-"]), ["f"]);
+    with_stdin(&case, b"FROM scratch\nCOPY f /\n", &["-"])
+        .fails(1, &["Dockerfile:2", "`/f` not found"]);
+    with_stdin(&case, text.as_bytes(), &["-f", "x", "-"]).fails(1, &["--file"]);
+    with_stdin(&case, b"", &["-"]).fails(1, &["Dockerfile"]);
+    // With a context, and asked about only.
+    case.file("g", "g\n");
+    let context = case.context().display().to_string();
+    assert_eq!(paths(&case, b"FROM scratch\nCOPY g /\n", &["-f", "-", &context]), ["g"]);
+    with_stdin(&case, b"FROM scratch\nRUN x\n", &["--check", "-"]).ok();
+}
+
+/// CTX-04, CTX-01: links and odd members of a tar.
+#[test]
+fn a_tar_stays_in_its_folder() {
+    need!(Root);
+    let case = Case::new();
+    let mut tar = tar::Builder::new(tar_of(&[]));
+    let mut header = tar::Header::new_gnu();
+    header.set_size(0);
+    header.set_entry_type(tar::EntryType::Symlink);
+    tar.append_link(&mut header, "out", "/etc").expect("a member");
+    let mut header = tar::Header::new_gnu();
+    header.set_size(13);
+    header.set_mode(0o644);
+    tar.append_data(&mut header, "Dockerfile", &b"FROM scratch\n"[..]).expect("a member");
+    let mut header = tar::Header::new_gnu();
+    header.set_size(0);
+    header.as_gnu_mut().expect("gnu").name[..11].copy_from_slice(b"../../evil\0");
+    header.set_cksum();
+    tar.append(&header, &b""[..]).expect("a member");
+    let tar = tar.into_inner().expect("a tar");
+    let _ = with_stdin(&case, &tar[1024..], &["-"]);
+    assert!(!case.dir().join("evil").exists() && !case.root().join("evil").exists());
+    let plain = tar_of(&[("Dockerfile", "FROM scratch\nCOPY out/passwd /\n")]);
+    with_stdin(&case, &plain, &["-"]).fails(1, &["not found"]);
+}
+
+#[test]
+fn by_url() {
+    need!(Root);
+    let tar = tar_of(&[("Dockerfile", DOCKERFILE), ("f", "f\n")]);
+    let web = Web::start(move |r| match (&r.line[..], r.header("if-none-match")) {
+        (_, "\"x\"") => Answer::status(304),
+        ("GET /ctx.tar", _) => Answer::ok(tar.clone()).header("ETag: \"x\""),
+        ("GET /Dockerfile", _) => Answer::ok("FROM scratch\nCOPY <<EOF /here\nx\nEOF\n"),
+        _ => Answer::status(404),
+    });
+    let case = Case::new();
+    let url = web.url("/ctx.tar");
+    assert_eq!(paths(&case, b"", &[&url]), ["Dockerfile", "f"]);
+    with_stdin(&case, b"", &[&url]).ok().all_cached();
+    with_stdin(&case, b"", &["--offline", &url]).ok().all_cached();
+    assert_eq!(web.lines().len(), 2);
+    assert_eq!(paths(&case, b"", &[&web.url("/Dockerfile")]), ["here"]);
+    assert_eq!(paths(&case, b"FROM scratch\nCOPY f /g\n", &["-f", "-", &url]), ["g"]);
+    with_stdin(&case, b"", &[&web.url("/none")]).fails(1, &["cannot load the context", "404"]);
+    // As a named context, the file itself.
+    let named = format!("c={url}");
+    let text = b"FROM scratch\nCOPY --from=c context /c.tar\n";
+    assert_eq!(paths(&case, text, &["--build-context", &named, "-"]), ["c.tar"]);
+}
+
+#[test]
+fn by_git() {
+    need!(Root, Tool("git"));
+    let r = Repositories::new();
+    r.file("a", "Dockerfile", DOCKERFILE).file("a", "f", "f\n").file(
+        "a",
+        ".dockerignore",
+        "Dockerfile\n.dockerignore\n",
+    );
+    r.file("a", "sub/Dockerfile", DOCKERFILE).file("a", "sub/g", "g\n");
+    r.commit("a", "x");
+    let web = r.serve(None);
+    let case = Case::new();
+    let url = web.url("/a.git");
+    assert_eq!(paths(&case, b"", &[&url]), ["f", "sub/Dockerfile", "sub/g"]);
+    with_stdin(&case, b"", &[&url]).ok().all_cached();
+    with_stdin(&case, b"", &["--offline", &url]).ok().all_cached();
+    assert_eq!(paths(&case, b"", &[&format!("{url}#main:sub")]), ["Dockerfile", "g"]);
+    assert_eq!(paths(&case, b"", &[&format!("{url}?branch=main&subdir=sub")]), ["Dockerfile", "g"]);
+    assert_eq!(
+        paths(&case, b"", &["-f", "sub/Dockerfile", &url]),
+        ["f", "sub/Dockerfile", "sub/g"]
+    );
+    with_stdin(&case, b"", &[&format!("{url}#none")])
+        .fails(1, &["cannot load the context", "none"]);
+    let keep = ["--build-arg", "BUILDKIT_CONTEXT_KEEP_GIT_DIR=1"];
+    let all = paths(&case, b"", &[keep[0], keep[1], &url]);
+    assert!(all.contains(&".git/HEAD".to_owned()), "{all:?}");
+    let named = format!("c={url}#main:sub");
+    let text = b"FROM scratch\nCOPY --from=c g /\n";
+    assert_eq!(paths(&case, text, &["--build-context", &named, "-"]), ["g"]);
+    // The lock file knows it.
+    let lock = case.rgraph(&["lock", "-o", "-", &url]).ok();
+    assert!(lock.text().contains(&format!("git {url} commit:")), "{}", lock.text());
+}
+
+/// The same files by tar, by git and in a folder are the same steps.
+#[test]
+fn all_ways_have_the_same_digests() {
+    need!(Root, Tool("git"));
+    let case = Case::new();
+    let r = Repositories::new();
+    let files: Vec<(String, String)> =
+        (0..300).map(|n| (format!("d{}/f{n}", n % 7), format!("{n}\n"))).collect();
+    let mut list = vec![("Dockerfile", "FROM scratch\nCOPY . /all\n")];
+    list.extend(files.iter().map(|(p, t)| (p.as_str(), t.as_str())));
+    for (path, text) in &list {
+        r.file("a", path, text);
+        case.file(path, text);
+    }
+    r.commit("a", "x");
+    let web = r.serve(None);
+    case.build(&[]).ok();
+    with_stdin(&case, &tar_of(&list), &["-"]).ok().all_cached();
+    with_stdin(&case, b"", &[&web.url("/a.git")]).ok().all_cached();
+}
+
+/// CTX-02.
+#[test]
+fn oci_layouts_as_bases() {
+    need!(Root);
+    let maker = Case::with_base();
+    maker.dockerfile("FROM BASE\nRUN echo made > /made\nENV GREETS=yes\n");
+    let layout = maker.out("layout");
+    let dest = format!("type=oci,tar=false,dest={},name=x/y:v1", layout.display());
+    maker.build(&["-o", &dest]).ok();
+    let index = fs::read_to_string(layout.join("index.json")).expect("an index");
+    let digest = index.split("\"digest\":\"").nth(1).expect("a digest")[..71].to_owned();
+    let case = Case::new();
+    case.file("Dockerfile", "FROM base\nRUN cat /made; echo $GREETS\n");
+    for end in [String::new(), ":v1".into(), format!("@{digest}"), format!(":v1@{digest}")] {
+        let flag = format!("base=oci-layout://{}{end}", layout.display());
+        let run = case.build(&["--no-cache", "--build-context", &flag]).ok();
+        assert!(run.stderr.contains(" made\n") && run.stderr.contains(" yes\n"), "{}", run.stderr);
+        case.build(&["--build-context", &flag]).ok().all_cached();
+    }
+    let flag = |end: &str| format!("base=oci-layout://{}{end}", layout.display());
+    case.build(&["--build-context", &flag(":none")]).fails(1, &["Dockerfile:1", "`none`", "v1"]);
+    case.build(&["--build-context", &flag("/none")]).fails(1, &["Dockerfile:1", "OCI layout"]);
+    // A blob that is not what it is called.
+    let blobs = layout.join("blobs/sha256");
+    let largest = fs::read_dir(&blobs)
+        .expect("blobs")
+        .flatten()
+        .max_by_key(|e| e.metadata().expect("it").len());
+    fs::write(largest.expect("a blob").path(), "x").expect("a file");
+    let other = Case::new();
+    other.file("Dockerfile", "FROM base\nRUN true\n");
+    other.build(&["--build-context", &flag("")]).fails(1, &["Dockerfile:1", "OCI layout"]);
+}
