@@ -142,6 +142,20 @@ pub fn load(opts: &BuildOptions, brought: Option<&Brought>) -> Result<Loaded, Lo
     Ok(Loaded { sources, dockerfile, ignore, contexts, named })
 }
 
+/// The ignore file of a folder: that of the Dockerfile, else the folder's own. There need be no
+/// Dockerfile.
+pub fn ignore_of(folder: &Path, file: &FileSpec) -> Result<IgnoreFile, LoadError> {
+    let root = open_folder(folder)?;
+    let own = match file {
+        FileSpec::Stdin => None,
+        FileSpec::Path(path) => {
+            read_ignore(&PathBuf::from(format!("{}.dockerignore", path.display())))?
+        }
+        FileSpec::Default => read_ignore_in(&root, "Dockerfile.dockerignore")?,
+    };
+    own.map_or_else(|| ignore_in(&root), Ok)
+}
+
 fn open_folder(path: &Path) -> Result<OwnedFd, LoadError> {
     rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|e| LoadError::Context { path: path.display().to_string(), source: e.into() })

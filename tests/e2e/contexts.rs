@@ -241,3 +241,35 @@ fn oci_layouts_as_bases() {
     other.file("Dockerfile", "FROM base\nRUN true\n");
     other.build(&["--build-context", &flag("")]).fails(1, &["Dockerfile:1", "OCI layout"]);
 }
+
+/// CTX-07.
+#[test]
+fn what_a_context_holds() {
+    let case = Case::new();
+    case.file("big/deep/blob", vec![0; 3 << 20])
+        .file("small", "x")
+        .file("node_modules/a/b", "12345");
+    case.file("keep/a.log", "1234").file("keep/b.log", "1");
+    case.file(".dockerignore", "# rules\nnode_modules\n*/*.log\n!keep/b.log\n");
+    let context = case.context().display().to_string();
+    let run = case.rgraph(&["context", "ls", &context]).ok();
+    let text = run.text();
+    for part in ["big/deep/blob", ".dockerignore:2: node_modules", ".dockerignore:3: */*.log"] {
+        assert!(text.contains(part), "no {part} in:\n{text}");
+    }
+    assert!(!text.contains("big/deep/\n") && !text.contains("a.log"), "{text}");
+    assert!(run.stderr.contains("the line `big/deep/blob` in .dockerignore"), "{}", run.stderr);
+    let json = case.rgraph(&["context", "ls", "--format", "json", &context]).ok();
+    let json: serde_json::Value = serde_json::from_str(json.text()).expect("JSON");
+    assert_eq!(json["files"], 4, "{json}");
+    assert_eq!(json["largest"][0]["bytes"], 3 << 20);
+    let hidden: Vec<_> =
+        json["hidden"].as_array().expect("a list").iter().map(|h| h["bytes"].clone()).collect();
+    assert_eq!(hidden, [5, 4]);
+    // The Dockerfile's own ignore file wins.
+    case.file("Dockerfile.dockerignore", "big\n");
+    let own = case.rgraph(&["context", "ls", &context]).ok();
+    assert!(own.text().contains("Dockerfile.dockerignore:1: big"), "{}", own.text());
+    case.rgraph(&["context", "ls", "/nonexistent"]).fails(1, &["/nonexistent"]);
+    case.rgraph(&["context", "ls", "-"]).fails(2, &["only a folder"]);
+}

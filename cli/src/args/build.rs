@@ -22,6 +22,20 @@ pub enum PullArg {
     Never,
 }
 
+/// `context ls`.
+#[derive(Debug, Args)]
+pub struct ContextLsArgs {
+    /// Folder with the files to build from
+    #[arg(value_name = "CONTEXT", default_value = ".")]
+    pub context: PathBuf,
+    /// Dockerfile, whose own ignore file counts [default: CONTEXT/Dockerfile]
+    #[arg(short, long, value_name = "PATH")]
+    pub file: Option<PathBuf>,
+    /// table or json
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
+}
+
 /// The flags of a build.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Input")]

@@ -41,7 +41,6 @@ later! {
     Commit = "commit",
     Config = "config",
     Container = "container",
-    Context = "context",
     Cp = "cp",
     Diff = "diff",
     Exec = "exec",

@@ -19,7 +19,9 @@ use clap::builder::ValueParser;
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-pub use build::{BuildArgs, FetchArgs, GraphArgs, GraphFormat, LockArgs, PullArg, ResourceArgs};
+pub use build::{
+    BuildArgs, ContextLsArgs, FetchArgs, GraphArgs, GraphFormat, LockArgs, PullArg, ResourceArgs,
+};
 pub use environment::Environment;
 pub use image::{
     HistoryArgs, ImagesArgs, ImportArgs, InspectArgs, InspectKind, LoadArgs, PullArgs, PushArgs,
@@ -124,6 +126,9 @@ enum Top {
     /// Folders of RUN --mount=type=cache
     #[command(subcommand)]
     CacheMount(CacheMountGroup),
+    /// What a build may read
+    #[command(subcommand)]
+    Context(ContextGroup),
     #[command(flatten)]
     Later(Later),
 }
@@ -189,6 +194,9 @@ pub enum Command {
     /// Fill a cache mount (`cache-mount seed`)
     #[command(skip)]
     CacheMountSeed(CacheMountSeedArgs),
+    /// List what a context holds (`context ls`)
+    #[command(skip)]
+    ContextLs(ContextLsArgs),
     /// Show the version
     Version(VersionArgs),
     /// A name of the contract that nobody wrote yet
@@ -247,6 +255,13 @@ enum StoreGroup {
 }
 
 #[derive(Debug, Subcommand)]
+enum ContextGroup {
+    /// List the largest paths of a context, and what the ignore file hides
+    #[command(visible_alias = "list")]
+    Ls(ContextLsArgs),
+}
+
+#[derive(Debug, Subcommand)]
 enum CacheMountGroup {
     /// List cache mounts with their sizes
     #[command(visible_alias = "list")]
@@ -288,6 +303,7 @@ impl From<Top> for Command {
             Top::CacheMount(CacheMountGroup::Ls(a)) => Self::CacheMountLs(a),
             Top::CacheMount(CacheMountGroup::Clear(a)) => Self::CacheMountClear(a),
             Top::CacheMount(CacheMountGroup::Seed(a)) => Self::CacheMountSeed(a),
+            Top::Context(ContextGroup::Ls(a)) => Self::ContextLs(a),
             Top::Later(l) => Self::Later(l),
         }
     }

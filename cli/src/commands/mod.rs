@@ -4,6 +4,7 @@ mod build;
 mod cache_mount;
 mod call;
 mod check;
+mod context;
 mod doctor;
 mod du;
 mod explain;
@@ -33,7 +34,7 @@ use rgraph_runtime::host::Host;
 use rgraph_solver::CancelToken;
 
 use crate::args::{Cli, Command, Environment};
-use crate::options::{CacheMountOptions, StateDirs, Terminals};
+use crate::options::{CacheMountOptions, ContextLsOptions, StateDirs, Terminals};
 use crate::pipeline::CompileError;
 use crate::report::{CliError, ErrorKind, Reporter, Style, chain_text};
 use crate::session::{self, Signals};
@@ -151,6 +152,7 @@ fn needs_rights(command: &Command) -> bool {
         | Command::Tag(_)
         | Command::History(_)
         | Command::Version(_)
+        | Command::ContextLs(_)
         | Command::Inspect(_)
         | Command::Search(_)
         | Command::Login(_)
@@ -208,6 +210,7 @@ pub fn run(cli: Cli, env: Environment) -> Result<(), CliError> {
         Command::CacheMountLs(a) => cache_mount::run(&cx, CacheMountOptions::ls(a)?),
         Command::CacheMountClear(a) => cache_mount::run(&cx, CacheMountOptions::clear(a)?),
         Command::CacheMountSeed(a) => cache_mount::run(&cx, CacheMountOptions::seed(a)?),
+        Command::ContextLs(a) => context::ls(&ContextLsOptions::new(a)?),
         Command::Later(l) => Err(CliError::not_yet(format!("`rgraph {}`", l.name()))),
     };
     // Whatever it said: a signal ended it.

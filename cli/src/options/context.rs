@@ -4,6 +4,8 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 use super::error::OptionsError;
+use super::format::Format;
+use crate::args::ContextLsArgs;
 
 /// The context operand.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +63,33 @@ impl FileSpec {
             }
             Some(p) => Ok(Self::Path(p)),
         }
+    }
+}
+
+/// `context ls`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContextLsOptions {
+    /// The context.
+    pub folder: PathBuf,
+    /// The Dockerfile, for its ignore file.
+    pub file: FileSpec,
+    /// How it is written.
+    pub format: Format,
+}
+
+impl ContextLsOptions {
+    /// The one conversion.
+    pub fn new(raw: ContextLsArgs) -> Result<Self, OptionsError> {
+        let folder = match ContextSpec::parse(raw.context.as_os_str())? {
+            ContextSpec::Folder(folder) => folder,
+            _ => {
+                let why = "only a folder is listed";
+                let text = raw.context.display().to_string();
+                return Err(OptionsError::value("CONTEXT", &text, why));
+            }
+        };
+        let format = Format::parse(raw.format.as_deref())?;
+        Ok(Self { folder, file: FileSpec::parse(raw.file)?, format })
     }
 }
 

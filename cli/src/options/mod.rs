@@ -25,7 +25,7 @@ mod store;
 pub use build::{BuildOptions, Call, GraphOptions, Timeouts, host_platform};
 pub use cache::{cache_from, cache_to};
 pub use config::{Config, ConfigError};
-pub use context::{ContextSpec, FileSpec, NamedContext, named};
+pub use context::{ContextLsOptions, ContextSpec, FileSpec, NamedContext, named};
 pub use dirs::StateDirs;
 pub use error::OptionsError;
 pub use format::{Format, Layout};
