@@ -5,6 +5,7 @@
 //! are asked for.
 
 mod load;
+mod push;
 mod transfer;
 mod verify;
 
@@ -26,8 +27,10 @@ use crate::import::request;
 use crate::local_backend::SystemClock;
 use crate::snapshot::Snapshots;
 
+pub use crate::fetch::push::Arrival;
 pub use load::{Loaded, load};
-pub use transfer::{Pulled, Pushing, fetch, pull, push, save};
+pub use push::{Pushing, push};
+pub use transfer::{Pulled, fetch, pull, save};
 pub use verify::{ReadLayers, read_layers};
 
 /// Why an image could not be used.

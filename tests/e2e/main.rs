@@ -31,4 +31,5 @@ mod soundness;
 mod sources;
 mod steps;
 mod store;
+mod transfer;
 mod urls;

@@ -29,6 +29,7 @@ mod tag;
 use std::io::Write;
 use std::path::PathBuf;
 
+use rgraph_image::registry::TransferEvent;
 use rgraph_ir::SourceMap;
 use rgraph_runtime::host::Host;
 use rgraph_solver::CancelToken;
@@ -111,6 +112,15 @@ pub fn note_error(e: &CliError) {
     note(&format!("error: {}", chain_text(e)));
     if let Some(help) = &e.help {
         note(&format!("help: {help}"));
+    }
+}
+
+/// What a transfer has to say beside its layers: retries, resumed downloads, mirrors that failed.
+pub fn transfer_note(e: &TransferEvent, quiet: bool) {
+    match e {
+        TransferEvent::Exists { .. } | TransferEvent::Mounted { .. } => {}
+        e if !quiet => note(&e.to_string()),
+        _ => {}
     }
 }
 

@@ -4,7 +4,7 @@ use rgraph_ir::Reference;
 use rgraph_runtime::fetch::image::{ImageFetcher, PullPolicy};
 use rgraph_runtime::images::{self, World};
 
-use super::{Context, images_error, note, print};
+use super::{Context, images_error, note, print, transfer_note};
 use crate::args::PullArgs;
 use crate::options::{PullOptions, host_platform};
 use crate::report::CliError;
@@ -17,7 +17,8 @@ pub fn run(cx: &Context, args: PullArgs) -> Result<(), CliError> {
     let store = session::open_store(cx.root())?;
     let registries =
         session::registries(&cx.env, &session::config(&cx.dirs)?, &opts.insecure_registries);
-    let fetcher = ImageFetcher::new(&store, Some(&registries), PullPolicy::Always, &cx.cancel);
+    let fetcher = ImageFetcher::new(&store, Some(&registries), PullPolicy::Always, &cx.cancel)
+        .telling(|e| transfer_note(e, opts.quiet));
     let platform = opts.platform.clone().unwrap_or_else(host_platform);
     let world = World {
         store: &store,

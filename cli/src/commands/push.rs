@@ -1,11 +1,10 @@
 //! `rgraph push`: an image of the store to its registry.
 
-use rgraph_image::registry::Pushed;
 use rgraph_ir::Reference;
 use rgraph_runtime::fetch::image::{ImageFetcher, PullPolicy};
-use rgraph_runtime::images::{self, Pushing, World};
+use rgraph_runtime::images::{self, Arrival, Pushing, World};
 
-use super::{Context, images_error, note, print};
+use super::{Context, images_error, note, print, transfer_note};
 use crate::args::PushArgs;
 use crate::options::{PushOptions, host_platform};
 use crate::report::CliError;
@@ -18,7 +17,8 @@ pub fn run(cx: &Context, args: PushArgs) -> Result<(), CliError> {
     let store = session::open_store(cx.root())?;
     let registries =
         session::registries(&cx.env, &session::config(&cx.dirs)?, &opts.insecure_registries);
-    let fetcher = ImageFetcher::new(&store, Some(&registries), PullPolicy::Missing, &cx.cancel);
+    let fetcher = ImageFetcher::new(&store, Some(&registries), PullPolicy::Missing, &cx.cancel)
+        .telling(|e| transfer_note(e, opts.quiet));
     let world = World {
         store: &store,
         host,
@@ -50,18 +50,24 @@ pub fn run(cx: &Context, args: PushArgs) -> Result<(), CliError> {
         })
         .help("`rgraph images` lists what there is"));
     }
-    note(&format!("The push refers to repository [{}]", opts.name.name()));
+    if !opts.quiet {
+        note(&format!("The push refers to repository [{}]", opts.name.name()));
+    }
     for (name, manifest) in &wanted {
         let told = |p: Pushing| match p {
             _ if opts.quiet => {}
             Pushing::Layer(digest, how) => {
                 let what = match how {
-                    Pushed::Exists => "Layer already exists",
-                    Pushed::Mounted => "Mounted from another repository",
-                    Pushed::Uploaded => "Pushed",
+                    Arrival::Exists => "Layer already exists".to_owned(),
+                    Arrival::Mounted(from) => format!("Mounted from {from}"),
+                    Arrival::Uploaded => "Pushed".to_owned(),
                 };
                 note(&format!("{}: {what}", digest.short()));
             }
+            Pushing::Partly(platforms) => note(&format!(
+                "Only {} is here: that is pushed, without the index it came with",
+                platforms.join(", ")
+            )),
             Pushing::Done(digest, size) => {
                 let tag = name.tag.as_deref().unwrap_or_default();
                 // The last line is what scripts read; a closed stdout does not undo a push.

@@ -41,8 +41,8 @@ struct DockerEntry {
 }
 
 /// Writes images as one tar that `docker load` takes; the bytes written. Layers are written as they
-/// are: pack them uncompressed for readers from before 2016. An index of several platforms is
-/// refused, as the format has no place for one.
+/// are: pack them uncompressed for readers from before 2016. The format knows no index: of several
+/// platforms under one name, readers that know nothing else see the first under it.
 pub fn write_docker_archive(
     images: &[Export],
     blobs: &dyn BlobSource,
@@ -51,34 +51,61 @@ pub fn write_docker_archive(
     let mut entries = Vec::new();
     let mut repositories: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
     for image in images {
-        let bytes = image.documents.get(&image.root.digest).map_or(&[][..], Vec::as_slice);
-        let document = Document::parse(bytes, Some(&image.root.media_type));
-        let Document::Manifest(manifest) = document.map_err(ArchiveError::Index)? else {
-            return Err(ArchiveError::Form(
-                "a Docker archive holds images of one platform, not an index".into(),
-            ));
-        };
-        for name in &image.names {
-            let tag = name.tag.clone().unwrap_or_else(|| "latest".into());
-            if let Some(top) = manifest.layers.last() {
-                let tags = repositories.entry(name.familiar_name()).or_default();
-                tags.insert(tag, top.digest.hex());
-            }
+        let mut names = &image.names[..];
+        for manifest in manifests(image)? {
+            entries.push(entry(&manifest, names, &mut repositories));
+            names = &[];
         }
-        let tags = image.names.iter().filter(|n| n.tag.is_some());
-        entries.push(DockerEntry {
-            config: blob_path(&manifest.config.digest),
-            repo_tags: Some(
-                tags.map(|n| Reference { digest: None, ..n.clone() }.familiar()).collect(),
-            ),
-            layers: manifest.layers.iter().map(|l| blob_path(&l.digest)).collect(),
-        });
     }
     let files = [
         ("manifest.json", json::compact(&entries)),
         ("repositories", json::compact(&repositories)),
     ];
     write_tar(images, blobs, &files, out)
+}
+
+/// The manifests of an export, through its indexes.
+fn manifests(image: &Export) -> Result<Vec<Manifest>, ArchiveError> {
+    let mut out = Vec::new();
+    let mut todo = vec![&image.root.digest];
+    let mut indexes = Vec::new();
+    while let Some(digest) = todo.pop() {
+        let bytes = image.documents.get(digest).map_or(&[][..], Vec::as_slice);
+        match Document::parse(bytes, None).map_err(ArchiveError::Index)? {
+            Document::Manifest(m) => out.push(m),
+            Document::Index(index) => indexes.push(index),
+        }
+        if todo.is_empty()
+            && let Some(index) = indexes.pop()
+        {
+            let below = index.manifests.iter().rev().filter(|m| !m.is_attestation());
+            todo = below
+                .filter_map(|m| image.documents.get_key_value(&m.digest))
+                .map(|(d, _)| d)
+                .collect();
+        }
+    }
+    Ok(out)
+}
+
+fn entry(
+    manifest: &Manifest,
+    names: &[Reference],
+    repositories: &mut BTreeMap<String, BTreeMap<String, String>>,
+) -> DockerEntry {
+    for name in names {
+        let tag = name.tag.clone().unwrap_or_else(|| "latest".into());
+        if let Some(top) = manifest.layers.last() {
+            let tags = repositories.entry(name.familiar_name()).or_default();
+            tags.insert(tag, top.digest.hex());
+        }
+    }
+    let tags = names.iter().filter(|n| n.tag.is_some());
+    DockerEntry {
+        config: blob_path(&manifest.config.digest),
+        repo_tags: Some(tags.map(|n| Reference { digest: None, ..n.clone() }.familiar()).collect()),
+        layers: manifest.layers.iter().map(|l| blob_path(&l.digest)).collect(),
+    }
 }
 
 /// Where a member's content lies.

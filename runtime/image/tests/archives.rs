@@ -14,7 +14,7 @@ use rgraph_image::blobs::{BlobSource, Export, open_verified, read_manifest};
 use rgraph_image::layer::{
     LayerSource, LayerWriteOptions, UnpackOptions, pack, repack, unpack_blob, write_layer,
 };
-use rgraph_image::layout::{ArchiveError, LayoutDir, write_oci_archive, write_oci_layout};
+use rgraph_image::layout::{LayoutDir, write_oci_archive, write_oci_layout};
 use rgraph_image::manifest::{Document, OCI_INDEX, layer_media_type};
 use rgraph_image::tar::{Kind, Member, TarWriter};
 use rgraph_ir::image_config::ImageConfig;
@@ -265,7 +265,7 @@ fn skopeo_and_umoci_take_what_we_write() {
 }
 
 #[test]
-fn an_index_goes_into_oci_archives_only() {
+fn an_index_goes_into_archives_of_both_forms() {
     let (a, mut blobs) = image(Compression::Gzip, true, "linux/amd64");
     let (b, more) = image(Compression::Gzip, true, "linux/arm64");
     blobs.0.extend(more.0);
@@ -274,8 +274,17 @@ fn an_index_goes_into_oci_archives_only() {
     write_oci_archive(&export, &blobs, &mut file).unwrap();
     let archive = ArchiveFile::open(file.reopen().unwrap()).unwrap();
     check_all(&archive, &archive.images()[0].root);
-    let e = write_docker_archive(&export, &blobs, &mut Vec::new()).unwrap_err();
-    assert!(matches!(e, ArchiveError::Form(_)), "{e}");
+    // Readers that know no index see the first of them under the name.
+    let mut docker = tempfile::NamedTempFile::new().unwrap();
+    write_docker_archive(&export, &blobs, &mut docker).unwrap();
+    let both = ArchiveFile::open(docker.reopen().unwrap()).unwrap();
+    assert_eq!(both.images()[0].names, [name("app:v1")]);
+    check_all(&both, &both.images()[0].root);
+    if have("skopeo") {
+        let source = format!("docker-archive:{}:app:v1", docker.path().display());
+        let text = run("skopeo", &["inspect", &source]);
+        assert!(text.contains("\"Architecture\": \"amd64\""), "{text}");
+    }
     if have("skopeo") {
         let source = format!("oci-archive:{}", file.path().display());
         let text = run("skopeo", &["inspect", "--override-arch", "arm64", &source]);

@@ -103,7 +103,7 @@ pub struct ImageFetcher<'a> {
     pub(super) policy: PullPolicy,
     pub(super) lock: Option<Lock<'a>>,
     pub(super) cancelled: Box<dyn Fn() -> bool + Send + Sync>,
-    on_event: Box<dyn Fn(&TransferEvent) + Send + Sync + 'a>,
+    pub(super) on_event: Box<dyn Fn(&TransferEvent) + Send + Sync + 'a>,
     pub(super) on_warning: Box<dyn Fn(&str) + Send + Sync + 'a>,
     pub(super) tops: Mutex<HashMap<String, Arc<Mutex<Option<Top>>>>>,
     known: Mutex<ByName>,
@@ -114,6 +114,8 @@ pub struct ImageFetcher<'a> {
     /// Images of OCI layouts.
     pub(super) layouts: Mutex<HashMap<ManifestDigest, Arc<ResolvedImage>>>,
     pub(super) origins: Arc<Mutex<HashMap<BlobDigest, Reference>>>,
+    /// The repository of a registry that a blob was brought to.
+    pub(super) sent: Mutex<HashMap<(String, BlobDigest), String>>,
 }
 
 impl<'a> ImageFetcher<'a> {
@@ -140,6 +142,7 @@ impl<'a> ImageFetcher<'a> {
             silent: Mutex::default(),
             layouts: Mutex::default(),
             origins: Arc::default(),
+            sent: Mutex::default(),
         }
     }
 

@@ -10,7 +10,7 @@ pub mod repository;
 pub mod source;
 
 mod layout;
-mod push;
+pub mod push;
 mod resolve;
 
 use std::collections::HashMap;

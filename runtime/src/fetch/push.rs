@@ -2,11 +2,24 @@
 
 use std::io::Read;
 
-use rgraph_image::registry::{BlobDesc, Pushed, Watch};
+use std::sync::Mutex;
+
+use rgraph_image::registry::{BlobDesc, Pushed, TransferEvent, Watch};
 use rgraph_ir::{BlobDigest, Reference};
 
 use super::error::FetchError;
 use super::image::{ImageFetcher, guard};
+
+/// How a blob got into a repository.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Arrival {
+    /// It was there.
+    Exists,
+    /// Taken from this repository of the same registry.
+    Mounted(String),
+    /// Sent.
+    Uploaded,
+}
 
 impl ImageFetcher<'_> {
     /// Says where a blob comes from that no image resolved by this fetcher names.
@@ -14,21 +27,36 @@ impl ImageFetcher<'_> {
         guard(&self.origins).entry(blob).or_insert(from);
     }
 
-    /// Brings one blob of the store to the repository of `r`, unless it is there.
+    /// Brings one blob of the store to the repository of `r`, unless it is there. It is asked to be
+    /// taken from a repository of the same registry where one is known to have it: that which it
+    /// came from, or was pushed to before, or `maybe`.
     pub fn push_blob(
         &self,
         r: &Reference,
         digest: BlobDigest,
         size: u64,
+        maybe: Option<&str>,
         progress: &(dyn Fn(u64, u64) + Sync),
-    ) -> Result<Pushed, Box<dyn std::error::Error + Send + Sync>> {
+    ) -> Result<Arrival, Box<dyn std::error::Error + Send + Sync>> {
         let registry = self
             .registry
             .ok_or_else(|| FetchError::NoRegistry { reference: r.familiar() })?
             .get()?;
-        let watch = Watch { progress, ..self.watch() };
+        let mounted = Mutex::new(None);
+        let on_event = |e: &TransferEvent| {
+            if let TransferEvent::Mounted { from, .. } = e {
+                *guard(&mounted) = Some(from.clone());
+            }
+            (self.on_event)(e);
+        };
+        let watch = Watch { progress, on_event: &on_event, ..self.watch() };
+        let place = (r.registry.clone(), digest);
         let origin = guard(&self.origins).get(&digest).cloned();
-        let mount_from = origin.filter(|o| o.registry == r.registry).map(|o| o.repository);
+        let mount_from = origin
+            .filter(|o| o.registry == r.registry)
+            .map(|o| o.repository)
+            .or_else(|| guard(&self.sent).get(&place).cloned())
+            .or_else(|| maybe.map(str::to_owned));
         let open = |offset: u64| -> std::io::Result<Box<dyn Read + Send>> {
             use std::io::Seek as _;
             let found = self.store.open_blob(&digest).map_err(std::io::Error::other)?;
@@ -39,7 +67,13 @@ impl ImageFetcher<'_> {
             Ok(Box::new(file))
         };
         let desc = BlobDesc { digest, size };
-        Ok(registry.push_blob(r, &desc, open, mount_from.as_deref(), &watch)?)
+        let how = registry.push_blob(r, &desc, open, mount_from.as_deref(), &watch)?;
+        guard(&self.sent).entry(place).or_insert_with(|| r.repository.clone());
+        Ok(match how {
+            Pushed::Exists => Arrival::Exists,
+            Pushed::Uploaded => Arrival::Uploaded,
+            Pushed::Mounted => Arrival::Mounted(guard(&mounted).take().unwrap_or_default()),
+        })
     }
 
     /// The tags of the repository of `r`.
@@ -68,7 +102,7 @@ impl ImageFetcher<'_> {
             .get()?;
         for (digest, size) in blobs {
             let told = |done, all| progress(*digest, done, all);
-            self.push_blob(&r, *digest, *size, &told)?;
+            self.push_blob(&r, *digest, *size, None, &told)?;
         }
         if !tag {
             r.tag = None;

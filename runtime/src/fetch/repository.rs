@@ -2,13 +2,12 @@
 
 use std::io::Read;
 
-use rgraph_image::registry::{
-    BlobDesc, ManifestBytes, ManifestRef, Pushed, RegistryClient, RegistryError,
-};
+use rgraph_image::registry::{BlobDesc, ManifestBytes, ManifestRef, RegistryClient, RegistryError};
 use rgraph_ir::{BlobDigest, ManifestDigest, Reference};
 use rgraph_store::BlobRef;
 
 use super::image::ImageFetcher;
+use super::push::Arrival;
 
 /// Longest tag, by the distribution specification.
 const MAX_TAG: usize = 128;
@@ -126,10 +125,10 @@ impl<'a> Repository<'a> {
     }
 
     /// Brings a blob of the store there, unless it is.
-    pub fn push(&self, blob: &BlobRef) -> Result<Pushed> {
+    pub fn push(&self, blob: &BlobRef) -> Result<Arrival> {
         let (digest, size) = (blob.digest, blob.size);
         self.images
-            .push_blob(&self.reference, digest, size, &|_, _| ())
+            .push_blob(&self.reference, digest, size, None, &|_, _| ())
             .map_err(|source| RepositoryError::Push { blob: digest, source })
     }
 

@@ -9,11 +9,10 @@ use rgraph_image::manifest::{
     Descriptor, Index, Manifest, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST, PlatformObject,
     layer_compression, layer_media_type,
 };
-use rgraph_image::registry::Pushed;
 use rgraph_ir::op::ResolveMode;
 use rgraph_ir::request::{Compression, Dest, LayerOptions};
 use rgraph_ir::{BlobDigest, ManifestDigest, Platform, Reference};
-use rgraph_store::{Expect, ImageRef, ImageRow, Policy, Store};
+use rgraph_store::{BlobRef, Expect, ImageRef, ImageRow, Policy, Store};
 
 use super::{ImagesError, World, manifest, rows};
 use crate::export::archive::{StoreBlobs, archive_error};
@@ -30,35 +29,69 @@ pub struct Pulled {
     pub newer: bool,
 }
 
-/// Brings an image into the store with all its layers and names it. `told` hears of each layer:
-/// its digest, and whether it was there.
+/// Brings an image into the store with all its layers and names it: as the index that it came with,
+/// if it came with one. `told` hears of each layer, in any order: its digest, and whether it was there.
 pub fn pull(
     w: &World<'_>,
     name: &Reference,
     platform: &Platform,
-    told: &dyn Fn(BlobDigest, bool),
+    told: &(dyn Fn(BlobDigest, bool) + Sync),
 ) -> Result<Pulled, ImagesError> {
     // Held until the name is there.
     let _lease = w.store.lease()?;
     let image = w.images.resolve(&name.to_string(), platform, ResolveMode::ForcePull)?;
+    let mut missing = Vec::new();
     for (_, blob) in &image.layers {
-        w.check()?;
-        let there = w.store.has_blob(&blob.digest)?;
-        if !there {
-            bring(w, blob.digest, blob.size, blob)?;
+        if w.store.has_blob(&blob.digest)? {
+            told(blob.digest, true);
+        } else if !missing.contains(&blob) {
+            missing.push(blob);
         }
-        told(blob.digest, there);
     }
+    side_by_side(&missing, &|blob| {
+        bring(w, blob)?;
+        told(blob.digest, false);
+        Ok(())
+    })?;
     let before = w.store.resolve_tag(&name.to_string())?;
+    let known = w.store.image_record(&image.manifest)?.is_some();
     keep(w, &image)?;
-    w.store.tag(&name.to_string(), &ImageRef { manifest: image.manifest })?;
-    // For builds the name means all of its platforms.
+    if image.top != image.manifest {
+        w.store.link_blobs(&image.top.into(), &[image.manifest.into()])?;
+        w.store.make_durable(&[image.top.into()], &[])?;
+    }
+    w.store.tag(&name.to_string(), &ImageRef { manifest: image.top })?;
     w.store.put_remote_tag(&name.to_string(), &image.top)?;
-    Ok(Pulled { digest: image.top, newer: before.is_none_or(|t| t.manifest != image.manifest) })
+    let same = known && before.is_some_and(|t| t.manifest == image.top);
+    Ok(Pulled { digest: image.top, newer: !same })
 }
 
-/// How many layers are fetched at once.
+/// How many layers are on their way at once.
 const TRANSFERS: usize = 4;
+
+/// Calls `one` for each of `all`, some at the same time; the first error ends it.
+pub(super) fn side_by_side<T: Sync>(
+    all: &[T],
+    one: &(dyn Fn(&T) -> Result<(), ImagesError> + Sync),
+) -> Result<(), ImagesError> {
+    let next = AtomicUsize::new(0);
+    let work = || -> Result<(), ImagesError> {
+        while let Some(item) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if let Err(e) = one(item) {
+                next.store(all.len(), Ordering::Relaxed);
+                return Err(e);
+            }
+        }
+        Ok(())
+    };
+    std::thread::scope(|s| {
+        let threads: Vec<_> = (0..TRANSFERS.min(all.len())).map(|_| s.spawn(work)).collect();
+        let join = |t: std::thread::ScopedJoinHandle<'_, _>| {
+            t.join().unwrap_or_else(|p| std::panic::resume_unwind(p))
+        };
+        threads.into_iter().map(join).collect::<Vec<_>>().into_iter().collect()
+    })
+}
 
 /// Brings all layers of an image into the store, where builds find them under the name asked for, and
 /// the name stays what it is. Gives how many were new.
@@ -70,21 +103,7 @@ pub fn fetch(w: &World<'_>, name: &str, image: &ResolvedImage) -> Result<usize, 
             missing.push(blob);
         }
     }
-    let next = AtomicUsize::new(0);
-    let one_by_one = || -> Result<(), ImagesError> {
-        while let Some(blob) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
-            w.check()?;
-            bring(w, blob.digest, blob.size, blob)?;
-        }
-        Ok(())
-    };
-    std::thread::scope(|s| {
-        let threads: Vec<_> =
-            (0..TRANSFERS.min(missing.len())).map(|_| s.spawn(one_by_one)).collect();
-        threads
-            .into_iter()
-            .try_for_each(|t| t.join().unwrap_or_else(|p| std::panic::resume_unwind(p)))
-    })?;
+    side_by_side(&missing, &|blob| bring(w, blob))?;
     let manifest = image.manifest.into();
     let layers: Vec<BlobDigest> = image.layers.iter().map(|(_, b)| b.digest).collect();
     w.store.link_blobs(&manifest, &layers)?;
@@ -106,12 +125,9 @@ pub fn fetch(w: &World<'_>, name: &str, image: &ResolvedImage) -> Result<usize, 
     Ok(missing.len())
 }
 
-fn bring(
-    w: &World<'_>,
-    digest: BlobDigest,
-    size: u64,
-    blob: &rgraph_store::BlobRef,
-) -> Result<(), ImagesError> {
+fn bring(w: &World<'_>, blob: &BlobRef) -> Result<(), ImagesError> {
+    let BlobRef { digest, size, .. } = *blob;
+    w.check()?;
     let failed = |source| ImagesError::Layer { digest, source };
     let from = w.images.open(blob).map_err(failed)?;
     let mut from = from.ok_or_else(|| failed("nobody knows where it is".into()))?;
@@ -159,7 +175,7 @@ fn keep(w: &World<'_>, image: &ResolvedImage) -> Result<(), ImagesError> {
 }
 
 /// Layers that were never fetched say in their record which image they are of.
-fn remember_origins(w: &World<'_>, row: &ImageRow) -> Result<(), ImagesError> {
+pub(super) fn remember_origins(w: &World<'_>, row: &ImageRow) -> Result<(), ImagesError> {
     for rec in super::chain(w.store, row.snapshot)? {
         let from = rec.description.strip_prefix("layer of ").and_then(|n| n.parse().ok());
         if let (Some(from), Some(blob)) = (from, rec.layer.and_then(|l| l.blob)) {
@@ -170,7 +186,7 @@ fn remember_origins(w: &World<'_>, row: &ImageRow) -> Result<(), ImagesError> {
 }
 
 /// An image with its layers in another form: the same config, so the same id.
-fn repacked(
+pub(super) fn repacked(
     w: &World<'_>,
     e: &Exporter<'_>,
     row: &ImageRow,
@@ -209,7 +225,7 @@ fn repacked(
 }
 
 /// The images of `top`, or the one of `platform`.
-fn chosen(
+pub(super) fn chosen(
     store: &Store,
     name: &str,
     top: ManifestDigest,
@@ -238,13 +254,25 @@ pub fn save(
         let source = StoreBlobs(w.store);
         let mut exports = Vec::new();
         for (top, names) in images {
+            let mut parts = Vec::new();
             for row in chosen(w.store, &top.to_string(), *top, platform)? {
                 w.check()?;
-                let (root, ..) = repacked(w, e, &row, Compression::Uncompressed, true)?;
-                let export = Export::stored(root, names.clone(), &source)
-                    .map_err(|err| archive_error(dest, err))?;
-                exports.push(export);
+                let (mut root, ..) = repacked(w, e, &row, Compression::Uncompressed, true)?;
+                root.platform = row.platform.parse().ok().map(|p| PlatformObject::of(&p));
+                parts.push(root);
             }
+            let root = match parts.len() {
+                1 => parts.swap_remove(0),
+                // One name for all of them.
+                _ => {
+                    let bytes = Index::new(OCI_INDEX, parts, None).to_json();
+                    let digest = w.store.put_blob(&bytes)?.digest;
+                    Descriptor::new(OCI_INDEX, digest, bytes.len() as u64)
+                }
+            };
+            let export = Export::stored(root, names.clone(), &source)
+                .map_err(|err| archive_error(dest, err))?;
+            exports.push(export);
         }
         Ok(e.write_output(dest, &mut |out| {
             write_docker_archive(&exports, &source, out)
@@ -257,54 +285,4 @@ pub fn save(
         tracing::debug!(error = %e, "copies of layers stay in the store");
     }
     Ok(())
-}
-
-/// What a push is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pushing {
-    /// A layer got there.
-    Layer(BlobDigest, Pushed),
-    /// The manifest or index, and its bytes: the last.
-    Done(ManifestDigest, u64),
-}
-
-/// Sends the image `top` to a registry as `name`. What is there is not sent.
-pub fn push(
-    w: &World<'_>,
-    name: &Reference,
-    top: ManifestDigest,
-    platform: Option<&Platform>,
-    told: &dyn Fn(Pushing),
-) -> Result<(), ImagesError> {
-    let failed = |source| ImagesError::Push { name: name.familiar(), source };
-    let full = name.to_string();
-    w.exporting(|e| {
-        let all = chosen(w.store, &full, top, platform)?;
-        let several = all.len() > 1;
-        let mut parts = Vec::new();
-        for row in &all {
-            let (mut root, bytes, layers) = repacked(w, e, row, Compression::Gzip, false)?;
-            for l in &layers {
-                w.check()?;
-                let how = w.images.push_blob(name, l.digest, l.size, &|_, _| ()).map_err(failed)?;
-                told(Pushing::Layer(l.digest, how));
-            }
-            let size = w.store.open_blob(&row.config.into())?.map_or(0, |(_, n)| n);
-            w.images.push_blob(name, row.config.into(), size, &|_, _| ()).map_err(failed)?;
-            w.images
-                .push(&full, &[], &bytes, &root.media_type, !several, &|_, _, _| ())
-                .map_err(failed)?;
-            if !several {
-                told(Pushing::Done(root.digest.into(), root.size));
-            }
-            root.platform = row.platform.parse().ok().map(|p| PlatformObject::of(&p));
-            parts.push(root);
-        }
-        if several {
-            let bytes = Index::new(OCI_INDEX, parts, None).to_json();
-            w.images.push(&full, &[], &bytes, OCI_INDEX, true, &|_, _, _| ()).map_err(failed)?;
-            told(Pushing::Done(ManifestDigest::of(&bytes), bytes.len() as u64));
-        }
-        Ok(())
-    })
 }

@@ -9,7 +9,6 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use rgraph_image::registry::Pushed;
 use rgraph_ir::limits::{MAX_CACHE_BATCH, MAX_CACHE_BATCHES};
 use rgraph_ir::{BlobDigest, CacheKey, ManifestDigest, Op, Platform, TreeDigest};
 use rgraph_store::{BlobRef, Store};
@@ -18,6 +17,7 @@ use crate::cache::artifact::{self, Batch, EMPTY_BYTES, ENTRIES, Form, Found, Lis
 use crate::cache::entry::{BlobFile, Content, Entry, RecordFile};
 use crate::cache::export::{Sink, SinkError};
 use crate::cache::hints::{Hints, step};
+use crate::fetch::push::Arrival;
 use crate::fetch::repository::{Repository, RepositoryError};
 
 use super::pending::Pending;
@@ -324,7 +324,7 @@ impl Sink for RemoteWriter<'_> {
     fn put_blobs(&mut self, blobs: &[BlobRef], _: &Store) -> Result<(), SinkError> {
         let sent = AtomicU64::new(0);
         let pushed = self.all(blobs, |repo, b| {
-            if repo.push(b)? == Pushed::Uploaded {
+            if repo.push(b)? == Arrival::Uploaded {
                 sent.fetch_add(b.size, Ordering::Relaxed);
             }
             Ok(())

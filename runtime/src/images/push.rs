@@ -1,0 +1,187 @@
+//! Images of the store to a registry: blobs side by side, then manifests, then what has the name.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rgraph_image::manifest::{Descriptor, Document, Index, OCI_INDEX, PlatformObject};
+use rgraph_ir::request::Compression;
+use rgraph_ir::{BlobDigest, DiffId, ManifestDigest, Platform, Reference, limits};
+use rgraph_store::ImageRow;
+
+use super::transfer::{chosen, remember_origins, repacked, side_by_side};
+use super::{ImagesError, World, rows};
+use crate::fetch::push::Arrival;
+
+/// What a push is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Pushing {
+    /// A layer got there.
+    Layer(BlobDigest, Arrival),
+    /// Only the images of these platforms are here: the index that the name means is left out.
+    Partly(Vec<String>),
+    /// The manifest or index, and its bytes: the last.
+    Done(ManifestDigest, u64),
+}
+
+/// A manifest that is ready to go, with the blobs below it.
+struct Ready {
+    root: Descriptor,
+    bytes: Vec<u8>,
+    layers: Vec<(Descriptor, DiffId)>,
+    config: (BlobDigest, u64),
+}
+
+/// Sends the image `top` to a registry as `name`. What is there is not sent, and what another
+/// repository of it has is taken from that. `told` hears of layers in any order.
+pub fn push(
+    w: &World<'_>,
+    name: &Reference,
+    top: ManifestDigest,
+    platform: Option<&Platform>,
+    told: &(dyn Fn(Pushing) + Sync),
+) -> Result<(), ImagesError> {
+    let failed = |source| ImagesError::Push { name: name.familiar(), source };
+    let full = name.to_string();
+    w.exporting(|e| {
+        let all = chosen(w.store, &full, top, platform)?;
+        let index = if platform.is_none() { kept_index(w, top, &all)? } else { None };
+        let mut ready = Vec::new();
+        for row in &all {
+            // Bases that no step read may still be where they came from.
+            remember_origins(w, row)?;
+            let (mut root, bytes, layers) = repacked(w, e, row, Compression::Gzip, false)?;
+            root.platform = row.platform.parse().ok().map(|p| PlatformObject::of(&p));
+            let size = w.store.open_blob(&row.config.into())?.map_or(0, |(_, n)| n);
+            let layers = layers.into_iter().zip(row.layers.iter().copied()).collect();
+            ready.push(Ready { root, bytes, layers, config: (row.config.into(), size) });
+        }
+        let elsewhere = elsewhere(w, name)?;
+        send_blobs(w, name, &ready, &elsewhere, told)?;
+        let send = |bytes: &[u8], media_type: &str, tag: bool| {
+            w.images.push(&full, &[], bytes, media_type, tag, &|_, _, _| ()).map_err(failed)
+        };
+        let unchanged = ready.iter().zip(&all).all(|(r, row)| r.root.digest == row.manifest.into());
+        let (bytes, media_type) = match (index, &ready[..]) {
+            (Some(Kept::Whole(bytes, media_type)), _) if unchanged => {
+                send_manifests(&ready, send)?;
+                (bytes, media_type)
+            }
+            (kept, [one]) => {
+                if matches!(kept, Some(Kept::Part)) {
+                    told(Pushing::Partly(all.iter().map(|r| r.platform.clone()).collect()));
+                }
+                (one.bytes.clone(), one.root.media_type.clone())
+            }
+            (kept, several) => {
+                if matches!(kept, Some(Kept::Part)) {
+                    told(Pushing::Partly(all.iter().map(|r| r.platform.clone()).collect()));
+                }
+                send_manifests(several, send)?;
+                let parts = several.iter().map(|r| r.root.clone()).collect();
+                (Index::new(OCI_INDEX, parts, None).to_json(), OCI_INDEX.to_owned())
+            }
+        };
+        send(&bytes, &media_type, true)?;
+        told(Pushing::Done(ManifestDigest::of(&bytes), bytes.len() as u64));
+        Ok(())
+    })
+}
+
+fn send_manifests(
+    ready: &[Ready],
+    send: impl Fn(&[u8], &str, bool) -> Result<(), ImagesError>,
+) -> Result<(), ImagesError> {
+    ready.iter().try_for_each(|r| send(&r.bytes, &r.root.media_type, false))
+}
+
+/// An index that an image came with.
+enum Kept {
+    /// All its images are here: its bytes, and what they are.
+    Whole(Vec<u8>, String),
+    /// Some are not.
+    Part,
+}
+
+/// The index that a name means; `None`: it means a manifest, or an index made here.
+fn kept_index(
+    w: &World<'_>,
+    top: ManifestDigest,
+    here: &[ImageRow],
+) -> Result<Option<Kept>, ImagesError> {
+    if here.iter().any(|r| r.manifest == top) {
+        return Ok(None);
+    }
+    let bytes = w.store.read_blob_verified(&top.into(), limits::MAX_MANIFEST)?;
+    let failed = |e| ImagesError::Manifest { digest: top, source: Box::new(e) };
+    let Document::Index(index) = Document::parse(&bytes, None).map_err(failed)? else {
+        return Ok(None);
+    };
+    let whole = index.manifests.iter().all(|m| here.iter().any(|r| m.digest == r.manifest.into()));
+    Ok(Some(match whole {
+        true => Kept::Whole(bytes, index.media_type),
+        false => Kept::Part,
+    }))
+}
+
+/// Repositories of one registry that may have a layer or a config.
+#[derive(Default)]
+struct Elsewhere {
+    layers: BTreeMap<DiffId, String>,
+    configs: BTreeMap<BlobDigest, String>,
+}
+
+/// What names of the store say that the registry of `name` has. A guess costs nothing when it is
+/// wrong: the registry then wants the bytes.
+fn elsewhere(w: &World<'_>, name: &Reference) -> Result<Elsewhere, ImagesError> {
+    let mut out = Elsewhere::default();
+    for tag in w.store.tags()? {
+        let Ok(other) = tag.name.parse::<Reference>() else { continue };
+        if other.registry != name.registry || other.repository == name.repository {
+            continue;
+        }
+        let images = match rows(w.store, tag.manifest) {
+            Err(ImagesError::Empty(_)) => continue,
+            r => r?,
+        };
+        for image in images {
+            let config = BlobDigest::from(image.config);
+            out.configs.entry(config).or_insert_with(|| other.repository.clone());
+            for layer in image.layers {
+                out.layers.entry(layer).or_insert_with(|| other.repository.clone());
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// Layers and configs, each once.
+fn send_blobs(
+    w: &World<'_>,
+    name: &Reference,
+    ready: &[Ready],
+    elsewhere: &Elsewhere,
+    told: &(dyn Fn(Pushing) + Sync),
+) -> Result<(), ImagesError> {
+    let failed = |source| ImagesError::Push { name: name.familiar(), source };
+    let mut seen = BTreeSet::new();
+    let mut blobs = Vec::new();
+    for r in ready {
+        for (l, diff_id) in &r.layers {
+            if seen.insert(l.digest) {
+                let maybe = elsewhere.layers.get(diff_id).map(String::as_str);
+                blobs.push((l.digest, l.size, maybe, true));
+            }
+        }
+        if seen.insert(r.config.0) {
+            let maybe = elsewhere.configs.get(&r.config.0).map(String::as_str);
+            blobs.push((r.config.0, r.config.1, maybe, false));
+        }
+    }
+    side_by_side(&blobs, &|&(digest, size, maybe, layer)| {
+        w.check()?;
+        let how = w.images.push_blob(name, digest, size, maybe, &|_, _| ()).map_err(failed)?;
+        if layer {
+            told(Pushing::Layer(digest, how));
+        }
+        Ok(())
+    })
+}

@@ -1,0 +1,136 @@
+//! Images between stores, registries and archives: nothing lost on the way, nothing sent twice.
+
+use std::collections::BTreeSet;
+
+use rgraph_tests::{Access, BASE, Case, Registry, need};
+
+fn text(case: &Case, args: &[&str]) -> String {
+    case.rgraph(args).ok().text().to_owned()
+}
+
+/// `Digest: ...` of a pull, or the digest of the last line of a push.
+fn digest(run: &rgraph_tests::Run) -> String {
+    let words: Vec<&str> = run.text().split_whitespace().collect();
+    let at = words.iter().position(|w| w.eq_ignore_ascii_case("digest:")).expect("a digest");
+    words[at + 1].to_owned()
+}
+
+/// Two platforms under one name, pushed.
+fn two_platforms(registry: &Registry) -> (Case, String) {
+    let case = Case::new();
+    case.file("f", "x").dockerfile("FROM scratch\nARG TARGETARCH\nCOPY f /$TARGETARCH\n");
+    let name = registry.name("multi:1");
+    case.build(&["--platform=linux/amd64,linux/arm64", "-t", &name]).ok();
+    (case, name)
+}
+
+#[test]
+fn an_image_keeps_the_index_it_came_with() {
+    need!(Root, Tool("docker-registry"));
+    let registry = Registry::start(Access::Open);
+    let (maker, name) = two_platforms(&registry);
+    let index = digest(&maker.rgraph(&["push", &name]).ok());
+    let case = Case::new();
+    let run = case.rgraph(&["pull", &name]).ok();
+    assert_eq!(digest(&run), index);
+    assert!(run.text().contains("Status: Downloaded newer image for"), "{}", run.text());
+    assert!(case.rgraph(&["pull", &name]).ok().text().contains("Image is up to date"));
+    let known = text(&case, &["images", "--digests", "--format", "{{.Digest}}"]);
+    assert_eq!(known.trim(), index);
+    // Under another name: one platform is here, so that goes alone, and it is said.
+    let other = registry.name("other:1");
+    case.rgraph(&["tag", &name, &other]).ok();
+    let run = case.rgraph(&["push", &other]).ok();
+    assert!(run.stderr.contains("Only linux/amd64 is here"), "{}", run.stderr);
+    assert_ne!(digest(&run), index);
+    // The other platform joins it; now the index goes as it came.
+    let run = case.rgraph(&["pull", "--platform=linux/arm64", &name]).ok();
+    assert!(run.text().contains("Downloaded newer image"), "{}", run.text());
+    assert_eq!(text(&case, &["images", "-aq", &name]).lines().count(), 2);
+    assert_eq!(digest(&case.rgraph(&["push", &other]).ok()), index);
+    // Removed with all that belongs to it.
+    case.rgraph(&["rmi", &name, &other]).ok();
+    assert_eq!(text(&case, &["images", "-aq"]), "");
+    case.rgraph(&["store", "check"]).ok();
+}
+
+#[test]
+fn several_platforms_pass_through_an_archive() {
+    need!(Root, Tool("docker-registry"));
+    let registry = Registry::start(Access::Open);
+    let (maker, name) = two_platforms(&registry);
+    let file = maker.out("both.tar").display().to_string();
+    maker.rgraph(&["save", "-o", &file, &name]).ok();
+    let case = Case::new();
+    assert_eq!(text(&case, &["load", "-i", &file]), format!("Loaded image: {name}\n"));
+    assert_eq!(text(&case, &["images", "-aq"]).lines().count(), 2);
+    let platforms = |case: &Case| text(case, &["images", "-a", "--format", "{{.Platform}}"]);
+    assert_eq!(platforms(&case), platforms(&maker));
+    case.rgraph(&["push", &name]).ok();
+    // And of one of them.
+    let file = maker.out("one.tar").display().to_string();
+    maker.rgraph(&["save", "--platform=linux/arm64", "-o", &file, &name]).ok();
+    let case = Case::new();
+    case.rgraph(&["load", "-i", &file]).ok();
+    assert_eq!(platforms(&case), "linux/arm64\n");
+}
+
+#[test]
+fn nothing_is_sent_twice() {
+    need!(Root, Tool("docker-registry"));
+    let registry = Registry::start(Access::Open);
+    let case = Case::with_base();
+    case.dockerfile("FROM BASE\nRUN echo a > /a\n");
+    let (one, two) = (registry.name("team/one:1"), registry.name("team/two:1"));
+    case.build(&["-t", &one, "-t", &two]).ok();
+    let run = case.rgraph(&["push", &one]).ok();
+    assert_eq!(run.stderr.matches(": Pushed").count(), 2, "{}", run.stderr);
+    assert!(run.stderr.contains("The push refers to repository ["), "{}", run.stderr);
+    let last = run.text().trim().to_owned();
+    assert!(last.starts_with("1: digest: sha256:") && last.contains(" size: "), "{last}");
+    // Another repository of the registry: mounted.
+    let run = case.rgraph(&["push", &two]).ok();
+    assert_eq!(run.stderr.matches(": Mounted from team/one").count(), 2, "{}", run.stderr);
+    // Again: all there.
+    let run = case.rgraph(&["push", &two]).ok();
+    assert_eq!(run.stderr.matches(": Layer already exists").count(), 2, "{}", run.stderr);
+    // No bytes went over twice: two layers and a config.
+    let requests = registry.requests();
+    let sent = |r: &&String| r.starts_with("PUT ") && r.contains("/blobs/uploads/");
+    let uploads: BTreeSet<_> = requests.iter().filter(sent).collect();
+    assert_eq!(uploads.len(), 3, "{uploads:?}");
+    // All tags of a repository.
+    let three = registry.name("team/one:3");
+    case.rgraph(&["tag", &one, &three]).ok();
+    let run = case.rgraph(&["push", "-a", &registry.name("team/one")]).ok();
+    assert_eq!(run.text().lines().count(), 2, "{}", run.text());
+    let run = Case::new().rgraph(&["pull", "-aq", &registry.name("team/one")]).ok();
+    assert_eq!(run.text().lines().count(), 2, "{}", run.text());
+    case.rgraph(&["push", &registry.name("team/none")]).fails(1, &["does not exist locally"]);
+    let run = case.rgraph(&["push", "-q", &one]).ok();
+    assert_eq!((run.text(), run.stderr.as_str()), (&*format!("{one}\n"), ""));
+}
+
+#[test]
+fn a_pushed_image_and_one_that_builds_push_are_the_same() {
+    need!(Root, Tool("docker-registry"));
+    let registry = Registry::start(Access::Open);
+    let case = Case::with_base();
+    case.dockerfile("FROM BASE\nRUN echo a > /a\n");
+    let (built, kept) = (registry.name("a:1"), registry.name("b:1"));
+    case.build(&["--push", "-t", &built]).ok();
+    case.build(&["-t", &kept]).ok();
+    case.rgraph(&["push", &kept]).ok();
+    let id = |name: &str| {
+        let case = Case::new();
+        case.rgraph(&["pull", "-q", name]).ok();
+        text(&case, &["images", "-q", "--no-trunc"])
+    };
+    assert_eq!(id(&built), id(&kept));
+    // The name asked for is the last line.
+    let base = registry.name("base:1");
+    case.rgraph(&["tag", BASE, &base]).ok();
+    case.rgraph(&["push", &base]).ok();
+    let run = Case::new().rgraph(&["pull", &base]).ok();
+    assert_eq!(run.text().lines().last(), Some(&*base));
+}
