@@ -5,7 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 
-use rgraph_tests::{Access, Case, Registry, Run, need};
+use rgraph_tests::{Access, Case, Certificate, Registry, Run, need};
 
 /// `login` with a password on stdin.
 fn login(case: &Case, host: &str, password: &str) -> Run {
@@ -144,4 +144,44 @@ fn registries_are_reached_through_the_proxy_of_the_environment() {
     case.rgraph(&["pull", &there]).ok();
     case.env("NO_PROXY", "far.test");
     case.rgraph(&["pull", name]).fails(1, &["far.test"]);
+}
+
+#[test]
+fn https_with_a_certificate_of_ones_own() {
+    need!(Root, Tool("docker-registry"), Tool("openssl"));
+    let certificate = Certificate::make();
+    let registry = Registry::start_tls(Access::Password, &certificate);
+    let host = registry.host();
+    let with = |text: String| {
+        let mut case = Case::with_base();
+        let path = case.out("config.toml");
+        fs::write(&path, text).expect("a config");
+        case.env("RGRAPH_CONFIG", &path.display().to_string());
+        case.rgraph(&["tag", rgraph_tests::BASE, &registry.name("app:1")]).ok();
+        case
+    };
+    let trust = |ca: &std::path::Path| format!("[registry.'{host}']\nca = '{}'\n", ca.display());
+    let case = with(trust(&certificate.ca()));
+    let name = registry.name("app:1");
+    login(&case, &host, "wrong").fails(1, &["denied"]);
+    login(&case, &host, "secret").ok();
+    case.rgraph(&["push", &name]).ok();
+    case.rgraph(&["rmi", &name]).ok();
+    case.rgraph(&["pull", &name]).ok();
+    case.dockerfile(&format!("FROM {name}\nRUN echo tls > /tls\n"));
+    let other = registry.name("built:1");
+    case.build(&["--pull", "--push", "-t", &other]).ok();
+    // Signed by somebody else, or by nobody known: refused before any credential is sent.
+    let stranger = Certificate::make();
+    for config in [trust(&stranger.ca()), format!("[registry.'{host}']\nhttp = false\n")] {
+        let case = with(config);
+        login(&case, &host, "secret").fails(1, &["no trusted connection"]);
+        case.rgraph(&["push", &name]).fails(1, &["no trusted connection"]);
+        assert!(!case.dir().join("docker/config.json").exists());
+    }
+    // Taken unseen when that is asked for.
+    let case = with(format!("[registry.'{host}']\nhttp = false\ninsecure = true\n"));
+    let auth = serde_json::json!({"auths": {&host: {"auth": "dGVzdGVyOnNlY3JldA=="}}});
+    fs::write(case.dir().join("docker/config.json"), auth.to_string()).expect("a config");
+    case.rgraph(&["pull", &name]).ok();
 }

@@ -24,7 +24,7 @@ pub use image::{Entry, Image, Kind, Layer, unpack_tar};
 pub use needs::{Need, missing, shout};
 pub use net::{HOST, NEIGHBOUR, Net, WORLD};
 pub use process::{Background, has_process, mounts_below, wait_until};
-pub use registry::{Access, Registry};
+pub use registry::{Access, Certificate, Registry};
 pub use repository::Repositories;
 pub use setting::setting;
 pub use user::{Ids, SUBIDS, USER};

@@ -17,6 +17,54 @@ pub enum Access {
     Password,
 }
 
+/// A certificate for this machine's own addresses, and who signed it.
+#[derive(Debug)]
+pub struct Certificate {
+    dir: TempDir,
+}
+
+impl Certificate {
+    /// Makes both with openssl.
+    pub fn make() -> Self {
+        let dir = tempfile::Builder::new().prefix("rgraph-tls-").tempdir().expect("a folder");
+        let openssl = |args: &[&str]| {
+            let out = Command::new("openssl").args(args).current_dir(dir.path()).output();
+            let out = out.expect("openssl runs");
+            assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        };
+        let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
+        let ca = ["-x509", "-keyout", "ca.key", "-out", "ca.pem", "-days", "9", "-subj", "/CN=ca"];
+        openssl(&[&["req"], &key[..], &ca].concat());
+        let request = ["-keyout", "key.pem", "-out", "req.pem", "-subj", "/CN=localhost"];
+        openssl(&[&["req"], &key[..], &request].concat());
+        let names = "subjectAltName=DNS:localhost,IP:127.0.0.1\n";
+        fs::write(dir.path().join("names"), names).expect("a file");
+        openssl(&[
+            "x509",
+            "-req",
+            "-in",
+            "req.pem",
+            "-CA",
+            "ca.pem",
+            "-CAkey",
+            "ca.key",
+            "-CAcreateserial",
+            "-days",
+            "9",
+            "-extfile",
+            "names",
+            "-out",
+            "cert.pem",
+        ]);
+        Self { dir }
+    }
+
+    /// The file of the one who signed.
+    pub fn ca(&self) -> PathBuf {
+        self.dir.path().join("ca.pem")
+    }
+}
+
 /// `tester:secret`, as `htpasswd -B` writes it.
 const HTPASSWD: &str = "tester:$2y$05$AuvP4eSjFcUTBFkGM/PLResJtGA.snmwcUSA99D4tOElt1J0ZvKwO\n";
 
@@ -30,9 +78,18 @@ pub struct Registry {
 impl Registry {
     /// Starts one.
     pub fn start(access: Access) -> Self {
+        Self::launch(access, None)
+    }
+
+    /// Starts one that speaks TLS.
+    pub fn start_tls(access: Access, with: &Certificate) -> Self {
+        Self::launch(access, Some(with))
+    }
+
+    fn launch(access: Access, tls: Option<&Certificate>) -> Self {
         let dir = tempfile::Builder::new().prefix("rgraph-registry-").tempdir().expect("a folder");
         for _ in 0..10 {
-            if let Some((child, port)) = Self::try_start(dir.path(), access) {
+            if let Some((child, port)) = Self::try_start(dir.path(), access, tls) {
                 return Self { child, dir, port };
             }
         }
@@ -40,12 +97,17 @@ impl Registry {
         panic!("docker-registry does not start:\n{log}");
     }
 
-    fn try_start(dir: &Path, access: Access) -> Option<(Child, u16)> {
+    fn try_start(dir: &Path, access: Access, tls: Option<&Certificate>) -> Option<(Child, u16)> {
         let port = TcpListener::bind("127.0.0.1:0").ok()?.local_addr().ok()?.port();
         let mut config = format!(
             "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:{port}\n",
             dir.join("data").display()
         );
+        if let Some(Certificate { dir }) = tls {
+            let file = |name| dir.path().join(name).display().to_string();
+            let (cert, key) = (file("cert.pem"), file("key.pem"));
+            config += &format!("  tls:\n    certificate: {cert}\n    key: {key}\n");
+        }
         if access == Access::Password {
             let file = dir.join("htpasswd");
             fs::write(&file, HTPASSWD).ok()?;
