@@ -6,6 +6,7 @@
 //! Reading order: [`digest`] and [`span`] (names for things), [`op`] (what to do), [`graph`] (what
 //! depends on what), [`plan`] (what was asked for).
 
+pub mod annotation;
 pub mod digest;
 pub mod fields;
 

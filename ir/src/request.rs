@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::annotation::Annotations;
 use crate::digest::ManifestDigest;
 use crate::plan::BuildPlan;
 use crate::platform::Platform;
@@ -100,12 +101,12 @@ pub struct ArchiveOutput {
     pub names: Vec<String>,
     /// How new layers are packed.
     pub layers: LayerOptions,
-    /// `annotation.K=V`.
-    pub annotations: BTreeMap<String, String>,
+    /// Added to its documents.
+    pub annotations: Annotations,
 }
 
 /// An image to keep or push.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ImageOutput {
     /// Names; empty: the build's tags.
     pub names: Vec<String>,
@@ -115,6 +116,12 @@ pub struct ImageOutput {
     pub layers: LayerOptions,
     /// Plain HTTP or an unknown certificate is taken.
     pub insecure: bool,
+    /// Pushed without its tag: it is found by its digest only.
+    pub by_digest: bool,
+    /// Kept under each name with its digest too.
+    pub canonical: bool,
+    /// Added to its documents.
+    pub annotations: Annotations,
 }
 
 /// How new layers are packed.

@@ -108,8 +108,8 @@ pub struct BuildArgs {
     /// File to write the image id to
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub iidfile: Option<PathBuf>,
-    /// Annotation of the image
-    #[arg(hide = true, long, value_name = "NAME=VALUE", help_heading = "Output")]
+    /// Annotation of the image; TYPE: manifest, index, manifest-descriptor, index-descriptor
+    #[arg(long, value_name = "[TYPE:]NAME=VALUE", help_heading = "Output")]
     pub annotation: Vec<String>,
 
     /// Ask no cache

@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use rgraph_ir::op::{HostIp, NetworkMode, Ulimit};
 use rgraph_ir::request::{
-    CacheFrom, CacheTo, Dest, Entitlements, ImageOutput, LayerOptions, OutputSpec, Resources,
-    Secret, SshSource,
+    CacheFrom, CacheTo, Dest, Entitlements, ImageOutput, OutputSpec, Resources, Secret, SshSource,
 };
 use rgraph_ir::{Platform, Ttl};
 
@@ -416,16 +415,7 @@ fn outputs(
 ) -> Result<Vec<OutputSpec>, OptionsError> {
     let read = |l: &String| parse_output(l, terminals.stdout);
     let mut outputs = raw.output.iter().map(read).collect::<Result<Vec<_>, _>>()?;
-    if let Some(annotation) = raw.annotation.first() {
-        let what = format!("`--annotation {annotation}` (use `annotation.K=V` in `-o`)");
-        return Err(OptionsError::Unsupported(what));
-    }
-    let plain = |push| ImageOutput {
-        names: Vec::new(),
-        push,
-        layers: LayerOptions::default(),
-        insecure: false,
-    };
+    let plain = |push| ImageOutput { push, ..ImageOutput::default() };
     if raw.push {
         let mut pushed = false;
         for o in &mut outputs {
@@ -454,6 +444,24 @@ fn outputs(
                 "a push needs a name: add `-t REGISTRY/NAME:TAG`".to_owned(),
             ));
         }
+    }
+    let mut annotations = Vec::new();
+    for text in &raw.annotation {
+        annotations.extend(super::annotation::flag(text)?);
+    }
+    if annotations.is_empty() {
+        return Ok(outputs);
+    }
+    if outputs.is_empty() {
+        outputs.push(OutputSpec::Image(plain(false)));
+    }
+    for o in &mut outputs {
+        let all = match o {
+            OutputSpec::Oci(a) | OutputSpec::Docker(a) => &mut a.annotations,
+            OutputSpec::Image(i) | OutputSpec::Registry(i) => &mut i.annotations,
+            OutputSpec::Local { .. } | OutputSpec::Tar { .. } | OutputSpec::CacheOnly => continue,
+        };
+        all.0.extend(annotations.iter().cloned());
     }
     Ok(outputs)
 }

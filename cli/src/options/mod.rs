@@ -5,6 +5,7 @@
 
 pub mod csv;
 
+mod annotation;
 mod build;
 mod cache;
 mod config;

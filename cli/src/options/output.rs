@@ -1,13 +1,13 @@
 //! `-o`, `--push`, `--load`: where results go.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use rgraph_ir::Reference;
+use rgraph_ir::annotation::Annotations;
 use rgraph_ir::request::{ArchiveOutput, Compression, Dest, ImageOutput, LayerOptions, OutputSpec};
 
-use super::csv;
 use super::error::{OptionsError, did_you_mean};
+use super::{annotation, csv};
 
 const FLAG: &str = "--output";
 const TYPES: &[&str] = &["oci", "docker", "tar", "local", "image", "registry", "cacheonly"];
@@ -23,6 +23,8 @@ const KEYS: &[&str] = &[
     "rewrite-timestamp",
     "oci-mediatypes",
     "registry.insecure",
+    "push-by-digest",
+    "name-canonical",
 ];
 /// BuildKit has these; nothing here does them yet.
 const LATER: &[&str] = &[
@@ -30,11 +32,9 @@ const LATER: &[&str] = &[
     "buildinfo",
     "dangling-name-prefix",
     "mode",
-    "name-canonical",
     "oci-artifact",
     "platform-split",
     "prefer-nondist-layers",
-    "push-by-digest",
     "store",
     "unpack",
     "unsafe-internal-store-allow-incomplete",
@@ -70,7 +70,9 @@ struct Fields {
     rewrite_timestamp: bool,
     oci_media_types: Option<bool>,
     insecure: bool,
-    annotations: BTreeMap<String, String>,
+    by_digest: bool,
+    canonical: bool,
+    annotations: Annotations,
 }
 
 impl Fields {
@@ -102,17 +104,18 @@ impl Fields {
                 k if LATER.contains(&k) => {
                     return Err(OptionsError::Unsupported(format!("`--output {k}=`")));
                 }
-                k => match k.strip_prefix("annotation.") {
-                    Some(name) if !name.is_empty() => {
-                        f.annotations.insert(name.to_owned(), text()?);
-                    }
-                    _ if k.starts_with("annotation") => {
-                        return Err(OptionsError::Unsupported(format!("`--output {k}=`")));
-                    }
-                    _ => {
-                        return Err(bad("unknown key".to_owned()).with_help(did_you_mean(k, KEYS)));
+                "push-by-digest" => f.by_digest = switch()?,
+                "name-canonical" => f.canonical = switch()?,
+                k if k.starts_with("annotation") => match annotation::output_key(k, &text()?) {
+                    Some(a) => f.annotations.0.push(a),
+                    None => {
+                        return Err(bad("expected annotation[-TYPE][[PLATFORM]].KEY".to_owned())
+                            .with_help(
+                                "types: manifest, index, manifest-descriptor, index-descriptor",
+                            ));
                     }
                 },
+                k => return Err(bad("unknown key".to_owned()).with_help(did_you_mean(k, KEYS))),
             }
         }
         Ok(f)
@@ -153,14 +156,15 @@ impl Fields {
             Ok::<_, OptionsError>(ArchiveOutput { dest, tar, names, layers, annotations })
         };
         let image = |push: bool| {
-            if !self.annotations.is_empty() {
-                return Err(OptionsError::Unsupported(format!(
-                    "`annotation.` of `type={}`",
-                    self.kind
-                )));
-            }
-            let (names, insecure) = (self.names.clone(), self.insecure);
-            Ok(ImageOutput { names, push, layers: self.layers(true)?, insecure })
+            Ok(ImageOutput {
+                names: self.names.clone(),
+                push,
+                layers: self.layers(true)?,
+                insecure: self.insecure,
+                by_digest: self.by_digest,
+                canonical: self.canonical,
+                annotations: self.annotations.clone(),
+            })
         };
         let no_dest = || match self.dest {
             Some(_) => Err(bad("this type has no `dest`")),
@@ -277,10 +281,9 @@ mod tests {
             tar: true,
             names: vec![],
             layers: layers.clone(),
-            annotations: BTreeMap::new(),
+            annotations: Annotations::default(),
         };
-        let image =
-            ImageOutput { names: vec![], push: false, layers: layers.clone(), insecure: false };
+        let image = ImageOutput::default();
         for (line, want) in [
             ("out", OutputSpec::Local { dest: "out".into() }),
             ("Out/Dir", OutputSpec::Local { dest: "Out/Dir".into() }),
@@ -324,7 +327,9 @@ mod tests {
                         "docker.io/library/a:latest".into(),
                         "docker.io/library/b:2".into(),
                     ],
-                    annotations: [("k".to_owned(), "v".to_owned())].into(),
+                    annotations: Annotations(vec![
+                        annotation::output_key("annotation.k", "v").unwrap(),
+                    ]),
                     layers: LayerOptions {
                         compression: Compression::Zstd,
                         level: Some(19),
@@ -357,6 +362,7 @@ mod tests {
             ("type=oci,name=UPPER,dest=x", "invalid reference format"),
             ("type=oci,push=maybe,dest=x", "expected `true` or `false`"),
             ("type=image,store=false", "is not supported yet"),
+            ("type=image,annotation-layer.a=b", "expected annotation[-TYPE]"),
             ("dest=x", "`type` is missing"),
             ("", "it is empty"),
             ("type=oci,\"dest=x", "not closed"),

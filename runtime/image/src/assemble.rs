@@ -37,6 +37,8 @@ pub struct AssembleOptions {
     pub oci_media_types: bool,
     /// Annotations of the manifest.
     pub annotations: BTreeMap<String, String>,
+    /// Annotations of what names the manifest.
+    pub descriptor: BTreeMap<String, String>,
     /// Further fields of the config.
     pub config: BTreeMap<String, serde_json::Value>,
 }
@@ -60,6 +62,8 @@ pub struct Image {
     pub platform: Platform,
     /// RFC 3339.
     pub created: Option<String>,
+    /// Of what names it.
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// Why an image cannot be put together.
@@ -145,6 +149,7 @@ pub fn assemble(
         layers,
         platform: target.config.platform.clone(),
         created,
+        annotations: opts.descriptor.clone(),
     })
 }
 
@@ -182,6 +187,7 @@ impl Image {
         let digest = self.manifest_digest.into();
         let mut d = Descriptor::new(self.media_type, digest, self.manifest.len() as u64);
         d.platform = Some(PlatformObject::of(&self.platform));
+        d.annotations = Some(self.annotations.clone()).filter(|a| !a.is_empty());
         d
     }
 }
@@ -229,6 +235,7 @@ mod tests {
             epoch: None,
             oci_media_types: true,
             annotations: BTreeMap::new(),
+            descriptor: BTreeMap::new(),
             config: BTreeMap::new(),
         }
     }

@@ -96,6 +96,7 @@ fn image(how: Compression, oci: bool, platform: &str) -> (Image, Memory) {
         epoch: None,
         oci_media_types: oci,
         annotations: BTreeMap::new(),
+        descriptor: BTreeMap::new(),
         config: BTreeMap::new(),
     };
     (assemble(&target, &layers, &opts).unwrap(), blobs)

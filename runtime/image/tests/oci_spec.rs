@@ -54,6 +54,7 @@ fn image() -> Image {
         epoch: None,
         oci_media_types: true,
         annotations: BTreeMap::from([("org.opencontainers.image.title".into(), "t".into())]),
+        descriptor: BTreeMap::new(),
         config: BTreeMap::new(),
     };
     assemble(&target, &layers, &options).unwrap()

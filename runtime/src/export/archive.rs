@@ -6,6 +6,7 @@ use rgraph_image::archive::write_docker_archive;
 use rgraph_image::blobs::{BlobSource, Export};
 use rgraph_image::layout::{write_oci_archive, write_oci_layout};
 use rgraph_image::manifest::OCI_INDEX;
+use rgraph_ir::annotation::AnnotationPlace;
 use rgraph_ir::request::{ArchiveOutput, Compression, Dest, LayerOptions};
 use rgraph_ir::{BlobDigest, Reference};
 use rgraph_solver::backend::BuiltImage;
@@ -46,7 +47,12 @@ impl Exporter<'_> {
             [one] => vec![Export::image(&one.image, names)],
             several => {
                 let images: Vec<_> = several.iter().map(|w| w.image.clone()).collect();
-                vec![Export::index(&images, OCI_INDEX, None, names)]
+                let notes = o.annotations.of(AnnotationPlace::Index, None);
+                let notes = Some(notes).filter(|n| !n.is_empty());
+                let mut all = Export::index(&images, OCI_INDEX, notes, names);
+                let notes = o.annotations.of(AnnotationPlace::IndexDescriptor, None);
+                all.root.annotations = Some(notes).filter(|n| !n.is_empty());
+                vec![all]
             }
         };
         let source = StoreBlobs(self.store);
@@ -101,6 +107,9 @@ impl Exporter<'_> {
         opts: &LayerOptions,
         o: &ArchiveOutput,
     ) -> Result<Vec<Whole>, ExportError> {
+        if built.len() == 1 && o.annotations.need_index() {
+            return Err(ExportError::NoIndex);
+        }
         let mut wholes = Vec::new();
         for b in built {
             let layers = self.packed_layers(b.top, opts)?;

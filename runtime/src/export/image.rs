@@ -5,9 +5,10 @@ use std::time::{Duration, SystemTime};
 
 use rgraph_image::assemble::{AssembleOptions, Image, Layer, assemble};
 use rgraph_image::manifest::{Index, OCI_INDEX};
+use rgraph_ir::annotation::{AnnotationPlace, Annotations};
 use rgraph_ir::image_config::BaseHistory;
 use rgraph_ir::request::{ImageOutput, LayerOptions};
-use rgraph_ir::{BlobDigest, DiffId, ManifestDigest, SnapshotId, Target};
+use rgraph_ir::{BlobDigest, DiffId, ManifestDigest, Reference, SnapshotId, Target};
 use rgraph_solver::backend::BuiltImage;
 use rgraph_store::{ImageRef, ImageRow};
 
@@ -34,7 +35,7 @@ impl Exporter<'_> {
         b: &Built<'_>,
         layers: Vec<NamedLayer>,
         opts: &LayerOptions,
-        annotations: &std::collections::BTreeMap<String, String>,
+        annotations: &Annotations,
     ) -> Result<Whole, ExportError> {
         let parts: Vec<Layer> = layers
             .iter()
@@ -47,6 +48,7 @@ impl Exporter<'_> {
             .collect();
         let diff_ids: Vec<_> = layers.iter().map(|l| l.diff_id).collect();
         let target = self.on_first_base(b.target, &diff_ids)?;
+        let platform = Some(&b.target.platform);
         let image = assemble(
             &target,
             &parts,
@@ -56,7 +58,8 @@ impl Exporter<'_> {
                 created: newest(&layers),
                 epoch: self.request.source_date_epoch,
                 oci_media_types: opts.oci_media_types,
-                annotations: annotations.clone(),
+                annotations: annotations.of(AnnotationPlace::Manifest, platform),
+                descriptor: annotations.of(AnnotationPlace::ManifestDescriptor, platform),
                 config: self.inline.map(|i| i.of(b.target, &diff_ids)).into_iter().collect(),
             },
         )?;
@@ -115,20 +118,23 @@ impl Exporter<'_> {
         built: &[Built<'_>],
         o: &ImageOutput,
     ) -> Result<Vec<BuiltImage>, ExportError> {
+        if built.len() == 1 && o.annotations.need_index() {
+            return Err(ExportError::NoIndex);
+        }
         if o.push {
             return self.push(built, o);
         }
         let mut out = Vec::new();
         for b in built {
             let layers = self.named_layers(b.top)?;
-            let whole = self.whole(b, layers, &o.layers, &Default::default())?;
+            let whole = self.whole(b, layers, &o.layers, &o.annotations)?;
             self.put(&whole, b.top)?;
             out.push(whole);
         }
         let names = self.names(&o.names);
         let top = match &out[..] {
             [one] => one.built.manifest,
-            several => self.put_index(several)?,
+            several => self.put_index(several, &o.annotations)?.0,
         };
         // An image without a name is only a result in the cache: a power loss may take it.
         if !names.is_empty() {
@@ -137,6 +143,13 @@ impl Exporter<'_> {
         for name in names {
             self.store.tag(name, &ImageRef { manifest: top })?;
             self.say(&format!("naming to {name}"));
+            if o.canonical
+                && let Ok(r) = name.parse::<Reference>()
+            {
+                let name = Reference { tag: None, digest: Some(top), ..r }.to_string();
+                self.store.tag(&name, &ImageRef { manifest: top })?;
+                self.say(&format!("naming to {name}"));
+            }
         }
         Ok(out.into_iter().map(|w| w.built).collect())
     }
@@ -162,8 +175,7 @@ impl Exporter<'_> {
         top: Option<SnapshotId>,
         layers: &LayerOptions,
     ) -> Result<BuiltImage, ExportError> {
-        let o =
-            ImageOutput { names: Vec::new(), push: false, layers: layers.clone(), insecure: false };
+        let o = ImageOutput { layers: layers.clone(), ..ImageOutput::default() };
         let images = self.keep(&[Built { target, top }], &o)?;
         images.into_iter().next().ok_or(ExportError::NotASnapshot)
     }
@@ -189,9 +201,15 @@ impl Exporter<'_> {
         Ok(())
     }
 
-    fn put_index(&self, images: &[Whole]) -> Result<ManifestDigest, ExportError> {
+    fn put_index(
+        &self,
+        images: &[Whole],
+        annotations: &Annotations,
+    ) -> Result<(ManifestDigest, Vec<u8>), ExportError> {
         let parts = images.iter().map(|w| w.image.descriptor()).collect();
-        let bytes = Index::new(OCI_INDEX, parts, None).to_json();
+        let notes = annotations.of(AnnotationPlace::Index, None);
+        let notes = Some(notes).filter(|n| !n.is_empty());
+        let bytes = Index::new(OCI_INDEX, parts, notes).to_json();
         let digest = BlobDigest::of(&bytes);
         if !self.store.has_blob(&digest)? {
             self.store.put_blob(&bytes)?;
@@ -199,8 +217,10 @@ impl Exporter<'_> {
                 images.iter().map(|w| w.built.manifest.into()).collect();
             self.store.link_blobs(&digest, &children)?;
         }
-        // The same for every output of one build.
-        Ok(self.index.get_or_init(|| (ManifestDigest::from(digest), bytes.len() as u64)).0)
+        let digest = ManifestDigest::from(digest);
+        // What is said of the build is said of its first output.
+        self.index.get_or_init(|| (digest, bytes.len() as u64));
+        Ok((digest, bytes))
     }
 
     /// The commit point of an image in the store.
@@ -233,6 +253,9 @@ impl Exporter<'_> {
         built: &[Built<'_>],
         o: &ImageOutput,
     ) -> Result<Vec<BuiltImage>, ExportError> {
+        if built.len() == 1 && o.annotations.need_index() {
+            return Err(ExportError::NoIndex);
+        }
         let names = self.names(&o.names);
         if names.is_empty() {
             return Err(ExportError::Unsupported(
@@ -242,13 +265,13 @@ impl Exporter<'_> {
         let mut wholes = Vec::new();
         for b in built {
             let layers = self.packed_layers(b.top, &o.layers)?;
-            let whole = self.whole(b, layers, &o.layers, &Default::default())?;
+            let whole = self.whole(b, layers, &o.layers, &o.annotations)?;
             self.put(&whole, b.top)?;
             wholes.push(whole);
         }
         let index = match &wholes[..] {
             [_] => None,
-            several => Some(self.put_index(several)?),
+            several => Some(self.put_index(several, &o.annotations)?),
         };
         for name in names {
             let failed = |source: Box<dyn std::error::Error + Send + Sync>| ExportError::Push {
@@ -262,7 +285,7 @@ impl Exporter<'_> {
                     .map(|l| (l.blob.digest, l.blob.size))
                     .chain([(w.built.config.into(), w.image.config.len() as u64)])
                     .collect();
-                let tag = index.is_none();
+                let tag = index.is_none() && !o.by_digest;
                 self.images
                     .push(
                         name,
@@ -281,12 +304,9 @@ impl Exporter<'_> {
                     )
                     .map_err(failed)?;
             }
-            if let Some(index) = index {
-                let bytes = self
-                    .store
-                    .read_blob_verified(&index.into(), rgraph_ir::limits::MAX_MANIFEST)?;
+            if let Some((_, bytes)) = &index {
                 self.images
-                    .push(name, &[], &bytes, OCI_INDEX, true, &|_, _, _| ())
+                    .push(name, &[], bytes, OCI_INDEX, !o.by_digest, &|_, _, _| ())
                     .map_err(failed)?;
             }
             self.say(&format!("pushed {name}"));

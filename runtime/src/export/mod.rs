@@ -11,7 +11,7 @@ mod whole;
 
 pub use whole::write_whole;
 
-use rgraph_ir::request::{BuildRequest, ImageOutput, LayerOptions, OutputSpec};
+use rgraph_ir::request::{BuildRequest, ImageOutput, OutputSpec};
 use rgraph_ir::{BuildPlan, ManifestDigest, SnapshotId, Target};
 use rgraph_solver::backend::BuiltImage;
 use rgraph_solver::event::{Event, EventKind, EventSink, Step};
@@ -88,6 +88,9 @@ pub enum ExportError {
     /// A cache could not be written.
     #[error(transparent)]
     Cache(Box<dyn std::error::Error + Send + Sync>),
+    /// There is no index to put it in.
+    #[error("annotations of an index need several platforms: there is one, so no index is made")]
+    NoIndex,
     /// Not built yet.
     #[error("{0} is not supported yet")]
     Unsupported(String),
@@ -178,12 +181,7 @@ impl Exporter<'_> {
             };
             built.push(Built { target, top });
         }
-        let default = [OutputSpec::Image(ImageOutput {
-            names: Vec::new(),
-            push: false,
-            layers: LayerOptions::default(),
-            insecure: false,
-        })];
+        let default = [OutputSpec::Image(ImageOutput::default())];
         let outputs =
             if self.request.outputs.is_empty() { &default[..] } else { &self.request.outputs[..] };
         let mut images = Vec::new();
