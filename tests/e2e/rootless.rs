@@ -6,13 +6,15 @@ use std::time::Duration;
 use rgraph_tests::{Case, Ids, SUBIDS, USER, has_process, mounts_below, need, wait_until};
 use rustix::process::Signal;
 
-/// Owners, modes, links, whiteouts, opaque folders, a step's user.
+/// Owners, modes, links, whiteouts, opaque folders, devices, a step's user.
 const STEPS: &str = "FROM BASE
 COPY --chown=app:apps d /d
 COPY --chmod=4711 --chown=7:65535 f /f
 RUN mkdir -p /a/b /tmp/x && echo 1 > /a/b/1 && echo 2 > /a/2 && ln /a/2 /a/b/3 && ln -s b /a/l
 RUN chown -R 1000:1001 /a/b && chown 65535:3 /a/2 && chmod 6750 /a/2 && mkfifo /a/p
 RUN rm -r /a/b && mkdir /a/b && echo new > /a/b/new && rm /a/l && echo over > /d/x/y
+RUN umask 027 && mkdir /n && cd /n && mknod c c 1 3 && mknod -m 604 b b 7 1 && chown app b && ln c l
+RUN mv /n/b /n/moved && chmod 600 /n/c
 USER app
 WORKDIR /tmp/w
 RUN id > /tmp/id && touch /tmp/w/mine
@@ -45,6 +47,26 @@ fn the_same_layers_as_roots() {
     }
     assert_eq!(user.config["rootfs"], root.config["rootfs"]);
     assert_eq!(user.config["config"], root.config["config"]);
+}
+
+#[test]
+fn nodes_are_made_as_the_kernel_would_make_them() {
+    need!(Root, Tool("newuidmap"), Tool("setpriv"));
+    for ids in [None, Some(Ids::Range)] {
+        let case = case(ids);
+        case.dockerfile(
+            "FROM BASE AS a
+RUN mkdir -m 755 /d && cd /d && mknod c c 1 3 && ! mknod c c 1 3 2>/dev/null
+RUN ! mknod /no/c c 1 3 && ! mknod /w c 0 0 && ln -s /d /s && mknod /s/via c 1 5
+RUN cd /d && mknod ../../../up b 7 7 && test -e /up && cp -a /d/via /d/copy
+USER app
+RUN ! mknod /tmp/c c 1 3
+FROM BASE
+COPY --from=a /d/c /up /x/
+",
+        );
+        case.build(&["--network", "none"]).ok();
+    }
 }
 
 /// Each line is one thing that a step must not be able to do; it prints what it got.

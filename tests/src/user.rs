@@ -40,9 +40,27 @@ pub(crate) fn prepare(dir: &Path, ids: Ids) {
     }
 }
 
+/// Gives the user all that the test has made so far; the state root is the user's own anyway.
+fn give(dir: &Path) {
+    for e in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = e.path();
+        // What goes meanwhile is a running command's own.
+        std::os::unix::fs::lchown(&path, Some(USER), Some(USER)).unwrap_or(());
+        if e.file_type().is_ok_and(|t| t.is_dir()) {
+            give(&path);
+        }
+    }
+}
+
 /// The command, run by the user.
 pub(crate) fn wrap(dir: &Path, inner: &Command) -> Command {
     let home = dir.join("user");
+    for e in fs::read_dir(dir).expect("the case's folder").flatten() {
+        if !["root", "user"].iter().any(|own| e.file_name() == *own) {
+            give(&e.path());
+            std::os::unix::fs::lchown(e.path(), Some(USER), Some(USER)).unwrap_or(());
+        }
+    }
     let mut mounts = String::from("set -e; cd /; ");
     for name in ["passwd", "group", "subuid", "subgid"] {
         mounts += &format!("mount --bind {0}/{name} /etc/{name}; ", home.display());

@@ -10,13 +10,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use rgraph_sys::caps::{self, CapSet};
-use rgraph_sys::seccomp::{self, Program};
+use rgraph_sys::seccomp;
 use rgraph_sys::tree::{self, As, Kind};
 use rgraph_sys::{channel, mount, ns, spawn, wait};
 use serde::{Deserialize, Serialize};
 
 use super::error::InitError;
 use super::rootfs::{PlaceError, Root, Stub};
+use super::runner::Filters;
 use super::spec::{SandboxSpec, Security};
 use super::user::Identity;
 use super::{cgroup, machine, mounts, network, user};
@@ -48,8 +49,11 @@ pub(super) struct Child<'a> {
     pub place: Option<&'a network::Place>,
     /// The files by which it enters its control groups.
     pub doors: Vec<std::fs::File>,
-    /// The compiled filter; `None` where this machine has none.
-    pub filter: Option<&'a Program>,
+    /// The compiled filters; `None` where this machine has none.
+    pub filters: Option<&'a Filters>,
+    /// Where to send what the calls are heard by that the runner does for the step; `None`: it
+    /// does none.
+    pub asks: Option<OwnedFd>,
 }
 
 impl Child<'_> {
@@ -135,10 +139,19 @@ impl Child<'_> {
         if self.spec.no_new_privileges {
             ns::no_new_privileges().map_err(InitError::at("set no_new_privs"))?;
         }
-        match (self.spec.security, self.filter) {
+        if let (Some(socket), Some(filters)) = (&self.asks, self.filters) {
+            match seccomp::load_asking(&filters.nodes) {
+                Ok(listener) => channel::send(socket, b"listen", &[listener.as_fd()])
+                    .map_err(InitError::at("tell what to listen to"))?,
+                // Somebody around this process listens already; then the kernel has the last word.
+                Err(e) if e.raw_os_error() == Some(EBUSY) => {}
+                Err(e) => return Err(InitError::at("load the filter that asks")(e)),
+            }
+        }
+        match (self.spec.security, self.filters) {
             (Security::Insecure, _) => Ok(()),
-            (Security::Sandbox, Some(filter)) => {
-                seccomp::load(filter).map_err(InitError::at("load the system call filter"))
+            (Security::Sandbox, Some(filters)) => {
+                seccomp::load(&filters.calls).map_err(InitError::at("load the system call filter"))
             }
             (Security::Sandbox, None) => Err(InitError::Setup {
                 step: "load the system call filter".into(),
@@ -306,6 +319,7 @@ fn execute(
 const ENOENT: i32 = 2;
 const ENOEXEC: i32 = 8;
 const EACCES: i32 = 13;
+const EBUSY: i32 = 16;
 const ENOTDIR: i32 = 20;
 const ELOOP: i32 = 40;
 

@@ -22,6 +22,7 @@ mod launch;
 mod machine;
 mod mounts;
 mod network;
+mod nodes;
 mod rootfs;
 mod runner;
 mod spec;

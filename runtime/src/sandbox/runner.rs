@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::cgroup::{Group, Groups, Hit};
 use super::error::InitError;
 use super::network::{self, Place, Purpose, Router};
+use super::nodes::Desk;
 use super::spec::{Network, Rootfs, SandboxSpec, Security};
 use super::{init, rootfs};
 
@@ -92,7 +93,10 @@ fn serve(control: &OwnedFd) -> i32 {
     if !tell(control, &prepared.map_or_else(Hello::Unable, |()| Hello::Ready), &[]) || unable {
         return 1;
     }
-    let filter = Arch::native().map(|arch| Program::docker_default(arch, CapSet::DOCKER));
+    let filters = Arch::native().map(|arch| Filters {
+        calls: Program::docker_default(arch, CapSet::DOCKER),
+        nodes: Program::device_nodes(arch),
+    });
     let mut steps: Vec<Step> = Vec::new();
     let mut router: Option<Router> = None;
     let mut groups = Groups::default();
@@ -103,6 +107,7 @@ fn serve(control: &OwnedFd) -> i32 {
             fds.push(step.pid.as_fd());
             // A socket whose other end is gone would be readable for ever.
             fds.extend(step.reply.as_ref().map(AsFd::as_fd));
+            fds.extend(step.desk.fd());
         }
         let Ok(ready) = wait::readable(&fds, None) else { break };
         drop(fds);
@@ -116,13 +121,16 @@ fn serve(control: &OwnedFd) -> i32 {
                 let _ = step.pid.kill();
                 step.reply = None;
             }
+            if step.desk.fd().is_some() && ready.next().unwrap_or(false) {
+                step.desk.attend();
+            }
             if ended { step.finish(&mut router) } else { running.push(step) }
         }
         steps = running;
         if asked {
             match channel::receive(control) {
                 Ok(Some((bytes, fds))) if bytes == RUN => {
-                    steps.extend(Step::begin(fds, filter.as_ref(), &mut router, &mut groups));
+                    steps.extend(Step::begin(fds, filters.as_ref(), &mut router, &mut groups));
                 }
                 Ok(Some((bytes, fds))) if bytes == CONNECT => connect(&mut router, &fds),
                 Ok(Some((bytes, fds))) if bytes == PROBE => {
@@ -164,6 +172,14 @@ fn tell(socket: &OwnedFd, word: &impl Serialize, fds: &[BorrowedFd<'_>]) -> bool
 const TOO_LONG: &[u8] =
     br#"{"Done":{"end":{"NotStarted":{"Setup":{"step":"start the step","reason":"error text too long"}}},"hit":null}}"#;
 
+/// The filters of system calls, compiled.
+pub(super) struct Filters {
+    /// What a step may call.
+    pub calls: Program,
+    /// What is done for it.
+    pub nodes: Program,
+}
+
 /// A step with a process.
 struct Step {
     pid: PidFd,
@@ -175,19 +191,20 @@ struct Step {
     /// It could not change its network.
     confined: bool,
     group: Option<Group>,
+    desk: Desk,
 }
 
 impl Step {
     /// Makes the child. `None`: there is none, and the other side knows or is gone.
     fn begin(
         fds: Vec<OwnedFd>,
-        filter: Option<&Program>,
+        filters: Option<&Filters>,
         router: &mut Option<Router>,
         groups: &mut Groups,
     ) -> Option<Self> {
         let mut fds = fds.into_iter();
         let reply = fds.next()?;
-        match Self::try_begin(fds, filter, router, groups) {
+        match Self::try_begin(fds, filters, router, groups) {
             Ok(mut step) => {
                 tell(&reply, &Reply::Started, &[step.pid.as_fd()]);
                 step.reply = Some(reply);
@@ -202,7 +219,7 @@ impl Step {
 
     fn try_begin(
         mut fds: std::vec::IntoIter<OwnedFd>,
-        filter: Option<&Program>,
+        filters: Option<&Filters>,
         router: &mut Option<Router>,
         groups: &mut Groups,
     ) -> Result<Self, InitError> {
@@ -236,6 +253,12 @@ impl Step {
         let doors = doors.map_err(InitError::no_limits)?;
         let namespaces =
             Namespaces { network: network::own(spec.network), later_cgroup: group.is_some() };
+        let (desk, asks) = if spec.rootfs.userxattr {
+            let (ours, theirs) = channel::pair().map_err(InitError::at("make a socket"))?;
+            (Desk::Awaited(ours), Some(theirs))
+        } else {
+            (Desk::Closed, None)
+        };
         let (reading, root_of_child) = (&mut report, &root);
         let pid = spawn::clone_child(namespaces, || {
             // The copy's own reading end would hide that the runner is gone.
@@ -255,13 +278,15 @@ impl Step {
                 report,
                 place,
                 doors,
-                filter,
+                filters,
+                asks,
             };
             child.run()
         })
         .map_err(InitError::at("make a process"))?;
         let confined = spec.security == Security::Sandbox;
-        Ok(Self { pid, reply: None, report, root, rootfs: spec.rootfs, place, confined, group })
+        let rootfs = spec.rootfs;
+        Ok(Self { pid, reply: None, report, root, rootfs, place, confined, group, desk })
     }
 
     /// The process has ended or is about to: cleans up and tells.

@@ -1,6 +1,7 @@
 //! Layers: an overlay upper folder as a tar, a tar as an overlay upper folder, and the compressed
 //! forms in between (image-spec, layer.md; kernel, filesystems/overlayfs.rst).
 
+mod device;
 pub(crate) mod fs;
 mod overlay;
 mod put;
@@ -18,6 +19,7 @@ pub use crate::layer::add::{ArchiveOptions, is_archive, unpack_archive};
 pub use crate::layer::compress::{
     Compressor, Format, GZIP_LEVEL, ZSTD_LEVEL, decompress, decompress_layer,
 };
+pub use crate::layer::device::{DEVICE_ATTRIBUTE, device_note};
 pub use crate::layer::pack::{Packed, mismatch, pack, repack, unpack_blob};
 pub use crate::layer::read::{UnpackOptions, UnpackStats, unpack_layer};
 pub use crate::layer::write::{LayerSource, LayerStats, LayerWriteOptions, write_layer};

@@ -9,9 +9,10 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use super::LayerError;
+use super::device;
 use super::fs::{self, Meta, Xattrs};
 use super::overlay::is_overlay_xattr;
-use crate::tar::{Kind, Member, Mtime, TarError, TarReader, show};
+use crate::tar::{Kind, Member, Mtime, TarError, TarReader};
 
 /// Claims from here on are checked against the free space first.
 const LARGE: u64 = 16 << 20;
@@ -29,8 +30,8 @@ pub struct UnpackStats {
     pub whiteouts: u64,
     /// Folders made because a member lies in them and the archive does not list them.
     pub implied_dirs: u64,
-    /// Devices this user may not make: not there, first 1000 names.
-    pub skipped_devices: Vec<String>,
+    /// Devices this user may not make, for which files stand.
+    pub noted_devices: u64,
     /// Attributes this user or file system cannot keep.
     pub skipped_xattrs: u64,
     /// Members whose owner does not exist in this user's map (only with `ignore_owner`).
@@ -197,16 +198,13 @@ impl Put {
                     ));
                 }
                 match fs::mknod(dir, name, m.kind, m.dev_major, m.dev_minor) {
-                    Ok(()) => {}
                     Err(e)
                         if m.kind != Kind::Fifo && e.kind() == io::ErrorKind::PermissionDenied =>
                     {
-                        if self.stats.skipped_devices.len() < 1000 {
-                            self.stats.skipped_devices.push(show(&m.path));
-                        }
-                        return Ok(old);
+                        device::stand_in(dir, name, m).map_err(err("make a note of"))?;
+                        self.stats.noted_devices += 1;
                     }
-                    Err(e) => return Err(err("make")(e)),
+                    made => made.map_err(err("make"))?,
                 }
                 self.owner(fs::chown_at(dir, name, m.uid, m.gid), &m.path)?;
                 fs::chmod_at(dir, name, m.mode).map_err(err("set the mode of"))?;

@@ -10,6 +10,7 @@ use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use super::device;
 use super::fs::{self, Meta, Xattrs};
 use super::overlay::{Lowers, is_overlay_xattr, opaque_name};
 use super::{LayerError, OPAQUE, WHITEOUT};
@@ -198,11 +199,16 @@ impl Walk<'_> {
         if meta.kind != Some(Kind::File) {
             return Err(LayerError::Changed(show(path)));
         }
-        let xattrs = fs::xattrs(&fd).map_err(LayerError::io("read", path))?;
+        let mut xattrs = fs::xattrs(&fd).map_err(LayerError::io("read", path))?;
         for attribute in ["trusted.overlay.metacopy", "user.overlay.metacopy"] {
             if xattrs.iter().any(|(n, _)| n == attribute.as_bytes()) {
                 return Err(LayerError::Overlay { path: show(path), attribute });
             }
+        }
+        if let Some((kind, major, minor)) = device::take(&mut xattrs) {
+            let mut m = self.header(path.to_vec(), kind, &meta, xattrs);
+            (m.dev_major, m.dev_minor) = (major, minor);
+            return self.emit(&m);
         }
         let mut m = self.header(path.to_vec(), Kind::File, &meta, xattrs);
         m.size = meta.size;

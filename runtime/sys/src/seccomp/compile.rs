@@ -47,6 +47,8 @@ const ARCH: u32 = 4;
 /// that has a rule (they are `int` or `unsigned int`, and `clone` drops the upper half), so the
 /// upper half must not count here either: it would let `1 << 32 | AF_ALG` through.
 const ARG0: u32 = 16;
+const ARG1: u32 = 24;
+const ARG2: u32 = 32;
 
 const AUDIT_X86_64: u32 = 0xc000_003e;
 const AUDIT_I386: u32 = 0x4000_0003;
@@ -60,6 +62,14 @@ const PERSONALITIES: [u32; 5] = [0, 8, 0x2_0000, 0x2_0008, 0xffff_ffff];
 const AF_ALG: u32 = 38;
 const AF_VSOCK: u32 = 40;
 
+/// `mknod` and `mknodat`, in the columns of the profile.
+pub(super) const MKNOD: [Option<u32>; 3] = [Some(133), Some(14), None];
+pub(super) const MKNODAT: [Option<u32>; 3] = [Some(259), Some(297), Some(33)];
+/// In the mode of a file: set for `S_IFCHR`, `S_IFBLK` and `S_IFLNK`.
+const DEVICE_BIT: u32 = 0o020_000;
+/// In the mode of a file: none of these is set for a device.
+const NO_DEVICE_BITS: u32 = 0o110_000;
+
 impl Arch {
     /// The machine this was compiled for.
     pub const fn native() -> Option<Self> {
@@ -70,6 +80,11 @@ impl Arch {
         } else {
             None
         }
+    }
+
+    /// The column of the table for an audit number of this machine.
+    pub(super) fn column(audit: u32) -> Option<usize> {
+        Self::native()?.sets().iter().find(|(a, _)| *a == audit).map(|(_, column)| *column)
     }
 
     /// Its audit numbers, each with the column of the table.
@@ -95,6 +110,32 @@ impl Program {
                 entry = w.jump(libc::BPF_JGE, X32_BIT, refuse, search);
             }
             let numbered = w.load(NR, entry);
+            otherwise = w.jump(libc::BPF_JEQ, audit, numbered, otherwise);
+        }
+        w.load(ARCH, otherwise);
+        w.0.reverse();
+        Self(w.0)
+    }
+
+    /// Asks whoever listens about calls that would make device nodes, and allows all others. To be
+    /// loaded beside another filter: an answer of that one other than "allowed" wins.
+    pub fn device_nodes(arch: Arch) -> Self {
+        let mut w = Writer(Vec::new());
+        let mut otherwise = w.ret(libc::SECCOMP_RET_ALLOW);
+        let allow = otherwise;
+        let ask = w.ret(libc::SECCOMP_RET_USER_NOTIF);
+        for &(audit, column) in arch.sets().iter().rev() {
+            let mut next = allow;
+            for (number, mode) in [(MKNOD[column], ARG1), (MKNODAT[column], ARG2)].into_iter().rev()
+            {
+                let Some(number) = number else { continue };
+                // By single bits: both kinds of device have the first, of the others only links do.
+                let no_link = w.jump(libc::BPF_JSET, NO_DEVICE_BITS, allow, ask);
+                let device = w.jump(libc::BPF_JSET, DEVICE_BIT, no_link, allow);
+                let by_mode = w.load(mode, device);
+                next = w.jump(libc::BPF_JEQ, number, by_mode, next);
+            }
+            let numbered = w.load(NR, next);
             otherwise = w.jump(libc::BPF_JEQ, audit, numbered, otherwise);
         }
         w.load(ARCH, otherwise);
@@ -279,7 +320,7 @@ mod tests {
                 acc = match i.k {
                     NR => nr,
                     ARCH => arch,
-                    ARG0 => arg0 as u32,
+                    ARG0 | ARG1 | ARG2 => arg0 as u32,
                     other => panic!("load of {other}"),
                 };
             } else if code == libc::BPF_RET | libc::BPF_K {
@@ -367,6 +408,34 @@ mod tests {
             ("aarch64", AUDIT_AARCH64, 63, 0, libc::SECCOMP_RET_KILL_PROCESS),
         ] {
             assert_eq!(run(&p, arch, nr, arg), want, "{what}");
+        }
+    }
+
+    #[test]
+    fn device_nodes_are_asked_about() {
+        let (ask, allow) = (libc::SECCOMP_RET_USER_NOTIF, libc::SECCOMP_RET_ALLOW);
+        let (x, i, a) = (AUDIT_X86_64, AUDIT_I386, AUDIT_AARCH64);
+        for (arch, audit, calls, other) in [
+            (Arch::X86_64, x, [133, 259], 0),
+            (Arch::X86_64, i, [14, 297], 133),
+            (Arch::Aarch64, a, [33, 33], 259),
+        ] {
+            let p = Program::device_nodes(arch);
+            for nr in calls {
+                for (mode, want) in [
+                    (0o020_644, ask),
+                    (0o060_600, ask),
+                    (0o010_644, allow),
+                    (0o100_644, allow),
+                    (0o140_644, allow),
+                    (0o120_777, allow),
+                    (0o040_755, allow),
+                    (0o644, allow),
+                ] {
+                    assert_eq!(run(&p, audit, nr, mode), want, "{arch:?} {nr} {mode:o}");
+                }
+            }
+            assert_eq!(run(&p, audit, other, 0o020_644), allow);
         }
     }
 

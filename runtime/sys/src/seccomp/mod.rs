@@ -1,9 +1,11 @@
 //! The system call filter of a step: moby's default profile, compiled to classic BPF.
 
 mod compile;
+pub mod notify;
 mod profile;
 
 use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
 
 pub use compile::{Arch, Program};
 
@@ -15,13 +17,28 @@ pub use compile::{Arch, Program};
 /// # Errors
 /// The error of `seccomp(2)`.
 pub fn load(program: &Program) -> io::Result<()> {
+    set_filter(program, 0).map(drop)
+}
+
+/// As [`load`], for a filter that asks. What it asks can be heard by the descriptor.
+///
+/// # Errors
+/// The error of `seccomp(2)`; `EBUSY` when there is such a filter already.
+pub fn load_asking(program: &Program) -> io::Result<OwnedFd> {
+    let fd = set_filter(program, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER)?;
+    let fd = i32::try_from(fd).map_err(io::Error::other)?;
+    // SAFETY: the kernel just made this descriptor (closed on exec) and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn set_filter(program: &Program, flags: libc::c_ulong) -> io::Result<libc::c_long> {
     let len = u16::try_from(program.0.len())
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "filter too long"))?;
     let raw = libc::sock_fprog { len, filter: program.0.as_ptr().cast_mut() };
     // SAFETY: `raw` points to `len` instructions that live until the call returns; the kernel
     // copies them and writes nothing.
     let done = unsafe {
-        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const raw)
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const raw)
     };
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if done >= 0 { Ok(done) } else { Err(io::Error::last_os_error()) }
 }
