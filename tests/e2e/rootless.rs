@@ -164,3 +164,24 @@ fn signals_end_it_as_they_end_roots() {
     case.dockerfile("FROM BASE\nRUN exit 3\n");
     case.build(&[]).fails(1, &["exit code: 3"]);
 }
+
+/// With one id what needs no other works, and the rest says why it does not.
+#[test]
+fn one_id_is_enough_for_files_of_one_user() {
+    need!(Root, Tool("setpriv"));
+    let case = case(Some(Ids::One));
+    let help = ["/etc/subuid", "usermod --add-subuids"];
+    case.dockerfile("FROM BASE\nRUN echo a > /a && mkdir /d && test $(id -u) = 0\n");
+    let run = case.build(&["--network", "none"]).ok();
+    assert!(help.iter().all(|h| run.stderr.contains(h)), "{}", run.stderr);
+    for (step, said) in [
+        ("COPY --chown=5:5 Dockerfile /f", "Invalid argument"),
+        ("USER app\nRUN true", "Invalid argument"),
+        ("RUN chown 5 /bin", "exit code: 1"),
+    ] {
+        case.dockerfile(&format!("FROM BASE\n{step}\n"));
+        case.build(&["--network", "none"]).fails(1, &[said, help[0], help[1]]);
+    }
+    let doctor = case.rgraph(&["doctor"]).ok();
+    assert!(help.iter().all(|h| doctor.text().contains(h)), "{}", doctor.text());
+}

@@ -31,7 +31,7 @@ use std::path::PathBuf;
 
 use rgraph_image::registry::TransferEvent;
 use rgraph_ir::SourceMap;
-use rgraph_runtime::host::Host;
+use rgraph_runtime::host::{Host, Level};
 use rgraph_solver::CancelToken;
 
 use crate::args::{Cli, Command, Environment};
@@ -189,6 +189,13 @@ pub fn run(cli: Cli, env: Environment) -> Result<(), CliError> {
     };
     let style = Style { colours, debug: cli.debug };
     let cx = Context { env, dirs, terminals, style, cancel, signals, host };
+    if let (Some(Level::SingleId { why }), false) =
+        (cx.host.as_ref().map(|h| &h.level), matches!(cli.command, Command::Doctor(_)))
+    {
+        let text =
+            format!("files of other users cannot be made or given away here: {why}: {}", why.help);
+        cx.report(|r| r.warning(&text));
+    }
     let result = match cli.command {
         Command::Build(a) => build::run(&cx, *a),
         Command::Graph(a) => graph::run(&cx, *a),
