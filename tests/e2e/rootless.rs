@@ -3,7 +3,7 @@
 use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
-use rgraph_tests::{Case, Ids, SUBIDS, USER, has_process, mounts_below, need, wait_until};
+use rgraph_tests::{Case, Ids, SUBIDS, USER, has_process, mounts_below, need, shout, wait_until};
 use rustix::process::Signal;
 
 /// Owners, modes, links, whiteouts, opaque folders, devices, a step's user.
@@ -184,4 +184,25 @@ fn one_id_is_enough_for_files_of_one_user() {
     }
     let doctor = case.rgraph(&["doctor"]).ok();
     assert!(help.iter().all(|h| doctor.text().contains(h)), "{}", doctor.text());
+}
+
+/// By `pasta`; the loopback of the host, where something listens, is not the step's.
+#[test]
+fn steps_have_a_network_of_their_own() {
+    need!(Root, Tool("newuidmap"), Tool("setpriv"), Tool("pasta"));
+    let case = case(Some(Ids::Range));
+    if !case.open_tun() {
+        return shout("/dev/net/tun cannot be opened");
+    }
+    let host = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = host.local_addr().expect("bound").port();
+    let ask = format!("nc -w 2 127.0.0.1 {port} < /dev/null");
+    case.dockerfile(&format!(
+        "FROM BASE\nRUN ! {ask}\nRUN ip route | grep -q ^default && ip addr show eth0\n\
+         RUN --network=host {ask}\n"
+    ));
+    let answer = std::thread::spawn(move || drop(host.accept()));
+    let run = case.build(&["--allow", "network.host"]).ok();
+    assert!(!run.stderr.contains("WARN"), "{}", run.stderr);
+    answer.join().expect("no panic");
 }

@@ -139,6 +139,11 @@ impl Case {
         self
     }
 
+    /// Opens `/dev/net/tun` to the user; false: that cannot be.
+    pub fn open_tun(&self) -> bool {
+        user::open_tun(self.dir.path())
+    }
+
     /// As [`Self::new`], with [`BASE`] imported.
     pub fn with_base() -> Self {
         let case = Self::new();

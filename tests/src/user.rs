@@ -40,6 +40,19 @@ pub(crate) fn prepare(dir: &Path, ids: Ids) {
     }
 }
 
+/// Opens `/dev/net/tun` to the user; false: the machine has none.
+pub(crate) fn open_tun(dir: &Path) -> bool {
+    let node = dir.join("user/tun");
+    let made = Path::new("/dev/net/tun").exists()
+        && Command::new("mknod")
+            .args(["-m", "666"])
+            .arg(&node)
+            .args(["c", "10", "200"])
+            .status()
+            .is_ok_and(|s| s.success());
+    made && fs::OpenOptions::new().read(true).write(true).open(&node).is_ok()
+}
+
 /// Gives the user all that the test has made so far; the state root is the user's own anyway.
 fn give(dir: &Path) {
     for e in fs::read_dir(dir).into_iter().flatten().flatten() {
@@ -64,6 +77,9 @@ pub(crate) fn wrap(dir: &Path, inner: &Command) -> Command {
     let mut mounts = String::from("set -e; cd /; ");
     for name in ["passwd", "group", "subuid", "subgid"] {
         mounts += &format!("mount --bind {0}/{name} /etc/{name}; ", home.display());
+    }
+    if home.join("tun").exists() {
+        mounts += &format!("mount --bind {}/tun /dev/net/tun; ", home.display());
     }
     let program = inner.get_program().display();
     mounts += &format!("mount --bind {program} {}/rgraph; cd \"$OLDPWD\"; ", home.display());
