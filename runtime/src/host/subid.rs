@@ -32,8 +32,10 @@ impl Ids {
     /// Looks at the files of this host.
     pub fn look() -> Self {
         let uid = rustix::process::geteuid().as_raw();
-        let name = nix::unistd::User::from_uid(uid.into()).ok().flatten().map(|u| u.name);
         let file = |path| std::fs::read_to_string(path).unwrap_or_default();
+        // The library asks other sources of users too, which takes longer.
+        let name = name_in(&file("/etc/passwd"), uid)
+            .or_else(|| nix::unistd::User::from_uid(uid.into()).ok().flatten().map(|u| u.name));
         let found = decide(
             (uid, name.as_deref()),
             (&file("/etc/subuid"), &file("/etc/subgid")),
@@ -82,6 +84,15 @@ fn decide(
     Ok((users, groups))
 }
 
+fn name_in(passwd: &str, uid: u32) -> Option<String> {
+    let line = |line: &str| {
+        let mut fields = line.split(':');
+        let name = fields.next().filter(|n| !n.is_empty())?;
+        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
+    };
+    passwd.lines().find_map(line)
+}
+
 /// The ranges of a user, in the order of the file. Lines that say nothing are passed over.
 fn ranges(text: &str, uid: u32, name: Option<&str>) -> Vec<IdRange> {
     let line = |line: &str| {
@@ -117,6 +128,14 @@ mod tests {
         ] {
             assert_eq!(ranges(FILE, uid, name), want, "{uid} {name:?}");
         }
+    }
+
+    #[test]
+    fn names() {
+        let passwd = "root:x:0:0::/:\n:x:7:0::/:\nbad\nme:x:1000:1000::/:\nalias:x:1000:5::/:\n";
+        assert_eq!(name_in(passwd, 1000).as_deref(), Some("me"));
+        assert_eq!(name_in(passwd, 7), None);
+        assert_eq!(name_in(passwd, 5), None);
     }
 
     #[test]
