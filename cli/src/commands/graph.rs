@@ -111,6 +111,9 @@ fn draw(c: &Compiled, format: GraphFormat, style: &render::Style) -> Result<(), 
 /// How many vertices are written in one go when two threads take turns.
 const GO: usize = 512;
 
+/// How long a vertex is as JSON, bytes, about.
+const VERTEX_TEXT: usize = 640;
+
 /// Writes the plan as JSON. Of a large one a second thread writes every other part.
 fn json(json: &Json<'_>) -> Result<(), CliError> {
     let mut done = Ok(());
@@ -128,7 +131,7 @@ fn json(json: &Json<'_>) -> Result<(), CliError> {
             let (goes, environments) = (&goes, &environments);
             scope.spawn(move || {
                 for go in goes.iter().skip(1).step_by(2) {
-                    let mut text = String::new();
+                    let mut text = String::with_capacity(GO * VERTEX_TEXT);
                     json.vertices(environments, go.clone(), &mut |piece| text.push_str(piece));
                     if texts.send(text).is_err() {
                         return;

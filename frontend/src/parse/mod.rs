@@ -67,6 +67,9 @@ const BATCH: usize = 4096;
 /// From so many on, a second thread reads half of a batch: starting it costs what some hundred lines do.
 const SHARED: usize = 2048;
 
+/// What a line takes as a tree, bytes, about.
+const HEAP_PER_LINE: usize = 1024;
+
 /// A logical line while it is read.
 pub(crate) struct Line<'a> {
     pub text: &'a str,
@@ -293,7 +296,11 @@ fn read(mut batch: Vec<Unread<'_>>) -> impl Iterator<Item = Read> {
     }
     let rest = batch.split_off(batch.len() / 2);
     std::thread::scope(|scope| {
-        let rest = scope.spawn(|| all(rest));
+        let rest = scope.spawn(|| {
+            // A thread's heap grows by a page at a time, unless it was large once.
+            drop(Vec::<u8>::with_capacity(rest.len() * HEAP_PER_LINE));
+            all(rest)
+        });
         let first = all(batch);
         let rest = rest.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         first.into_iter().chain(rest)
