@@ -10,12 +10,16 @@ fn main() -> ExitCode {
     // The sandbox runner is this program run again; it must not see a thread.
     rgraph_runtime::sandbox::runner_main_if_asked();
     let panicked = install_panic_hook();
-    let cli = match args::parse(std::env::args_os()) {
+    let words: Vec<_> = std::env::args_os().collect();
+    // As in Docker: what `run` gives is the program's code, and 125 is none of a program.
+    let of_run = args::is_run(&words);
+    let cli = match args::parse(words) {
         Ok(cli) => cli,
         Err(e) => {
             // Help goes to stdout, wrong use to stderr; a closed one is nobody's loss.
             e.print().unwrap_or(());
-            return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2));
+            let code = u8::try_from(e.exit_code()).unwrap_or(2);
+            return ExitCode::from(if of_run && code != 0 { NOT_STARTED } else { code });
         }
     };
     let debug = cli.debug;
@@ -35,11 +39,17 @@ fn main() -> ExitCode {
         Ok(Err(e)) => {
             let style = Style { colours: false, debug };
             draw(&e, style);
-            ExitCode::from(e.kind.exit_code())
+            match e.kind {
+                ErrorKind::Failed | ErrorKind::Usage if of_run => ExitCode::from(NOT_STARTED),
+                kind => ExitCode::from(kind.exit_code()),
+            }
         }
         Err(_) => ExitCode::from(ErrorKind::Internal.exit_code()),
     }
 }
+
+/// A container could not be started.
+const NOT_STARTED: u8 = 125;
 
 fn draw(e: &CliError, style: Style) {
     let mut out = std::io::stderr().lock();

@@ -34,6 +34,8 @@ pub enum ErrorKind {
     Interrupted,
     /// Ended by SIGTERM, after clean-up: 143.
     Terminated,
+    /// The code of a container's process, or why there is none: 125 to 127.
+    Process(u8),
 }
 
 impl ErrorKind {
@@ -45,6 +47,7 @@ impl ErrorKind {
             Self::Internal => 70,
             Self::Interrupted => 130,
             Self::Terminated => 143,
+            Self::Process(code) => code,
         }
     }
 }

@@ -164,6 +164,17 @@ pub fn config(store: &Store, row: &ImageRow) -> Result<ImageConfigFile, ImagesEr
         .map_err(|source| ImagesError::Config { digest: row.config, source })
 }
 
+/// The history of an image as one that lies on it takes it over, oldest first.
+pub fn base_history(
+    store: &Store,
+    row: &ImageRow,
+) -> Result<Vec<rgraph_ir::image_config::BaseHistory>, ImagesError> {
+    let bytes = store.read_blob_verified(&row.config.into(), limits::MAX_CONFIG)?;
+    let read = rgraph_image::config::from_json(&bytes);
+    let failed = |source| ImagesError::Config { digest: row.config, source };
+    read.map(|(_, history, _)| history).map_err(failed)
+}
+
 /// The manifest of an image and its bytes.
 pub fn manifest(store: &Store, row: &ImageRow) -> Result<(Manifest, Vec<u8>), ImagesError> {
     let bytes = store.read_blob_verified(&row.manifest.into(), limits::MAX_MANIFEST)?;

@@ -2,7 +2,8 @@
 //!
 //! Reading order: [`local_backend`] (a whole build), [`worker`] (one vertex), [`ops`], [`snapshot`]
 //! and [`tree`] (file system states), [`sandbox`] (a process), [`context`] (the caller's folders),
-//! [`fetch`] (sources), [`cache`] (results by key), [`builds`] (what was built), [`export`] (outputs).
+//! [`fetch`] (sources), [`cache`] (results by key), [`builds`] (what was built), [`export`] (outputs),
+//! [`container`] (what runs on).
 
 pub mod local_backend;
 pub mod logs;
@@ -21,6 +22,7 @@ pub mod fetch;
 
 pub mod builds;
 pub mod cache;
+pub mod container;
 pub mod export;
 pub mod images;
 pub mod import;

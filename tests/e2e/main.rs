@@ -10,6 +10,7 @@ mod cache_registry;
 mod cache_writers;
 mod check;
 mod concurrency;
+mod containers;
 mod contexts;
 mod copy;
 mod crash;

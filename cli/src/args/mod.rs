@@ -6,6 +6,7 @@
 //! it only with `=`.
 
 mod build;
+mod container;
 mod environment;
 mod image;
 mod later;
@@ -22,6 +23,7 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 pub use build::{
     BuildArgs, ContextLsArgs, FetchArgs, GraphArgs, GraphFormat, LockArgs, PullArg, ResourceArgs,
 };
+pub use container::{CommitArgs, DiffArgs, PsArgs, RmArgs, RunArgs};
 pub use environment::Environment;
 pub use image::{
     HistoryArgs, ImagesArgs, ImportArgs, InspectArgs, InspectKind, LoadArgs, PullArgs, PushArgs,
@@ -148,8 +150,19 @@ pub enum Command {
     Explain(ExplainArgs),
     /// List the newest builds
     Builds(BuildsArgs),
-    /// Print what the steps of a build printed, whole
+    /// Print what a container or the steps of a build printed, whole
     Logs(LogsArgs),
+    /// Run a program in a new container
+    #[command(disable_help_flag = true)]
+    Run(Box<RunArgs>),
+    /// List containers
+    Ps(PsArgs),
+    /// Remove containers
+    Rm(RmArgs),
+    /// Show what a container changed
+    Diff(DiffArgs),
+    /// Make an image of a container
+    Commit(CommitArgs),
     /// List images
     Images(ImagesArgs),
     /// Make an image from a file system archive
@@ -344,6 +357,19 @@ fn parse_short(words: &[OsString]) -> Option<Cli> {
         ShortCommand::Graph(args) => Command::Graph(args),
     };
     Some(Cli { root: global.root, debug: global.debug, command })
+}
+
+/// Whether the line is one of `run`, whose wrong use has an exit code of its own.
+pub fn is_run(words: &[OsString]) -> bool {
+    let mut words = words.iter().skip(1);
+    while let Some(word) = words.next() {
+        match word.to_str() {
+            Some("--root") => drop(words.next()),
+            Some(flag) if flag.starts_with('-') => {}
+            word => return word == Some("run"),
+        }
+    }
+    false
 }
 
 /// The grammar, for completions, man pages and tests.

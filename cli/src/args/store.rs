@@ -97,7 +97,7 @@ pub struct DoctorArgs {
 /// `explain`.
 #[derive(Debug, Args)]
 pub struct ExplainArgs {
-    /// Which build, by the start of its id [default: the newest]
+    /// Container, or build by the start of its id [default: the newest build]
     #[arg(value_name = "BUILD")]
     pub build: Option<String>,
     /// Which step: its number in the list, or a part of its line
@@ -112,7 +112,7 @@ pub struct ExplainArgs {
 #[derive(Debug, Args)]
 pub struct LogsArgs {
     /// Which build, by the start of its id [default: the newest]
-    #[arg(value_name = "BUILD")]
+    #[arg(value_name = "CONTAINER|BUILD")]
     pub build: Option<String>,
     /// Which step: its number in `rgraph explain`, or a part of its line [default: all]
     #[arg(value_name = "STEP")]

@@ -150,9 +150,7 @@ fn help_and_version_are_data() {
 #[test]
 fn commands_of_later_are_known() {
     for (words, name) in [
-        (&["run", "--rm", "-it", "busybox", "sh", "-c", "--help"][..], "run"),
-        (&["exec", "-h"], "exec"),
-        (&["ps"], "ps"),
+        (&["exec", "-h"][..], "exec"),
         (&["top", "x"], "top"),
         (&["container", "ls", "-a"], "container"),
     ] {

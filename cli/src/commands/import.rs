@@ -50,7 +50,11 @@ pub fn run(cx: &Context, args: ImportArgs) -> Result<(), CliError> {
 }
 
 /// The settings that `-c` lines make: they are instructions, so the compiler reads them.
-fn changed(cx: &Context, platform: Platform, changes: &[String]) -> Result<ImageConfig, CliError> {
+pub(super) fn changed(
+    cx: &Context,
+    platform: Platform,
+    changes: &[String],
+) -> Result<ImageConfig, CliError> {
     const ALLOWED: [&str; 9] =
         ["CMD", "ENTRYPOINT", "ENV", "EXPOSE", "LABEL", "ONBUILD", "STOPSIGNAL", "USER", "VOLUME"];
     let mut config = ImageConfig::empty(platform.clone());

@@ -1,4 +1,4 @@
-//! `rgraph logs`: what the steps of a build printed, whole.
+//! `rgraph logs`: what a container, or the steps of a build printed, whole.
 
 use std::io::{self, Write};
 
@@ -7,7 +7,7 @@ use rgraph_runtime::logs::{BuildLogs, Piece, STEP_MAX};
 use rgraph_solver::Stream;
 
 use super::explain::{choose, find};
-use super::{Context, note};
+use super::{Context, container, note};
 use crate::args::LogsArgs;
 use crate::progress::sanitize::{harmless, sanitize};
 use crate::report::CliError;
@@ -16,6 +16,11 @@ use crate::session;
 /// Runs the command: standard output of a step to standard output, standard error to standard error.
 pub fn run(cx: &Context, args: LogsArgs) -> Result<(), CliError> {
     let store = session::open_store(cx.root())?;
+    if let (Some(word), None) = (&args.build, &args.step)
+        && container::logs(&store, word)?
+    {
+        return Ok(());
+    }
     let (mut build, step) = choose(&store, args.build, args.step)?;
     let logs = BuildLogs::new(&store, &build.id, STEP_MAX);
     let all: Vec<_> =

@@ -4,6 +4,7 @@ mod build;
 mod cache_mount;
 mod call;
 mod check;
+mod container;
 mod context;
 mod doctor;
 mod du;
@@ -146,6 +147,10 @@ fn needs_rights(command: &Command) -> bool {
         | Command::Load(_)
         | Command::Pull(_)
         | Command::Push(_)
+        | Command::Run(_)
+        | Command::Rm(_)
+        | Command::Diff(_)
+        | Command::Commit(_)
         | Command::Prune(_)
         | Command::Du(_)
         | Command::Doctor(_)
@@ -159,6 +164,7 @@ fn needs_rights(command: &Command) -> bool {
         | Command::Builds(_)
         | Command::Logs(_)
         | Command::Images(_)
+        | Command::Ps(_)
         | Command::Tag(_)
         | Command::History(_)
         | Command::Version(_)
@@ -185,6 +191,8 @@ pub fn run(cli: Cli, env: Environment) -> Result<(), CliError> {
     let signals = match &cli.command {
         // Nothing to clean up: a signal may end it at once.
         Command::Graph(a) if a.build.offline && !a.cached => Signals::default(),
+        // The container's, not ours.
+        Command::Run(_) => Signals::default(),
         _ => Signals::watch(&cancel),
     };
     let style = Style { colours, debug: cli.debug };
@@ -204,6 +212,11 @@ pub fn run(cli: Cli, env: Environment) -> Result<(), CliError> {
         Command::Explain(a) => explain::run(&cx, a),
         Command::Builds(a) => explain::list(&cx, a),
         Command::Logs(a) => logs::run(&cx, a),
+        Command::Run(a) => container::run(&cx, *a),
+        Command::Ps(a) => container::list(&cx, a),
+        Command::Rm(a) => container::remove(&cx, &a),
+        Command::Diff(a) => container::diff(&cx, &a),
+        Command::Commit(a) => container::commit(&cx, a),
         Command::Images(a) => images::run(&cx, a),
         Command::Import(a) => import::run(&cx, a),
         Command::Tag(a) => tag::run(&cx, a),

@@ -1,8 +1,11 @@
 //! `rgraph prune`: what nothing needs goes.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, Write};
 
 use rgraph_ir::Reference;
+use rgraph_runtime::container::Containers;
+use rgraph_runtime::images;
 use rgraph_store::{Policy, Report, Rule, Store};
 
 use super::{Context, note, print};
@@ -63,7 +66,11 @@ pub fn words(r: &Report) -> String {
 /// needed.
 fn untag_all(store: &Store, older: Option<u64>) -> Result<(), CliError> {
     let now = jiff::Timestamp::now().as_second();
+    let used = in_use(store)?;
     for t in store.tags().map_err(|e| store_error(&e))? {
+        if used.contains(&t.name) {
+            continue;
+        }
         let age = u64::try_from(now.saturating_sub(t.updated)).unwrap_or(0);
         if older.is_some_and(|least| age < least) {
             continue;
@@ -73,6 +80,22 @@ fn untag_all(store: &Store, older: Option<u64>) -> Result<(), CliError> {
         print(format!("Untagged: {name}\n").as_bytes())?;
     }
     Ok(())
+}
+
+/// Names of images that containers were made of.
+fn in_use(store: &Store) -> Result<BTreeSet<String>, CliError> {
+    let containers = Containers::new(store);
+    let mut out = BTreeSet::new();
+    for t in store.tags().map_err(|e| store_error(&e))? {
+        let mut all = vec![t.manifest];
+        // A name whose images are gone keeps nothing.
+        all.extend(images::rows(store, t.manifest).iter().flatten().map(|r| r.manifest));
+        let users = containers.using(&all).map_err(|e| CliError::failed(e.to_string()))?;
+        if !users.is_empty() {
+            out.insert(t.name);
+        }
+    }
+    Ok(out)
 }
 
 fn agreed(all: bool) -> Result<bool, CliError> {

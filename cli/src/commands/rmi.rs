@@ -1,5 +1,7 @@
 //! `rgraph rmi`: names and images go; one that cannot does not stop the rest.
 
+use rgraph_ir::ManifestDigest;
+use rgraph_runtime::container::{Containers, State};
 use rgraph_runtime::images::{self, Removed};
 use rgraph_store::Store;
 
@@ -55,5 +57,37 @@ fn remove(store: &Store, name: &ImageName, opts: &RmiOptions) -> Result<Removed,
             all
         }
     };
+    if !keeps_name(store, top, &names)? {
+        in_use(store, top, name)?;
+    }
     images::remove(store, top, &names, opts.prune).map_err(|e| images_error(&e))
+}
+
+/// The image has a name that does not go.
+fn keeps_name(store: &Store, top: ManifestDigest, gone: &[String]) -> Result<bool, CliError> {
+    let tags = store.tags().map_err(|e| store_error(&e))?;
+    Ok(tags.iter().any(|t| t.manifest == top && !gone.contains(&t.name)))
+}
+
+/// Refuses to remove what a container stands on. A container needs its image for `commit`, so there
+/// is no force for that.
+fn in_use(store: &Store, top: ManifestDigest, name: &ImageName) -> Result<(), CliError> {
+    let mut all: Vec<ManifestDigest> = vec![top];
+    if let Ok(rows) = images::rows(store, top) {
+        all.extend(rows.iter().map(|r| r.manifest));
+    }
+    let users = Containers::new(store).using(&all);
+    let users = users.map_err(|e| CliError::failed(e.to_string()))?;
+    let Some(user) = users.first() else { return Ok(()) };
+    let state = match user.state {
+        State::Running { .. } => "running",
+        State::Created | State::Exited { .. } => "stopped",
+    };
+    Err(CliError::failed(format!(
+        "conflict: unable to delete {} (cannot be forced) - image is being used by {state} \
+         container {}",
+        name.text,
+        user.short()
+    ))
+    .help(format!("remove the container first: `rgraph rm {}`", user.name)))
 }

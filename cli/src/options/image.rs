@@ -54,7 +54,7 @@ fn invalid(flag: &'static str, text: &str, why: &str) -> OptionsError {
 }
 
 /// A name that something is given: with a tag, without a digest.
-fn new_name(flag: &'static str, text: &str) -> Result<Reference, OptionsError> {
+pub(super) fn new_name(flag: &'static str, text: &str) -> Result<Reference, OptionsError> {
     let r: Reference = text
         .parse()
         .map_err(|e: rgraph_ir::reference::ReferenceError| invalid(flag, text, e.why))?;

@@ -17,8 +17,8 @@ use rustix::fs::{Mode, OFlags};
 use super::agent::AgentProxy;
 use crate::cache::flight::waiting;
 use crate::sandbox::{
-    Dns, ExtraHost, MountSource, Outcome, Rootfs, SandboxMount, SandboxMountKind, SandboxSpec,
-    Security, Stopped, Stream as SandboxStream, Ulimit,
+    Dns, ExtraHost, Input, MountSource, Outcome, Rootfs, SandboxMount, SandboxMountKind,
+    SandboxSpec, Security, Stopped, Stream as SandboxStream, Ulimit,
 };
 use crate::snapshot::SnapshotError;
 use crate::worker::LocalWorker;
@@ -220,6 +220,7 @@ fn spec(
         }
     }
     Ok(SandboxSpec {
+        input: Input::Null,
         args: op.args.clone(),
         env,
         cwd: op.cwd.clone(),

@@ -51,7 +51,7 @@ pub fn of_step(
 }
 
 /// What steps get: the private network when there is one, and what the config says otherwise.
-fn instead(
+pub(crate) fn instead(
     connected: Result<Vec<String>, NoNetwork>,
     fallback: NetworkFallback,
     warn: &dyn Fn(String),

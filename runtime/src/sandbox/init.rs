@@ -11,6 +11,7 @@ use std::path::Path;
 
 use rgraph_sys::caps::{self, CapSet};
 use rgraph_sys::seccomp;
+use rgraph_sys::terminal::{self, Pair};
 use rgraph_sys::tree::{self, As, Kind};
 use rgraph_sys::{channel, mount, ns, spawn, wait};
 use serde::{Deserialize, Serialize};
@@ -18,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::error::InitError;
 use super::rootfs::{PlaceError, Root, Stub};
 use super::runner::Filters;
-use super::spec::{SandboxSpec, Security};
+use super::spec::{Input, SandboxSpec, Security};
 use super::user::Identity;
 use super::{cgroup, machine, mounts, network, user};
 
@@ -79,6 +80,7 @@ impl Child<'_> {
         self.guard()?;
         self.enter_groups()?;
         network::enter(self.place)?;
+        let input = self.take_input();
         let root = self.root.try_clone().map_err(InitError::at("keep the root"))?;
         let who = user::look_up(&root, &spec.user)?;
         let mut root = Root::new(root).map_err(InitError::at("look at the root"))?;
@@ -97,7 +99,7 @@ impl Child<'_> {
         enter_dir(spec, &mut root)?;
         ns::set_umask(0o022);
         limits(spec)?;
-        self.stdio(&root, &who)?;
+        self.stdio(&root, &who, input)?;
         identify(spec, &who)?;
         spawn::seal_fds().map_err(InitError::at("close files"))?;
         // Changing the user undid it.
@@ -160,13 +162,30 @@ impl Child<'_> {
         }
     }
 
-    /// The step's own `/dev/null` in, the pipes out.
-    fn stdio(&self, root: &Root, who: &Identity) -> Result<(), InitError> {
+    /// The file that the spec's input names, which must outlive the other files.
+    fn take_input(&mut self) -> Option<OwnedFd> {
+        let index = match self.spec.input {
+            Input::Null => return None,
+            Input::Pipe(index) | Input::Terminal { socket: index, .. } => index,
+        };
+        self.fds.get_mut(index)?.take()
+    }
+
+    /// The step's own `/dev/null` or a pipe in, the pipes out; or a terminal.
+    fn stdio(&self, root: &Root, who: &Identity, input: Option<OwnedFd>) -> Result<(), InitError> {
+        let set = InitError::at("set standard streams");
+        if let Input::Terminal { rows, columns, .. } = self.spec.input {
+            let terminal = open_terminal(input.as_ref(), rows, columns, who)
+                .map_err(InitError::at("make a terminal"))?;
+            return (0..3).try_for_each(|n| spawn::set_stdio(n, &terminal)).map_err(set);
+        }
         let null = tree::find(root.fd(), Path::new("/dev/null"), As::File)
             .map_err(InitError::at("open /dev/null"))?;
-        for (number, fd) in [(0, &null), (1, &self.stdout), (2, &self.stderr)] {
-            spawn::set_stdio(number, fd).map_err(InitError::at("set standard streams"))?;
-        }
+        let input = input.as_ref().unwrap_or(&null);
+        [(0, input), (1, &self.stdout), (2, &self.stderr)]
+            .into_iter()
+            .try_for_each(|(number, fd)| spawn::set_stdio(number, fd))
+            .map_err(set)?;
         // A program that is not root opens /dev/stdout anew, and then the owner counts.
         if who.uid != 0 {
             for fd in [&self.stdout, &self.stderr] {
@@ -176,6 +195,22 @@ impl Child<'_> {
         }
         Ok(())
     }
+}
+
+/// Makes a terminal of the step's own `/dev/pts` the controlling one; its other side is sent away.
+fn open_terminal(
+    socket: Option<&OwnedFd>,
+    rows: u16,
+    columns: u16,
+    who: &Identity,
+) -> std::io::Result<OwnedFd> {
+    let socket = socket.ok_or_else(|| std::io::Error::other("nobody to give it to"))?;
+    let Pair { ours, theirs } = terminal::open("/dev/pts/ptmx")?;
+    terminal::resize(&theirs, rows, columns)?;
+    tree::set_owner(&theirs, who.uid, who.gid)?;
+    terminal::control(&theirs)?;
+    channel::send(socket, b"terminal", &[ours.as_fd()])?;
+    Ok(theirs)
 }
 
 fn text(what: &str, value: &str) -> Result<CString, InitError> {

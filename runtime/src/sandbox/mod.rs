@@ -35,6 +35,6 @@ pub use network::NoNetwork;
 pub use rootfs::fill_mount_points;
 pub use runner::runner_main_if_asked;
 pub use spec::{
-    Dns, ExtraHost, MountSource, Network, Rootfs, SandboxMount, SandboxMountKind, SandboxSpec,
-    Security, Ulimit,
+    Dns, ExtraHost, Input, MountSource, Network, Rootfs, SandboxMount, SandboxMountKind,
+    SandboxSpec, Security, Ulimit,
 };

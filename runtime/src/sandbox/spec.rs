@@ -10,6 +10,8 @@ use super::cgroup::Limits;
 /// One step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SandboxSpec {
+    /// Where its standard input comes from.
+    pub input: Input,
     /// Program and arguments. Without a slash the program is looked for in the step's `PATH`.
     pub args: Vec<String>,
     /// The whole environment, `KEY=VALUE`. `HOME` is added when it is missing.
@@ -53,6 +55,7 @@ impl SandboxSpec {
     /// `args` as root in `/` of `rootfs`, with nothing else.
     pub fn new(rootfs: Rootfs, args: Vec<String>) -> Self {
         Self {
+            input: Input::Null,
             args,
             env: Vec::new(),
             cwd: "/".into(),
@@ -71,6 +74,25 @@ impl SandboxSpec {
             grace: Self::GRACE,
         }
     }
+}
+
+/// Where standard input comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Input {
+    /// The end of a file.
+    Null,
+    /// Index of the reading end of a pipe (see [`super::Runner::launch`]).
+    Pipe(usize),
+    /// A terminal of the step's own is all three streams. The other side of it is sent to the
+    /// socket of this index.
+    Terminal {
+        /// Index of the socket.
+        socket: usize,
+        /// Its height, lines.
+        rows: u16,
+        /// Its width, columns.
+        columns: u16,
+    },
 }
 
 /// The directories of a root file system.

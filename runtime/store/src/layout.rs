@@ -13,6 +13,7 @@
 //! tmp/                        blobs in progress (locked by their writer), and rubbish
 //! locks/{gc,keys/,leases/}    OFD locks: they die with their process
 //! cache-mounts/<id>/, logs/
+//! containers/<id>/            not the store's own but for `holds`, which gc reads as a lease's file
 //! builds/                     one small record per build, the newest ones
 //! file-lists/                 which files content digests were made of; to explain misses
 //! fixed/<name>/               trees that never change, made when first asked for

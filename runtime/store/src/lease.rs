@@ -217,10 +217,29 @@ impl Store {
         Ok(Lease(inner))
     }
 
-    /// Holds of all live leases of all processes. Needs the exclusive gc lock.
+    /// What the containers of this store hold: files in the form of a lease's that nobody locks.
+    fn container_holds(&self) -> Result<Vec<Holds>> {
+        let dir = self.layout().root().join("containers");
+        let all = match entries(&dir) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            r => r.map_err(|e| self.layout().err("read", &dir, e))?,
+        };
+        let mut out = Vec::new();
+        for path in all.into_iter().map(|c| c.join("holds")) {
+            match fs::read_to_string(&path) {
+                Ok(text) => out.push(parse_holds(&text)),
+                // One in the making, whose maker has a lease.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(self.layout().err("read", &path, e)),
+            }
+        }
+        Ok(out)
+    }
+
+    /// Holds of all live leases of all processes, and of containers. Needs the exclusive gc lock.
     pub(crate) fn all_holds(&self) -> Result<Vec<Holds>> {
         let dir = self.layout().leases();
-        let mut out = Vec::new();
+        let mut out = self.container_holds()?;
         for path in entries(&dir).map_err(|e| self.layout().err("read", &dir, e))? {
             let file = match crate::layout::open_nofollow(&path) {
                 Ok(f) => f,

@@ -16,6 +16,7 @@ pub mod ns;
 pub mod probe;
 pub mod seccomp;
 pub mod spawn;
+pub mod terminal;
 pub mod tree;
 pub mod userns;
 pub mod wait;

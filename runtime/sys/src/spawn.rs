@@ -265,6 +265,34 @@ impl PidFd {
         self.signal(Signal::TERM)
     }
 
+    /// Sends it a signal by number; one that has ended already is no error.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a number that is none of the usual signals, or the error of
+    /// `pidfd_send_signal(2)`.
+    pub fn send(&self, signal: i32) -> io::Result<()> {
+        let signal = Signal::from_named_raw(signal)
+            .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        self.signal(signal)
+    }
+
+    /// A process by its number, for as long as this is kept.
+    ///
+    /// # Errors
+    /// The error of `pidfd_open(2)`: `ESRCH` when there is none.
+    pub fn open(pid: i32) -> io::Result<Self> {
+        let pid = Pid::from_raw(pid).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        Ok(Self(rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?))
+    }
+
+    /// Its number in `/proc`; `None` when it has been waited for.
+    pub fn number(&self) -> Option<i32> {
+        let info = format!("/proc/self/fdinfo/{}", self.0.as_raw_fd());
+        let info = std::fs::read_to_string(info).ok()?;
+        let number = info.lines().find_map(|l| l.strip_prefix("Pid:"))?.trim().parse().ok()?;
+        (number > 0).then_some(number)
+    }
+
     fn signal(&self, signal: Signal) -> io::Result<()> {
         match rustix::process::pidfd_send_signal(&self.0, signal) {
             Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),

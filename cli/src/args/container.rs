@@ -1,0 +1,126 @@
+//! Commands on containers.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args};
+
+use super::RegistryArgs;
+
+/// `run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Print help
+    #[arg(long, action = ArgAction::Help)]
+    pub help: Option<bool>,
+    /// Keep standard input open
+    #[arg(short, long)]
+    pub interactive: bool,
+    /// Give it a terminal
+    #[arg(short, long)]
+    pub tty: bool,
+    /// Run in the background (not supported yet)
+    #[arg(short, long, hide = true)]
+    pub detach: bool,
+    /// Run a small process 1 (not supported yet)
+    #[arg(long, hide = true)]
+    pub init: bool,
+    /// Publish a port (not supported yet)
+    #[arg(short, long, value_name = "PORT", hide = true)]
+    pub publish: Vec<String>,
+    /// Publish all ports (not supported yet)
+    #[arg(short = 'P', long, hide = true)]
+    pub publish_all: bool,
+    /// Remove it when it ends
+    #[arg(long)]
+    pub rm: bool,
+    /// Its name
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Set a variable; without a value it is the caller's
+    #[arg(short, long, value_name = "KEY[=VALUE]")]
+    pub env: Vec<String>,
+    /// Read variables from a file
+    #[arg(long, value_name = "FILE")]
+    pub env_file: Vec<PathBuf>,
+    /// Show a folder or file of the host in it
+    #[arg(short, long, value_name = "HOST:PATH[:ro]")]
+    pub volume: Vec<String>,
+    /// Working folder
+    #[arg(short, long, value_name = "PATH")]
+    pub workdir: Option<String>,
+    /// User
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    pub user: Option<String>,
+    /// Program to run instead of the image's
+    #[arg(long, value_name = "PROGRAM")]
+    pub entrypoint: Option<String>,
+    /// default, host, none
+    #[arg(long, visible_alias = "net", value_name = "NETWORK")]
+    pub network: Option<String>,
+    /// Host name
+    #[arg(short = 'h', long, value_name = "NAME")]
+    pub hostname: Option<String>,
+    /// Registries.
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+    /// Image, program, and arguments
+    #[arg(value_name = "IMAGE [COMMAND...]", required = true, trailing_var_arg = true)]
+    pub words: Vec<OsString>,
+}
+
+/// `ps`.
+#[derive(Debug, Args)]
+pub struct PsArgs {
+    /// Also those that do not run
+    #[arg(short, long)]
+    pub all: bool,
+    /// Ids only
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Nothing is cut
+    #[arg(long)]
+    pub no_trunc: bool,
+    /// table, json, or a template
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
+}
+
+/// `rm`.
+#[derive(Debug, Args)]
+pub struct RmArgs {
+    /// Containers
+    #[arg(value_name = "CONTAINER", required = true)]
+    pub containers: Vec<String>,
+    /// Kill those that run
+    #[arg(short, long)]
+    pub force: bool,
+}
+
+/// `diff`.
+#[derive(Debug, Args)]
+pub struct DiffArgs {
+    /// Container
+    #[arg(value_name = "CONTAINER")]
+    pub container: String,
+}
+
+/// `commit`.
+#[derive(Debug, Args)]
+pub struct CommitArgs {
+    /// Container
+    #[arg(value_name = "CONTAINER")]
+    pub container: String,
+    /// Name of the image
+    #[arg(value_name = "REPOSITORY[:TAG]")]
+    pub name: Option<String>,
+    /// Author in the history
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub author: Option<String>,
+    /// Comment in the history
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub message: Option<String>,
+    /// Instruction to apply: CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, ...
+    #[arg(short, long, value_name = "INSTRUCTION", allow_hyphen_values = true)]
+    pub change: Vec<String>,
+}

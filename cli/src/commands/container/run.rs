@@ -1,0 +1,194 @@
+//! `rgraph run`: a new container, in the foreground.
+
+use std::os::fd::AsFd as _;
+
+use rgraph_ir::image_config::ContainerConfig;
+use rgraph_runtime::container::{
+    ContainerError, Containers, Held, New, Settings, Start, Started, State, log, start,
+};
+use rgraph_runtime::fetch::image::{ImageFetcher, PullPolicy};
+use rgraph_runtime::images::{self, World};
+use rgraph_runtime::sandbox::Outcome;
+use rgraph_solver::CancelToken;
+use rgraph_store::ImageRow;
+use rgraph_sys::spawn::PidFd;
+use rgraph_sys::terminal;
+
+use super::attach::{Forward, Raw, Screen, feed};
+use super::{Context, container_error};
+use crate::args::RunArgs;
+use crate::commands::inspect::native;
+use crate::commands::{images_error, note, note_error, tag};
+use crate::options::{RunOptions, host_platform};
+use crate::report::{CliError, ErrorKind};
+use crate::session::{self, store_error};
+
+/// What `PATH` is when the image says nothing.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Runs the command. Its end is the program's.
+pub fn run(cx: &Context, args: RunArgs) -> Result<(), CliError> {
+    let cwd = std::env::current_dir()
+        .map_err(|e| CliError::failed("the working folder is gone").because(e))?;
+    let opts = RunOptions::new(args, &cx.env, &cwd)?;
+    if opts.tty && opts.interactive && !cx.terminals.stdin {
+        return Err(CliError::failed("the input device is not a TTY")
+            .help("leave `-t` out when standard input is a pipe or a file"));
+    }
+    let forward = Forward::watch(&cx.cancel);
+    let host = cx.host()?;
+    let store = session::open_store(cx.root())?;
+    let config = session::config(&cx.dirs)?;
+    let registries = session::registries(&cx.env, &config, &opts.insecure_registries);
+    let fetcher = ImageFetcher::new(&store, Some(&registries), PullPolicy::Missing, &cx.cancel);
+    let platform = host_platform();
+    let cancel = &cx.cancel;
+    let world = World { store: &store, host, images: &fetcher, platform, cancel };
+    let lease = store.lease().map_err(|e| store_error(&e))?;
+    let image = image(&world, &opts)?;
+    let settings = images::config(&store, &image).map_err(|e| images_error(&e))?.into_ir().config;
+    let settings = resolve(&opts, settings)?;
+    let containers = Containers::new(&store);
+    let failed = |e: ContainerError| container_error(&e);
+    let image_name = opts.image.text.clone();
+    let new = New { name: opts.name.clone(), image: image_name, settings, remove: opts.rm };
+    let mut held = containers.create(new, &image).map_err(failed)?;
+    let begin = Start {
+        store: &store,
+        host,
+        lease: &lease,
+        provider: &fetcher,
+        network_fallback: config.network_fallback(),
+        size: terminal::size(std::io::stdin()).unwrap_or((24, 80)),
+        warn: &|text| note(&format!("warning: {text}")),
+    };
+    let ended = start(&begin, &containers, &mut held)
+        .map_err(failed)
+        .and_then(|started| follow(cx, &opts, &containers, &held, started, &forward));
+    let code = match &ended {
+        Ok(outcome) => outcome.code().unwrap_or(125),
+        Err(_) => 125,
+    };
+    let at = jiff::Timestamp::now().as_second();
+    containers.note(&mut held, State::Exited { code, at }).map_err(failed)?;
+    if opts.rm {
+        containers.remove(held).map_err(failed)?;
+    }
+    match ended? {
+        Outcome::Exited(0) => Ok(()),
+        Outcome::NotStarted(e) => {
+            let kind = ErrorKind::Process(u8::try_from(code).unwrap_or(125));
+            Err(CliError { kind, ..CliError::failed(e.to_string()) })
+        }
+        Outcome::Exited(_) | Outcome::Signalled(_) => {
+            Err(CliError::reported(ErrorKind::Process(u8::try_from(code).unwrap_or(125))))
+        }
+    }
+}
+
+/// Passes streams and signals on until the container ends.
+fn follow(
+    cx: &Context,
+    opts: &RunOptions,
+    containers: &Containers<'_>,
+    held: &Held,
+    started: Started,
+    forward: &Forward,
+) -> Result<Outcome, CliError> {
+    let folder = containers.folder(&held.record);
+    let broken = |e: std::io::Error| CliError::failed("cannot follow the container").because(e);
+    let mut screen = Screen::new(log::Writer::open(&folder).map_err(broken)?);
+    let Started { running, terminal, input, .. } = &started;
+    let process = running.pidfd().as_fd().try_clone_to_owned().map_err(broken)?;
+    let near = terminal.as_ref().map(|t| t.try_clone()).transpose().map_err(broken)?;
+    forward.to(PidFd::from_fd(process), near);
+    // From here on nothing of ours stops it but a signal that it gets.
+    let never = CancelToken::new();
+    if cx.cancel.is_cancelled() {
+        never.cancel();
+    }
+    let _raw = (opts.tty && opts.interactive).then(Raw::enter);
+    if opts.interactive
+        && let Some(to) = terminal.as_ref().or(input.as_ref())
+    {
+        feed(to.try_clone().map_err(broken)?);
+    }
+    let Started { running, terminal, input, runner: _runner } = started;
+    drop(input);
+    let wait = |screen: &mut Screen| {
+        running.wait(&never, None, &mut |stream, bytes| screen.show(stream, bytes))
+    };
+    let finished = match terminal {
+        None => wait(&mut screen),
+        Some(near) => {
+            // The terminal is silent only when all its programs are gone.
+            screen.follow(&near);
+            wait(&mut screen)
+        }
+    };
+    let finished = finished.map_err(|e| container_error(&e.into()))?;
+    if let Some(e) = screen.broken() {
+        note_error(&CliError::failed(format!("the log is not whole: {e}")));
+    }
+    Ok(finished.outcome)
+}
+
+/// The image, which is fetched when the store lacks it.
+fn image(world: &World<'_>, opts: &RunOptions) -> Result<ImageRow, CliError> {
+    let failed = |e: images::ImagesError| images_error(&e);
+    let top = match (tag::find(world.store, &opts.image), &opts.image.reference) {
+        (Err(e), Some(name)) if e.message.starts_with(tag::NO_SUCH_IMAGE) => {
+            note(&format!("Unable to find image '{}' locally", name.familiar()));
+            images::pull(world, name, &world.platform, &|_, _| {}).map_err(failed)?;
+            tag::find(world.store, &opts.image)?
+        }
+        (found, _) => found?,
+    };
+    let rows = images::rows(world.store, top).map_err(failed)?;
+    Ok(native(&rows).clone())
+}
+
+/// What runs: the image's settings with the caller's.
+fn resolve(opts: &RunOptions, mut image: ContainerConfig) -> Result<Settings, CliError> {
+    let own = |words: &[String]| (!words.is_empty()).then(|| words.to_vec());
+    let (entrypoint, words) = match opts.entrypoint.as_deref() {
+        // Arguments of the image's are for its own program.
+        Some(program) => {
+            let program = (!program.is_empty()).then(|| vec![program.to_owned()]);
+            (program.unwrap_or_default(), opts.words.clone())
+        }
+        None => {
+            let words = own(&opts.words).or(image.cmd.take()).unwrap_or_default();
+            (image.entrypoint.take().unwrap_or_default(), words)
+        }
+    };
+    let args: Vec<String> = entrypoint.into_iter().chain(words).collect();
+    if args.is_empty() {
+        return Err(CliError::failed("no command specified")
+            .help("the image names no program: give one after its name"));
+    }
+    let mut defaults = vec![("PATH", PATH)];
+    if opts.tty {
+        defaults.push(("TERM", "xterm"));
+    }
+    for (key, value) in defaults {
+        if !image.env.iter().any(|(k, _)| k == key) {
+            image.env_set(key, value);
+        }
+    }
+    for (key, value) in &opts.env {
+        image.env_set(key, value);
+    }
+    let cwd = opts.workdir.clone().unwrap_or(image.working_dir);
+    Ok(Settings {
+        args,
+        env: image.env.iter().map(|(k, v)| format!("{k}={v}")).collect(),
+        cwd: if cwd.is_empty() { "/".to_owned() } else { cwd },
+        user: opts.user.clone().unwrap_or(image.user),
+        hostname: opts.hostname.clone(),
+        network: opts.network,
+        binds: opts.binds.clone(),
+        terminal: opts.tty,
+        open_input: opts.interactive,
+    })
+}

@@ -1,0 +1,252 @@
+//! The options of commands on containers.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use rgraph_ir::Reference;
+use rgraph_ir::op::NetworkMode;
+use rgraph_runtime::container::{Bind, NetworkChoice};
+
+use super::error::OptionsError;
+use super::image::{ImageName, new_name};
+use super::{Layout, insecure_registries, network};
+use crate::args::{CommitArgs, Environment, PsArgs, RunArgs};
+
+/// `run`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunOptions {
+    /// The image.
+    pub image: ImageName,
+    /// Program and arguments, or arguments of the image's.
+    pub words: Vec<String>,
+    /// Standard input stays open.
+    pub interactive: bool,
+    /// A terminal.
+    pub tty: bool,
+    /// It goes when it ends.
+    pub rm: bool,
+    /// `None`: one is found.
+    pub name: Option<String>,
+    /// Beyond the image's, in order.
+    pub env: Vec<(String, String)>,
+    /// Folders and files of the host.
+    pub binds: Vec<Bind>,
+    /// `None`: the image's.
+    pub workdir: Option<String>,
+    /// `None`: the image's.
+    pub user: Option<String>,
+    /// `None`: the image's; empty: none.
+    pub entrypoint: Option<String>,
+    /// Network.
+    pub network: NetworkChoice,
+    /// Empty: the beginning of the id.
+    pub hostname: String,
+    /// Registries over plain HTTP or with an unknown certificate.
+    pub insecure_registries: Vec<String>,
+}
+
+impl RunOptions {
+    /// The one conversion. Files of variables are read here.
+    pub fn new(raw: RunArgs, env: &Environment, cwd: &Path) -> Result<Self, OptionsError> {
+        let not_yet = [
+            (raw.detach, "`run --detach`"),
+            (raw.init, "`run --init`"),
+            (!raw.publish.is_empty(), "`run --publish`"),
+            (raw.publish_all, "`run --publish-all`"),
+        ];
+        if let Some((_, what)) = not_yet.iter().find(|(given, _)| *given) {
+            return Err(OptionsError::Unsupported((*what).to_owned()));
+        }
+        let mut words = raw.words.into_iter().map(text).collect::<Result<Vec<_>, _>>()?;
+        let image = ImageName::parse(&words.remove(0))?;
+        let mut vars = Vec::new();
+        for path in &raw.env_file {
+            let failed = |source| OptionsError::Read {
+                flag: "--env-file".to_owned(),
+                path: path.clone(),
+                source,
+            };
+            let lines = std::fs::read_to_string(cwd.join(path)).map_err(failed)?;
+            let lines = lines.lines().map(str::trim_start);
+            for line in lines.filter(|l| !l.is_empty() && !l.starts_with('#')) {
+                vars.extend(variable(line, "--env-file", env)?);
+            }
+        }
+        for line in &raw.env {
+            vars.extend(variable(line, "--env", env)?);
+        }
+        if let Some(name) = &raw.name
+            && !is_name(name)
+        {
+            let why = "only [a-zA-Z0-9][a-zA-Z0-9_.-]+ is allowed: two characters at least";
+            return Err(OptionsError::value("--name", name, why));
+        }
+        Ok(Self {
+            image,
+            words,
+            interactive: raw.interactive,
+            tty: raw.tty,
+            rm: raw.rm,
+            name: raw.name,
+            env: vars,
+            binds: raw.volume.iter().map(|v| bind(v)).collect::<Result<_, _>>()?,
+            workdir: raw.workdir,
+            user: raw.user,
+            entrypoint: raw.entrypoint,
+            network: match network(raw.network.as_deref().unwrap_or_default())? {
+                NetworkMode::Default => NetworkChoice::Default,
+                NetworkMode::Host => NetworkChoice::Host,
+                NetworkMode::None => NetworkChoice::None,
+            },
+            hostname: raw.hostname.unwrap_or_default(),
+            insecure_registries: insecure_registries(&raw.registry.insecure_registry, env)?,
+        })
+    }
+}
+
+fn text(word: OsString) -> Result<String, OptionsError> {
+    word.into_string()
+        .map_err(|w| OptionsError::value("COMMAND", &w.to_string_lossy(), "it is not UTF-8"))
+}
+
+fn is_name(name: &str) -> bool {
+    let first = name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
+    let rest = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
+    first && name.len() > 1 && name.bytes().all(rest)
+}
+
+/// A variable; one without a value is the caller's, or none.
+fn variable(
+    line: &str,
+    flag: &'static str,
+    env: &Environment,
+) -> Result<Option<(String, String)>, OptionsError> {
+    let (key, value) = match line.split_once('=') {
+        Some((key, value)) => (key, Some(value.to_owned())),
+        None => (line, env.var(line).and_then(|v| v.to_str()).map(str::to_owned)),
+    };
+    if key.is_empty() {
+        return Err(OptionsError::value(flag, line, "the name of the variable is missing"));
+    }
+    Ok(value.map(|v| (key.to_owned(), v)))
+}
+
+fn bind(line: &str) -> Result<Bind, OptionsError> {
+    let wrong = |why: &str| OptionsError::value("--volume", line, why);
+    let mut parts = line.split(':');
+    let (source, dest, mode) = (parts.next().unwrap_or_default(), parts.next(), parts.next());
+    let Some(dest) = dest else {
+        return Err(OptionsError::Unsupported(
+            "`run --volume` without a folder of the host".into(),
+        ));
+    };
+    if !source.starts_with('/') {
+        return Err(OptionsError::Unsupported("`run --volume` with the name of a volume".into()));
+    }
+    if !dest.starts_with('/') || dest == "/" {
+        return Err(wrong("the path in the container must be absolute, and not `/`"));
+    }
+    let readonly = match (mode, parts.next()) {
+        (None | Some("rw"), None) => false,
+        (Some("ro"), None) => true,
+        _ => return Err(wrong("the mode must be `ro` or `rw`")),
+    };
+    Ok(Bind { source: PathBuf::from(source), dest: dest.to_owned(), readonly })
+}
+
+/// `ps`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PsOptions {
+    /// Also those that do not run.
+    pub all: bool,
+    /// Ids only.
+    pub quiet: bool,
+    /// Nothing is cut.
+    pub no_trunc: bool,
+    /// How it is written.
+    pub format: Layout,
+}
+
+impl PsOptions {
+    /// The one conversion.
+    pub fn new(raw: PsArgs) -> Result<Self, OptionsError> {
+        let PsArgs { all, quiet, no_trunc, format } = raw;
+        Ok(Self { all, quiet, no_trunc, format: Layout::parse(format.as_deref())? })
+    }
+}
+
+/// `commit`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommitOptions {
+    /// The container.
+    pub container: String,
+    /// Name of the image.
+    pub name: Option<Reference>,
+    /// In the history.
+    pub author: Option<String>,
+    /// In the history.
+    pub message: String,
+    /// Dockerfile instructions, as typed.
+    pub changes: Vec<String>,
+}
+
+impl CommitOptions {
+    /// The one conversion.
+    pub fn new(raw: CommitArgs) -> Result<Self, OptionsError> {
+        Ok(Self {
+            container: raw.container,
+            name: raw.name.map(|n| new_name("REPOSITORY", &n)).transpose()?,
+            author: raw.author,
+            message: raw.message.unwrap_or_default(),
+            changes: raw.change,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{Command, parse};
+
+    fn options(words: &[&str]) -> Result<RunOptions, OptionsError> {
+        let line = ["rgraph", "run"].iter().chain(words).map(Into::into);
+        match parse(line).unwrap_or_else(|e| panic!("{words:?}: {e}")).command {
+            Command::Run(a) => RunOptions::new(*a, &Environment::default(), Path::new("/")),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn flags_end_at_the_image() {
+        let o = options(&["-it", "--rm", "-e", "A=1", "box", "ls", "-t", "--rm=x"]).unwrap();
+        assert!(o.interactive && o.tty && o.rm);
+        assert_eq!(o.words, ["ls", "-t", "--rm=x"]);
+        assert_eq!(o.env, [("A".to_owned(), "1".to_owned())]);
+        let o = options(&["-v=/a:/b:ro", "-h", "me", "box"]).unwrap();
+        let bind = Bind { source: "/a".into(), dest: "/b".into(), readonly: true };
+        assert_eq!((o.binds, o.hostname.as_str()), (vec![bind], "me"));
+    }
+
+    #[test]
+    fn what_is_refused() {
+        for (words, part) in [
+            (&["-d", "box"][..], "`run --detach` is not supported yet"),
+            (&["-p", "80:80", "box"], "`run --publish` is not supported yet"),
+            (&["--name", "-x", "box"], "only [a-zA-Z0-9]"),
+            (&["-v", "data:/data", "box"], "the name of a volume is not supported yet"),
+            (&["-v", "/a:b", "box"], "must be absolute"),
+            (&["-v", "/a:/b:rx", "box"], "must be `ro` or `rw`"),
+            (&["--network", "bridge0", "box"], "unknown network"),
+            (&["-e", "=1", "box"], "name of the variable"),
+        ] {
+            let words: Vec<&str> = match words {
+                ["--name", v, rest] => {
+                    vec![Box::leak(format!("--name={v}").into_boxed_str()), rest]
+                }
+                words => words.to_vec(),
+            };
+            let e = options(&words).unwrap_err().to_string();
+            assert!(e.contains(part), "{words:?}: {e}");
+        }
+    }
+}

@@ -1,0 +1,479 @@
+//! Containers: a folder each, below `containers/` in the state root.
+//!
+//! ```text
+//! containers/<id>/record.json  what it is and how it ended; replaced by rename
+//! containers/<id>/holds        what gc keeps for it (the form of a lease's file)
+//! containers/<id>/fs, work     overlay's upper directory on the image's layers
+//! containers/<id>/log, log.1   what it printed
+//! ```
+//! A container runs while somebody holds its lock in the store. Locks die with their process, so a
+//! record that says "running" without one is of a container that was killed with its keeper: no
+//! process id has to be believed.
+
+mod commit;
+mod diff;
+pub mod log;
+mod names;
+mod start;
+
+use std::fs;
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use rgraph_ir::{ConfigDigest, ManifestDigest, SnapshotId};
+use rgraph_store::{ImageRow, KeyLock, Store, StoreError};
+use serde::{Deserialize, Serialize};
+
+pub use commit::{Commit, commit};
+pub use diff::{Change, changes};
+pub use start::{Start, Started, start};
+
+/// Why a container could not be made, found or run.
+#[derive(Debug, thiserror::Error)]
+pub enum ContainerError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The image.
+    #[error(transparent)]
+    Image(#[from] crate::images::ImagesError),
+    /// The layers of the image.
+    #[error(transparent)]
+    Snapshot(#[from] crate::snapshot::SnapshotError),
+    /// The sandbox.
+    #[error(transparent)]
+    Sandbox(#[from] crate::sandbox::SandboxError),
+    /// Its network.
+    #[error(transparent)]
+    Network(#[from] crate::ops::network::NetworkError),
+    /// The new image.
+    #[error(transparent)]
+    Export(#[from] crate::export::ExportError),
+    /// A layer could not be written or read.
+    #[error("cannot copy the changes of the container")]
+    Layer(#[source] rgraph_image::layer::LayerError),
+    /// A file of the container.
+    #[error("cannot {what} `{}`", path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Nothing is called so.
+    #[error("no such container: {0}")]
+    NotFound(String),
+    /// Several ids begin so.
+    #[error("container id `{0}` is ambiguous: give more digits of it")]
+    Ambiguous(String),
+    /// The name is another container's.
+    #[error(
+        "conflict: the container name \"/{name}\" is already in use by container \"{id}\": remove \
+         or rename that container, or choose another name"
+    )]
+    NameInUse {
+        /// The name.
+        name: String,
+        /// Whose it is.
+        id: String,
+    },
+    /// It must not run for that.
+    #[error("container {0} is running: stop it first, or add `--force` (`-f`)")]
+    Running(String),
+}
+
+pub(crate) fn at<'a>(
+    what: &'static str,
+    path: &'a Path,
+) -> impl FnOnce(io::Error) -> ContainerError + 'a {
+    move |source| ContainerError::Io { what, path: path.to_owned(), source }
+}
+
+/// What runs in a container, as it was asked for and as its image says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// Program and arguments.
+    pub args: Vec<String>,
+    /// The environment, `KEY=VALUE`.
+    pub env: Vec<String>,
+    /// Working folder.
+    pub cwd: String,
+    /// As [`crate::sandbox::SandboxSpec::user`].
+    pub user: String,
+    /// Host name; empty: the beginning of the id, or the host's with its network.
+    pub hostname: String,
+    /// Network.
+    pub network: NetworkChoice,
+    /// Folders and files of the host.
+    pub binds: Vec<Bind>,
+    /// A terminal is its three streams.
+    pub terminal: bool,
+    /// Its standard input is not closed at once.
+    pub open_input: bool,
+}
+
+/// Which network a container has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NetworkChoice {
+    /// Its own, with a way out.
+    Default,
+    /// The host's.
+    Host,
+    /// Its own, with loopback only.
+    None,
+}
+
+/// A folder or file of the host in a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bind {
+    /// Absolute path on the host.
+    pub source: PathBuf,
+    /// Absolute path in the container.
+    pub dest: String,
+    /// No writes.
+    pub readonly: bool,
+}
+
+/// The image a container was made of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// As it was asked for.
+    pub name: String,
+    /// Its id, hex.
+    pub config: String,
+    /// Its manifest, hex.
+    pub manifest: String,
+    /// Its root file system; `None`: it has no files.
+    pub snapshot: Option<u64>,
+}
+
+/// How far a container has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum State {
+    /// Never started.
+    Created,
+    /// It has a process.
+    Running {
+        /// The number of its first process.
+        pid: i32,
+        /// Seconds since 1970.
+        since: i64,
+    },
+    /// It has ended.
+    Exited {
+        /// Exit code; 137 when it was killed together with its keeper.
+        code: i32,
+        /// Seconds since 1970.
+        at: i64,
+    },
+}
+
+/// All that is known of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// 64 hex digits.
+    pub id: String,
+    /// Its name, without a slash.
+    pub name: String,
+    /// Seconds since 1970.
+    pub created: i64,
+    /// Its image.
+    pub image: Origin,
+    /// What runs in it.
+    pub settings: Settings,
+    /// How far it has come.
+    pub state: State,
+    /// It goes when it ends.
+    pub remove: bool,
+}
+
+impl Record {
+    /// The first twelve digits of its id.
+    pub fn short(&self) -> &str {
+        self.id.get(..12).unwrap_or(&self.id)
+    }
+
+    /// The root file system of its image.
+    pub fn base(&self) -> Option<SnapshotId> {
+        self.image.snapshot.map(SnapshotId)
+    }
+}
+
+/// What a new container is to be.
+#[derive(Debug, Clone)]
+pub struct New {
+    /// Its name; `None`: one is found.
+    pub name: Option<String>,
+    /// How the image was asked for.
+    pub image: String,
+    /// What runs in it.
+    pub settings: Settings,
+    /// It goes when it ends.
+    pub remove: bool,
+}
+
+/// The containers of a store.
+pub struct Containers<'a> {
+    store: &'a Store,
+    dir: PathBuf,
+}
+
+/// A container that nobody else starts or removes meanwhile.
+pub struct Held {
+    /// Its record.
+    pub record: Record,
+    lock: KeyLock,
+}
+
+impl<'a> Containers<'a> {
+    /// A view of them.
+    pub fn new(store: &'a Store) -> Self {
+        Self { store, dir: store.layout().root().join("containers") }
+    }
+
+    /// The folder of a container.
+    pub fn folder(&self, record: &Record) -> PathBuf {
+        self.dir.join(&record.id)
+    }
+
+    /// All containers, newest first.
+    ///
+    /// # Errors
+    /// The folder cannot be read. A folder without a record is one in the making, and left out.
+    pub fn list(&self) -> Result<Vec<Record>, ContainerError> {
+        let entries = match fs::read_dir(&self.dir) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            r => r.map_err(at("read", &self.dir))?,
+        };
+        let mut out = Vec::new();
+        for entry in entries {
+            let dir = entry.map_err(at("read", &self.dir))?.path();
+            out.extend(self.read(&dir)?);
+        }
+        out.sort_by(|a, b| b.created.cmp(&a.created).then_with(|| a.id.cmp(&b.id)));
+        Ok(out)
+    }
+
+    /// The record of a folder, with the truth about whether it runs.
+    fn read(&self, dir: &Path) -> Result<Option<Record>, ContainerError> {
+        let path = dir.join("record.json");
+        let text = match fs::read(&path) {
+            Err(e)
+                if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
+            {
+                return Ok(None);
+            }
+            r => r.map_err(at("read", &path))?,
+        };
+        let damaged = |e: serde_json::Error| at("understand", &path)(e.into());
+        let mut record: Record = serde_json::from_slice(&text).map_err(damaged)?;
+        if let State::Running { .. } = record.state
+            && self.store.try_key_lock(&lock_name(&record.id))?.is_some()
+        {
+            // It may have ended between the two looks: the record then says how.
+            let again: Record = match fs::read(&path) {
+                Ok(text) => serde_json::from_slice(&text).map_err(damaged)?,
+                Err(_) => return Ok(None),
+            };
+            record = again;
+            if let State::Running { .. } = record.state {
+                let at = modified(&path);
+                record.state = State::Exited { code: 137, at };
+            }
+        }
+        Ok(Some(record))
+    }
+
+    /// A container by name, id, or the beginning of an id.
+    ///
+    /// # Errors
+    /// [`ContainerError::NotFound`], [`ContainerError::Ambiguous`].
+    pub fn find(&self, word: &str) -> Result<Record, ContainerError> {
+        let name = word.strip_prefix('/').unwrap_or(word);
+        let all = self.list()?;
+        if let Some(r) = all.iter().find(|r| r.name == name || r.id == word) {
+            return Ok(r.clone());
+        }
+        let mut by_id = all.into_iter().filter(|r| !word.is_empty() && r.id.starts_with(word));
+        match (by_id.next(), by_id.next()) {
+            (Some(one), None) => Ok(one),
+            (None, _) => Err(ContainerError::NotFound(word.to_owned())),
+            _ => Err(ContainerError::Ambiguous(word.to_owned())),
+        }
+    }
+
+    /// Makes one of an image; nothing runs yet. A lease of this store must be held.
+    ///
+    /// # Errors
+    /// [`ContainerError::NameInUse`], or that the folder cannot be made.
+    pub fn create(&self, new: New, image: &ImageRow) -> Result<Held, ContainerError> {
+        let random = random().map_err(at("read", Path::new("/dev/urandom")))?;
+        let id: String = random.iter().map(|b| format!("{b:02x}")).collect();
+        let lock = self.store.key_lock(&lock_name(&id), &mut |_| true)?;
+        let _one = self.store.key_lock("container-names", &mut |_| true)?;
+        let all = self.list()?;
+        let taken = |name: &str| all.iter().find(|r| r.name == name);
+        let name = match new.name {
+            Some(name) => match taken(&name) {
+                Some(r) => return Err(ContainerError::NameInUse { name, id: r.id.clone() }),
+                None => name,
+            },
+            None => names::free(&random, |n| taken(n).is_some()),
+        };
+        let record = Record {
+            id,
+            name,
+            created: now(),
+            image: Origin {
+                name: new.image,
+                config: image.config.hex(),
+                manifest: image.manifest.hex(),
+                snapshot: image.snapshot.map(|s| s.0),
+            },
+            settings: new.settings,
+            state: State::Created,
+            remove: new.remove,
+        };
+        let dir = self.folder(&record);
+        for part in ["fs", "work"] {
+            let dir = dir.join(part);
+            fs::create_dir_all(&dir).map_err(at("create", &dir))?;
+        }
+        let held = holds(image);
+        let path = dir.join("holds");
+        fs::write(&path, held).map_err(at("write", &path))?;
+        self.write(&record)?;
+        Ok(Held { record, lock })
+    }
+
+    /// Replaces the record on disk.
+    fn write(&self, record: &Record) -> Result<(), ContainerError> {
+        let path = self.folder(record).join("record.json");
+        let tmp = path.with_extension("new");
+        let write = || -> io::Result<()> {
+            let mut f = fs::File::create(&tmp)?;
+            f.write_all(&serde_json::to_vec(record)?)?;
+            fs::rename(&tmp, &path)
+        };
+        write().map_err(at("write", &path))
+    }
+
+    /// Notes how far it has come.
+    ///
+    /// # Errors
+    /// The record cannot be written.
+    pub fn note(&self, held: &mut Held, state: State) -> Result<(), ContainerError> {
+        held.record.state = state;
+        self.write(&held.record)
+    }
+
+    /// Removes it; what lies in it goes with it.
+    ///
+    /// # Errors
+    /// Something in it cannot be removed.
+    pub fn remove(&self, held: Held) -> Result<(), ContainerError> {
+        let dir = self.folder(&held.record);
+        // Without a record it is nobody's any more, whatever happens next.
+        let record = dir.join("record.json");
+        match fs::remove_file(&record) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(at("remove", &record)(e)),
+            _ => {}
+        }
+        let removed = remove_tree(&dir);
+        drop(held.lock);
+        removed.map_err(at("remove", &dir))
+    }
+
+    /// Takes a container that does not run.
+    ///
+    /// # Errors
+    /// [`ContainerError::Running`].
+    pub fn hold(&self, record: Record) -> Result<Held, ContainerError> {
+        match self.store.try_key_lock(&lock_name(&record.id))? {
+            Some(lock) => Ok(Held { record, lock }),
+            None => Err(ContainerError::Running(record.short().to_owned())),
+        }
+    }
+
+    /// As [`Self::hold`]; one that runs is killed first. Removed by its keeper meanwhile: `None`.
+    ///
+    /// # Errors
+    /// The signal cannot be sent, or the store's lock not be taken.
+    pub fn seize(&self, record: Record) -> Result<Option<Held>, ContainerError> {
+        if let State::Running { pid, .. } = record.state {
+            let path = self.folder(&record);
+            match rgraph_sys::spawn::PidFd::open(pid) {
+                // Only while its keeper holds the lock is the number still this container's: the
+                // keeper waits for the process, and notes its end before it lets go.
+                Ok(process) if self.store.try_key_lock(&lock_name(&record.id))?.is_none() => {
+                    process.kill().map_err(at("kill the process of", &path))?;
+                }
+                _ => {}
+            }
+        }
+        let lock = self.store.key_lock(&lock_name(&record.id), &mut |_| true)?;
+        let there = self.read(&self.folder(&record))?;
+        Ok(there.map(|record| Held { record, lock }))
+    }
+
+    /// Containers of any of these images.
+    ///
+    /// # Errors
+    /// As [`Self::list`].
+    pub fn using(&self, images: &[ManifestDigest]) -> Result<Vec<Record>, ContainerError> {
+        let mut all = self.list()?;
+        all.retain(|r| images.iter().any(|m| m.hex() == r.image.manifest));
+        Ok(all)
+    }
+
+    /// The image of a container, as the store has it.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn image(&self, record: &Record) -> Result<ImageRow, ContainerError> {
+        let gone = || ContainerError::NotFound(format!("image {}", record.image.config));
+        let manifest = ManifestDigest::from_hex(&record.image.manifest).map_err(|_| gone())?;
+        self.store.image_record(&manifest)?.ok_or_else(gone)
+    }
+}
+
+/// What gc keeps for a container: nothing that is newer, its image, its file system.
+fn holds(image: &ImageRow) -> String {
+    let config: ConfigDigest = image.config;
+    let mut text = format!("{max} {max}\n", max = i64::MAX);
+    text.push_str(&format!("B{}\nB{}\n", image.manifest.hex(), config.hex()));
+    if let Some(s) = image.snapshot {
+        text.push_str(&format!("S{s}\n"));
+    }
+    text
+}
+
+fn lock_name(id: &str) -> String {
+    format!("container-{id}")
+}
+
+pub(crate) fn now() -> i64 {
+    jiff::Timestamp::now().as_second()
+}
+
+fn modified(path: &Path) -> i64 {
+    let time = fs::metadata(path).and_then(|m| m.modified()).ok();
+    time.and_then(|t| jiff::Timestamp::try_from(t).ok()).map_or_else(now, |t| t.as_second())
+}
+
+fn random() -> io::Result<[u8; 32]> {
+    let mut bytes = [0; 32];
+    fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Folders that their owner may not read are no hindrance to their owner.
+fn remove_tree(dir: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        r => r,
+    }
+}
