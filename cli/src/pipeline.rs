@@ -33,12 +33,10 @@ pub struct Compiled {
     pub contexts: BTreeMap<String, rgraph_ir::request::LocalContext>,
     /// Which Dockerfile and target, to find what was built here before.
     pub place: String,
-    /// Names of build arguments.
-    pub args: BTreeSet<String>,
     /// The context, when it is no folder of the caller. Goes when all goes.
     pub brought: Option<Brought>,
     /// What the plan was made of. Goes when all goes: to take a large tree apart costs time.
-    _ast: Dockerfile,
+    ast: Dockerfile,
 }
 
 /// Why there is no plan.
@@ -125,9 +123,8 @@ pub fn compile(
         warnings: noticed,
         contexts: loaded.contexts,
         place: place(opts),
-        args: arg_names(opts, &parsed.ast),
         brought,
-        _ast: parsed.ast,
+        ast: parsed.ast,
     })
 }
 
@@ -201,13 +198,13 @@ fn arg_names(opts: &BuildOptions, ast: &Dockerfile) -> BTreeSet<String> {
     let mut names: BTreeSet<String> = opts.build_args.keys().cloned().collect();
     for i in ast.global_args.iter().chain(of_stages.clone()) {
         if let Kind::Arg(defs) = &i.kind {
-            names.extend(defs.iter().map(|d| d.key.text.clone()));
+            names.extend(defs.iter().map(|d| d.key.text.to_string()));
         }
     }
     for i in of_stages {
         if let Kind::Env(pairs) = &i.kind {
             for p in pairs {
-                names.remove(&p.key.text);
+                names.remove(p.key.text.as_str());
             }
         }
     }
@@ -309,6 +306,6 @@ pub fn request(opts: &BuildOptions, compiled: &Compiled) -> BuildRequest {
         resources: opts.resources.clone(),
         host_platform: host_platform(),
         place: compiled.place.clone(),
-        args: compiled.args.clone(),
+        args: arg_names(opts, &compiled.ast),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use compact_str::CompactString;
 use rgraph_ir::Span;
 use rgraph_ir::span::{FileId, SourceFile};
 
@@ -43,8 +44,8 @@ pub struct Directives {
 /// A text with its place. Not expanded: see [`crate::expand`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Word {
-    /// As written, continuation lines joined.
-    pub text: String,
+    /// As written, continuation lines joined. Nearly every word is short enough to need no heap.
+    pub text: CompactString,
     /// Where.
     pub span: Span,
 }

@@ -64,7 +64,7 @@ impl DirectiveReader {
         if self.after_shebang && key == "escape" {
             return Ok(None);
         }
-        Ok(Some(Directive { key, value: Word { text: value.to_owned(), span } }))
+        Ok(Some(Directive { key, value: Word { text: value.into(), span } }))
     }
 }
 

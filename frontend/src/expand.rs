@@ -41,6 +41,8 @@ pub struct Mode {
     pub ignore_quotes: bool,
     /// Variables that are not set stay as written.
     pub keep_unset: bool,
+    /// The result is split at blanks too.
+    pub split: bool,
 }
 
 impl Mode {
@@ -52,7 +54,13 @@ impl Mode {
             raw_escapes: false,
             ignore_quotes: false,
             keep_unset: false,
+            split: false,
         }
+    }
+
+    /// With the result split at blanks.
+    pub fn split(self) -> Self {
+        Self { split: true, ..self }
     }
 
     /// For heredoc bodies: only variables, always with `\`.
@@ -71,7 +79,7 @@ impl Mode {
 pub struct Expanded {
     /// The result.
     pub text: String,
-    /// The result split at blanks outside quotes.
+    /// The result split at blanks outside quotes, in a mode that splits.
     pub words: Vec<String>,
     /// Variables that were set.
     pub matched: BTreeSet<String>,
@@ -91,8 +99,9 @@ pub struct ExpandError {
 
 /// Expands `word` with the values of `env`.
 pub fn expand(word: &str, env: &dyn Lookup, mode: Mode) -> Result<Expanded, ExpandError> {
-    if is_plain(word, mode.escape) && !word.contains(char::is_whitespace) {
-        let words = if word.is_empty() { Vec::new() } else { vec![word.to_owned()] };
+    if is_plain(word, mode.escape) && !(mode.split && word.contains(char::is_whitespace)) {
+        let words = Some(word.to_owned()).filter(|w| mode.split && !w.is_empty());
+        let words = words.into_iter().collect();
         return Ok(Expanded { text: word.to_owned(), words, ..Expanded::default() });
     }
     let mut lexer = Lexer {
@@ -132,27 +141,35 @@ struct Lexer<'a> {
     unmatched: BTreeSet<String>,
 }
 
-/// Splits what is added into words.
-#[derive(Default)]
+/// Splits what is added into words, if somebody wants them.
 struct Words {
+    wanted: bool,
     done: Vec<String>,
     inside: bool,
 }
 
 impl Words {
-    fn soft(&mut self, open: &mut String, c: char) {
-        if !c.is_whitespace() {
-            open.push(c);
-            self.inside = true;
-        } else if self.inside && !open.is_empty() {
-            self.done.push(std::mem::take(open));
-            self.inside = false;
+    fn new(wanted: bool) -> Self {
+        Self { wanted, done: Vec::new(), inside: false }
+    }
+
+    fn soft(&mut self, open: &mut String, s: &str) {
+        for c in s.chars().take_while(|_| self.wanted) {
+            if !c.is_whitespace() {
+                open.push(c);
+                self.inside = true;
+            } else if self.inside && !open.is_empty() {
+                self.done.push(std::mem::take(open));
+                self.inside = false;
+            }
         }
     }
 
     fn hard(&mut self, open: &mut String, s: &str) {
-        open.push_str(s);
-        self.inside = true;
+        if self.wanted {
+            open.push_str(s);
+            self.inside = true;
+        }
     }
 
     fn finish(mut self, open: &mut String) -> Vec<String> {
@@ -163,7 +180,7 @@ impl Words {
     }
 }
 
-impl Lexer<'_> {
+impl<'a> Lexer<'a> {
     fn peek(&self) -> Option<char> {
         self.rest.chars().next()
     }
@@ -199,8 +216,8 @@ impl Lexer<'_> {
     }
 
     fn scan(&mut self, stop: Option<char>) -> Result<(String, Vec<String>), String> {
-        let mut out = String::new();
-        let mut words = Words::default();
+        let mut out = String::with_capacity(if stop.is_none() { self.rest.len() } else { 0 });
+        let mut words = Words::new(self.mode.split);
         self.open.clear();
         while let Some(c) = self.peek() {
             if Some(c) == stop {
@@ -211,7 +228,7 @@ impl Lexer<'_> {
                 '$' => {
                     let value = self.dollar()?;
                     self.spend(value.len())?;
-                    value.chars().for_each(|c| words.soft(&mut self.open, c));
+                    words.soft(&mut self.open, &value);
                     out.push_str(&value);
                 }
                 '<' => {
@@ -229,13 +246,17 @@ impl Lexer<'_> {
                     words.hard(&mut self.open, &s);
                     out.push_str(&s);
                 }
+                _ if c != self.mode.escape => {
+                    let special = ['$', '<', '\'', '"', self.mode.escape, stop.unwrap_or('$')];
+                    let rest = &self.rest[c.len_utf8()..];
+                    let end = rest.find(special).map_or(self.rest.len(), |at| at + c.len_utf8());
+                    let (text, rest) = self.rest.split_at(end);
+                    words.soft(&mut self.open, text);
+                    out.push_str(text);
+                    self.rest = rest;
+                }
                 _ => {
                     self.next();
-                    if c != self.mode.escape {
-                        words.soft(&mut self.open, c);
-                        out.push(c);
-                        continue;
-                    }
                     if self.raw_escapes {
                         words.hard(&mut self.open, c.encode_utf8(&mut [0; 4]));
                         out.push(c);
@@ -334,7 +355,7 @@ impl Lexer<'_> {
             if name.is_empty() {
                 return Ok("$".to_owned());
             }
-            return Ok(match self.get(&name) {
+            return Ok(match self.get(name) {
                 Some(v) => v,
                 None if self.mode.keep_unset => format!("${name}"),
                 None => String::new(),
@@ -350,18 +371,18 @@ impl Lexer<'_> {
         let Some(mut op) = self.next() else {
             return Err("syntax error: missing '}'".to_owned());
         };
-        let mut shown = op.to_string();
         let mut empty_is_unset = false;
         if op == '}' {
-            return Ok(match self.get(&name) {
+            return Ok(match self.get(name) {
                 Some(v) => v,
                 None if self.mode.keep_unset => format!("${{{name}}}"),
                 None => String::new(),
             });
         }
         if op == '/' {
-            return self.replace(&name);
+            return self.replace(name);
         }
+        let mut shown = op.to_string();
         if op == ':' {
             empty_is_unset = true;
             let Some(c) = self.next() else {
@@ -377,7 +398,7 @@ impl Lexer<'_> {
             return unsupported();
         }
         let word = self.inner('}', trims, "}")?;
-        let value = self.get(&name);
+        let value = self.get(name);
         if self.mode.keep_unset && value.is_none() {
             return Ok(format!("${{{name}{shown}{word}}}"));
         }
@@ -393,7 +414,7 @@ impl Lexer<'_> {
             ('+', Err(())) => Ok(String::new()),
             ('?', Ok(v)) => Ok(v),
             ('?', Err(())) => {
-                let unset = self.env.get(&name).is_none();
+                let unset = self.env.get(name).is_none();
                 let message = match (word.is_empty(), unset) {
                     (false, _) => word,
                     (true, true) => "is not allowed to be unset".to_owned(),
@@ -442,23 +463,25 @@ impl Lexer<'_> {
         Pattern::parse(&pattern)?.replace(&value.unwrap_or_default(), &replacement, all)
     }
 
-    fn name(&mut self) -> String {
-        let Some(first) = self.peek() else { return String::new() };
+    fn name(&mut self) -> &'a str {
+        let Some(first) = self.peek() else { return "" };
         if first.is_numeric() {
             return self.take_while(char::is_numeric);
         }
         if matches!(first, '@' | '*' | '#' | '?' | '-' | '$' | '!') {
-            self.next();
-            return first.to_string();
+            return self.take(first.len_utf8());
         }
         self.take_while(|c| c.is_alphanumeric() || c == '_')
     }
 
-    fn take_while(&mut self, f: impl Fn(char) -> bool) -> String {
-        let end = self.rest.find(|c| !f(c)).unwrap_or(self.rest.len());
-        let (name, rest) = self.rest.split_at(end);
+    fn take_while(&mut self, f: impl Fn(char) -> bool) -> &'a str {
+        self.take(self.rest.find(|c| !f(c)).unwrap_or(self.rest.len()))
+    }
+
+    fn take(&mut self, end: usize) -> &'a str {
+        let (text, rest) = self.rest.split_at(end);
         self.rest = rest;
-        name.to_owned()
+        text
     }
 
     fn get(&mut self, name: &str) -> Option<String> {

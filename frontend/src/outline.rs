@@ -74,8 +74,8 @@ pub fn targets(ast: &Dockerfile) -> Vec<Target> {
         name: s.name.clone(),
         default: i == last,
         description: s.name.as_deref().and_then(|n| description(&s.comments, n)),
-        base: s.base.text.clone(),
-        platform: s.platform.as_ref().map(|p| p.text.clone()),
+        base: s.base.text.to_string(),
+        platform: s.platform.as_ref().map(|p| p.text.to_string()),
         span: s.span,
     };
     ast.stages.iter().enumerate().map(target).collect()

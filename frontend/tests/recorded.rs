@@ -58,6 +58,7 @@ fn words_expand_as_recorded() {
             raw_escapes: flags.contains('e'),
             ignore_quotes: flags.contains('s'),
             keep_unset: flags.contains('u'),
+            split: true,
             ..Mode::plain(escape.chars().next().expect("an escape character"))
         };
         let env = &envs[env.parse::<usize>().expect("a number")];

@@ -20,6 +20,9 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::sync::Arc;
+
+use foldhash::quality::RandomState;
 
 use crate::env::Env;
 use crate::graph::{Edge, Graph, Vertex, VertexId};
@@ -171,7 +174,9 @@ fn absolute(what: &str, path: &str, fail: &mut Fail<'_>) {
 struct Names<'g> {
     /// What names the list up to each variable, and the key unless it stood there before.
     list: Vec<([u8; 32], Option<&'g str>)>,
-    seen: HashSet<&'g str>,
+    seen: HashSet<&'g str, RandomState>,
+    /// What the step has that the last one had not, the last one first; empty between steps.
+    new: Vec<(usize, [u8; 32], &'g Arc<str>)>,
     /// Which inputs of the vertex its op names.
     inputs: Vec<bool>,
 }
@@ -181,13 +186,14 @@ impl<'g> Names<'g> {
         let known = |len: usize, digest: &[u8; 32]| {
             self.list.get(len - 1).is_some_and(|(d, _)| d == digest)
         };
-        let new: Vec<_> = env.back().take_while(|(len, digest, _)| !known(*len, digest)).collect();
-        for (_, key) in self.list.drain(env.len() - new.len()..) {
+        self.new.clear();
+        self.new.extend(env.back().take_while(|(len, digest, _)| !known(*len, digest)));
+        for (_, key) in self.list.drain(env.len() - self.new.len()..) {
             if let Some(key) = key {
                 self.seen.remove(key);
             }
         }
-        for (_, digest, key) in new.into_iter().rev() {
+        for (_, digest, key) in self.new.drain(..).rev() {
             // An empty name is odd but possible: `ENV $X=1` without X.
             if key.contains('=') {
                 fail("V7", format!("variable named `{key}`"));
@@ -271,6 +277,10 @@ fn in_order(graph: &Graph, layers: &[Edge]) -> bool {
     layers.windows(2).all(|pair| {
         let (below, above) = (pair[0].vertex, pair[1].vertex);
         // Ids are a topological order, so nothing under `below` needs a look.
+        let inputs = &graph.vertex(above).inputs;
+        if below < above && inputs.iter().any(|e| e.vertex == below) {
+            return true;
+        }
         let mut seen = HashSet::new();
         let mut stack = vec![above];
         while let Some(id) = stack.pop() {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::ops::Range;
 use std::process::{Command, Stdio};
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::mpsc;
 
 use rgraph_ir::image_config::BaseHistory;
@@ -108,13 +108,14 @@ fn draw(c: &Compiled, format: GraphFormat, style: &render::Style) -> Result<(), 
     }
 }
 
-/// How many vertices are written in one go when two threads take turns.
-const GO: usize = 512;
+/// How many vertices are written in one go when two threads share the work.
+const GO: usize = 256;
 
 /// How long a vertex is as JSON, bytes, about.
 const VERTEX_TEXT: usize = 640;
 
-/// Writes the plan as JSON. Of a large one a second thread writes every other part.
+/// Writes the plan as JSON. Of a large one a second thread writes parts too, beginning while this one
+/// is at the head: each takes the next part that nobody has.
 fn json(json: &Json<'_>) -> Result<(), CliError> {
     let mut done = Ok(());
     let mut out = |piece: &str| {
@@ -122,29 +123,41 @@ fn json(json: &Json<'_>) -> Result<(), CliError> {
             done = print(piece.as_bytes());
         }
     };
-    let environments = json.head(&mut out);
+    let environments = json.environments();
     let goes: Vec<Range<usize>> =
         (0..json.len()).step_by(GO).map(|at| at..json.len().min(at + GO)).collect();
+    let next = AtomicUsize::new(0);
+    let take = || goes.get(next.fetch_add(1, Ordering::Relaxed)).cloned();
     std::thread::scope(|scope| {
-        let (texts, parts) = mpsc::sync_channel::<String>(2);
+        // As many as are written while the head is.
+        let (texts, parts) = mpsc::channel::<String>();
         if goes.len() > 1 {
-            let (goes, environments) = (&goes, &environments);
+            let (take, environments) = (&take, &environments);
             scope.spawn(move || {
-                for go in goes.iter().skip(1).step_by(2) {
-                    let mut text = String::with_capacity(GO * VERTEX_TEXT);
-                    json.vertices(environments, go.clone(), &mut |piece| text.push_str(piece));
+                while let Some(go) = take() {
+                    let mut text = String::with_capacity(go.len() * VERTEX_TEXT);
+                    json.vertices(environments, go, &mut |piece| text.push_str(piece));
                     if texts.send(text).is_err() {
                         return;
                     }
                 }
             });
+        } else {
+            drop(texts);
         }
-        for (n, go) in goes.iter().enumerate() {
-            match if n % 2 == 1 { parts.recv().ok() } else { None } {
-                Some(text) => out(&text),
-                None => json.vertices(&environments, go.clone(), &mut out),
+        json.head(&environments, &mut out);
+        let mut written = 0;
+        while let Some(go) = take() {
+            // The other thread has what is missing, in order.
+            while written < go.start {
+                let Ok(text) = parts.recv() else { return };
+                out(&text);
+                written += GO;
             }
+            written = go.end;
+            json.vertices(&environments, go, &mut out);
         }
+        parts.iter().for_each(|text| out(&text));
     });
     json.tail(&mut out);
     done

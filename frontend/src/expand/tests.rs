@@ -86,7 +86,7 @@ fn what_is_not_set_stays_as_written() {
 
 #[test]
 fn words_split_outside_quotes_only() {
-    let words = |s| expand(s, &env(), Mode::plain('\\')).unwrap().words;
+    let words = |s| expand(s, &env(), Mode::plain('\\').split()).unwrap().words;
     assert_eq!(words("$S 'a b' c\\ d"), ["x", "y", "a b", "c d"]);
     assert_eq!(words("a << EOF b"), ["a", "<< EOF", "b"]);
     assert_eq!(words("'' x"), ["x"]);

@@ -54,7 +54,7 @@ impl Cx<'_> {
                     }
                 }
                 let mut made_of = BTreeSet::new();
-                let value = match (self.build_args.get(&a.key.text), default) {
+                let value = match (self.build_args.get(a.key.text.as_str()), default) {
                     (Some(v), _) => Some(v.clone()),
                     (None, None) => None,
                     (None, Some(v)) => match expand(&v.text, &self.globals, self.mode()) {
@@ -139,7 +139,7 @@ impl Cx<'_> {
             match &i.kind {
                 Kind::Arg(args) => {
                     for a in args {
-                        let value = match (self.build_args.get(&a.key.text), &a.value) {
+                        let value = match (self.build_args.get(a.key.text.as_str()), &a.value) {
                             (Some(v), _) => v.clone(),
                             (None, Some(v)) => expand(&v.text, &env)?,
                             (None, None) => continue,

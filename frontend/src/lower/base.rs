@@ -18,7 +18,7 @@ use crate::facts::Query;
 use crate::lint::rules;
 use crate::options::NamedContext;
 
-const SCRATCH: &str = "scratch";
+pub(super) const SCRATCH: &str = "scratch";
 
 impl<'a> super::Cx<'a> {
     /// Makes a node of every stage.
@@ -183,13 +183,10 @@ impl<'a> super::Cx<'a> {
             if node.base.is_some() || node.dispatched || node.resolved {
                 continue;
             }
-            if node.base_name == SCRATCH && node.named.is_none() {
-                let mut st = Box::new(StageState::scratch(&self.platform));
-                st.base.span = Some(node.span);
+            if node.is_on_nothing() {
                 let node = &mut self.nodes[at];
                 node.dispatched = node.stage.is_none();
                 node.resolved = true;
-                node.state = Some(st);
                 continue;
             }
             match self.resolve(at, reached) {
@@ -366,6 +363,21 @@ impl<'a> super::Cx<'a> {
             history: image.history.clone(),
             span: Some(span),
         };
+        st
+    }
+
+    /// The first state of a stage on nothing; `span` is its `FROM` line.
+    pub(super) fn scratch(&mut self, span: Span) -> Box<StageState> {
+        let platform = &self.platform;
+        let first = self.scratch.get_or_insert_with(|| {
+            let mut st = StageState::scratch(platform);
+            st.adopt_config();
+            // The clones share it.
+            let _ = st.vars.env();
+            st
+        });
+        let mut st = Box::new(first.clone());
+        st.base.span = Some(span);
         st
     }
 

@@ -1,5 +1,6 @@
 //! Instructions that change settings: `ENV`, `ARG`, `WORKDIR`, `CMD`, ...
 
+use compact_str::CompactString;
 use rgraph_ir::limits::MAX_PORTS;
 use rgraph_ir::op::{ActionRef, FileAction, FileActionKind, FileOp, MkdirAction, Op};
 use rgraph_ir::{Diagnostic, Span};
@@ -35,10 +36,9 @@ impl Cx<'_> {
         let said = match &step.instruction.kind {
             Kind::Env(pairs) => {
                 let pairs = self.pairs(st, step, pairs)?;
-                let mut said = "ENV".to_owned();
+                let said = said("ENV", &pairs);
                 for (k, v) in &pairs {
                     self.lint_secret(step, "ENV", k);
-                    said.push_str(&format!(" {k}={v}"));
                     // A name that came out with `=` in it reads as its first part.
                     match k.split_once('=') {
                         Some((k, rest)) => st.set_env(k, &format!("{rest}={v}")),
@@ -49,11 +49,9 @@ impl Cx<'_> {
             }
             Kind::Label(pairs) => {
                 let pairs = self.pairs(st, step, pairs)?;
-                let mut said = "LABEL".to_owned();
-                for (k, v) in pairs {
-                    said.push_str(&format!(" {k}={v}"));
-                    st.config().labels.insert(k, v);
-                }
+                let said = said("LABEL", &pairs);
+                let pairs = pairs.into_iter().map(|(k, v)| (k.into(), v.into()));
+                st.config().labels.extend(pairs);
                 said
             }
             Kind::Arg(args) => self.arg(st, step, args)?,
@@ -64,16 +62,16 @@ impl Cx<'_> {
             Kind::User(word) => {
                 let user = self.expand(st, step, word)?;
                 let said = format!("USER {user}");
-                st.user.clone_from(&user);
-                st.config().user = user;
+                st.user = user.to_string();
+                st.config().user = user.into();
                 said
             }
             Kind::Expose(words) => {
                 let mut ports = Vec::new();
                 for w in words {
-                    let e = crate::expand::expand(&w.text, &st.vars, self.mode()).map_err(|e| {
-                        Box::new(Diagnostic::error("expansion", w.span, e.to_string()))
-                    })?;
+                    let e = crate::expand::expand(&w.text, &st.vars, self.mode().split()).map_err(
+                        |e| Box::new(Diagnostic::error("expansion", w.span, e.to_string())),
+                    )?;
                     for p in e.words {
                         let port = expose::parse(&p)
                             .map_err(|e| Box::new(Diagnostic::error("expose", w.span, e)))?;
@@ -97,7 +95,7 @@ impl Cx<'_> {
                         let message = "VOLUME specified can not be an empty string";
                         return Err(Box::new(Diagnostic::error("empty-volume", w.span, message)));
                     }
-                    list.push(v);
+                    list.push(v.into());
                 }
                 let said = format!("VOLUME {}", gofmt::plain_list(&list));
                 st.config().volumes.extend(list);
@@ -139,7 +137,7 @@ impl Cx<'_> {
                     ));
                 }
                 let said = format!("STOPSIGNAL {signal}");
-                st.config().stop_signal = Some(signal);
+                st.config().stop_signal = Some(signal.into());
                 said
             }
             Kind::Healthcheck(h) => {
@@ -148,11 +146,11 @@ impl Cx<'_> {
                 format!("HEALTHCHECK {}", gofmt::healthcheck(&h.health))
             }
             Kind::Maintainer(word) => {
-                st.image.author = Some(word.text.clone());
+                st.image.author = Some(word.text.to_string());
                 format!("MAINTAINER {}", word.text)
             }
             Kind::Onbuild(text) => {
-                st.config().on_build.push(text.text.clone());
+                st.config().on_build.push(text.text.to_string());
                 return Ok(());
             }
             Kind::Run(_) | Kind::Copy(_) | Kind::Add(_) => return Ok(()),
@@ -167,7 +165,7 @@ impl Cx<'_> {
         st: &StageState,
         step: &Step<'_>,
         pairs: &[Pair],
-    ) -> Result<Vec<(String, String)>, Box<Diagnostic>> {
+    ) -> Result<Vec<(CompactString, CompactString)>, Box<Diagnostic>> {
         let mut out = Vec::with_capacity(pairs.len());
         for p in pairs {
             if p.legacy {
@@ -192,10 +190,10 @@ impl Cx<'_> {
         for a in args {
             let key = &a.key.text;
             self.lint_secret(step, "ARG", key);
-            let value = match (self.build_args.get(key), &a.value) {
-                (Some(v), _) => Some(v.clone()),
+            let value = match (self.build_args.get(key.as_str()), &a.value) {
+                (Some(v), _) => Some(v.into()),
                 (None, Some(v)) => Some(self.expand(st, step, v)?),
-                (None, None) => self.globals.get(key).map(str::to_owned),
+                (None, None) => self.globals.get(key).map(CompactString::from),
             };
             said.push(' ');
             said.push_str(key);
@@ -290,6 +288,17 @@ impl Cx<'_> {
             self.lint.warn(rule, before, &step.instruction.comments, message);
         }
     }
+}
+
+/// The history's form: `ENV A=1 B=2`.
+fn said(keyword: &str, pairs: &[(CompactString, CompactString)]) -> String {
+    let length = pairs.iter().map(|(k, v)| k.len() + v.len() + 2).sum::<usize>();
+    let mut out = String::with_capacity(keyword.len() + length);
+    out.push_str(keyword);
+    for (k, v) in pairs {
+        out.extend([" ", k, "=", v]);
+    }
+    out
 }
 
 /// Names with or without `SIG`, `RTMIN+n`, `RTMAX-n`, or a number from 1.

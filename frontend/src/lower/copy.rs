@@ -1,5 +1,6 @@
 //! `COPY` and `ADD`.
 
+use compact_str::CompactString;
 use rgraph_ir::op::{
     ActionRef, CopyAction, FileAction, FileActionKind, FileMode, FileOp, GitSource, HttpSource,
     MergeOp, Op, Owner, OwnerId, SourceOp,
@@ -17,7 +18,7 @@ use crate::expand::Mode;
 /// What all copies of one instruction share.
 struct Shared {
     dest: String,
-    owner: Option<String>,
+    owner: Option<CompactString>,
     mode: Option<FileMode>,
     exclude: Vec<String>,
 }
@@ -81,7 +82,7 @@ impl Cx<'_> {
         step: &Step<'_>,
         copy: &Copy,
         add: bool,
-        source: Option<Option<usize>>,
+        source: Option<usize>,
     ) -> Result<(), Box<Diagnostic>> {
         let expanded = |cx: &mut Self, w: &Option<Word>| match w {
             Some(w) => cx.expand(st, step, w).map(|v| Some(v).filter(|v| !v.is_empty())),
@@ -99,11 +100,12 @@ impl Cx<'_> {
         for f in &copy.files {
             let mut body = f.content();
             if f.expand {
-                body = self.expand_mode(st, step, &body, step.instruction.span, Mode::body())?;
+                let span = step.instruction.span;
+                body = self.expand_mode(st, step, &body, span, Mode::body())?.into();
             }
             files.push((&f.name, body));
         }
-        let (from, from_node) = match source.flatten() {
+        let (from, from_node) = match source {
             None => (Some(self.context), None),
             Some(at) if self.nodes[at].dispatched => (self.nodes[at].root, Some(at)),
             Some(_) => {
@@ -142,17 +144,18 @@ impl Cx<'_> {
         }
         let text = shown(&step.instruction.text, &st.vars, self.mode());
         let title = self.nodes[step.node].counter.next(&text, step.onbuild, Some(st), &platform);
-        let mut said = if add { "ADD".to_owned() } else { "COPY".to_owned() };
+        let mut said = String::with_capacity(step.instruction.text.len() + 16);
+        said.push_str(if add { "ADD" } else { "COPY" });
         if copy.parents {
             said.push_str(" --parents");
         }
         for (flag, value) in [("chown", &chown), ("chmod", &chmod)] {
             if let Some(v) = value {
-                said.push_str(&format!(" --{flag}={v}"));
+                said.extend([" --", flag, "=", v]);
             }
         }
         for (src, span) in &sources {
-            said.push_str(&format!(" {src}"));
+            said.extend([" ", src]);
             let fault = |m: String| Box::new(Diagnostic::error("source", *span, m));
             if let Some(g) = git::parse(src).map_err(fault)? {
                 if !add {
@@ -179,9 +182,9 @@ impl Cx<'_> {
                 }
                 let filename = url_filename(src);
                 let op = SourceOp::Http(Box::new(HttpSource {
-                    url: src.clone(),
+                    url: src.to_string(),
                     filename: filename.clone(),
-                    checksum: checksum.clone(),
+                    checksum: checksum.as_ref().map(CompactString::to_string),
                 }));
                 let meta = VertexMeta { name: title.clone(), ..self.meta(step, String::new()) };
                 let tree = self.draft.add(Op::Source(op), Vec::new(), None, meta);
@@ -196,7 +199,7 @@ impl Cx<'_> {
                 let parents =
                     copy.parents.then(|| Parents::of(src, os)).transpose().map_err(wrong)?;
                 let src = parents.as_ref().map_or(src.as_str(), |p| p.src.as_str());
-                let src = path::clean(&path::normalize("/", src, os, false).map_err(wrong)?);
+                let src = path::cleaned(path::normalize("/", src, os, false).map_err(wrong)?);
                 actions.push(from, src, &shared, |c| {
                     c.follow_symlink = true;
                     c.dir_copy_contents = true;
@@ -211,11 +214,11 @@ impl Cx<'_> {
             }
         }
         for (name, body) in files {
-            said.push_str(&format!(" <<{name}"));
+            said.extend([" <<", name]);
             let tree = self.inline_file(name, body, 0o644);
             actions.push(Some(tree), path::join("/", name), &shared, |_| {});
         }
-        said.push_str(&format!(" {dest_shown} # buildkit"));
+        said.extend([" ", &dest_shown, " # buildkit"]);
         self.note_paths(add, from_node, &sources);
 
         let mut meta = self.meta(step, title);
@@ -239,12 +242,13 @@ impl Cx<'_> {
     }
 
     /// Remembers which paths of the source are read.
-    fn note_paths(&mut self, add: bool, from: Option<usize>, sources: &[(String, Span)]) {
+    fn note_paths(&mut self, add: bool, from: Option<usize>, sources: &[(CompactString, Span)]) {
         let set = from.map_or(self.context_paths, |at| self.nodes[at].paths);
+        let paths = &mut self.draft.paths[set];
         for (src, _) in sources {
             let url = src.starts_with("http://") || src.starts_with("https://");
             if !(add && url) {
-                self.draft.paths[set].insert(path::join("/", src));
+                paths.add(|| path::join("/", src));
             }
         }
     }
@@ -322,7 +326,7 @@ fn mode(text: &str, span: Span) -> Result<FileMode, Box<Diagnostic>> {
     Ok(symbolic)
 }
 
-fn check_checksum(copy: &Copy, sources: &[(String, Span)]) -> Result<(), Box<Diagnostic>> {
+fn check_checksum(copy: &Copy, sources: &[(CompactString, Span)]) -> Result<(), Box<Diagnostic>> {
     let span = copy.checksum.as_ref().map_or(copy.dest.span, |w| w.span);
     let err = |m: &str| Err(Box::new(Diagnostic::error("checksum", span, m)));
     let [(src, _)] = sources else {

@@ -40,8 +40,41 @@ struct Vertex {
 pub(super) struct Draft {
     vertices: Vec<Vertex>,
     locals: Vec<Local>,
-    /// Absolute cleaned paths by set.
-    pub paths: Vec<BTreeSet<String>>,
+    /// What is read of folders, by set.
+    pub paths: Vec<Paths>,
+}
+
+/// What is read of a folder.
+#[derive(Debug)]
+pub(super) enum Paths {
+    All,
+    /// Absolute cleaned paths; none of them: all.
+    Some(BTreeSet<String>),
+}
+
+impl Paths {
+    pub fn add_all(&mut self) {
+        *self = Self::All;
+    }
+
+    pub fn add(&mut self, path: impl FnOnce() -> String) {
+        let Self::Some(paths) = self else { return };
+        let path = path();
+        if path == "/" {
+            self.add_all();
+        } else {
+            paths.insert(path);
+        }
+    }
+
+    /// Relative and sorted; `None` when the whole folder is read.
+    fn follow(&self) -> Option<Vec<String>> {
+        let Self::Some(paths) = self else { return None };
+        let mut list: Vec<String> =
+            paths.iter().map(|p| p.trim_start_matches('/').to_owned()).collect();
+        list.sort();
+        Some(list).filter(|l| !l.is_empty())
+    }
 }
 
 impl Draft {
@@ -67,7 +100,7 @@ impl Draft {
     }
 
     pub fn path_set(&mut self) -> usize {
-        self.paths.push(BTreeSet::new());
+        self.paths.push(Paths::Some(BTreeSet::new()));
         self.paths.len() - 1
     }
 
@@ -96,7 +129,7 @@ impl Draft {
                 continue;
             }
             let op = Op::Source(SourceOp::Local(Box::new(LocalSource {
-                follow_paths: follow(&self.paths[local.paths]),
+                follow_paths: self.paths[local.paths].follow(),
                 name: local.name,
                 include: Vec::new(),
                 exclude: local.exclude,
@@ -131,17 +164,6 @@ impl Placed {
         };
         id.map(Edge::main)
     }
-}
-
-/// Relative and sorted; `None` when the whole folder is read.
-fn follow(paths: &BTreeSet<String>) -> Option<Vec<String>> {
-    if paths.is_empty() || paths.contains("/") {
-        return None;
-    }
-    let mut list: Vec<String> =
-        paths.iter().map(|p| p.trim_start_matches('/').to_owned()).collect();
-    list.sort();
-    Some(list)
 }
 
 /// Collects the inputs of one vertex; equal edges are one input.

@@ -28,6 +28,7 @@ mod warn;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use compact_str::CompactString;
 use rgraph_ir::graph::GraphBuilder;
 use rgraph_ir::image_config::BaseImage;
 use rgraph_ir::limits::MAX_CONFIG;
@@ -156,6 +157,8 @@ struct Cx<'a> {
     /// Base images that were looked up, by name as written and platform.
     images: HashMap<String, HashMap<Arc<Platform>, Arc<BaseImage>>>,
     extra_nodes: bool,
+    /// What stages on nothing begin with.
+    scratch: Option<StageState>,
     context: Ref,
     context_paths: usize,
     epoch: Option<i64>,
@@ -213,6 +216,7 @@ impl<'a> Cx<'a> {
             by_name: HashMap::new(),
             images: HashMap::new(),
             extra_nodes: false,
+            scratch: None,
             context,
             context_paths,
             epoch: None,
@@ -301,6 +305,7 @@ impl<'a> Cx<'a> {
             let mut st = match self.nodes[at].base {
                 None => match self.nodes[at].state.take() {
                     Some(st) => st,
+                    None if self.nodes[at].is_on_nothing() => self.scratch(self.nodes[at].span),
                     None => continue,
                 },
                 Some(base) => {
@@ -323,7 +328,7 @@ impl<'a> Cx<'a> {
             self.nodes[at].dispatched = true;
         }
         let paths = self.nodes[target].paths;
-        self.draft.paths[paths].insert("/".to_owned());
+        self.draft.paths[paths].add_all();
     }
 
     fn dispatch_stage(&mut self, at: usize, st: &mut StageState) {
@@ -343,8 +348,8 @@ impl<'a> Cx<'a> {
         for c in &commands {
             let step = Step { node: at, instruction: &c.instruction, onbuild: c.onbuild };
             let result = match &c.instruction.kind {
-                Kind::Run(r) => self.run_step(st, &step, r, &c.sources),
-                Kind::Copy(x) => self.copy_step(st, &step, x, false, c.sources.first().copied()),
+                Kind::Run(r) => self.run_step(st, &step, r, &c.sources.mounts),
+                Kind::Copy(x) => self.copy_step(st, &step, x, false, c.sources.copy),
                 Kind::Add(x) => self.copy_step(st, &step, x, true, None),
                 _ => self.config_step(st, &step, &mut once),
             };
@@ -375,7 +380,7 @@ impl<'a> Cx<'a> {
         st: &StageState,
         step: &Step<'_>,
         word: &Word,
-    ) -> Result<String, Box<Diagnostic>> {
+    ) -> Result<CompactString, Box<Diagnostic>> {
         self.expand_mode(st, step, &word.text, word.span, self.mode())
     }
 
@@ -386,14 +391,14 @@ impl<'a> Cx<'a> {
         text: &str,
         span: Span,
         mode: Mode,
-    ) -> Result<String, Box<Diagnostic>> {
+    ) -> Result<CompactString, Box<Diagnostic>> {
         if is_plain(text, mode.escape) {
-            return Ok(text.to_owned());
+            return Ok(text.into());
         }
         let Expanded { text, unmatched, .. } = expand(text, &st.vars, mode)
             .map_err(|e| Box::new(Diagnostic::error("expansion", span, e.to_string())))?;
         self.lint_unmatched(st, step, &unmatched);
-        Ok(text)
+        Ok(text.into())
     }
 
     fn meta(&self, step: &Step<'_>, name: String) -> VertexMeta {
@@ -449,7 +454,7 @@ impl<'a> Cx<'a> {
                 image.os_version = p.os_version.clone();
             }
         }
-        st.image.config.env = std::mem::take(&mut st.config_env.list);
+        st.image.config.env = st.config_env.strings();
         let mut roots: Vec<Ref> = st.root.into_iter().collect();
         roots.extend(st.history.iter().filter_map(|h| h.layer));
         let at = std::mem::take(&mut self.draft).finish(&roots, graph);

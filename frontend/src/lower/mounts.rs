@@ -206,9 +206,9 @@ impl Cx<'_> {
                     };
                     o.kind = *t;
                 }
-                "from" => o.from = value,
-                "source" | "src" => o.source = value,
-                "target" | "dst" | "destination" => o.target = value,
+                "from" => o.from = value.into(),
+                "source" | "src" => o.source = value.into(),
+                "target" | "dst" | "destination" => o.target = value.into(),
                 "readonly" | "ro" => o.readonly = Some(yes()?),
                 "readwrite" | "rw" => o.readonly = Some(!yes()?),
                 "required" if matches!(o.kind, Type::Secret | Type::Ssh) => o.required = yes()?,
@@ -217,7 +217,7 @@ impl Cx<'_> {
                         .ok_or_else(|| err(format!("invalid value for {key}: {value}")))?;
                 }
                 "required" | "size" => return Err(misplaced(o.kind)),
-                "id" => o.id = value,
+                "id" => o.id = value.into(),
                 "sharing" => {
                     o.sharing = Some(match value.to_lowercase().as_str() {
                         "shared" => CacheSharing::Shared,
@@ -234,7 +234,7 @@ impl Cx<'_> {
                 "mode" => o.mode = Some(number(8)?),
                 "uid" => o.uid = Some(number(10)?),
                 "gid" => o.gid = Some(number(10)?),
-                "env" => o.env = Some(value),
+                "env" => o.env = Some(value.into()),
                 _ => {
                     let mut d = err(format!("unexpected key '{key}' in '{}'", f.text));
                     if let Some(near) = nearest(key, KEYS) {
@@ -311,7 +311,7 @@ impl Cx<'_> {
             _ if o.kind == Type::Cache => return Ok(()),
             _ => self.context_paths,
         };
-        self.draft.paths[set].insert(selected);
+        self.draft.paths[set].add(|| selected);
         Ok(())
     }
 

@@ -60,7 +60,7 @@ impl Notes {
 }
 
 pub(super) fn global(def: &ArgDef, comments: &[String], value: Option<&str>, span: Span) -> Arg {
-    let name = def.key.text.clone();
+    let name = def.key.text.to_string();
     let description = description(comments, &name);
     Arg { description, value: value.map(str::to_owned), span, name }
 }
@@ -79,13 +79,13 @@ impl Cx<'_> {
                 let Some(notes) = &mut self.notes else { return };
                 let stage = notes.stages.entry(step.node).or_default();
                 for (def, (name, value)) in defs.iter().zip(values) {
-                    stage.used.insert(name.clone());
+                    stage.used.insert(name.to_string());
                     let inherited = def.value.is_none()
-                        && !self.build_args.contains_key(name)
+                        && !self.build_args.contains_key(name.as_str())
                         && self.globals.has(name);
                     if !inherited {
                         let arg = global(def, &instruction.comments, value.as_deref(), span);
-                        stage.args.insert(name.clone(), arg);
+                        stage.args.insert(name.to_string(), arg);
                     }
                 }
             }

@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-pub(crate) use rgraph_ir::pattern::clean;
+pub(crate) use rgraph_ir::pattern::{clean, cleaned, is_clean};
 
 /// Go's `path.Join` of two elements.
 pub(crate) fn join(a: &str, b: &str) -> String {
@@ -11,7 +11,7 @@ pub(crate) fn join(a: &str, b: &str) -> String {
         (true, true) => String::new(),
         (true, false) => clean(b),
         (false, true) => clean(a),
-        (false, false) => clean(&[a, if a.ends_with('/') { "" } else { "/" }, b].concat()),
+        (false, false) => cleaned([a, if a.ends_with('/') { "" } else { "/" }, b].concat()),
     }
 }
 
@@ -80,8 +80,12 @@ pub(crate) fn normalize(
 }
 
 /// The cleaned form that keeps a final `/` or `/.`.
-pub(crate) fn clean_keep_end(path: &str) -> String {
-    keep_end(path, clean(path))
+fn clean_keep_end(path: String) -> String {
+    let bare = path.strip_suffix('/').unwrap_or(&path);
+    if is_clean(bare) && bare != "/" {
+        return path;
+    }
+    keep_end(&path, clean(&path))
 }
 
 fn keep_end(original: &str, mut new: String) -> String {
@@ -106,7 +110,7 @@ pub(crate) fn destination(dir: &str, path: &str, os: &str) -> Result<String, Str
     } else {
         normalize(dir, &path, os, true)?
     };
-    Ok(clean_keep_end(&raw))
+    Ok(clean_keep_end(raw))
 }
 
 #[cfg(test)]
@@ -142,6 +146,9 @@ mod tests {
         }
         assert_eq!(destination("/w", r"C:\a\b\", "windows").unwrap(), "/a/b/");
         assert!(destination("/w", r"D:\a", "windows").is_err());
+        for p in ["/", "//", "/a/", "/a//", "/a/.", "/a/./", "a/", "./", ".", "", "/..", "/a/.b/"] {
+            assert_eq!(clean_keep_end(p.to_owned()), keep_end(p, clean(p)), "{p}");
+        }
         assert_eq!(normalize("/a", "/q/../r/", "linux", false).unwrap(), "/q/../r/");
     }
 }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use foldhash::quality::RandomState;
 use rgraph_ir::limits::MAX_CONFIG;
 use rgraph_ir::op::{
     ActionRef, Device, ExecOp, FileAction, FileActionKind, FileOp, MkfileAction, Mount, MountKind,
@@ -30,9 +31,7 @@ impl Cx<'_> {
     ) -> Result<(), Box<Diagnostic>> {
         // A step may look at any file of what it stands on.
         let paths = self.nodes[step.node].paths;
-        if !self.draft.paths[paths].contains("/") {
-            self.draft.paths[paths].insert("/".to_owned());
-        }
+        self.draft.paths[paths].add_all();
         let mut inputs = Inputs::default();
         let root = st.root.map(|r| inputs.index(r));
         let mut found = Mounts::default();
@@ -176,9 +175,14 @@ fn created_by(args: &[String], st: &StageState) -> String {
     out.push_str("RUN");
     if !st.build_args.is_empty() {
         let mut seen: Vec<(&str, &str)> = Vec::with_capacity(st.build_args.len());
-        let mut at = HashMap::new();
+        let mut at: HashMap<&str, usize, RandomState> = HashMap::default();
         for (key, declared) in &st.build_args {
             let value = st.vars.get(key).or(declared.as_deref()).unwrap_or_default();
+            // Nearly always the only one.
+            if st.build_args.len() == 1 {
+                seen.push((key, value));
+                break;
+            }
             let slot = *at.entry(key.as_str()).or_insert(seen.len());
             match seen.get_mut(slot) {
                 Some(entry) => entry.1 = value,
@@ -187,7 +191,7 @@ fn created_by(args: &[String], st: &StageState) -> String {
         }
         let _ = write!(out, " |{}", seen.len());
         for (key, value) in seen {
-            let _ = write!(out, " {key}={value}");
+            out.extend([" ", key, "=", value]);
         }
     }
     for arg in args {

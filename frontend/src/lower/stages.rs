@@ -1,17 +1,17 @@
 //! Stages and what they need of each other, before anything is lowered.
 
-use std::borrow::Cow;
 use std::collections::BTreeSet;
-
+use std::ops::Deref;
 use std::sync::Arc;
 
 use rgraph_ir::{Diagnostic, Platform, Span};
 
+use super::base::SCRATCH;
 use super::draft::Ref;
 use super::names::Counter;
 use super::state::StageState;
 use crate::ast::{Instruction, Kind, Stage};
-use crate::expand::{Mode, Nothing, expand};
+use crate::expand::{Mode, Nothing, expand, is_plain};
 use crate::options::NamedContext;
 
 /// A stage, or an image that only a `--from` names.
@@ -51,13 +51,52 @@ pub(super) struct Node<'a> {
     pub root: Option<Ref>,
 }
 
+impl Node<'_> {
+    /// `FROM scratch`.
+    pub fn is_on_nothing(&self) -> bool {
+        self.base.is_none() && self.named.is_none() && self.base_name == SCRATCH
+    }
+}
+
 /// An instruction with the stages it reads.
 #[derive(Debug)]
 pub(super) struct Command<'a> {
-    pub instruction: Cow<'a, Instruction>,
-    /// `COPY --from`: one; `RUN`: one per mount.
-    pub sources: Vec<Option<usize>>,
+    pub instruction: Written<'a>,
+    pub sources: Sources,
     pub onbuild: bool,
+}
+
+/// An instruction of the file, or of a trigger.
+#[derive(Debug)]
+pub(super) enum Written<'a> {
+    File(&'a Instruction),
+    Trigger(Box<Instruction>),
+}
+
+impl Deref for Written<'_> {
+    type Target = Instruction;
+
+    fn deref(&self) -> &Instruction {
+        match self {
+            Self::File(i) => i,
+            Self::Trigger(i) => i,
+        }
+    }
+}
+
+/// The nodes that an instruction reads.
+#[derive(Debug, Default)]
+pub(super) struct Sources {
+    /// `COPY --from`.
+    pub copy: Option<usize>,
+    /// `RUN`: one per mount.
+    pub mounts: Vec<Option<usize>>,
+}
+
+impl Sources {
+    fn iter(&self) -> impl Iterator<Item = usize> {
+        self.copy.into_iter().chain(self.mounts.iter().copied().flatten())
+    }
 }
 
 impl<'a> super::Cx<'a> {
@@ -69,7 +108,7 @@ impl<'a> super::Cx<'a> {
     ) -> Node<'a> {
         Node {
             stage,
-            label: "".into(),
+            label: Arc::default(),
             base_name: base,
             span,
             platform: None,
@@ -157,20 +196,21 @@ impl<'a> super::Cx<'a> {
             let mut commands = Vec::with_capacity(stage.instructions.len());
             for i in &stage.instructions {
                 let sources = self.sources(at, i);
-                commands.push(Command { instruction: Cow::Borrowed(i), sources, onbuild: false });
+                commands.push(Command { instruction: Written::File(i), sources, onbuild: false });
             }
             self.nodes[at].commands = commands;
         }
     }
 
     /// The nodes an instruction reads; they become dependencies of `at`.
-    pub(super) fn sources(&mut self, at: usize, i: &Instruction) -> Vec<Option<usize>> {
-        let mut out = Vec::new();
+    pub(super) fn sources(&mut self, at: usize, i: &Instruction) -> Sources {
+        let mut out = Sources::default();
         match &i.kind {
             Kind::Copy(c) => {
                 let Some(from) = &c.from else { return out };
-                let plain = expand(&from.text, &Nothing, Mode::plain(self.ast.escape))
-                    .is_ok_and(|e| e.text == from.text);
+                let plain = is_plain(&from.text, self.ast.escape)
+                    || expand(&from.text, &Nothing, Mode::plain(self.ast.escape))
+                        .is_ok_and(|e| e.text == from.text);
                 if !plain {
                     self.diags.push(
                         Diagnostic::error(
@@ -196,11 +236,11 @@ impl<'a> super::Cx<'a> {
                     },
                     Err(_) => self.stage_or_image(&from.text, i.span),
                 };
-                out.push(Some(found));
+                out.copy = Some(found);
             }
             Kind::Run(r) => {
                 for m in &r.mounts {
-                    out.push(match m.from.as_ref().filter(|f| !f.text.is_empty()) {
+                    out.mounts.push(match m.from.as_ref().filter(|f| !f.text.is_empty()) {
                         Some(from) => Some(self.stage_or_image(&from.text, i.span)),
                         // Without `from` BuildKit looks up `scratch`, which a stage may be called.
                         None => {
@@ -212,8 +252,8 @@ impl<'a> super::Cx<'a> {
             }
             _ => {}
         }
-        for source in out.iter().flatten() {
-            self.nodes[at].deps.push((*source, i.span));
+        for source in out.iter() {
+            self.nodes[at].deps.push((source, i.span));
         }
         out
     }
@@ -329,7 +369,7 @@ impl<'a> super::Cx<'a> {
                 self.nodes[at].onbuild_done = true;
                 for c in &self.nodes[base].commands {
                     if let Kind::Onbuild(text) = &c.instruction.kind {
-                        triggers.push(text.text.clone());
+                        triggers.push(text.text.to_string());
                     }
                 }
             }
@@ -342,9 +382,9 @@ impl<'a> super::Cx<'a> {
                 match crate::parse::parse_trigger(&t, span) {
                     Ok(i) => {
                         let sources = self.sources(at, &i);
-                        new |= !sources.is_empty();
+                        new |= sources.copy.is_some() || !sources.mounts.is_empty();
                         commands.push(Command {
-                            instruction: Cow::Owned(i),
+                            instruction: Written::Trigger(Box::new(i)),
                             sources,
                             onbuild: true,
                         });

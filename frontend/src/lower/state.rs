@@ -1,8 +1,10 @@
 //! What a stage is at one point of its instructions: root file system, variables, image config.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
+use compact_str::CompactString;
+use foldhash::quality::RandomState;
 use rgraph_ir::image_config::{ContainerConfig, ImageConfig};
 use rgraph_ir::plan::TargetBase;
 use rgraph_ir::{Env, Platform, Span};
@@ -10,11 +12,23 @@ use rgraph_ir::{Env, Platform, Span};
 use super::draft::Ref;
 use crate::expand::Lookup;
 
-/// The variables a step sees, in order, with an index. Setting one again moves it to the end.
+/// A variable's name and value.
+pub(super) type Var = (Arc<str>, Arc<str>);
+
+/// Where names stand in a list. Empty while the list is short: looking through that is faster, and most
+/// stages have a few variables only.
+type Index = HashMap<Arc<str>, usize, RandomState>;
+
+/// How long a list without an index may be.
+const SHORT: usize = 16;
+
+/// The variables a step sees, in order. Setting one again moves it to the end.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Vars {
-    entries: Vec<Option<(Arc<str>, Arc<str>)>>,
-    index: HashMap<Arc<str>, usize>,
+    entries: Vec<Option<Var>>,
+    /// How many entries are no gap.
+    len: usize,
+    index: Index,
     /// What `entries[..built_to]` is as an [`Env`].
     built: Env,
     built_to: usize,
@@ -28,25 +42,37 @@ const MAX_WORK: usize = 1 << 20;
 
 impl Vars {
     pub fn set(&mut self, key: &str, value: &str) {
-        let key: Arc<str> = match self.index.get_key_value(key) {
-            Some((key, at)) => {
-                let (key, at) = (key.clone(), *at);
-                self.take_out(at);
-                key
-            }
-            None => key.into(),
-        };
-        self.index.insert(key.clone(), self.entries.len());
-        self.entries.push(Some((key, value.into())));
-        if self.entries.len() > 2 * self.index.len() + 16 {
+        self.set_var((key.into(), value.into()));
+    }
+
+    pub fn set_var(&mut self, var: Var) {
+        self.remove(&var.0);
+        if !self.index.is_empty() {
+            self.index.insert(var.0.clone(), self.entries.len());
+        }
+        self.entries.push(Some(var));
+        self.len += 1;
+        if self.entries.len() > 2 * self.len + SHORT {
             self.close_gaps();
+        }
+        if self.index.is_empty() && self.entries.len() > SHORT {
+            self.number();
         }
     }
 
     pub fn remove(&mut self, key: &str) {
-        if let Some(at) = self.index.remove(key) {
+        if let Some(at) = self.at(key) {
+            self.index.remove(key);
+            self.len -= 1;
             self.take_out(at);
         }
+    }
+
+    fn at(&self, key: &str) -> Option<usize> {
+        if !self.index.is_empty() {
+            return self.index.get(key).copied();
+        }
+        self.entries.iter().rposition(|e| e.as_ref().is_some_and(|(k, _)| &**k == key))
     }
 
     /// Leaves a gap; `built` goes back to what stands before it.
@@ -63,11 +89,15 @@ impl Vars {
     fn close_gaps(&mut self) {
         self.built_to = self.entries[..self.built_to].iter().flatten().count();
         self.entries.retain(Option::is_some);
-        for (i, (key, _)) in self.entries.iter().flatten().enumerate() {
-            if let Some(at) = self.index.get_mut(key) {
-                *at = i;
-            }
+        if !self.index.is_empty() {
+            self.number();
         }
+    }
+
+    /// Makes the index anew.
+    fn number(&mut self) {
+        let places = self.entries.iter().enumerate();
+        self.index = places.filter_map(|(i, e)| Some((e.as_ref()?.0.clone(), i))).collect();
     }
 
     /// The list as the op takes it; shares all that did not change since the last call.
@@ -84,11 +114,11 @@ impl Vars {
     }
 
     pub fn has(&self, name: &str) -> bool {
-        self.index.contains_key(name)
+        self.at(name).is_some()
     }
 
     pub fn len(&self) -> usize {
-        self.index.len()
+        self.len
     }
 
     pub fn names(&self) -> impl Iterator<Item = &str> {
@@ -98,7 +128,7 @@ impl Vars {
 
 impl Lookup for Vars {
     fn get(&self, name: &str) -> Option<&str> {
-        let (_, value) = self.entries[*self.index.get(name)?].as_ref()?;
+        let (_, value) = self.entries[self.at(name)?].as_ref()?;
         Some(value)
     }
 }
@@ -106,23 +136,39 @@ impl Lookup for Vars {
 /// The image's variables: each keeps its place.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ConfigEnv {
-    pub list: Vec<(String, String)>,
-    index: HashMap<String, usize>,
+    list: Vec<Var>,
+    index: Index,
 }
 
 impl ConfigEnv {
-    pub fn set(&mut self, key: &str, value: &str) {
-        match self.index.get(key) {
-            Some(at) => value.clone_into(&mut self.list[*at].1),
-            None => {
-                self.index.insert(key.to_owned(), self.list.len());
-                self.list.push((key.to_owned(), value.to_owned()));
-            }
+    pub fn set(&mut self, (key, value): Var) {
+        if let Some(at) = self.at(&key) {
+            self.list[at].1 = value;
+            return;
+        }
+        if !self.index.is_empty() {
+            self.index.insert(key.clone(), self.list.len());
+        }
+        self.list.push((key, value));
+        if self.index.is_empty() && self.list.len() > SHORT {
+            self.index = self.list.iter().zip(0..).map(|((k, _), i)| (k.clone(), i)).collect();
         }
     }
 
+    fn at(&self, key: &str) -> Option<usize> {
+        if !self.index.is_empty() {
+            return self.index.get(key).copied();
+        }
+        self.list.iter().position(|(k, _)| &**k == key)
+    }
+
     pub fn has(&self, key: &str) -> bool {
-        self.index.contains_key(key)
+        self.at(key).is_some()
+    }
+
+    /// As the image has it.
+    pub fn strings(&self) -> Vec<(String, String)> {
+        self.list.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect()
     }
 }
 
@@ -151,7 +197,7 @@ pub(super) struct StageState {
     pub history_size: usize,
     pub base: TargetBase,
     /// `ARG`s so far, with the values they had when declared.
-    pub build_args: Vec<(String, Option<String>)>,
+    pub build_args: Vec<(CompactString, Option<CompactString>)>,
     /// A `WORKDIR` was given in this file.
     pub workdir_set: bool,
     /// `FROM --platform`, else the target's.
@@ -172,7 +218,7 @@ impl StageState {
     pub fn on(root: Option<Ref>, mut image: ImageConfig, platform: &Arc<Platform>) -> Self {
         let mut config_env = ConfigEnv::default();
         for (k, v) in std::mem::take(&mut image.config.env) {
-            config_env.set(&k, &v);
+            config_env.set((k.into(), v.into()));
         }
         Self {
             root,
@@ -194,7 +240,7 @@ impl StageState {
     /// Gives the image a `PATH` when it has none.
     pub fn default_path(&mut self) {
         if !self.config_env.has("PATH") && self.platform.os != "windows" {
-            self.config_env.set("PATH", DEFAULT_PATH);
+            self.config_env.set(DEFAULT_PATH.clone());
             self.in_step = false;
         }
     }
@@ -204,17 +250,18 @@ impl StageState {
     pub fn adopt_config(&mut self) {
         self.default_path();
         if !self.in_step {
-            for (k, v) in &self.config_env.list {
-                self.vars.set(k, v);
+            for var in &self.config_env.list {
+                self.vars.set_var(var.clone());
             }
-            self.in_step = self.vars.index.len() == self.config_env.list.len();
+            self.in_step = self.vars.len() == self.config_env.list.len();
         }
     }
 
     pub fn set_env(&mut self, key: &str, value: &str) {
         self.in_step &= !self.config_env.has(key);
-        self.vars.set(key, value);
-        self.config_env.set(key, value);
+        let var: Var = (key.into(), value.into());
+        self.vars.set_var(var.clone());
+        self.config_env.set(var);
     }
 
     pub fn set_arg(&mut self, key: &str, value: &str) {
@@ -252,7 +299,10 @@ impl StageState {
     }
 }
 
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+static DEFAULT_PATH: LazyLock<Var> = LazyLock::new(|| {
+    let path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+    ("PATH".into(), path.into())
+});
 
 #[cfg(test)]
 mod tests {

@@ -55,6 +55,9 @@ impl Cx<'_> {
             "token",
         ];
         const HARMLESS: [&str; 3] = ["public", "file", "version"];
+        if self.lint.is_idle() {
+            return;
+        }
         let lower = key.to_lowercase();
         let has = |list: &[&str]| lower.split('_').any(|part| list.contains(&part));
         if has(&SECRET) && !has(&HARMLESS) {
@@ -69,7 +72,10 @@ impl Cx<'_> {
     pub(super) fn lint_ignored(&mut self, step: &Step<'_>, src: &str, add: bool) {
         let file = &self.opts.ignore;
         let ignore = &file.rules;
-        if ignore.is_empty() || ignore.patterns().iter().any(Pattern::negated) {
+        if self.lint.is_idle()
+            || ignore.is_empty()
+            || ignore.patterns().iter().any(Pattern::negated)
+        {
             return;
         }
         let src = clean(src);

@@ -70,7 +70,7 @@ fn one(head: &Head<'_>, diags: &mut Vec<Diagnostic>) -> Option<Word> {
         );
         return None;
     }
-    Some(head.line.word(args.to_owned(), head.at, head.at + args.len()))
+    Some(head.line.word(args, head.at, head.at + args.len()))
 }
 
 /// Shell or exec form.
@@ -108,8 +108,8 @@ fn pairs(head: &Head<'_>, diags: &mut Vec<Diagnostic>) -> Option<Vec<Pair>> {
         let rest = args[cut..].trim_start_matches(words::is_blank);
         let from = head.at + (args.len() - rest.len());
         return Some(vec![Pair {
-            key: head.line.word(args[..cut].to_owned(), head.at, head.at + cut),
-            value: head.line.word(rest.to_owned(), from, head.at + args.len()),
+            key: head.line.word(&args[..cut], head.at, head.at + cut),
+            value: head.line.word(rest, from, head.at + args.len()),
             legacy: true,
         }]);
     }
@@ -131,7 +131,7 @@ fn pairs(head: &Head<'_>, diags: &mut Vec<Diagnostic>) -> Option<Vec<Pair>> {
             blank(diags, word);
             continue;
         }
-        let part = |s: &str| Word { text: s.to_owned(), span: word.span };
+        let part = |s: &str| Word { text: s.into(), span: word.span };
         out.push(Pair { key: part(key), value: part(value), legacy: false });
     }
     (diags.len() == errors).then_some(out)
@@ -145,7 +145,7 @@ fn arg(head: &Head<'_>, diags: &mut Vec<Diagnostic>) -> Option<Kind> {
     }
     let mut out = Vec::with_capacity(words.len());
     for word in words {
-        let part = |s: &str| Word { text: s.to_owned(), span: word.span };
+        let part = |s: &str| Word { text: s.into(), span: word.span };
         match word.text.split_once('=') {
             Some(("", _)) => {
                 diags.push(Diagnostic::error(
@@ -173,7 +173,7 @@ fn volume(head: &Head<'_>, diags: &mut Vec<Diagnostic>) -> Option<Kind> {
         return None;
     }
     for w in &mut list {
-        w.text = w.text.trim().to_owned();
+        w.text = w.text.trim().into();
         if w.text.is_empty() {
             diags.push(Diagnostic::error(
                 "empty-volume",
@@ -264,7 +264,7 @@ fn onbuild(head: &Head<'_>, heredocs: Vec<Heredoc>, diags: &mut Vec<Diagnostic>)
         text.push_str(&h.body);
         text.push_str(&h.name);
     }
-    Some(Kind::Onbuild(Word { text, span: inner.keyword.span }))
+    Some(Kind::Onbuild(Word { text: text.into(), span: inner.keyword.span }))
 }
 
 /// The first word of `HEALTHCHECK` and what follows it.

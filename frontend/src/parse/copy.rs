@@ -4,7 +4,7 @@ use rgraph_ir::Diagnostic;
 
 use super::flags::Takes;
 use super::{Head, heredoc, json};
-use crate::ast::{Copy, Heredoc, Kind, Word};
+use crate::ast::{Copy, Heredoc, Kind};
 
 const COPY: &[(&str, Takes)] = &[
     ("chown", Takes::One),
@@ -56,13 +56,9 @@ pub(super) fn parse(
         ));
         return None;
     }
-    let mut sources: Vec<Word> = Vec::with_capacity(args.len());
     let mut files = Vec::new();
-    for word in args {
-        let Some(o) = heredoc::opening(&word.text) else {
-            sources.push(word);
-            continue;
-        };
+    args.retain(|word| {
+        let Some(o) = heredoc::opening(&word.text) else { return true };
         // The last body of a name counts, as when names are looked up after reading.
         let body = bodies.iter().rev().find(|b| b.name == o.name);
         files.push(Heredoc {
@@ -71,9 +67,10 @@ pub(super) fn parse(
             chomp: o.chomp,
             expand: o.expand,
         });
-    }
+        false
+    });
     let copy = Box::new(Copy {
-        sources,
+        sources: args,
         files,
         dest,
         from: flags.filled("from"),
@@ -81,7 +78,7 @@ pub(super) fn parse(
         chmod: flags.filled("chmod"),
         link: flags.switch("link").unwrap_or(false),
         parents: flags.switch("parents").unwrap_or(false),
-        exclude: flags.all("exclude").map(|w| w.text.clone()).collect(),
+        exclude: flags.all("exclude").map(|w| w.text.to_string()).collect(),
         checksum: flags.filled("checksum"),
         keep_git_dir: flags.switch("keep-git-dir"),
         unpack: flags.switch("unpack"),

@@ -1,5 +1,6 @@
 //! `INSTRUCTION --flag=value ... rest`: splitting, then reading by a table.
 
+use compact_str::CompactString;
 use rgraph_ir::Diagnostic;
 use rgraph_ir::near::nearest;
 
@@ -35,8 +36,8 @@ pub(super) fn split(line: &Line<'_>, at: usize) -> (Vec<RawFlag>, usize) {
     }
 }
 
-fn read_word(text: &str, start: usize, escape: char) -> (String, bool, usize) {
-    let mut out = String::new();
+fn read_word(text: &str, start: usize, escape: char) -> (CompactString, bool, usize) {
+    let mut out = CompactString::default();
     let mut quote = None;
     let mut quoted = false;
     let mut chars = text[start..].char_indices();
@@ -107,9 +108,9 @@ impl Flags {
                 continue;
             }
             let value = match (takes, value) {
-                (Takes::Bool, None) => "true".to_owned(),
+                (Takes::Bool, None) => CompactString::const_new("true"),
                 (Takes::Bool, Some(v)) if !v.is_empty() => match v.to_ascii_lowercase().as_str() {
-                    v @ ("true" | "false") => v.to_owned(),
+                    v @ ("true" | "false") => v.into(),
                     _ => {
                         diags.push(err(
                             "invalid-flag",
@@ -118,7 +119,7 @@ impl Flags {
                         continue;
                     }
                 },
-                (Takes::One | Takes::Many, Some(v)) => v.to_owned(),
+                (Takes::One | Takes::Many, Some(v)) => v.into(),
                 _ => {
                     diags.push(err("missing-value", format!("missing a value on flag: {name}")));
                     continue;

@@ -33,7 +33,7 @@ pub(super) fn parse(
             return None;
         }
     };
-    let lower = name.map(|n| n.text.to_lowercase());
+    let lower = name.map(|n| n.text.as_str().to_lowercase());
     if let (Some(lower), Some(name)) = (&lower, name)
         && !valid_name(lower)
     {

@@ -24,7 +24,7 @@ pub(super) fn opening(word: &str) -> Option<Opening> {
     if rest.is_empty() || rest.contains('<') {
         return None;
     }
-    let mode = Mode { keep_unset: true, ..Mode::plain('\\') };
+    let mode = Mode { keep_unset: true, ..Mode::plain('\\').split() };
     let words = expand(rest, &Nothing, mode).ok()?.words;
     let raw = expand(rest, &Nothing, Mode { raw_quotes: true, ..mode }).ok()?.words;
     let ([name], [raw]) = (words.as_slice(), raw.as_slice()) else { return None };
@@ -34,7 +34,8 @@ pub(super) fn opening(word: &str) -> Option<Opening> {
 
 /// All heredocs a logical line opens, in order.
 pub(super) fn openings(line: &str) -> Vec<Opening> {
-    let mode = Mode { raw_quotes: true, raw_escapes: true, keep_unset: true, ..Mode::plain('\\') };
+    let mode =
+        Mode { raw_quotes: true, raw_escapes: true, keep_unset: true, ..Mode::plain('\\').split() };
     let words = expand(line, &Nothing, mode).map(|e| e.words).unwrap_or_default();
     words.iter().filter_map(|w| opening(w)).collect()
 }

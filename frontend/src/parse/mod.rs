@@ -15,6 +15,7 @@ mod words;
 
 use std::borrow::Cow;
 
+use compact_str::CompactString;
 use rgraph_ir::limits::{MAX_DOCKERFILE, MAX_STAGES};
 use rgraph_ir::near::nearest;
 use rgraph_ir::span::{FileId, SourceFile};
@@ -80,8 +81,8 @@ pub(crate) struct Line<'a> {
 
 impl Line<'_> {
     /// A word that stands at `start..end` of the line.
-    fn word(&self, text: String, start: usize, end: usize) -> Word {
-        Word { text, span: self.places.span(start, end) }
+    fn word(&self, text: impl Into<CompactString>, start: usize, end: usize) -> Word {
+        Word { text: text.into(), span: self.places.span(start, end) }
     }
 }
 
@@ -123,7 +124,7 @@ impl Head<'_> {
             json::List::Strings(items) => {
                 let at = self.at;
                 let end = self.line.text.trim_end().len().max(at);
-                items.iter().map(|s| self.line.word(s.clone(), at, end)).collect()
+                items.iter().map(|s| self.line.word(s.as_str(), at, end)).collect()
             }
             _ => words::plain(self.line, self.at),
         }
@@ -161,8 +162,8 @@ pub fn parse(src: &SourceFile) -> Parsed {
             match statement {
                 Some(Statement::From(stage)) => ast.stages.push(*stage),
                 Some(Statement::Other(i)) => match (ast.stages.last_mut(), &i.kind) {
-                    (Some(stage), _) => stage.instructions.push(*i),
-                    (None, Kind::Arg(_)) => ast.global_args.push(*i),
+                    (Some(stage), _) => stage.instructions.push(i),
+                    (None, Kind::Arg(_)) => ast.global_args.push(i),
                     (None, _) => diags.push(
                         Diagnostic::error("no-stage", i.span, "no build stage in current context")
                             .help("only `ARG` may stand before the first `FROM`"),
@@ -236,7 +237,7 @@ pub(crate) fn parse_trigger(text: &str, at: Span) -> Result<Instruction, Vec<Dia
         d.labels.iter_mut().for_each(|l| l.span = at);
     }
     match statement {
-        Some(Statement::Other(i)) if diags.is_empty() => Ok(*i),
+        Some(Statement::Other(i)) if diags.is_empty() => Ok(i),
         Some(Statement::From(_)) => Err(vec![Diagnostic::error(
             "onbuild-trigger",
             at,
@@ -248,7 +249,7 @@ pub(crate) fn parse_trigger(text: &str, at: Span) -> Result<Instruction, Vec<Dia
 
 enum Statement {
     From(Box<Stage>),
-    Other(Box<Instruction>),
+    Other(Instruction),
 }
 
 /// A logical line with what follows it, cut out of the file and not yet looked at.
@@ -316,12 +317,12 @@ fn head<'a>(line: &'a Line<'a>, start: usize) -> Head<'a> {
     let start = start + (text[start..].len() - text[start..].trim_start().len());
     let stop = text.trim_end().len().max(start);
     let end = text[start..stop].find(words::is_blank).map_or(stop, |i| start + i);
-    let keyword = line.word(text[start..end].to_owned(), start, end);
+    let keyword = line.word(&text[start..end], start, end);
     let (flags, at) = flags::split(line, end);
     let at = at + (text[at..].len() - text[at..].trim_start().len());
     let upper = match INSTRUCTIONS.iter().find(|i| i.eq_ignore_ascii_case(&keyword.text)) {
         Some(known) => Cow::Borrowed(*known),
-        None => Cow::Owned(keyword.text.to_ascii_uppercase()),
+        None => Cow::Owned(keyword.text.as_str().to_ascii_uppercase()),
     };
     let json = if text[at..].starts_with('[') {
         json::list(text[at..].trim_end())
@@ -355,13 +356,13 @@ fn statement(
     if diags.len() > errors {
         return None;
     }
-    Some(Statement::Other(Box::new(Instruction {
+    Some(Statement::Other(Instruction {
         kind: kind?,
         text: line.text.trim().into(),
         span: line.span,
         keyword: head.keyword,
         comments: logical.comments,
-    })))
+    }))
 }
 
 fn unknown(head: &Head<'_>) -> Diagnostic {

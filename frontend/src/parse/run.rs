@@ -113,7 +113,7 @@ fn mount(flag: &Word) -> Result<MountSpec, Box<Diagnostic>> {
                     .help(format!("add a stage `FROM {v} AS name` and write `from=name`")),
                 ));
             }
-            spec.from = Some(Word { text: v.clone(), span: flag.span });
+            spec.from = Some(Word { text: v.into(), span: flag.span });
         }
         spec.fields.push(MountField { key, value, text });
     }

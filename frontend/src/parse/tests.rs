@@ -131,7 +131,7 @@ fn pairs_and_words() {
         .iter()
         .flat_map(|i| match &i.kind {
             Kind::Env(p) | Kind::Label(p) => {
-                p.iter().map(|p| (p.key.text.clone(), p.value.text.clone())).collect()
+                p.iter().map(|p| (p.key.text.to_string(), p.value.text.to_string())).collect()
             }
             _ => Vec::new(),
         })

@@ -1,5 +1,7 @@
 //! Splitting of arguments: at blanks, or at blanks outside quotes. Quotes stay.
 
+use compact_str::CompactString;
+
 use super::Line;
 use crate::ast::Word;
 
@@ -32,7 +34,7 @@ pub(super) fn quoted(line: &Line<'_>, at: usize) -> Vec<Word> {
             chars.next();
             continue;
         }
-        let mut out = String::new();
+        let mut out = CompactString::default();
         let mut quote = None;
         let mut end = text.len();
         while let Some((i, c)) = chars.next() {

@@ -69,9 +69,14 @@ pub fn clean(path: &str) -> String {
     }
 }
 
+/// [`clean`] of a text that is nobody else's.
+pub fn cleaned(path: String) -> String {
+    if is_clean(&path) { path } else { clean(&path) }
+}
+
 /// True when [`clean`] surely changes nothing: most paths that people write. One that begins with a
 /// dot in a component may be clean too.
-fn is_clean(path: &str) -> bool {
+pub fn is_clean(path: &str) -> bool {
     let mut at_start = true;
     let simple = path.bytes().enumerate().all(|(at, b)| {
         let good = !at_start || b != b'.' && (b != b'/' || at == 0);

@@ -29,6 +29,8 @@ use std::fmt::Write as _;
 use std::ops::Range;
 use std::sync::Arc;
 
+use foldhash::quality::RandomState;
+
 use super::Style;
 use super::view::View;
 use crate::env::{Env, EnvId};
@@ -48,7 +50,8 @@ const PIECE: usize = 64 << 10;
 /// The plan as JSON with a line end, piece by piece, since it is larger than the plan.
 pub fn json(plan: &BuildPlan, map: &SourceMap, style: &Style, take: &mut dyn FnMut(&str)) {
     let json = Json::new(plan, map, style);
-    let environments = json.head(take);
+    let environments = json.environments();
+    json.head(&environments, take);
     json.vertices(&environments, 0..json.len(), take);
     json.tail(take);
 }
@@ -60,8 +63,12 @@ pub struct Json<'a> {
     style: &'a Style,
 }
 
-/// The numbers that [`Json::head`] gave to environments.
-pub struct Environments(HashMap<EnvId, usize>);
+/// Every environment that a step has or shares, with its number.
+pub struct Environments<'a> {
+    /// Parents first.
+    list: Vec<&'a Env>,
+    numbers: HashMap<EnvId, usize, RandomState>,
+}
 
 impl<'a> Json<'a> {
     /// A plan, ready to be written.
@@ -75,8 +82,29 @@ impl<'a> Json<'a> {
         self.view.order.len()
     }
 
+    /// Numbers the environments.
+    pub fn environments(&self) -> Environments<'a> {
+        let (mut list, mut numbers) = (Vec::new(), HashMap::<_, _, RandomState>::default());
+        let mut new: Vec<(EnvId, &Env)> = Vec::new();
+        for id in &self.view.order {
+            let Op::Exec(e) = &self.view.vertex(*id).op else { continue };
+            let mut next = Some(&e.env);
+            while let Some((env, id)) = next.and_then(|e| Some((e, e.id()?)))
+                && !numbers.contains_key(&id)
+            {
+                new.push((id, env));
+                next = env.parent();
+            }
+            for (id, env) in new.drain(..).rev() {
+                numbers.insert(id, list.len());
+                list.push(env);
+            }
+        }
+        Environments { list, numbers }
+    }
+
     /// Everything before the first vertex.
-    pub fn head(&self, take: &mut dyn FnMut(&str)) -> Environments {
+    pub fn head(&self, environments: &Environments<'_>, take: &mut dyn FnMut(&str)) {
         let view = &self.view;
         let mut w = Writer::new(take);
         w.open(None, '{');
@@ -89,17 +117,16 @@ impl<'a> Json<'a> {
         }
         w.close(']');
         w.line(" ");
-        let environments = environments(&mut w, view);
+        environments.write(&mut w);
         w.line(" ");
         w.open(Some("vertices"), '[');
         w.end();
-        Environments(environments)
     }
 
     /// Some of the vertices; all of them, in order, make the list.
     pub fn vertices(
         &self,
-        environments: &Environments,
+        environments: &Environments<'_>,
         range: Range<usize>,
         take: &mut dyn FnMut(&str),
     ) {
@@ -109,7 +136,7 @@ impl<'a> Json<'a> {
         for n in range {
             let id = self.view.order[n];
             w.line("  ");
-            vertex(&mut w, &self.view, self.style, &environments.0, &mut path, n, id);
+            vertex(&mut w, &self.view, self.style, &environments.numbers, &mut path, n, id);
         }
         w.end();
     }
@@ -120,34 +147,22 @@ impl<'a> Json<'a> {
     }
 }
 
-/// Writes every environment that a step has or shares, parents first, and says what number each got.
-fn environments(w: &mut Writer<'_>, view: &View<'_>) -> HashMap<EnvId, usize> {
-    let mut numbers = HashMap::new();
-    w.open(Some("environments"), '[');
-    for id in &view.order {
-        let Op::Exec(e) = &view.vertex(*id).op else { continue };
-        let mut new: Vec<&Env> = Vec::new();
-        let mut next = Some(&e.env);
-        while let Some(env) = next.filter(|e| e.id().is_some_and(|id| !numbers.contains_key(&id))) {
-            new.push(env);
-            next = env.parent();
-        }
-        for env in new.into_iter().rev() {
-            let (Some(id), Some((name, value))) = (env.id(), env.last()) else { continue };
-            let number = numbers.len();
+impl Environments<'_> {
+    fn write(&self, w: &mut Writer<'_>) {
+        w.open(Some("environments"), '[');
+        for (number, env) in self.list.iter().enumerate() {
+            let Some((name, value)) = env.last() else { continue };
             w.line("  ");
             w.open(None, '{');
             w.number("id", number as u64);
-            let parent = env.parent().and_then(Env::id).and_then(|p| numbers.get(&p));
+            let parent = env.parent().and_then(Env::id).and_then(|p| self.numbers.get(&p));
             w.optional("parent", parent.copied());
             w.string("name", name);
             w.string("value", value);
             w.close('}');
-            numbers.insert(id, number);
         }
+        w.close(']');
     }
-    w.close(']');
-    numbers
 }
 
 fn target(w: &mut Writer<'_>, view: &View<'_>, t: &Target) {
@@ -179,7 +194,7 @@ fn vertex(
     w: &mut Writer<'_>,
     view: &View<'_>,
     style: &Style,
-    environments: &HashMap<EnvId, usize>,
+    environments: &HashMap<EnvId, usize, RandomState>,
     path: &mut FieldPath,
     n: usize,
     id: VertexId,
@@ -384,25 +399,19 @@ impl<'t> Writer<'t> {
     }
 }
 
-/// The bytes that are, or start, what has to be escaped.
-const SPECIAL: [bool; 256] = {
-    let mut special = [false; 256];
-    let mut b = 0;
-    while b < 0x20 {
-        special[b] = true;
-        b += 1;
-    }
-    special[b'"' as usize] = true;
-    special[b'\\' as usize] = true;
-    special[0x7f] = true;
-    special[0xc2] = true;
-    special
-};
+/// True when nothing is to be escaped, nor starts what is.
+fn is_plain(text: &[u8]) -> bool {
+    let special = |b: &u8| *b < 0x20 || matches!(*b, b'"' | b'\\' | 0x7f | 0xc2);
+    // Sixteen at a time and without a branch, which is what vector instructions do at once.
+    let (pieces, rest) = text.as_chunks::<16>();
+    let any = |piece: &[u8; 16]| piece.iter().fold(false, |any, b| any | special(b));
+    !pieces.iter().any(any) && !rest.iter().any(special)
+}
 
 /// A JSON string (RFC 8259, section 7).
 fn quote(out: &mut String, text: &str) {
     out.push('"');
-    if !text.bytes().any(|b| SPECIAL[usize::from(b)]) {
+    if is_plain(text.as_bytes()) {
         out.push_str(text);
         out.push('"');
         return;

@@ -123,21 +123,31 @@ struct What {
     text: String,
     /// How many names the list that is open has, equal neighbours once.
     names: usize,
+    /// Where the last of them starts in `text`.
+    at: usize,
+    /// The last one, when it is not in `text`.
     last: String,
 }
 
 impl What {
     fn name(&mut self, before: &str, name: &str) {
-        if name == "/" && before.is_empty() || self.names > 0 && self.last == name {
+        let last = match self.names {
+            0 => None,
+            1..=MAX_PATHS => self.text.get(self.at..),
+            _ => Some(self.last.as_str()),
+        };
+        if name == "/" && before.is_empty() || last == Some(name) {
             return;
         }
         self.names += 1;
-        self.last.clear();
-        self.last.push_str(name);
         if self.names <= MAX_PATHS {
+            self.text.reserve(1 + before.len() + name.len());
             self.space();
             self.text.push_str(before);
+            self.at = self.text.len();
             self.text.push_str(name);
+        } else {
+            name.clone_into(&mut self.last);
         }
     }
 
