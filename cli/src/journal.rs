@@ -38,10 +38,11 @@ pub fn record(
 ) -> BuildRecord {
     let mut steps: Vec<(VertexId, StepRecord)> = Vec::new();
     if let Some(compiled) = compiled {
+        let logs = logs.steps();
         progress.each(|step, info| {
             let Step::Vertex(v) = step else { return };
             if !info.name.starts_with("[internal]") {
-                let log = logs.has(v.0).then_some(v.0);
+                let log = logs.contains(&v.0).then_some(v.0);
                 steps.push((v, StepRecord { log, ..step_record(v, info, compiled) }));
             }
         });

@@ -78,7 +78,8 @@ impl Backend for LocalBackend<'_> {
         let imports: Vec<Import<'_>> =
             request.cache_from.iter().map(|c| self.import(c, request)).collect();
         let stores = caches::stores(request);
-        let (jobs, hears) = sync_channel(QUEUE);
+        // Room is made at once for all that fits in.
+        let (jobs, hears) = sync_channel(if stores.is_empty() { 0 } else { QUEUE });
         let inline = request.cache_to.iter().any(|c| matches!(c, CacheTo::Inline { .. }));
         let feed = Feed::new((!stores.is_empty()).then_some(jobs), inline);
         let build = Build { backend: self, request, sink, cancel, lease: &lease };

@@ -48,6 +48,13 @@ impl BuildLogs {
         self.path(vertex).exists()
     }
 
+    /// The steps that printed anything.
+    pub fn steps(&self) -> BTreeSet<u32> {
+        let number = |e: fs::DirEntry| e.file_name().to_str()?.strip_suffix(".log")?.parse().ok();
+        let entries = fs::read_dir(&self.dir).into_iter().flatten();
+        entries.filter_map(|e| number(e.ok()?)).collect()
+    }
+
     /// Opens a step's log; what a first try of the step printed stays.
     ///
     /// # Errors
@@ -237,6 +244,7 @@ mod tests {
         assert!(!log.append(Stream::Stdout, b"more").unwrap());
         assert_eq!(text(&logs, 1), "o[ab\n]e[cd]o[01234]!");
         assert!(logs.has(1));
+        assert_eq!(logs.steps(), BTreeSet::from([1]));
     }
 
     #[test]

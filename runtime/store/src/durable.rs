@@ -78,25 +78,31 @@ impl Store {
         snapshots: &[SnapshotId],
     ) -> Result<(Vec<BlobDigest>, Vec<SnapshotId>)> {
         let session = self.session()?;
+        // One read of the index for all: a chain has a hundred links.
+        let found = session.read("look up what is durable", |c| {
+            let all = c.unchecked_transaction()?;
+            let mut of = all.prepare_cached("SELECT durable FROM blobs WHERE digest = ?1")?;
+            let blobs: Vec<Option<bool>> = blobs
+                .iter()
+                .map(|d| of.query_row(params![d.as_bytes()], |r| r.get(0)).optional())
+                .collect::<rusqlite::Result<_>>()?;
+            let sql = "SELECT durable OR NOT on_disk FROM snapshots WHERE id = ?1";
+            let mut of = all.prepare_cached(sql)?;
+            let snapshots: Vec<Option<bool>> = snapshots
+                .iter()
+                .map(|id| of.query_row(params![int(id.0)], |r| r.get(0)).optional())
+                .collect::<rusqlite::Result<_>>()?;
+            Ok((blobs, snapshots))
+        })?;
         let mut out = (Vec::new(), Vec::new());
-        for d in blobs {
-            let durable = session.read("look up a blob", |c| {
-                c.prepare_cached("SELECT durable FROM blobs WHERE digest = ?1")?
-                    .query_row(params![d.as_bytes()], |r| r.get::<_, bool>(0))
-                    .optional()
-            })?;
+        for (d, durable) in blobs.iter().zip(found.0) {
             match durable {
                 None => return Err(StoreError::NoBlob { digest: *d }),
                 Some(true) => {}
                 Some(false) => out.0.push(*d),
             }
         }
-        for id in snapshots {
-            let durable = session.read("look up a snapshot", |c| {
-                c.prepare_cached("SELECT durable OR NOT on_disk FROM snapshots WHERE id = ?1")?
-                    .query_row(params![int(id.0)], |r| r.get::<_, bool>(0))
-                    .optional()
-            })?;
+        for (id, durable) in snapshots.iter().zip(found.1) {
             match durable {
                 None => return Err(StoreError::NoSnapshot { id: *id }),
                 Some(true) => {}
