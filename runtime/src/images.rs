@@ -25,7 +25,7 @@ use crate::fetch::image::{FetchError, ImageFetcher};
 use crate::host::Host;
 use crate::import::request;
 use crate::local_backend::SystemClock;
-use crate::snapshot::Snapshots;
+use crate::snapshot::{SnapshotError, Snapshots};
 
 pub use crate::fetch::push::Arrival;
 pub use load::{Loaded, load};
@@ -63,6 +63,9 @@ pub enum ImagesError {
         #[source]
         source: ConfigError,
     },
+    /// Layers could not be brought here and unpacked.
+    #[error(transparent)]
+    Unpack(SnapshotError),
     /// A layer could not be brought here.
     #[error("cannot pull layer {digest}")]
     Layer {

@@ -1,13 +1,14 @@
 //! Blobs by digest, wherever they are kept, and the set of blobs that makes up an image to write.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 
 use rgraph_ir::limits::{MAX_CONFIG, MAX_MANIFEST};
 use rgraph_ir::{BlobDigest, Reference};
 
 use crate::assemble::Image;
-use crate::hash::VerifyReader;
+use crate::hash::{Mismatch, VerifyReader};
+use crate::layer::{LayerError, hashed};
 use crate::manifest::{Descriptor, Document, Index, ManifestError};
 
 /// Deepest nesting of an index in an index.
@@ -20,6 +21,63 @@ pub trait BlobSource: Sync {
 
     /// Their number.
     fn size(&self, digest: &BlobDigest) -> io::Result<u64>;
+
+    /// Writes the bytes of a blob and checks them. After an error `out` has a part of them.
+    fn write(&self, d: &Descriptor, out: &mut dyn Write) -> Result<(), CopyError> {
+        let read = |source| BlobError::Io { digest: d.digest, source };
+        let mut blob = self.open(&d.digest).map_err(read)?;
+        let copy = |to: &mut dyn Write| -> Result<u64, CopyError> {
+            let mut buf = vec![0; 256 << 10];
+            let mut seen = 0u64;
+            loop {
+                let n = match blob.read(&mut buf) {
+                    Ok(0) => return Ok(seen),
+                    Ok(n) => n,
+                    Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                    Err(e) => return Err(read(e).into()),
+                };
+                seen += n as u64;
+                if seen > d.size {
+                    return Ok(seen);
+                }
+                to.write_all(&buf[..n])?;
+            }
+        };
+        let (seen, got, _) = hashed(copy, out)?;
+        promised(d, got, seen).map_err(|e| read(e).into())
+    }
+}
+
+/// Whether what was found is what a descriptor promises.
+pub fn promised(d: &Descriptor, got: BlobDigest, size: u64) -> io::Result<()> {
+    let bad = if size != d.size {
+        Mismatch::Size { digest: d.digest, want: d.size, got: size }
+    } else if got != d.digest {
+        Mismatch::Digest { want: d.digest, got }
+    } else {
+        return Ok(());
+    };
+    Err(io::Error::new(io::ErrorKind::InvalidData, bad))
+}
+
+/// Why a blob could not be copied.
+#[derive(Debug, thiserror::Error)]
+pub enum CopyError {
+    /// The blob.
+    #[error(transparent)]
+    Blob(#[from] BlobError),
+    /// Its target.
+    #[error("cannot write a blob")]
+    Write(#[from] io::Error),
+}
+
+impl From<LayerError> for CopyError {
+    fn from(e: LayerError) -> Self {
+        match e {
+            LayerError::Write(e) => Self::Write(e),
+            e => Self::Write(io::Error::other(e)),
+        }
+    }
 }
 
 /// Why a blob cannot be used.

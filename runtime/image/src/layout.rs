@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use rgraph_ir::limits::MAX_MANIFEST;
 use rgraph_ir::{BlobDigest, Reference};
 
-use crate::blobs::{BlobError, BlobSource, Export, open_verified};
+use crate::blobs::{BlobError, BlobSource, CopyError, Export};
 use crate::layer::fs as sys;
 use crate::manifest::{Descriptor, Document, Index, ManifestError, OCI_INDEX};
 use crate::tar::{Kind, Member, TarError, TarWriter};
@@ -104,7 +104,6 @@ pub(crate) fn write_tar(
         }
     }
     let mut tar = TarWriter::new(out);
-    let mut buf = vec![0; 256 << 10];
     for (path, content) in &members {
         let mut m = Member::new(path.clone().into_bytes(), Kind::File);
         match content {
@@ -122,27 +121,18 @@ pub(crate) fn write_tar(
                 m.mode = 0o444;
                 m.size = d.size;
                 tar.begin(&m).map_err(ArchiveError::Write)?;
-                copy(blobs, d, &mut buf, |piece| tar.data(piece))?;
+                blobs.write(d, &mut tar.content())?;
             }
         }
     }
     tar.finish().map_err(ArchiveError::Write)
 }
 
-/// Hands a checked blob on in pieces.
-fn copy(
-    blobs: &dyn BlobSource,
-    d: &Descriptor,
-    buf: &mut [u8],
-    mut to: impl FnMut(&[u8]) -> io::Result<()>,
-) -> Result<(), ArchiveError> {
-    let mut blob = open_verified(blobs, d)?;
-    loop {
-        match blob.read(buf) {
-            Ok(0) => return Ok(()),
-            Ok(n) => to(&buf[..n]).map_err(ArchiveError::Write)?,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(source) => return Err(BlobError::Io { digest: d.digest, source }.into()),
+impl From<CopyError> for ArchiveError {
+    fn from(e: CopyError) -> Self {
+        match e {
+            CopyError::Blob(e) => Self::Blob(e),
+            CopyError::Write(e) => Self::Write(e),
         }
     }
 }
@@ -203,7 +193,6 @@ pub fn write_oci_layout(
             index.manifests = kept.chain(index.manifests.clone()).collect();
         }
     }
-    let mut buf = vec![0; 256 << 10];
     for image in images {
         for (digest, bytes) in &image.documents {
             let path = dir.join(blob_path(digest));
@@ -217,8 +206,7 @@ pub fn write_oci_layout(
             }
             let mut failed = Ok(());
             put(&path, |f| {
-                let copied = copy(blobs, d, &mut buf, |piece| f.write_all(piece));
-                failed = copied;
+                failed = blobs.write(d, f).map_err(ArchiveError::from);
                 if failed.is_ok() { Ok(()) } else { Err(io::ErrorKind::Other.into()) }
             })
             .or_else(|e| {

@@ -6,6 +6,7 @@
 //! documents), [`assemble`] (a target and its layers to an image), [`blobs`] (where blobs come from),
 //! [`layout`] and [`archive`] (images as files), [`registry`] (images over the network).
 
+mod chunk;
 mod hash;
 mod json;
 pub mod tar;

@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use rgraph_image::layer::{
-    ArchiveOptions, LayerError, UnpackOptions, is_archive, unpack_archive, unpack_layer,
+    ArchiveOptions, Below, LayerError, UnpackOptions, is_archive, unpack_archive, unpack_layer,
 };
 use rgraph_image::tar::{Kind, Member, TarReader, TarWriter};
 
@@ -185,7 +185,7 @@ fn layers_over_links_of_lower_layers_go_through_them_inside() {
     let lowers = [low];
     let unpack = |members: &[M<'_>]| {
         let up = tempfile::tempdir_in(jail.root()).unwrap();
-        let opts = UnpackOptions { lowers: Some(&lowers), ..UnpackOptions::default() };
+        let opts = UnpackOptions { below: Below::Known(&lowers), ..UnpackOptions::default() };
         unpack_layer(tar(members).as_slice(), up.path(), &opts).map(|_| up)
     };
     for name in ["lib/x", "abs/x", "up/usr/lib/x", "lib/../x"] {
@@ -214,11 +214,34 @@ fn layers_over_links_of_lower_layers_go_through_them_inside() {
     let up = unpack(&[(Kind::Dir, "lib", ""), (Kind::File, "lib/x", "x")]).unwrap();
     assert!(up.path().join("lib/x").exists() && !up.path().join("usr").exists());
 
-    let up = tempfile::tempdir_in(jail.root()).unwrap();
-    let opts = UnpackOptions { lowers: None, ..UnpackOptions::default() };
-    let members = tar(&[(Kind::File, "lib/x", "x")]);
-    let e = unpack_layer(members.as_slice(), up.path(), &opts).unwrap_err();
-    assert!(matches!(e, LayerError::NeedsLowers(_)), "{e}");
+    // Layers below that are still to come: asked for once, and only where they matter.
+    {
+        let asked = std::sync::atomic::AtomicUsize::new(0);
+        let later = || {
+            asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            Ok(vec![jail.root().join("low")])
+        };
+        let up = tempfile::tempdir_in(jail.root()).unwrap();
+        let opts = UnpackOptions { below: Below::Later(&later), ..UnpackOptions::default() };
+        let members = tar(&[(Kind::File, "lib/x", "x"), (Kind::File, "lib/.wh.old", "")]);
+        unpack_layer(members.as_slice(), up.path(), &opts).unwrap();
+        assert!(up.path().join("usr/lib/x").exists());
+        assert_eq!(asked.load(std::sync::atomic::Ordering::SeqCst), 1);
+        let up = tempfile::tempdir_in(jail.root()).unwrap();
+        let members = tar(&[(Kind::Dir, ".", ""), (Kind::Dir, "a", ""), (Kind::File, "a/b", "x")]);
+        unpack_layer(members.as_slice(), up.path(), &opts).unwrap();
+        assert_eq!(
+            asked.load(std::sync::atomic::Ordering::SeqCst),
+            1,
+            "all parents are in the layer"
+        );
+        let gone = || Err(std::io::Error::other("not made"));
+        let up = tempfile::tempdir_in(jail.root()).unwrap();
+        let opts = UnpackOptions { below: Below::Later(&gone), ..UnpackOptions::default() };
+        let members = tar(&[(Kind::File, "lib/x", "x")]);
+        let e = unpack_layer(members.as_slice(), up.path(), &opts).unwrap_err();
+        assert!(matches!(e, LayerError::Below(_)), "{e}");
+    }
     drop(up);
     fs::remove_dir_all(jail.root().join("low")).unwrap();
     jail.check("lowers");

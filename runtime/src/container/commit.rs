@@ -3,7 +3,7 @@
 use std::io::{BufReader, BufWriter, Write as _};
 
 use rgraph_image::layer::{
-    LayerSource, LayerWriteOptions, UnpackOptions, unpack_layer, write_layer,
+    Below, LayerSource, LayerWriteOptions, UnpackOptions, unpack_layer, write_layer,
 };
 use rgraph_ir::image_config::ImageConfig;
 use rgraph_ir::plan::TargetBase;
@@ -71,7 +71,8 @@ pub fn commit(
             write_layer(&source, &options, &mut out).map_err(ContainerError::Layer)?;
             out.flush().map_err(at("read", upper))
         });
-        let options = UnpackOptions { lowers: Some(lowers), userxattr, ..UnpackOptions::default() };
+        let options =
+            UnpackOptions { below: Below::Known(lowers), userxattr, ..UnpackOptions::default() };
         let from = BufReader::with_capacity(256 << 10, reader);
         let read = unpack_layer(from, prepared.fs(), &options);
         let written = writing.join().unwrap_or_else(|p| std::panic::resume_unwind(p));

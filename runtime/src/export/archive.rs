@@ -1,19 +1,23 @@
 //! Outputs that are one archive: OCI layouts and Docker archives.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
+use std::sync::{Mutex, PoisonError};
 
 use rgraph_image::archive::write_docker_archive;
-use rgraph_image::blobs::{BlobSource, Export};
-use rgraph_image::layout::{write_oci_archive, write_oci_layout};
-use rgraph_image::manifest::OCI_INDEX;
+use rgraph_image::blobs::{BlobError, BlobSource, CopyError, Export, promised};
+use rgraph_image::layer::{LayerError, hashed};
+use rgraph_image::layout::{ArchiveError, write_oci_archive, write_oci_layout};
+use rgraph_image::manifest::{Descriptor, OCI_INDEX};
 use rgraph_ir::annotation::AnnotationPlace;
 use rgraph_ir::request::{ArchiveOutput, Compression, Dest, LayerOptions};
-use rgraph_ir::{BlobDigest, Reference};
+use rgraph_ir::{BlobDigest, DiffId, Reference};
 use rgraph_solver::backend::BuiltImage;
 use rgraph_store::Store;
 
 use super::image::Whole;
-use super::{Built, ExportError, Exporter};
+use super::layers::is_virtual;
+use super::{Built, ExportError, Exporter, NamedLayer};
 
 /// The blobs of the store, checked while they are read.
 pub(crate) struct StoreBlobs<'a>(pub(crate) &'a Store);
@@ -30,6 +34,68 @@ impl BlobSource for StoreBlobs<'_> {
         match self.0.open_blob(digest).map_err(io::Error::other)? {
             Some((_, size)) => Ok(size),
             None => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+}
+
+/// What an archive takes its blobs from: the store, and for plain layers made here their folders, so
+/// that their bytes are written once.
+pub(crate) struct ExportBlobs<'e, 'a> {
+    exporter: &'e Exporter<'a>,
+    plain: BTreeMap<BlobDigest, NamedLayer>,
+    /// Why the bytes of a layer are not to be had: somebody may know a remedy.
+    cause: Mutex<Option<ExportError>>,
+}
+
+impl<'e, 'a> ExportBlobs<'e, 'a> {
+    /// With the layers that may be in no blob.
+    pub(crate) fn new<'l>(
+        exporter: &'e Exporter<'a>,
+        layers: impl IntoIterator<Item = &'l NamedLayer>,
+    ) -> Self {
+        let plain = layers.into_iter().filter(|l| is_virtual(l) && !l.outside);
+        let plain = plain.map(|l| (l.blob.digest, l.clone())).collect();
+        Self { exporter, plain, cause: Mutex::new(None) }
+    }
+
+    /// Why an archive could not be written to `dest`.
+    pub(crate) fn failed(&self, dest: &Dest, e: ArchiveError) -> ExportError {
+        if self.exporter.cancel.is_cancelled() {
+            return ExportError::Cancelled;
+        }
+        let cause = self.cause.lock().unwrap_or_else(PoisonError::into_inner).take();
+        cause.unwrap_or_else(|| archive_error(dest, e))
+    }
+
+    fn lost(&self, d: &Descriptor, cause: ExportError) -> CopyError {
+        *self.cause.lock().unwrap_or_else(PoisonError::into_inner) = Some(cause);
+        let source = io::Error::other("the layer could not be read");
+        BlobError::Io { digest: d.digest, source }.into()
+    }
+}
+
+impl BlobSource for ExportBlobs<'_, '_> {
+    fn open(&self, digest: &BlobDigest) -> io::Result<Box<dyn Read + Send + '_>> {
+        let reader = self.exporter.store.open_blob_verified(digest).map_err(io::Error::other)?;
+        Ok(Box::new(reader.ok_or(io::ErrorKind::NotFound)?))
+    }
+
+    fn size(&self, digest: &BlobDigest) -> io::Result<u64> {
+        StoreBlobs(self.exporter.store).size(digest)
+    }
+
+    fn write(&self, d: &Descriptor, out: &mut dyn Write) -> Result<(), CopyError> {
+        let store = StoreBlobs(self.exporter.store);
+        let Some(layer) = self.plain.get(&d.digest) else { return store.write(d, out) };
+        let tar = |to: &mut dyn Write| self.exporter.plain_tar(layer, to);
+        match hashed(tar, out) {
+            Ok(((), got, size)) if promised(d, got, size).is_ok() => Ok(()),
+            Ok(((), got, _)) => {
+                let is = DiffId::from_bytes(*got.as_bytes());
+                Err(self.lost(d, ExportError::Changed { was: layer.diff_id, is }))
+            }
+            Err(ExportError::Layer(LayerError::Write(e))) => Err(CopyError::Write(e)),
+            Err(e) => Err(self.lost(d, e)),
         }
     }
 }
@@ -55,15 +121,15 @@ impl Exporter<'_> {
                 vec![all]
             }
         };
-        let source = StoreBlobs(self.store);
+        let source = ExportBlobs::new(self, wholes.iter().flat_map(|w| &w.layers));
         match (&o.dest, o.tar) {
             (Dest::Path(dir), false) => {
-                write_oci_layout(&exports, &source, dir).map_err(|e| archive_error(&o.dest, e))?;
+                write_oci_layout(&exports, &source, dir).map_err(|e| source.failed(&o.dest, e))?;
             }
             _ => self.write_output(&o.dest, &mut |out| {
                 write_oci_archive(&exports, &source, out)
                     .map(drop)
-                    .map_err(|e| archive_error(&o.dest, e))
+                    .map_err(|e| source.failed(&o.dest, e))
             })?,
         }
         Ok(wholes.into_iter().map(|w| w.built).collect())
@@ -87,11 +153,11 @@ impl Exporter<'_> {
         let names = self.references(&o.names, &o.dest)?;
         let exports: Vec<_> =
             wholes.iter().map(|w| Export::image(&w.image, names.clone())).collect();
-        let source = StoreBlobs(self.store);
+        let source = ExportBlobs::new(self, wholes.iter().flat_map(|w| &w.layers));
         self.write_output(&o.dest, &mut |out: &mut dyn Write| {
             write_docker_archive(&exports, &source, out)
                 .map(drop)
-                .map_err(|e| archive_error(&o.dest, e))
+                .map_err(|e| source.failed(&o.dest, e))
         })?;
         Ok(wholes.into_iter().map(|w| w.built).collect())
     }
@@ -112,7 +178,10 @@ impl Exporter<'_> {
         }
         let mut wholes = Vec::new();
         for b in built {
-            let layers = self.packed_layers(b.top, opts)?;
+            let layers = match opts.compression {
+                Compression::Uncompressed => self.plain_layers(b.top, opts)?,
+                _ => self.packed_layers(b.top, opts)?,
+            };
             let whole = self.whole(b, layers, opts, &o.annotations)?;
             self.put_documents(&whole)?;
             wholes.push(whole);

@@ -4,45 +4,26 @@ use std::io::{self, Read, Write};
 
 use rayon::prelude::*;
 use rgraph_image::layer::{
-    LayerError, LayerSource, LayerWriteOptions, decompress_layer, pack, write_layer,
+    LayerError, LayerSource, LayerWriteOptions, decompress_layer, hashed, pack, write_layer,
 };
 use rgraph_image::manifest::{layer_compression, layer_media_type};
+use rgraph_image::tar::TarError;
 use rgraph_ir::request::LayerOptions;
 use rgraph_ir::{BlobDigest, DiffId, SnapshotId};
 use rgraph_solver::event::EventKind;
-use rgraph_store::{BlobRef, Expect, LayerInfo, SnapshotRecord};
-use sha2::{Digest, Sha256};
+use rgraph_store::{BlobInfo, BlobRef, LayerInfo, SnapshotRecord};
 
 use super::{ExportError, Exporter, NamedLayer};
-use crate::snapshot::SnapshotError;
+use crate::snapshot::{SnapshotError, bring};
 
 /// Media type of a plain layer tar.
 pub(super) const TAR: &str = "application/vnd.oci.image.layer.v1.tar";
-/// Counts and hashes what is written.
-struct Hashing<W> {
-    inner: W,
-    hasher: Sha256,
-    bytes: u64,
-}
 
-impl<W: Write> Write for Hashing<W> {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        let n = self.inner.write(buf)?;
-        self.hasher.update(&buf[..n]);
-        self.bytes += n as u64;
-        Ok(n)
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
-    }
-}
-
-/// Keeps what is read, tells about it, stops when the build stops.
-struct Fetching<'a, 's> {
+/// Tells about what is read, stops when the build stops.
+struct Fetching<'a, 'r> {
     exporter: &'a Exporter<'a>,
     blob: &'a BlobRef,
-    from: Box<dyn Read + Send + 'a>,
-    keep: &'a mut rgraph_store::BlobWriter<'s>,
+    from: &'r mut (dyn Read + Send),
     done: u64,
 }
 
@@ -50,7 +31,6 @@ impl Read for Fetching<'_, '_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         self.exporter.check().map_err(io::Error::other)?;
         let n = self.from.read(buf)?;
-        self.keep.write_all(&buf[..n])?;
         self.done += n as u64;
         if n > 0 {
             self.exporter.emit(EventKind::Progress {
@@ -185,10 +165,10 @@ impl Exporter<'_> {
         rec: &SnapshotRecord,
         below: &[std::path::PathBuf],
     ) -> Result<(DiffId, u64), ExportError> {
-        let mut out = Hashing { inner: io::sink(), hasher: Sha256::new(), bytes: 0 };
         let lowers: Vec<_> = below.iter().rev().cloned().collect();
-        self.write_tar(rec, &lowers, false, &mut out)?;
-        Ok((DiffId::from_bytes(out.hasher.finalize().into()), out.bytes))
+        let tar = |out: &mut dyn Write| self.write_tar(rec, &lowers, false, out);
+        let ((), digest, size) = hashed::<_, ExportError>(tar, &mut io::sink())?;
+        Ok((DiffId::from_bytes(*digest.as_bytes()), size))
     }
 
     /// Whether the folder on top of a chain still gives the tar it gave when it was first packed.
@@ -238,6 +218,25 @@ impl Exporter<'_> {
         for layer in self.named_layers(top)? {
             self.check()?;
             let blob = self.packed(&layer, opts)?;
+            out.push(NamedLayer { blob, ..layer });
+        }
+        Ok(out)
+    }
+
+    /// The stack of `top` with the plain tar of every layer. Of layers made here that is no blob of the
+    /// store: their folders give the bytes when they are written out ([`super::archive::ExportBlobs`]).
+    pub(crate) fn plain_layers(
+        &self,
+        top: Option<SnapshotId>,
+        opts: &LayerOptions,
+    ) -> Result<Vec<NamedLayer>, ExportError> {
+        if opts.rewrite_timestamp && self.request.source_date_epoch.is_some() {
+            return self.packed_layers(top, opts);
+        }
+        let mut out = Vec::new();
+        for layer in self.named_layers(top)? {
+            self.check()?;
+            let blob = if layer.outside { self.packed(&layer, opts)? } else { layer.blob.clone() };
             out.push(NamedLayer { blob, ..layer });
         }
         Ok(out)
@@ -348,38 +347,29 @@ impl Exporter<'_> {
     /// Brings a blob that is known but not here, and checks that it is the layer it is said to be.
     /// False: nobody has it.
     fn fetch(&self, blob: &BlobRef, want: DiffId) -> Result<bool, ExportError> {
-        loop {
-            let read = |source| SnapshotError::Read { blob: blob.digest, source };
-            let Some(from) = self.provider.open(blob).map_err(read)? else { return Ok(false) };
-            match self.fetch_from(blob, want, from) {
-                Ok(()) => return Ok(true),
-                Err(_) if self.cancel.is_cancelled() => return Err(ExportError::Cancelled),
-                Err(e) if self.provider.distrust(blob, &crate::worker::report(&e)) => {}
-                Err(e) => return Err(e),
-            }
-        }
-    }
-
-    fn fetch_from(
-        &self,
-        blob: &BlobRef,
-        want: DiffId,
-        from: Box<dyn Read + Send + '_>,
-    ) -> Result<(), ExportError> {
         let read = |e: io::Error| SnapshotError::Read { blob: blob.digest, source: e.into() };
-        let mut keep = self.store.blob_writer()?;
-        let mut fetching = Fetching { exporter: self, blob, from, keep: &mut keep, done: 0 };
-        let mut plain = Hashing { inner: io::sink(), hasher: Sha256::new(), bytes: 0 };
-        io::copy(&mut decompress_layer(&mut fetching).map_err(read)?, &mut plain).map_err(read)?;
-        // Whatever stands behind the compressed stream counts for the blob's digest.
-        io::copy(&mut fetching, &mut io::sink()).map_err(read)?;
-        drop(fetching);
-        let got = DiffId::from_bytes(plain.hasher.finalize().into());
-        if got != want {
-            return Err(SnapshotError::DiffId { blob: blob.digest, want, got }.into());
+        let cancelled = || self.cancel.is_cancelled();
+        let got = bring(self.store, self.provider, blob, &cancelled, |from| {
+            let mut fetching = Fetching { exporter: self, blob, from, done: 0 };
+            let content = |out: &mut dyn Write| -> Result<(), LayerError> {
+                let broken = |e| LayerError::Tar(TarError::Io(e));
+                let mut content = decompress_layer(&mut fetching).map_err(broken)?;
+                io::copy(&mut content, out).map(drop).map_err(broken)
+            };
+            let ((), digest, _) = hashed(content, &mut io::sink())
+                .map_err(|source| SnapshotError::Unpack { blob: blob.digest, source })?;
+            // Whatever stands behind the compressed stream counts for the blob's digest.
+            io::copy(&mut fetching, &mut io::sink()).map_err(read)?;
+            let got = DiffId::from_bytes(*digest.as_bytes());
+            if got != want {
+                return Err(SnapshotError::DiffId { blob: blob.digest, want, got });
+            }
+            Ok(())
+        });
+        match got {
+            Err(SnapshotError::Cancelled) => Err(ExportError::Cancelled),
+            got => Ok(got?.is_some()),
         }
-        keep.commit(Expect { digest: Some(blob.digest), size: Some(blob.size) })?;
-        Ok(())
     }
 
     /// Writes the plain tar of a layer: from its directory, or from a blob in another form.
@@ -431,7 +421,7 @@ impl Exporter<'_> {
         tar: &(dyn Fn(&mut dyn Write) -> Result<(), ExportError> + Sync),
         opts: &LayerOptions,
     ) -> Result<(DiffId, u64, BlobRef), ExportError> {
-        let mut blob = self.store.blob_writer()?;
+        let mut blob = self.store.incoming()?;
         let cause = std::sync::Mutex::new(None);
         let source = |out: &mut dyn Write| match tar(out) {
             Err(ExportError::Layer(e)) => Err(e),
@@ -446,7 +436,7 @@ impl Exporter<'_> {
             return Err(e);
         }
         let ((), packed) = done?;
-        let info = blob.commit(Expect { digest: Some(packed.blob), size: Some(packed.size) })?;
+        let info = blob.commit(BlobInfo { digest: packed.blob, size: packed.size })?;
         // Blobs are kept under OCI's types; a manifest with Docker's names them in its own way.
         let media_type = layer_media_type(opts.compression, true).unwrap_or(TAR);
         Ok((

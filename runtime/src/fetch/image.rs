@@ -12,7 +12,7 @@ use rgraph_ir::{
     BlobDigest, ChainId, ConfigDigest, DiffId, ManifestDigest, Platform, Reference, SnapshotId,
 };
 use rgraph_solver::CancelToken;
-use rgraph_store::{BlobRef, LayerInfo, NewSnapshot, Store};
+use rgraph_store::{BlobRef, LayerInfo, NewSnapshot, Part, Store};
 
 pub use super::error::FetchError;
 use super::lock::LockFile;
@@ -240,6 +240,7 @@ impl LayerProvider for ImageFetcher<'_> {
     fn open(
         &self,
         blob: &BlobRef,
+        front: Option<Part>,
     ) -> Result<Option<Box<dyn Read + Send + '_>>, Box<dyn std::error::Error + Send + Sync>> {
         let origin = guard(&self.origins).get(&blob.digest).cloned();
         let Some(r) = origin else { return Ok(None) };
@@ -249,6 +250,10 @@ impl LayerProvider for ImageFetcher<'_> {
             closed,
         })?;
         let desc = BlobDesc { digest: blob.digest, size: blob.size };
-        Ok(Some(Box::new(registry.get()?.open_blob(&r, &desc, self.watch())?)))
+        let client = registry.get()?;
+        Ok(Some(match front {
+            Some(front) => Box::new(client.resume_blob(&r, &desc, Box::new(front), self.watch())),
+            None => Box::new(client.open_blob(&r, &desc, self.watch())?),
+        }))
     }
 }

@@ -19,7 +19,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread::{self, ThreadId};
 
 use rgraph_ir::BlobDigest;
-use rgraph_store::BlobRef;
+use rgraph_store::{BlobRef, Part};
 
 use crate::cache::import::Import;
 use crate::snapshot::LayerProvider;
@@ -43,6 +43,7 @@ impl LayerProvider for Providers<'_> {
     fn open(
         &self,
         blob: &BlobRef,
+        front: Option<Part>,
     ) -> Result<Option<Box<dyn Read + Send + '_>>, Box<dyn std::error::Error + Send + Sync>> {
         let id = (thread::current().id(), blob.digest);
         self.givers.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
@@ -52,7 +53,7 @@ impl LayerProvider for Providers<'_> {
                 return Ok(Some(file));
             }
         }
-        self.images.open(blob)
+        self.images.open(blob, front)
     }
 
     fn distrust(&self, blob: &BlobRef, why: &str) -> bool {

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use rgraph_image::manifest::{Descriptor, Document, Index, OCI_INDEX, PlatformObject};
-use rgraph_ir::request::Compression;
 use rgraph_ir::{BlobDigest, DiffId, ManifestDigest, Platform, Reference, limits};
 use rgraph_store::ImageRow;
 
@@ -48,7 +47,7 @@ pub fn push(
         for row in &all {
             // Bases that no step read may still be where they came from.
             remember_origins(w, row)?;
-            let (mut root, bytes, layers) = repacked(w, e, row, Compression::Gzip, false)?;
+            let (mut root, bytes, layers) = repacked(w, e, row)?;
             root.platform = row.platform.parse().ok().map(|p| PlatformObject::of(&p));
             let size = w.store.open_blob(&row.config.into())?.map_or(0, |(_, n)| n);
             let layers = layers.into_iter().zip(row.layers.iter().copied()).collect();

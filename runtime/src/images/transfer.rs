@@ -1,7 +1,8 @@
 //! Images to and from registries, and out into archives.
 
-use std::io::{Read as _, Write};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rgraph_image::archive::write_docker_archive;
 use rgraph_image::blobs::Export;
@@ -11,14 +12,14 @@ use rgraph_image::manifest::{
 };
 use rgraph_ir::op::ResolveMode;
 use rgraph_ir::request::{Compression, Dest, LayerOptions};
-use rgraph_ir::{BlobDigest, ManifestDigest, Platform, Reference};
-use rgraph_store::{BlobRef, Expect, ImageRef, ImageRow, Policy, Store};
+use rgraph_ir::{BlobDigest, DiffId, ManifestDigest, Platform, Reference};
+use rgraph_store::{BlobRef, ImageRef, ImageRow, Lease, Policy, SnapshotRecord, Store};
 
 use super::{ImagesError, World, manifest, rows};
-use crate::export::archive::{StoreBlobs, archive_error};
-use crate::export::{ExportError, Exporter};
+use crate::export::archive::{ExportBlobs, StoreBlobs, archive_error};
+use crate::export::{ExportError, Exporter, NamedLayer};
 use crate::fetch::image::ResolvedImage;
-use crate::snapshot::LayerProvider as _;
+use crate::snapshot::{SnapshotError, Snapshots, Unpacking, bring};
 
 /// What a pull brought.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +30,7 @@ pub struct Pulled {
     pub newer: bool,
 }
 
-/// Brings an image into the store with all its layers and names it: as the index that it came with,
+/// Brings an image into the store with all its layers, unpacked, and names it: as the index that it came with,
 /// if it came with one. `told` hears of each layer, in any order: its digest, and whether it was there.
 pub fn pull(
     w: &World<'_>,
@@ -38,19 +39,39 @@ pub fn pull(
     told: &(dyn Fn(BlobDigest, bool) + Sync),
 ) -> Result<Pulled, ImagesError> {
     // Held until the name is there.
-    let _lease = w.store.lease()?;
+    let lease = w.store.lease()?;
     let image = w.images.resolve(&name.to_string(), platform, ResolveMode::ForcePull)?;
-    let mut missing = Vec::new();
+    let mut here = BTreeSet::new();
     for (_, blob) in &image.layers {
         if w.store.has_blob(&blob.digest)? {
+            here.insert(blob.digest);
+        }
+    }
+    // A layer whose folder is there counts as here only with its blob: other tools' tars cannot be
+    // made from folders again, and `save` and `push` need their bytes.
+    let waiting = Mutex::new(BTreeSet::new());
+    for (_, blob) in &image.layers {
+        if here.contains(&blob.digest) {
             told(blob.digest, true);
-        } else if !missing.contains(&blob) {
+        } else {
+            guard(&waiting).insert(blob.digest);
+        }
+    }
+    let arrived = |digest: BlobDigest| {
+        if guard(&waiting).remove(&digest) {
+            told(digest, false);
+        }
+    };
+    unpack(w, &image, &lease, &arrived)?;
+    let mut missing = Vec::new();
+    for (_, blob) in &image.layers {
+        if !missing.contains(&blob) && !w.store.has_blob(&blob.digest)? {
             missing.push(blob);
         }
     }
     side_by_side(&missing, &|blob| {
-        bring(w, blob)?;
-        told(blob.digest, false);
+        fetch_blob(w, blob)?;
+        arrived(blob.digest);
         Ok(())
     })?;
     let before = w.store.resolve_tag(&name.to_string())?;
@@ -64,6 +85,10 @@ pub fn pull(
     w.store.put_remote_tag(&name.to_string(), &image.top)?;
     let same = known && before.is_some_and(|t| t.manifest == image.top);
     Ok(Pulled { digest: image.top, newer: !same })
+}
+
+fn guard<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// How many layers are on their way at once.
@@ -103,7 +128,7 @@ pub fn fetch(w: &World<'_>, name: &str, image: &ResolvedImage) -> Result<usize, 
             missing.push(blob);
         }
     }
-    side_by_side(&missing, &|blob| bring(w, blob))?;
+    side_by_side(&missing, &|blob| fetch_blob(w, blob))?;
     let manifest = image.manifest.into();
     let layers: Vec<BlobDigest> = image.layers.iter().map(|(_, b)| b.digest).collect();
     w.store.link_blobs(&manifest, &layers)?;
@@ -125,24 +150,53 @@ pub fn fetch(w: &World<'_>, name: &str, image: &ResolvedImage) -> Result<usize, 
     Ok(missing.len())
 }
 
-fn bring(w: &World<'_>, blob: &BlobRef) -> Result<(), ImagesError> {
-    let BlobRef { digest, size, .. } = *blob;
-    w.check()?;
-    let failed = |source| ImagesError::Layer { digest, source };
-    let from = w.images.open(blob).map_err(failed)?;
-    let mut from = from.ok_or_else(|| failed("nobody knows where it is".into()))?;
-    let mut keep = w.store.blob_writer()?.limit(size);
-    let mut buf = vec![0u8; 256 << 10];
-    loop {
-        w.check()?;
-        let n = from.read(&mut buf).map_err(|e| failed(e.into()))?;
-        if n == 0 {
-            break;
-        }
-        keep.write_all(&buf[..n]).map_err(|e| failed(e.into()))?;
+/// Gives every layer of an image its folder, while its bytes come. `arrived` hears of those whose
+/// blobs came with that.
+fn unpack(
+    w: &World<'_>,
+    image: &ResolvedImage,
+    lease: &Lease,
+    arrived: &(dyn Fn(BlobDigest) + Sync),
+) -> Result<(), ImagesError> {
+    if image.layers.is_empty() {
+        return Ok(());
     }
-    keep.commit(Expect { digest: Some(digest), size: Some(size) })?;
-    Ok(())
+    let top = w.images.snapshot(image, w.store)?;
+    let cancelled = || w.cancel.is_cancelled();
+    let done = |made: &SnapshotRecord| {
+        let mine = |(diff_id, _): &&(DiffId, BlobRef)| {
+            made.layer.as_ref().is_some_and(|l| l.diff_id == *diff_id)
+        };
+        for (_, blob) in image.layers.iter().filter(mine) {
+            // An error here is one below too.
+            if w.store.has_blob(&blob.digest).unwrap_or(false) {
+                arrived(blob.digest);
+            }
+        }
+    };
+    let watch = Unpacking { cx: None, cancelled: &cancelled, done: &done };
+    match Snapshots::new(w.store, w.host, w.images, lease).unpacked(top, &watch) {
+        Ok(_) => Ok(()),
+        Err(SnapshotError::Cancelled) => Err(ImagesError::Cancelled),
+        Err(e) => Err(ImagesError::Unpack(e)),
+    }
+}
+
+fn fetch_blob(w: &World<'_>, blob: &BlobRef) -> Result<(), ImagesError> {
+    w.check()?;
+    let cancelled = || w.cancel.is_cancelled();
+    let failed = |source| ImagesError::Layer { digest: blob.digest, source };
+    let got = bring(w.store, w.images, blob, &cancelled, |from| {
+        let read = std::io::copy(from, &mut std::io::sink());
+        read.map_err(|e| SnapshotError::Read { blob: blob.digest, source: e.into() })
+    });
+    match got {
+        Ok(Some(_)) => Ok(()),
+        Ok(None) => Err(failed("nobody knows where it is".into())),
+        Err(SnapshotError::Cancelled) => Err(ImagesError::Cancelled),
+        Err(SnapshotError::Read { source, .. }) => Err(failed(source)),
+        Err(e) => Err(failed(e.into())),
+    }
 }
 
 /// Makes the store know an image whose blobs it has, durably.
@@ -185,18 +239,15 @@ pub(super) fn remember_origins(w: &World<'_>, row: &ImageRow) -> Result<(), Imag
     Ok(())
 }
 
-/// An image with its layers in another form: the same config, so the same id.
+/// An image with its layers in gzip where they are plain: the same config, so the same id.
 pub(super) fn repacked(
     w: &World<'_>,
     e: &Exporter<'_>,
     row: &ImageRow,
-    how: Compression,
-    force: bool,
 ) -> Result<(Descriptor, Vec<u8>, Vec<Descriptor>), ImagesError> {
     let (m, bytes) = manifest(w.store, row)?;
-    let fits = |l: &Descriptor| match layer_compression(&l.media_type) {
-        Some(c) => c == how || (!force && c != Compression::Uncompressed),
-        None => false,
+    let fits = |l: &Descriptor| {
+        layer_compression(&l.media_type).is_some_and(|c| c != Compression::Uncompressed)
     };
     let mut ready = true;
     for l in &m.layers {
@@ -207,17 +258,48 @@ pub(super) fn repacked(
         return Ok((root, bytes, m.layers));
     }
     remember_origins(w, row)?;
-    let opts = LayerOptions { compression: how, force, ..LayerOptions::default() };
-    let mut layers = Vec::new();
-    for l in e.packed_layers(row.snapshot, &opts)? {
-        let how = layer_compression(&l.blob.media_type);
-        let media_type =
-            how.and_then(|c| layer_media_type(c, true)).unwrap_or(&l.blob.media_type).to_owned();
-        layers.push(Descriptor::new(&media_type, l.blob.digest, l.blob.size));
-    }
+    let opts = LayerOptions { compression: Compression::Gzip, ..LayerOptions::default() };
+    let layers = e.packed_layers(row.snapshot, &opts)?;
+    with_layers(w, row, m, &layers)
+}
+
+/// An image with its layers plain: its manifest, and the layers, of which some are folders.
+fn plain(
+    w: &World<'_>,
+    e: &Exporter<'_>,
+    row: &ImageRow,
+) -> Result<(Descriptor, Vec<NamedLayer>), ImagesError> {
+    let (m, bytes) = manifest(w.store, row)?;
+    remember_origins(w, row)?;
+    let compression = Compression::Uncompressed;
+    let opts = LayerOptions { compression, force: true, ..LayerOptions::default() };
+    let layers = e.plain_layers(row.snapshot, &opts)?;
+    let as_it_is = m.layers.iter().map(|l| l.digest).eq(layers.iter().map(|l| l.blob.digest));
+    let root = match as_it_is {
+        true => Descriptor::new(&m.media_type, row.manifest.into(), bytes.len() as u64),
+        false => with_layers(w, row, m, &layers)?.0,
+    };
+    Ok((root, layers))
+}
+
+/// The manifest `m` with other forms of its layers.
+fn with_layers(
+    w: &World<'_>,
+    row: &ImageRow,
+    m: Manifest,
+    layers: &[NamedLayer],
+) -> Result<(Descriptor, Vec<u8>, Vec<Descriptor>), ImagesError> {
     if layers.len() != row.layers.len() {
         return Err(ExportError::NotASnapshot.into());
     }
+    let layers: Vec<Descriptor> = layers
+        .iter()
+        .map(|l| {
+            let how = layer_compression(&l.blob.media_type);
+            let own = how.and_then(|c| layer_media_type(c, true)).unwrap_or(&l.blob.media_type);
+            Descriptor::new(own, l.blob.digest, l.blob.size)
+        })
+        .collect();
     let config = Descriptor::new(OCI_CONFIG, m.config.digest, m.config.size);
     let bytes = Manifest::new(OCI_MANIFEST, config, layers.clone(), m.annotations).to_json();
     let digest = w.store.put_blob(&bytes)?.digest;
@@ -250,16 +332,17 @@ pub fn save(
     platform: Option<&Platform>,
     dest: &Dest,
 ) -> Result<(), ImagesError> {
-    w.exporting(|e| {
+    let packed = w.exporting(|e| {
         let source = StoreBlobs(w.store);
-        let mut exports = Vec::new();
+        let (mut exports, mut layers) = (Vec::new(), Vec::new());
         for (top, names) in images {
             let mut parts = Vec::new();
             for row in chosen(w.store, &top.to_string(), *top, platform)? {
                 w.check()?;
-                let (mut root, ..) = repacked(w, e, &row, Compression::Uncompressed, true)?;
+                let (mut root, own) = plain(w, e, &row)?;
                 root.platform = row.platform.parse().ok().map(|p| PlatformObject::of(&p));
                 parts.push(root);
+                layers.extend(own);
             }
             let root = match parts.len() {
                 1 => parts.swap_remove(0),
@@ -274,13 +357,18 @@ pub fn save(
                 .map_err(|err| archive_error(dest, err))?;
             exports.push(export);
         }
-        Ok(e.write_output(dest, &mut |out| {
+        let source = ExportBlobs::new(e, &layers);
+        e.write_output(dest, &mut |out| {
             write_docker_archive(&exports, &source, out)
                 .map(drop)
-                .map_err(|err| archive_error(dest, err))
-        })?)
+                .map_err(|err| source.failed(dest, err))
+        })?;
+        Ok(layers.iter().any(|l| l.outside))
     })?;
-    // The tars of layers whose folders give them again. The archive is written, whatever comes of it.
+    if !packed {
+        return Ok(());
+    }
+    // The tars of layers whose blobs give them again. The archive is written, whatever comes of it.
     if let Err(e) = w.store.gc(&Policy::default()) {
         tracing::debug!(error = %e, "copies of layers stay in the store");
     }

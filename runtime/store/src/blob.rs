@@ -1,7 +1,7 @@
 //! Blobs: the one door through which bytes enter the store.
 //!
 //! A writer hashes and counts while it writes to `tmp/`; commit checks, renames, and adds a row
-//! with the boot id. Nothing is synced here ([`crate::durable`]).
+//! with the boot id. Bytes that were hashed on their way here are only counted ([`crate::download`]). Nothing is synced here ([`crate::durable`]).
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek as _, Write};
@@ -81,12 +81,7 @@ impl Write for BlobWriter<'_> {
             let got = self.size.saturating_add(buf.len() as u64);
             return Err(io::Error::other(StoreError::SizeMismatch { want: max, got }));
         }
-        let n = self.file.write(buf).map_err(|e| match e.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                io::Error::new(e.kind(), StoreError::NoSpace { root: self.store.root().to_owned() })
-            }
-            _ => e,
-        })?;
+        let n = self.file.write(buf).map_err(|e| no_space(e, self.store.root()))?;
         self.hasher.update(&buf[..n]);
         self.size += n as u64;
         Ok(n)
@@ -94,6 +89,16 @@ impl Write for BlobWriter<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// Says of a full disk that it is the store's.
+pub(crate) fn no_space(e: io::Error, root: &Path) -> io::Error {
+    match e.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            io::Error::new(e.kind(), StoreError::NoSpace { root: root.to_owned() })
+        }
+        _ => e,
     }
 }
 
@@ -178,21 +183,8 @@ impl Store {
         w.commit(Expect { digest: Some(info.digest), size: Some(info.size) })
     }
 
-    /// Takes over a complete file of the same file system whose digest the caller computed from the
-    /// bytes it wrote. Its old name is gone afterwards.
-    pub fn adopt_blob(&self, path: &Path, digest: BlobDigest, size: u64) -> Result<BlobInfo> {
-        self.need_write()?;
-        let m = fs::symlink_metadata(path).map_err(|e| self.layout().err("look at", path, e))?;
-        if !m.is_file() || m.len() != size {
-            return Err(StoreError::SizeMismatch { want: size, got: m.len() });
-        }
-        let info = BlobInfo { digest, size };
-        self.name_blob(path, info)?;
-        Ok(info)
-    }
-
     /// From `tmp/` to its name, then the row.
-    fn name_blob(&self, from: &Path, info: BlobInfo) -> Result<()> {
+    pub(crate) fn name_blob(&self, from: &Path, info: BlobInfo) -> Result<()> {
         let to = self.layout().blob(&info.digest);
         let mut session = self.session()?;
         // The same bytes are here already: keep those, they may be durable.

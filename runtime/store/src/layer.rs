@@ -86,6 +86,15 @@ impl Store {
         }
         self.write("record a layer", |t| Ok(insert_layer_blob(t, diff_id, blob)?))
     }
+
+    /// Takes a form of a layer away: its bytes turned out to be of another one.
+    pub fn drop_layer_blob(&self, diff_id: &DiffId, blob: &BlobDigest) -> Result<()> {
+        self.write("drop a layer's form", |t| {
+            t.prepare_cached("DELETE FROM layer_blobs WHERE diff_id = ?1 AND digest = ?2")?
+                .execute(params![diff_id.as_bytes(), blob.as_bytes()])?;
+            Ok(())
+        })
+    }
 }
 
 pub(crate) fn insert_layer_blob(

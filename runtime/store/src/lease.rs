@@ -295,7 +295,8 @@ impl Store {
             }
         }
         for path in list(&l.leases())?.into_iter().chain(list(&l.tmp())?) {
-            if path != l.trash() {
+            // What a download left is for the next one; gc takes it.
+            if path != l.trash() && !crate::download::is_part(&path) {
                 remove_if_dead(&path);
             }
         }
@@ -314,7 +315,7 @@ fn is_live(lease: &Path) -> bool {
     }
 }
 
-fn remove_if_dead(path: &Path) {
+pub(crate) fn remove_if_dead(path: &Path) {
     use std::os::unix::fs::OpenOptionsExt as _;
     let open =
         fs::OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOFOLLOW).open(path);

@@ -13,7 +13,7 @@
 //!   exclusively, sees no half of either.
 //! - Nothing is removed that a live [`Lease`] made or looked up.
 //!
-//! Reading order: [`layout`] (what lies where), [`store`] (opening), [`blob`], [`snapshot`], [`layer`],
+//! Reading order: [`layout`] (what lies where), [`store`] (opening), [`blob`], [`download`], [`snapshot`], [`layer`],
 //! [`result`], [`image`], [`mounts`], [`lease`], [`durable`], [`gc`], [`usage`], [`check`].
 
 pub mod error;
@@ -27,6 +27,7 @@ mod tree;
 
 pub mod blob;
 pub mod check;
+pub mod download;
 pub mod durable;
 pub mod entry;
 pub mod filter;
@@ -44,6 +45,7 @@ pub mod usage;
 
 pub use blob::{BlobInfo, BlobWriter, Expect, VerifyReader};
 pub use check::{CheckReport, Finding, Kind as FindingKind};
+pub use download::{Incoming, Part};
 pub use entry::{Entry, Kind};
 pub use error::{Result, StoreError};
 pub use filter::{Filter, FilterError};

@@ -133,15 +133,64 @@ fn a_writer_stops_at_its_limit_and_leaves_nothing() {
 }
 
 #[test]
-fn an_adopted_file_loses_its_old_name() {
+fn a_download_goes_on_where_it_broke_off() {
     let (dir, s) = fresh();
-    let path = dir.path().join("made");
-    fs::write(&path, b"abc").unwrap();
-    let d = BlobDigest::of(b"abc");
-    assert!(matches!(s.adopt_blob(&path, d, 4), Err(StoreError::SizeMismatch { .. })));
-    s.adopt_blob(&path, d, 3).unwrap();
-    assert!(!path.exists());
-    assert_eq!(s.read_blob_verified(&d, 3).unwrap(), b"abc");
+    let d = BlobDigest::of(b"abcdef");
+    let info = BlobInfo { digest: d, size: 6 };
+    let mut first = s.download(&d).unwrap();
+    assert!(first.front().unwrap().is_none());
+    first.write_all(b"abcd").unwrap();
+    // Who brings the same blob meanwhile has a file of its own.
+    let mut other = s.download(&d).unwrap();
+    assert!(other.front().unwrap().is_none());
+    other.write_all(b"ab").unwrap();
+    drop(other);
+    assert_eq!(count(s.layout().tmp()), 2, "trash and the part");
+    drop(first);
+    drop(s);
+    // A lease clears away what dead processes left; this stays.
+    let s = open_in(&dir.path().join("state"), BOOT_1);
+    let lease = s.lease().unwrap();
+    let mut again = s.download(&d).unwrap();
+    let mut front = String::new();
+    again.front().unwrap().unwrap().read_to_string(&mut front).unwrap();
+    assert_eq!(front, "abcd");
+    again.write_all(b"abcdef").unwrap();
+    again.commit(info).unwrap();
+    assert_eq!(s.read_blob_verified(&d, 6).unwrap(), b"abcdef");
+    // Too long, and of another blob: the end is cut off.
+    let d = BlobDigest::of(b"xy");
+    s.download(&d).unwrap().write_all(b"wrong and long").unwrap();
+    let mut again = s.download(&d).unwrap();
+    again.write_all(b"xy").unwrap();
+    again.commit(BlobInfo { digest: d, size: 2 }).unwrap();
+    assert_eq!(s.read_blob_verified(&d, 2).unwrap(), b"xy");
+    // What is wrong or short does not stay.
+    let d = BlobDigest::of(b"never");
+    s.download(&d).unwrap().write_all(b"ne").unwrap();
+    s.download(&d).unwrap().discard();
+    assert!(s.download(&d).unwrap().front().unwrap().is_none());
+    let mut short = s.download(&d).unwrap();
+    short.write_all(b"ne").unwrap();
+    assert!(short.commit(BlobInfo { digest: d, size: 5 }).is_err());
+    assert_eq!(count(s.layout().tmp()), 1);
+    drop(lease);
+}
+
+#[test]
+fn parts_are_bounded_and_gc_takes_them() {
+    let (_dir, s) = fresh();
+    let part = |n: u8| {
+        let d = BlobDigest::of(&[n]);
+        s.download(&d).unwrap().write_all(b"part").unwrap();
+    };
+    (0..20).for_each(part);
+    let left = count(s.layout().tmp());
+    assert!(left <= 10, "{left}");
+    let mut held = s.download(&BlobDigest::of(b"held")).unwrap();
+    held.write_all(b"x").unwrap();
+    s.gc(&Policy::default()).unwrap();
+    assert_eq!(count(s.layout().tmp()), 2, "trash and the one in the making");
 }
 
 #[test]

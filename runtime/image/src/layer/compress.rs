@@ -3,18 +3,23 @@
 //! gzip is written as independent members of 1 MiB of content each, compressed in parallel: the
 //! bytes depend on the content and the level only, never on the number of threads (REPRO-04).
 
-use std::collections::VecDeque;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::ops::Deref;
 use std::sync::mpsc::{Receiver, sync_channel};
 
 use libdeflater::{CompressionLvl, Compressor as Deflate};
 use rgraph_ir::request::Compression;
 use zstd::stream::raw::CParameter;
 
-/// Content bytes of one gzip member.
+use crate::chunk::{CHUNK, Chunk};
+
+/// Content bytes of one gzip member: it is in the bytes of every layer.
 const MEMBER: usize = 1 << 20;
+const _: () = assert!(MEMBER == CHUNK, "a piece of a stream is a gzip member");
 /// Most gzip members in the works; with content and output each takes about 2 MiB.
-const MAX_IN_FLIGHT: usize = 16;
+const MAX_IN_FLIGHT: usize = 12;
 /// Memory an xz stream may ask for, bytes (`xz -9` asks for 65 MiB).
 const XZ_MEMORY: u64 = 256 << 20;
 
@@ -69,6 +74,16 @@ impl<W: Write> Compressor<W> {
         }))
     }
 
+    /// Takes the next piece; only the last one of a stream may be shorter than [`CHUNK`], and nothing
+    /// goes another way.
+    pub(crate) fn chunk(&mut self, chunk: Chunk) -> io::Result<()> {
+        match &mut self.0 {
+            Inner::Plain(w) => w.write_all(&chunk),
+            Inner::Gzip(g) => g.member(chunk),
+            Inner::Zstd(z) => z.write_all(&chunk),
+        }
+    }
+
     /// Writes what is left and gives the target back.
     pub fn finish(self) -> io::Result<W> {
         match self.0 {
@@ -106,22 +121,24 @@ struct Gzip<W> {
 impl<W: Write> Gzip<W> {
     fn new(out: W, level: i32) -> Self {
         let most = (rayon::current_num_threads() * 2).clamp(2, MAX_IN_FLIGHT);
-        let content = Vec::with_capacity(MEMBER);
-        Self { out, level, content, in_flight: VecDeque::new(), most, started: false }
+        Self { out, level, content: Vec::new(), in_flight: VecDeque::new(), most, started: false }
     }
 
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
         let n = data.len().min(MEMBER - self.content.len());
         self.content.extend_from_slice(&data[..n]);
         if self.content.len() == MEMBER {
-            self.member()?;
+            let content = std::mem::replace(&mut self.content, Vec::with_capacity(MEMBER));
+            self.member(content)?;
         }
         Ok(n)
     }
 
-    fn member(&mut self) -> io::Result<()> {
+    fn member<C>(&mut self, content: C) -> io::Result<()>
+    where
+        C: Deref<Target = [u8]> + Send + 'static,
+    {
         self.started = true;
-        let content = std::mem::replace(&mut self.content, Vec::with_capacity(MEMBER));
         let level = self.level;
         // A job of the pool must not wait for another job of the pool.
         if rayon::current_thread_index().is_some() {
@@ -132,8 +149,10 @@ impl<W: Write> Gzip<W> {
         }
         let (send, receive) = sync_channel(1);
         rayon::spawn(move || {
+            let made = gzip_member(&content, level);
+            drop(content);
             // Nobody waits any more when the writer failed meanwhile.
-            let _ = send.send(gzip_member(&content, level));
+            let _ = send.send(made);
         });
         self.in_flight.push_back(receive);
         Ok(())
@@ -147,7 +166,8 @@ impl<W: Write> Gzip<W> {
 
     fn finish(mut self) -> io::Result<W> {
         if !self.content.is_empty() || !self.started {
-            self.member()?;
+            let content = std::mem::take(&mut self.content);
+            self.member(content)?;
         }
         while !self.in_flight.is_empty() {
             self.oldest()?;
@@ -165,16 +185,23 @@ fn gzip_member(content: &[u8], level: i32) -> io::Result<Vec<u8>> {
     Ok(out)
 }
 
+thread_local! {
+    /// Compressors by level: making one costs as much as what it does for a small member.
+    static DEFLATE: RefCell<BTreeMap<i32, Deflate>> = const { RefCell::new(BTreeMap::new()) };
+}
+
 fn deflate(content: &[u8], level: i32, out: &mut Vec<u8>) -> io::Result<()> {
-    let level = CompressionLvl::new(level)
+    let known = CompressionLvl::new(level)
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "no such compression level"))?;
-    let mut deflate = Deflate::new(level);
-    out.resize(deflate.gzip_compress_bound(content.len()), 0);
-    let n = deflate
-        .gzip_compress(content, out)
-        .map_err(|_| io::Error::other("compressed content is larger than its bound"))?;
-    out.truncate(n);
-    Ok(())
+    DEFLATE.with_borrow_mut(|all| {
+        let deflate = all.entry(level).or_insert_with(|| Deflate::new(known));
+        out.resize(deflate.gzip_compress_bound(content.len()), 0);
+        let n = deflate
+            .gzip_compress(content, out)
+            .map_err(|_| io::Error::other("compressed content is larger than its bound"))?;
+        out.truncate(n);
+        Ok(())
+    })
 }
 
 /// Pieces of a member that are tried, and the bytes of each.

@@ -20,8 +20,8 @@ pub use crate::layer::compress::{
     Compressor, Format, GZIP_LEVEL, ZSTD_LEVEL, decompress, decompress_layer,
 };
 pub use crate::layer::device::{DEVICE_ATTRIBUTE, device_note};
-pub use crate::layer::pack::{Packed, mismatch, pack, repack, unpack_blob};
-pub use crate::layer::read::{UnpackOptions, UnpackStats, unpack_layer};
+pub use crate::layer::pack::{Packed, hashed, mismatch, pack, repack, unpack_blob};
+pub use crate::layer::read::{Below, UnpackOptions, UnpackStats, unpack_layer};
 pub use crate::layer::write::{LayerSource, LayerStats, LayerWriteOptions, write_layer};
 
 use std::io;
@@ -67,9 +67,9 @@ pub enum LayerError {
         /// The attribute.
         attribute: &'static str,
     },
-    /// The layers below must be known to unpack this one, and were not given.
-    #[error("`{0}` can only be unpacked with the layers below it at hand")]
-    NeedsLowers(String),
+    /// The layers below, which are unpacked at the same time, did not come.
+    #[error("the layers below it are not at hand")]
+    Below(#[source] io::Error),
 }
 
 impl LayerError {

@@ -1,5 +1,6 @@
 //! The passes between a folder and a blob, each over the bytes once, with the stages overlapped:
-//! tar, diff ID, compression, blob digest on the way out; the reverse on the way in.
+//! tar, diff ID, compression, blob digest on the way out; the reverse on the way in. The bytes never
+//! depend on how many threads there are.
 
 use std::io::{self, Read, Write};
 use std::path::Path;
@@ -11,13 +12,12 @@ use rgraph_ir::{BlobDigest, DiffId};
 use super::LayerError;
 use super::compress::{Compressor, decompress_layer};
 use super::read::{UnpackOptions, UnpackStats, unpack_layer};
+use crate::chunk::{CHUNK, Chunk, HashBeside, Hasher, Pool, QUEUE, Sum};
 use crate::hash::HashWriter;
 use crate::tar::TarError;
 
-/// Bytes handed from one stage to the next at a time.
-const CHUNK: usize = 512 << 10;
-/// Chunks between two stages.
-const QUEUE: usize = 8;
+/// Content bytes of a piece that waits to be unpacked.
+const AHEAD: usize = 512 << 10;
 
 /// Digests and sizes of a layer that was packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,30 +32,48 @@ pub struct Packed {
     pub size: u64,
 }
 
-/// Compresses what `source` writes into `sink`. `source` runs on the caller's thread, everything
-/// after it on others; memory is bounded by about 50 MiB. Do not call it from a rayon job.
+/// Compresses what `source` writes into `sink`. `source` runs on the caller's thread; the digest of
+/// the tar, compression with `sink`, and the digest of the blob have a thread each. Memory is bounded
+/// by about 40 MiB. Do not call it from a rayon job.
 pub fn pack<T>(
     source: impl FnOnce(&mut dyn Write) -> Result<T, LayerError>,
     how: Compression,
     level: Option<i32>,
     sink: &mut (dyn Write + Send),
 ) -> Result<(T, Packed), LayerError> {
-    let (send, receive) = sync_channel::<Vec<u8>>(QUEUE);
+    let (send, receive) = sync_channel::<Chunk>(QUEUE);
     std::thread::scope(|scope| {
         let stages = scope.spawn(move || compress(&receive, how, level, sink));
-        let mut writer = Chunks { send, buf: Vec::with_capacity(CHUNK) };
+        let mut writer = Chunks::new(send);
         let made = source(&mut writer);
-        let sent = if made.is_ok() { writer.flush() } else { Ok(()) };
-        drop(writer);
+        let sent = if made.is_ok() { writer.end() } else { Ok(()) };
+        let diff = writer.finish();
         // When the sink failed, the source saw no more than a broken pipe.
-        let packed = match stages.join() {
-            Ok(packed) => packed.map_err(LayerError::Write)?,
+        let blob = match stages.join() {
+            Ok(blob) => blob.map_err(LayerError::Write)?,
             Err(panic) => std::panic::resume_unwind(panic),
         };
         let made = made?;
         sent.map_err(LayerError::Write)?;
+        let (digest, diff_size) = diff;
+        // Uncompressed they are the same bytes.
+        let (blob, size) = blob.unwrap_or(diff);
+        let diff_id = DiffId::from_bytes(digest);
+        let packed = Packed { diff_id, diff_size, blob: BlobDigest::from_bytes(blob), size };
         Ok((made, packed))
     })
+}
+
+/// Passes what `source` writes on to `out`, both on the caller's thread, and hashes it beside: digest
+/// and number of the bytes. After an error `out` has a part of them.
+pub fn hashed<T, E: From<LayerError>>(
+    source: impl FnOnce(&mut dyn Write) -> Result<T, E>,
+    out: &mut dyn Write,
+) -> Result<(T, BlobDigest, u64), E> {
+    let mut beside = HashBeside::new(out);
+    let made = source(&mut beside)?;
+    let (_, (digest, size)) = beside.finish().map_err(LayerError::Write)?;
+    Ok((made, BlobDigest::from_bytes(digest), size))
 }
 
 /// Packs a layer blob again in another way, or only counts and hashes it with a `sink` that keeps
@@ -76,47 +94,57 @@ pub fn repack(
     pack(source, how, level, sink).map(|(_, packed)| packed)
 }
 
+/// Digest and size of the blob, unless that is the tar itself.
 fn compress(
-    chunks: &Receiver<Vec<u8>>,
+    chunks: &Receiver<Chunk>,
     how: Compression,
     level: Option<i32>,
     sink: &mut (dyn Write + Send),
-) -> io::Result<Packed> {
-    let mut diff = HashWriter::new(io::sink());
+) -> io::Result<Option<Sum>> {
     if how == Compression::Uncompressed {
         for chunk in chunks {
-            diff.write_all(&chunk)?;
             sink.write_all(&chunk)?;
         }
         sink.flush()?;
-        let (digest, size) = diff.finish();
-        return Ok(Packed {
-            diff_id: DiffId::from_bytes(digest),
-            diff_size: size,
-            blob: BlobDigest::from_bytes(digest),
-            size,
-        });
+        return Ok(None);
     }
-    let mut out = Compressor::new(HashWriter::new(&mut *sink), how, level)?;
+    let mut out = Compressor::new(HashBeside::new(&mut *sink), how, level)?;
     for chunk in chunks {
-        out.write_all(&chunk)?;
-        diff.write_all(&chunk)?;
+        out.chunk(chunk)?;
     }
-    let (blob, size) = out.finish()?.finish();
-    sink.flush()?;
-    let (digest, diff_size) = diff.finish();
-    Ok(Packed {
-        diff_id: DiffId::from_bytes(digest),
-        diff_size,
-        blob: BlobDigest::from_bytes(blob),
-        size,
-    })
+    let (_, sum) = out.finish()?.finish()?;
+    Ok(Some(sum))
 }
 
-/// Collects what is written into chunks for another thread.
+/// Collects what is written into pieces, for the thread that hashes and the one that compresses.
 struct Chunks {
-    send: SyncSender<Vec<u8>>,
+    send: SyncSender<Chunk>,
     buf: Vec<u8>,
+    pool: Pool,
+    hasher: Hasher,
+}
+
+impl Chunks {
+    fn new(send: SyncSender<Chunk>) -> Self {
+        // Most layers are small.
+        Self { send, buf: Vec::new(), pool: Pool::default(), hasher: Hasher::default() }
+    }
+
+    fn pass(&mut self, next: Vec<u8>) -> io::Result<()> {
+        let chunk = self.pool.piece(std::mem::replace(&mut self.buf, next));
+        self.hasher.push(&chunk)?;
+        self.send.send(chunk).map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+
+    /// Passes the rest on.
+    fn end(&mut self) -> io::Result<()> {
+        if self.buf.is_empty() { Ok(()) } else { self.pass(Vec::new()) }
+    }
+
+    fn finish(self) -> Sum {
+        drop(self.send);
+        self.hasher.finish()
+    }
 }
 
 impl Write for Chunks {
@@ -124,17 +152,15 @@ impl Write for Chunks {
         let n = data.len().min(CHUNK - self.buf.len());
         self.buf.extend_from_slice(&data[..n]);
         if self.buf.len() == CHUNK {
-            self.flush()?;
+            let next = self.pool.take();
+            self.pass(next)?;
         }
         Ok(n)
     }
 
+    /// Where the caller flushes must not show in the bytes.
     fn flush(&mut self) -> io::Result<()> {
-        if self.buf.is_empty() {
-            return Ok(());
-        }
-        let full = std::mem::replace(&mut self.buf, Vec::with_capacity(CHUNK));
-        self.send.send(full).map_err(|_| io::ErrorKind::BrokenPipe.into())
+        Ok(())
     }
 }
 
@@ -149,26 +175,27 @@ pub fn unpack_blob(
     let (send, receive) = sync_channel::<io::Result<Vec<u8>>>(QUEUE);
     std::thread::scope(|scope| {
         let reader = scope.spawn(move || read_ahead(blob, &send));
-        let mut hash = HashWriter::new(io::sink());
         let chunks = Received { receive, chunk: Vec::new(), at: 0, ended: false };
-        let made = unpack_layer(Tee { from: chunks, to: &mut hash }, dest, opts);
-        if let Err(panic) = reader.join() {
-            std::panic::resume_unwind(panic);
+        let made = unpack_layer(chunks, dest, opts);
+        match reader.join() {
+            Ok(digest) => Ok((made?, DiffId::from_bytes(digest))),
+            Err(panic) => std::panic::resume_unwind(panic),
         }
-        Ok((made?, DiffId::from_bytes(hash.finish().0)))
     })
 }
 
-/// Sends the content of `blob`; stops when nobody takes it.
-fn read_ahead(mut blob: impl Read, send: &SyncSender<io::Result<Vec<u8>>>) {
+/// Sends the content of `blob` and gives its digest; stops when nobody takes it.
+fn read_ahead(mut blob: impl Read, send: &SyncSender<io::Result<Vec<u8>>>) -> [u8; 32] {
+    let mut hash = HashWriter::new(io::sink());
     let mut run = || -> io::Result<()> {
         let mut content = decompress_layer(&mut blob)?;
         loop {
-            let mut chunk = Vec::with_capacity(CHUNK);
-            let n = (&mut content).take(CHUNK as u64).read_to_end(&mut chunk)?;
+            let mut chunk = Vec::with_capacity(AHEAD);
+            let n = (&mut content).take(AHEAD as u64).read_to_end(&mut chunk)?;
             if n == 0 {
                 break;
             }
+            hash.write_all(&chunk)?;
             if send.send(Ok(chunk)).is_err() {
                 return Ok(());
             }
@@ -180,6 +207,7 @@ fn read_ahead(mut blob: impl Read, send: &SyncSender<io::Result<Vec<u8>>>) {
         // The other side is gone only after an error of its own.
         let _ = send.send(Err(e));
     }
+    hash.finish().0
 }
 
 struct Received {
@@ -206,19 +234,6 @@ impl Read for Received {
         let n = buf.len().min(self.chunk.len() - self.at);
         buf[..n].copy_from_slice(&self.chunk[self.at..self.at + n]);
         self.at += n;
-        Ok(n)
-    }
-}
-
-struct Tee<'a, R, W> {
-    from: R,
-    to: &'a mut W,
-}
-
-impl<R: Read, W: Write> Read for Tee<'_, R, W> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let n = self.from.read(buf)?;
-        self.to.write_all(&buf[..n])?;
         Ok(n)
     }
 }

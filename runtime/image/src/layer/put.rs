@@ -92,6 +92,11 @@ impl Put {
         Ok(())
     }
 
+    /// Whether it is known what the folder at `path` gets.
+    pub fn describes(&self, path: &[u8]) -> bool {
+        self.dirs.contains_key(path)
+    }
+
     /// Forgets the folder at `path` and those below: they were removed.
     pub fn forget(&mut self, path: &[u8]) {
         self.dirs.remove(path);

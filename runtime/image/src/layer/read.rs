@@ -9,20 +9,28 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use super::fs::{self, Meta};
-use super::overlay::{Found, Lowers, is_overlay_xattr};
+use super::overlay::{Found, is_overlay_xattr};
 pub use super::put::UnpackStats;
 use super::put::{DirMeta, Put, clean, split};
 use super::resolve::{Place, Upper, join};
 use super::{AUFS, LayerError, OPAQUE, WHITEOUT};
 use crate::tar::{Kind, Member, TarReader};
 
+/// The layers below one that is being unpacked.
+#[derive(Clone, Copy)]
+pub enum Below<'a> {
+    /// Their folders, top first; none for the bottom layer.
+    Known(&'a [PathBuf]),
+    /// They are unpacked at the same time. Called once, and may wait: when a member cannot be placed
+    /// without them, at the latest when all members are in place. An error ends the unpacking.
+    Later(&'a (dyn Fn() -> io::Result<Vec<PathBuf>> + Sync)),
+}
+
 /// How a layer is unpacked.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct UnpackOptions<'a> {
-    /// The unpacked layers below, top first; empty for the bottom layer. `None`: not known yet, so
-    /// that layers can be unpacked at the same time; a member that cannot be placed without them
-    /// then fails with [`LayerError::NeedsLowers`] and the layer has to be unpacked again.
-    pub lowers: Option<&'a [PathBuf]>,
+    /// The layers below.
+    pub below: Below<'a>,
     /// Marks are written for mounts with `userxattr` (rootless).
     pub userxattr: bool,
     /// Owners that do not exist in this user's map are left out instead of failing.
@@ -33,12 +41,17 @@ pub struct UnpackOptions<'a> {
 
 impl Default for UnpackOptions<'_> {
     fn default() -> Self {
-        Self { lowers: Some(&[]), userxattr: false, ignore_owner: false, max_content: u64::MAX }
+        Self {
+            below: Below::Known(&[]),
+            userxattr: false,
+            ignore_owner: false,
+            max_content: u64::MAX,
+        }
     }
 }
 
-struct Unpack {
-    upper: Upper,
+struct Unpack<'a> {
+    upper: Upper<'a>,
     put: Put,
 }
 
@@ -51,33 +64,35 @@ pub fn unpack_layer(
 ) -> Result<UnpackStats, LayerError> {
     let name = dest.as_os_str().as_encoded_bytes();
     let root = fs::open_root(dest).map_err(LayerError::io("open", name))?;
-    let lowers = opts.lowers.map(|l| Lowers::open(l, opts.userxattr)).transpose()?;
     let mut un = Unpack {
-        upper: Upper::new(root, lowers, opts.userxattr),
+        upper: Upper::new(root, opts.below, opts.userxattr),
         put: Put::new(opts.ignore_owner, opts.max_content),
     };
-    un.root_meta()?;
     let mut tar = TarReader::new(tar);
     while let Some(m) = tar.next_member()? {
         un.put.stats.members += 1;
         un.member(&m, &mut tar)?;
     }
     tar.drain()?;
+    un.root_meta()?;
     let Unpack { upper, mut put } = un;
     put.finish(|path| upper.open_dir(path))?;
     Ok(put.stats)
 }
 
-impl Unpack {
-    /// The root is as below until the layer says otherwise.
+impl Unpack<'_> {
+    /// The root is as below unless the layer said otherwise.
     fn root_meta(&mut self) -> Result<(), LayerError> {
-        let below = match self.upper.lowers() {
-            Some(lowers) if !lowers.all().is_empty() => {
-                let (m, xattrs) = lowers.dir_meta(0, b"").map_err(LayerError::io("read", b"/"))?;
-                let (mode, uid, gid, mtime) = (m.mode, m.uid, m.gid, m.mtime);
-                DirMeta { mode, uid, gid, mtime, xattrs }
-            }
-            _ => DirMeta::plain(),
+        if self.put.describes(b"") {
+            return Ok(());
+        }
+        let lowers = self.upper.lowers()?;
+        let below = if lowers.all().is_empty() {
+            DirMeta::plain()
+        } else {
+            let (m, xattrs) = lowers.dir_meta(0, b"").map_err(LayerError::io("read", b"/"))?;
+            let (mode, uid, gid, mtime) = (m.mode, m.uid, m.gid, m.mtime);
+            DirMeta { mode, uid, gid, mtime, xattrs }
         };
         self.put.later(b"", below)
     }
@@ -157,9 +172,7 @@ impl Unpack {
     /// The kernel does not look at the mark on an upper's root, so all names below are deleted one
     /// by one.
     fn opaque_root(&mut self) -> Result<(), LayerError> {
-        let Some(lowers) = self.upper.lowers() else {
-            return Err(LayerError::NeedsLowers("/".to_owned()));
-        };
+        let lowers = self.upper.lowers()?;
         let mut names = std::collections::BTreeSet::new();
         for layer in lowers.all() {
             let dir = lowers.file(layer, b"").map_err(LayerError::io("open", b"/"))?;
@@ -185,9 +198,9 @@ impl Unpack {
             Some(_) => Ok(()),
             None => {
                 // Where nothing is to be hidden the mark would show as a name without a file.
-                if let Some(lowers) = self.upper.lowers()
-                    && (self.upper.hidden(&path).map_err(err("look at"))?
-                        || lowers.find(&path).map_err(err("look at"))?.kind().is_none())
+                let lowers = self.upper.lowers()?;
+                if self.upper.hidden(&path).map_err(err("look at"))?
+                    || lowers.find(&path).map_err(err("look at"))?.kind().is_none()
                 {
                     return Ok(());
                 }
@@ -232,9 +245,7 @@ impl Unpack {
         path: &[u8],
     ) -> Result<(), LayerError> {
         let err = |what| LayerError::io(what, path);
-        let Some(lowers) = self.upper.lowers() else {
-            return Err(LayerError::NeedsLowers(crate::tar::show(path)));
-        };
+        let lowers = self.upper.lowers()?;
         let missing = || LayerError::refused(&m.path, "the target of its link does not exist");
         if self.upper.hidden(path).map_err(err("look at"))? {
             return Err(missing());

@@ -2,6 +2,7 @@
 //! the merged tree, without that tree being mounted: folders the layer does not list are made with
 //! the metadata they have below, links are followed inside the root.
 
+use std::cell::OnceCell;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -11,6 +12,7 @@ use super::LayerError;
 use super::fs;
 use super::overlay::{Found, Lowers, is_opaque, opaque_name};
 use super::put::{DirMeta, Put, split};
+use super::read::Below;
 use crate::tar::Kind;
 
 /// Handles kept of folders found before.
@@ -27,10 +29,11 @@ pub(super) struct Place {
 }
 
 /// The upper being filled and what lies below it.
-pub(super) struct Upper {
+pub(super) struct Upper<'a> {
     root: OwnedFd,
-    /// `None`: not known.
-    lowers: Option<Lowers>,
+    below: Below<'a>,
+    /// Opened at the first question.
+    lowers: OnceCell<Lowers>,
     userxattr: bool,
     cache: HashMap<Vec<u8>, Rc<Place>>,
 }
@@ -44,17 +47,25 @@ enum Seen {
     Nothing,
 }
 
-impl Upper {
-    pub fn new(root: OwnedFd, lowers: Option<Lowers>, userxattr: bool) -> Self {
-        Self { root, lowers, userxattr, cache: HashMap::new() }
+impl<'a> Upper<'a> {
+    pub fn new(root: OwnedFd, below: Below<'a>, userxattr: bool) -> Self {
+        Self { root, below, lowers: OnceCell::new(), userxattr, cache: HashMap::new() }
     }
 
     pub fn root(&self) -> BorrowedFd<'_> {
         self.root.as_fd()
     }
 
-    pub fn lowers(&self) -> Option<&Lowers> {
-        self.lowers.as_ref()
+    /// What lies below; waits for it where it is made at the same time.
+    pub fn lowers(&self) -> Result<&Lowers, LayerError> {
+        if let Some(lowers) = self.lowers.get() {
+            return Ok(lowers);
+        }
+        let opened = match self.below {
+            Below::Known(paths) => Lowers::open(paths, self.userxattr)?,
+            Below::Later(ask) => Lowers::open(&ask().map_err(LayerError::Below)?, self.userxattr)?,
+        };
+        Ok(self.lowers.get_or_init(|| opened))
     }
 
     /// To be called when a folder was removed.
@@ -121,11 +132,9 @@ impl Upper {
                 Seen::Upper(fd, Kind::Symlink) => {
                     fs::readlink(&fd, b"").map_err(LayerError::io("read", &next))?
                 }
-                Seen::Lower(layer, Kind::Symlink) => self
-                    .lowers
-                    .as_ref()
-                    .map_or_else(|| Ok(Vec::new()), |l| l.link(layer, &next))
-                    .map_err(LayerError::io("read", &next))?,
+                Seen::Lower(layer, Kind::Symlink) => {
+                    self.lowers()?.link(layer, &next).map_err(LayerError::io("read", &next))?
+                }
                 _ => return Err(LayerError::refused(path, "a parent of it is not a folder")),
             };
             links += 1;
@@ -162,10 +171,7 @@ impl Upper {
         if self.hidden(path).map_err(err())? {
             return Ok(Seen::Nothing);
         }
-        let Some(lowers) = &self.lowers else {
-            return Err(LayerError::NeedsLowers(crate::tar::show(path)));
-        };
-        Ok(match lowers.find(path).map_err(err())? {
+        Ok(match self.lowers()?.find(path).map_err(err())? {
             Found::Some(layer, m) => m.kind.map_or(Seen::Nothing, |k| Seen::Lower(layer, k)),
             Found::Nothing => Seen::Nothing,
         })
@@ -202,9 +208,10 @@ impl Upper {
                 }
                 fs::mkdir(&dir, &part).map_err(err("make"))?;
                 put.stats.implied_dirs += 1;
-                let meta = match (below, &self.lowers) {
-                    (Seen::Lower(layer, Kind::Dir), Some(lowers)) => {
-                        let (m, xattrs) = lowers.dir_meta(layer, &next).map_err(err("read"))?;
+                let meta = match below {
+                    Seen::Lower(layer, Kind::Dir) => {
+                        let found = self.lowers()?.dir_meta(layer, &next);
+                        let (m, xattrs) = found.map_err(err("read"))?;
                         let (mode, uid, gid, mtime) = (m.mode, m.uid, m.gid, m.mtime);
                         DirMeta { mode, uid, gid, mtime, xattrs }
                     }

@@ -100,6 +100,11 @@ impl<W: Write> TarWriter<W> {
         Ok(())
     }
 
+    /// The current member's content, to be written to.
+    pub(crate) fn content(&mut self) -> Content<'_, W> {
+        Content(self)
+    }
+
     /// Writes a piece of the current member's content.
     pub fn data(&mut self, data: &[u8]) -> io::Result<()> {
         self.owed = self.owed.checked_sub(data.len() as u64).ok_or_else(|| {
@@ -194,4 +199,17 @@ fn put_path(head: &mut [u8; BLOCK], path: &[u8]) -> bool {
     }
     head[..100].copy_from_slice(&path[..100]);
     false
+}
+/// See [`TarWriter::content`].
+pub(crate) struct Content<'a, W>(&'a mut TarWriter<W>);
+
+impl<W: Write> Write for Content<'_, W> {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        self.0.data(data)?;
+        Ok(data.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }

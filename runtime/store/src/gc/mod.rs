@@ -103,6 +103,7 @@ impl Store {
         let mut bytes = 0;
         if !policy.dry_run {
             self.collect_leftovers()?;
+            self.remove_parts();
         }
         let mut session = self.session_as(Mode::Exclusive)?;
         if needs_repair(&session)? {

@@ -1,0 +1,176 @@
+//! Pieces of a stream that several threads work on at once, and sha256 on a thread of its own.
+
+use std::io::{self, Write};
+use std::ops::Deref;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use sha2::{Digest as _, Sha256};
+
+/// Bytes of a piece, but for the last one of a stream. gzip members have as many, see
+/// [`crate::layer::Compressor`].
+pub(crate) const CHUNK: usize = 1 << 20;
+/// Pieces that may wait for one thread.
+pub(crate) const QUEUE: usize = 4;
+
+/// Buffers go round: new memory costs more than what is done with it.
+#[derive(Clone, Default)]
+pub(crate) struct Pool(Arc<Mutex<Vec<Vec<u8>>>>);
+
+impl Pool {
+    /// An empty buffer with room for a piece.
+    pub(crate) fn take(&self) -> Vec<u8> {
+        let old = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        old.unwrap_or_else(|| Vec::with_capacity(CHUNK))
+    }
+
+    /// A piece whose buffer comes back when everybody is done with it.
+    pub(crate) fn piece(&self, bytes: Vec<u8>) -> Chunk {
+        Chunk(Arc::new(Piece { bytes, pool: self.clone() }))
+    }
+}
+
+/// A piece of a stream.
+#[derive(Clone)]
+pub(crate) struct Chunk(Arc<Piece>);
+
+struct Piece {
+    bytes: Vec<u8>,
+    pool: Pool,
+}
+
+impl Deref for Chunk {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0.bytes
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        let mut bytes = std::mem::take(&mut self.bytes);
+        bytes.clear();
+        self.pool.0.lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
+    }
+}
+
+/// Digest and number of bytes.
+pub(crate) type Sum = ([u8; 32], u64);
+
+/// sha256 of pieces. The first full one starts a thread; a short stream needs none.
+#[derive(Default)]
+pub(crate) struct Hasher {
+    hash: Sha256,
+    size: u64,
+    beside: Option<(SyncSender<Chunk>, JoinHandle<Sha256>)>,
+}
+
+impl Hasher {
+    /// Takes the next piece.
+    ///
+    /// # Errors
+    /// No thread could be started.
+    pub(crate) fn push(&mut self, chunk: &Chunk) -> io::Result<()> {
+        self.size += chunk.len() as u64;
+        if self.beside.is_none() {
+            if chunk.len() < CHUNK {
+                self.hash.update(&chunk[..]);
+                return Ok(());
+            }
+            let (send, receive) = sync_channel::<Chunk>(QUEUE);
+            let start = self.hash.clone();
+            let body = move || sum(start, &receive);
+            let thread = std::thread::Builder::new().name("sha256".to_owned()).spawn(body)?;
+            self.beside = Some((send, thread));
+        }
+        if let Some((send, _)) = &self.beside {
+            send.send(chunk.clone()).map_err(|_| io::Error::other("the hashing thread is gone"))?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the thread.
+    pub(crate) fn finish(self) -> Sum {
+        let hash = match self.beside {
+            None => self.hash,
+            Some((send, thread)) => {
+                drop(send);
+                thread.join().unwrap_or_else(|p| std::panic::resume_unwind(p))
+            }
+        };
+        (hash.finalize().into(), self.size)
+    }
+}
+
+fn sum(mut hash: Sha256, chunks: &Receiver<Chunk>) -> Sha256 {
+    for chunk in chunks {
+        hash.update(&chunk[..]);
+    }
+    hash
+}
+
+/// Passes writes on in pieces and hashes them beside. What was not finished is not passed on.
+pub(crate) struct HashBeside<W> {
+    inner: W,
+    buf: Vec<u8>,
+    pool: Pool,
+    hasher: Hasher,
+}
+
+impl<W: Write> HashBeside<W> {
+    pub(crate) fn new(inner: W) -> Self {
+        // Most streams are short.
+        Self { inner, buf: Vec::new(), pool: Pool::default(), hasher: Hasher::default() }
+    }
+
+    fn pass(&mut self, next: Vec<u8>) -> io::Result<()> {
+        let chunk = self.pool.piece(std::mem::replace(&mut self.buf, next));
+        self.hasher.push(&chunk)?;
+        self.inner.write_all(&chunk)
+    }
+
+    /// Passes the rest on and gives the digest and number of all bytes.
+    pub(crate) fn finish(mut self) -> io::Result<(W, Sum)> {
+        self.pass(Vec::new())?;
+        self.inner.flush()?;
+        Ok((self.inner, self.hasher.finish()))
+    }
+}
+
+impl<W: Write> Write for HashBeside<W> {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        let n = data.len().min(CHUNK - self.buf.len());
+        self.buf.extend_from_slice(&data[..n]);
+        if self.buf.len() == CHUNK {
+            let next = self.pool.take();
+            self.pass(next)?;
+        }
+        Ok(n)
+    }
+
+    /// Where the caller flushes is no end of a piece.
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_and_long_streams_have_their_digests() {
+        for size in [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 5 * CHUNK + 7] {
+            let data: Vec<u8> = (0..size).map(|i| (i / 3) as u8).collect();
+            let mut out = HashBeside::new(Vec::new());
+            for part in data.chunks(300_001) {
+                out.write_all(part).unwrap();
+            }
+            let (got, (digest, n)) = out.finish().unwrap();
+            assert!(got == data, "{size}");
+            assert_eq!((digest, n), (Sha256::digest(&data).into(), size as u64));
+        }
+    }
+}

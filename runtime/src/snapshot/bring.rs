@@ -1,0 +1,92 @@
+//! A blob from outside, used while it comes: whoever wants its bytes reads them, and a copy goes into
+//! the store, where it gets its name when all of it was right.
+
+use std::io::{self, Read, Write as _};
+
+use rgraph_store::{BlobInfo, BlobRef, Incoming, Store};
+
+use super::{LayerProvider, SnapshotError};
+
+/// Brings `blob` from one of `provider`'s places and gives its bytes to `consume`, from the first one
+/// for each place that is tried. `None`: nobody has it. When `consume` fails, so does the blob: then
+/// nothing is kept, but for what a broken transfer brought, from where the next one goes on.
+pub(crate) fn bring<T>(
+    store: &Store,
+    provider: &dyn LayerProvider,
+    blob: &BlobRef,
+    cancelled: &(dyn Fn() -> bool + Sync),
+    mut consume: impl FnMut(&mut (dyn Read + Send)) -> Result<T, SnapshotError>,
+) -> Result<Option<T>, SnapshotError> {
+    let mut resumable = true;
+    loop {
+        let copy = store.download(&blob.digest)?;
+        let front = copy.front()?.filter(|_| resumable);
+        let resumed = front.is_some();
+        let read = |source| SnapshotError::Read { blob: blob.digest, source };
+        let Some(from) = provider.open(blob, front).map_err(read)? else { return Ok(None) };
+        let mut arriving = Arriving { from, copy, transfer: Transfer::Going };
+        let got = consume(&mut arriving).and_then(|v| {
+            // The promise is checked at the end, so that has to be seen.
+            let end = io::copy(&mut arriving, &mut io::sink());
+            end.map(|_| v).map_err(|e| read(e.into()))
+        });
+        let Arriving { copy, transfer, .. } = arriving;
+        let e = match got {
+            Ok(v) => {
+                copy.commit(BlobInfo { digest: blob.digest, size: blob.size })?;
+                return Ok(Some(v));
+            }
+            Err(e) => e,
+        };
+        if cancelled() {
+            return Err(SnapshotError::Cancelled);
+        }
+        // Not this blob's fault: a layer below is missing.
+        if let SnapshotError::Lost(_) = e {
+            return Err(e);
+        }
+        if transfer != Transfer::Broken {
+            copy.discard();
+            // Perhaps what was kept is wrong: nothing tells. Of a wrong diff ID it is known that the
+            // blob was right.
+            if resumed && !matches!(e, SnapshotError::DiffId { .. }) {
+                resumable = false;
+                continue;
+            }
+        }
+        if !provider.distrust(blob, &crate::worker::report(&e)) {
+            return Err(e);
+        }
+    }
+}
+
+/// How far a transfer came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Transfer {
+    /// It did not fail.
+    Going,
+    /// It broke off.
+    Broken,
+    /// Its bytes are not those that were promised.
+    Wrong,
+}
+
+/// Copies what is read.
+struct Arriving<'a, 's> {
+    from: Box<dyn Read + Send + 'a>,
+    copy: Incoming<'s>,
+    transfer: Transfer,
+}
+
+impl Read for Arriving<'_, '_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.from.read(buf).inspect_err(|e| {
+            self.transfer = match e.kind() {
+                io::ErrorKind::InvalidData => Transfer::Wrong,
+                _ => Transfer::Broken,
+            };
+        })?;
+        self.copy.write_all(&buf[..n])?;
+        Ok(n)
+    }
+}
