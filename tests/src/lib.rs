@@ -7,6 +7,7 @@
 #![expect(clippy::disallowed_methods, reason = "tests are told by variables, and are no library")]
 
 mod case;
+mod docker;
 mod gate;
 mod image;
 mod needs;
@@ -14,11 +15,14 @@ mod net;
 mod process;
 mod registry;
 mod repository;
+mod scripted;
 mod setting;
+mod token;
 mod user;
 mod web;
 
 pub use case::{BASE, Case, Run, base_tar, fixture};
+pub use docker::Docker;
 pub use gate::Gate;
 pub use image::{Entry, Image, Kind, Layer, unpack_tar};
 pub use needs::{Need, missing, shout};
@@ -26,6 +30,8 @@ pub use net::{HOST, NEIGHBOUR, Net, WORLD};
 pub use process::{Background, has_process, mounts_below, wait_until};
 pub use registry::{Access, Certificate, Registry};
 pub use repository::Repositories;
+pub use scripted::{Member, Parts, digest, gzip, noise, serve, tar_of};
 pub use setting::setting;
+pub use token::Tokens;
 pub use user::{Ids, SUBIDS, USER};
 pub use web::{Answer, Request, Web};

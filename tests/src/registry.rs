@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use crate::Tokens;
+
 /// Who may use it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
@@ -78,18 +80,23 @@ pub struct Registry {
 impl Registry {
     /// Starts one.
     pub fn start(access: Access) -> Self {
-        Self::launch(access, None)
+        Self::launch(access, None, None)
+    }
+
+    /// Starts one whose clients have to get a token first.
+    pub fn start_with_tokens(tokens: &Tokens) -> Self {
+        Self::launch(Access::Open, None, Some(tokens))
     }
 
     /// Starts one that speaks TLS.
     pub fn start_tls(access: Access, with: &Certificate) -> Self {
-        Self::launch(access, Some(with))
+        Self::launch(access, Some(with), None)
     }
 
-    fn launch(access: Access, tls: Option<&Certificate>) -> Self {
+    fn launch(access: Access, tls: Option<&Certificate>, tokens: Option<&Tokens>) -> Self {
         let dir = tempfile::Builder::new().prefix("rgraph-registry-").tempdir().expect("a folder");
         for _ in 0..10 {
-            if let Some((child, port)) = Self::try_start(dir.path(), access, tls) {
+            if let Some((child, port)) = Self::try_start(dir.path(), access, tls, tokens) {
                 return Self { child, dir, port };
             }
         }
@@ -97,7 +104,12 @@ impl Registry {
         panic!("docker-registry does not start:\n{log}");
     }
 
-    fn try_start(dir: &Path, access: Access, tls: Option<&Certificate>) -> Option<(Child, u16)> {
+    fn try_start(
+        dir: &Path,
+        access: Access,
+        tls: Option<&Certificate>,
+        tokens: Option<&Tokens>,
+    ) -> Option<(Child, u16)> {
         let port = TcpListener::bind("127.0.0.1:0").ok()?.local_addr().ok()?.port();
         let mut config = format!(
             "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:{port}\n",
@@ -114,6 +126,7 @@ impl Registry {
             config +=
                 &format!("auth:\n  htpasswd:\n    realm: test\n    path: {}\n", file.display());
         }
+        config += &tokens.map(Tokens::settings).unwrap_or_default();
         fs::write(dir.join("config.yml"), config).ok()?;
         let log = fs::File::create(dir.join("log")).ok()?;
         let mut child = Command::new("docker-registry")

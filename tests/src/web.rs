@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 /// What was asked.
 #[derive(Debug, Clone)]
@@ -34,6 +35,10 @@ pub struct Answer {
     pub body: Vec<u8>,
     /// The connection is closed after so many bytes of it.
     pub cut: Option<usize>,
+    /// How long nothing more comes before the connection is closed.
+    pub silence: Duration,
+    /// The end of the body is the end of the connection: no length is said.
+    pub unmeasured: bool,
 }
 
 impl Answer {
@@ -74,6 +79,11 @@ impl Web {
             }
         });
         Self { port, log }
+    }
+
+    /// `127.0.0.1:PORT`.
+    pub fn host(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
     }
 
     /// A URL of this server.
@@ -124,7 +134,7 @@ fn serve(
         out.push_str(h);
         out.push_str("\r\n");
     }
-    if a.status != 304 {
+    if a.status != 304 && !a.unmeasured {
         out.push_str(&format!("Content-Length: {}\r\n", a.body.len()));
     }
     out.push_str("\r\n");
@@ -132,4 +142,5 @@ fn serve(
     let mut stream = &stream;
     // A client that went away has what it wanted.
     let _ = stream.write_all(out.as_bytes()).and_then(|()| stream.write_all(&a.body[..sent]));
+    std::thread::sleep(a.silence);
 }
