@@ -7,8 +7,10 @@ use rgraph_cli::commands;
 use rgraph_cli::report::{CliError, ErrorKind, Reporter, Style, install_panic_hook};
 
 fn main() -> ExitCode {
-    // The sandbox runner is this program run again; it must not see a thread.
+    // The sandbox runner, and the supervisor of a container, are this program run again; they must
+    // not see a thread.
     rgraph_runtime::sandbox::runner_main_if_asked();
+    rgraph_runtime::container::supervisor_main_if_asked();
     let panicked = install_panic_hook();
     let words: Vec<_> = std::env::args_os().collect();
     // As in Docker: what `run` gives is the program's code, and 125 is none of a program.

@@ -14,6 +14,7 @@ mod containers;
 mod contexts;
 mod copy;
 mod crash;
+mod detached;
 mod engines;
 mod errors;
 mod explain;

@@ -291,6 +291,17 @@ impl Case {
         self.rgraph(&self.build_args(args))
     }
 
+    /// Ends the containers that the test has not ended itself: they would outlive it.
+    fn end_containers(&self) {
+        let ids = fs::read_dir(self.root().join("containers")).into_iter().flatten().flatten();
+        let ids: Vec<_> = ids.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+        if !ids.is_empty() {
+            let mut args = vec!["rm".to_owned(), "-f".to_owned()];
+            args.extend(ids);
+            self.rgraph(&args);
+        }
+    }
+
     /// Builds the context into an OCI archive and reads it.
     #[track_caller]
     pub fn image(&self, args: &[&str]) -> crate::Image {
@@ -342,6 +353,7 @@ impl Default for Case {
 
 impl Drop for Case {
     fn drop(&mut self) {
+        self.end_containers();
         let left = mounts(self.dir());
         for point in &left {
             // The folder could not be removed otherwise; the test fails below anyway.

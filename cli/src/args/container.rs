@@ -19,9 +19,16 @@ pub struct RunArgs {
     /// Give it a terminal
     #[arg(short, long)]
     pub tty: bool,
-    /// Run in the background (not supported yet)
-    #[arg(short, long, hide = true)]
+    /// Run in the background; print the id
+    #[arg(short, long)]
     pub detach: bool,
+    /// Keys that leave it without ending it [default: ctrl-p,ctrl-q]
+    #[arg(long, value_name = "KEYS")]
+    pub detach_keys: Option<String>,
+    /// Pass signals on to it [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true")]
+    pub sig_proxy: Option<bool>,
     /// Run a small process 1 (not supported yet)
     #[arg(long, hide = true)]
     pub init: bool,

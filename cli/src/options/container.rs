@@ -23,6 +23,12 @@ pub struct RunOptions {
     pub interactive: bool,
     /// A terminal.
     pub tty: bool,
+    /// In the background.
+    pub detach: bool,
+    /// What leaves it without ending it, bytes of a terminal.
+    pub detach_keys: Vec<u8>,
+    /// Signals to this process are for it.
+    pub sig_proxy: bool,
     /// It goes when it ends.
     pub rm: bool,
     /// `None`: one is found.
@@ -49,7 +55,6 @@ impl RunOptions {
     /// The one conversion. Files of variables are read here.
     pub fn new(raw: RunArgs, env: &Environment, cwd: &Path) -> Result<Self, OptionsError> {
         let not_yet = [
-            (raw.detach, "`run --detach`"),
             (raw.init, "`run --init`"),
             (!raw.publish.is_empty(), "`run --publish`"),
             (raw.publish_all, "`run --publish-all`"),
@@ -86,6 +91,9 @@ impl RunOptions {
             words,
             interactive: raw.interactive,
             tty: raw.tty,
+            detach: raw.detach,
+            detach_keys: detach_keys(raw.detach_keys.as_deref())?,
+            sig_proxy: raw.sig_proxy.unwrap_or(true),
             rm: raw.rm,
             name: raw.name,
             env: vars,
@@ -102,6 +110,24 @@ impl RunOptions {
             insecure_registries: insecure_registries(&raw.registry.insecure_registry, env)?,
         })
     }
+}
+
+/// Reads `--detach-keys`: letters, and `ctrl-` with one, between commas.
+pub fn detach_keys(text: Option<&str>) -> Result<Vec<u8>, OptionsError> {
+    let text = text.unwrap_or("ctrl-p,ctrl-q");
+    let key = |word: &str| match word.strip_prefix("ctrl-").unwrap_or(word).as_bytes() {
+        [b] if b.is_ascii() && word.len() == 1 => Some(*b),
+        [b @ (b'a'..=b'z' | b'@' | b'[' | b'\\' | b']' | b'^' | b'_')] => {
+            Some(b.to_ascii_uppercase() & 0x1f)
+        }
+        _ => None,
+    };
+    let bad = || {
+        let why =
+            "expected letters or `ctrl-` with a letter or one of @ [ \\ ] ^ _, between commas";
+        OptionsError::value("--detach-keys", text, why)
+    };
+    text.split(',').map(|word| key(word).ok_or_else(bad)).collect()
 }
 
 fn text(word: OsString) -> Result<String, OptionsError> {
@@ -228,9 +254,24 @@ mod tests {
     }
 
     #[test]
+    fn keys() {
+        for (text, want) in [
+            (None, Some(&[16, 17][..])),
+            (Some("ctrl-a"), Some(&[1])),
+            (Some("a,ctrl-@,ctrl-[,ctrl-_,Q"), Some(b"a\x00\x1b\x1fQ")),
+            (Some(""), None),
+            (Some("ctrl-"), None),
+            (Some("ab"), None),
+            (Some("ctrl-1"), None),
+        ] {
+            assert_eq!(detach_keys(text).ok().as_deref(), want, "{text:?}");
+        }
+    }
+
+    #[test]
     fn what_is_refused() {
         for (words, part) in [
-            (&["-d", "box"][..], "`run --detach` is not supported yet"),
+            (&["--detach-keys=ctrl-A", "box"][..], "expected letters"),
             (&["-p", "80:80", "box"], "`run --publish` is not supported yet"),
             (&["--name", "-x", "box"], "only [a-zA-Z0-9]"),
             (&["-v", "data:/data", "box"], "the name of a volume is not supported yet"),

@@ -5,28 +5,36 @@
 //! containers/<id>/holds        what gc keeps for it (the form of a lease's file)
 //! containers/<id>/fs, work     overlay's upper directory on the image's layers
 //! containers/<id>/log, log.1   what it printed
+//! containers/<id>/control      while it runs: the socket of its supervisor
 //! ```
-//! A container runs while somebody holds its lock in the store. Locks die with their process, so a
-//! record that says "running" without one is of a container that was killed with its keeper: no
-//! process id has to be believed.
+//! A container runs while its [`supervisor`] holds its lock in the store. Locks die with their process,
+//! so a record that says "running" without one is of a container that was killed with its supervisor, or
+//! ran when the machine went down: no process id has to be believed.
 
+mod client;
 mod commit;
 mod diff;
 pub mod log;
 mod names;
+mod protocol;
 mod start;
+mod supervisor;
 
 use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rgraph_ir::{ConfigDigest, ManifestDigest, SnapshotId};
 use rgraph_store::{ImageRow, KeyLock, Store, StoreError};
 use serde::{Deserialize, Serialize};
 
+pub use client::Connection;
 pub use commit::{Commit, commit};
 pub use diff::{Change, changes};
-pub use start::{Start, Started, start};
+pub use protocol::{Attach, End, Event, Word};
+pub use start::{Start, start};
+pub use supervisor::supervisor_main_if_asked;
 
 /// Why a container could not be made, found or run.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +91,18 @@ pub enum ContainerError {
     /// It must not run for that.
     #[error("container {0} is running: stop it first, or add `--force` (`-f`)")]
     Running(String),
+    /// It must run for that.
+    #[error("container {0} is not running")]
+    NotRunning(String),
+    /// The supervisor cannot do what it was asked for.
+    #[error("the container cannot do that: {0}")]
+    Refused(String),
+    /// The supervisor and this process do not understand each other.
+    #[error("cannot talk to the supervisor of the container")]
+    Talk(#[source] io::Error),
+    /// The supervisor was killed, and so was the container.
+    #[error("the supervisor of the container was killed, and the container with it")]
+    SupervisorDied,
 }
 
 pub(crate) fn at<'a>(
@@ -113,6 +133,9 @@ pub struct Settings {
     pub terminal: bool,
     /// Its standard input is not closed at once.
     pub open_input: bool,
+    /// Its standard input ends with that of the first one who is attached.
+    #[serde(default)]
+    pub input_once: bool,
 }
 
 /// Which network a container has.
@@ -159,12 +182,15 @@ pub enum State {
     Running {
         /// The number of its first process.
         pid: i32,
+        /// When that began, in the kernel's ticks: with it the number is nobody else's.
+        #[serde(default)]
+        born: u64,
         /// Seconds since 1970.
         since: i64,
     },
     /// It has ended.
     Exited {
-        /// Exit code; 137 when it was killed together with its keeper.
+        /// Exit code; 137 when it was killed together with its supervisor.
         code: i32,
         /// Seconds since 1970.
         at: i64,
@@ -259,32 +285,19 @@ impl<'a> Containers<'a> {
 
     /// The record of a folder, with the truth about whether it runs.
     fn read(&self, dir: &Path) -> Result<Option<Record>, ContainerError> {
-        let path = dir.join("record.json");
-        let text = match fs::read(&path) {
-            Err(e)
-                if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
-            {
-                return Ok(None);
-            }
-            r => r.map_err(at("read", &path))?,
-        };
-        let damaged = |e: serde_json::Error| at("understand", &path)(e.into());
-        let mut record: Record = serde_json::from_slice(&text).map_err(damaged)?;
-        if let State::Running { .. } = record.state
-            && self.store.try_key_lock(&lock_name(&record.id))?.is_some()
-        {
-            // It may have ended between the two looks: the record then says how.
-            let again: Record = match fs::read(&path) {
-                Ok(text) => serde_json::from_slice(&text).map_err(damaged)?,
-                Err(_) => return Ok(None),
-            };
-            record = again;
+        let Some(record) = read_record(dir)? else { return Ok(None) };
+        let State::Running { .. } = record.state else { return Ok(Some(record)) };
+        if self.store.key_lock_is_held(&lock_name(&record.id))? {
+            return Ok(Some(record));
+        }
+        // It may have ended between the two looks: the record then says how.
+        Ok(read_record(dir)?.map(|mut record| {
             if let State::Running { .. } = record.state {
-                let at = modified(&path);
+                let at = modified(&dir.join("record.json"));
                 record.state = State::Exited { code: 137, at };
             }
-        }
-        Ok(Some(record))
+            record
+        }))
     }
 
     /// A container by name, id, or the beginning of an id.
@@ -314,7 +327,8 @@ impl<'a> Containers<'a> {
         let id: String = random.iter().map(|b| format!("{b:02x}")).collect();
         let lock = self.store.key_lock(&lock_name(&id), &mut |_| true)?;
         let _one = self.store.key_lock("container-names", &mut |_| true)?;
-        let all = self.list()?;
+        let mut all = self.list()?;
+        all.retain(|r| !self.is_left_over(r));
         let taken = |name: &str| all.iter().find(|r| r.name == name);
         let name = match new.name {
             Some(name) => match taken(&name) {
@@ -345,29 +359,15 @@ impl<'a> Containers<'a> {
         let held = holds(image);
         let path = dir.join("holds");
         fs::write(&path, held).map_err(at("write", &path))?;
-        self.write(&record)?;
+        write_record(&self.folder(&record), &record)?;
         Ok(Held { record, lock })
     }
 
-    /// Replaces the record on disk.
-    fn write(&self, record: &Record) -> Result<(), ContainerError> {
-        let path = self.folder(record).join("record.json");
-        let tmp = path.with_extension("new");
-        let write = || -> io::Result<()> {
-            let mut f = fs::File::create(&tmp)?;
-            f.write_all(&serde_json::to_vec(record)?)?;
-            fs::rename(&tmp, &path)
-        };
-        write().map_err(at("write", &path))
-    }
-
-    /// Notes how far it has come.
-    ///
-    /// # Errors
-    /// The record cannot be written.
-    pub fn note(&self, held: &mut Held, state: State) -> Result<(), ContainerError> {
-        held.record.state = state;
-        self.write(&held.record)
+    /// Removes a container that was to go when it ended, and whose supervisor could not see to it.
+    fn is_left_over(&self, record: &Record) -> bool {
+        let ended = matches!(record.state, State::Exited { .. });
+        // Whatever is in the way is in the way of the next one too.
+        ended && record.remove && self.hold(record).and_then(|h| self.remove(h)).is_ok()
     }
 
     /// Removes it; what lies in it goes with it.
@@ -375,48 +375,76 @@ impl<'a> Containers<'a> {
     /// # Errors
     /// Something in it cannot be removed.
     pub fn remove(&self, held: Held) -> Result<(), ContainerError> {
-        let dir = self.folder(&held.record);
-        // Without a record it is nobody's any more, whatever happens next.
-        let record = dir.join("record.json");
-        match fs::remove_file(&record) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(at("remove", &record)(e)),
-            _ => {}
-        }
-        let removed = remove_tree(&dir);
+        let removed = remove_folder(&self.folder(&held.record));
         drop(held.lock);
-        removed.map_err(at("remove", &dir))
+        removed
+    }
+
+    /// It could not be started.
+    fn give_up(&self, mut held: Held) -> Result<(), ContainerError> {
+        if held.record.remove {
+            return self.remove(held);
+        }
+        held.record.state = State::Exited { code: 125, at: now() };
+        write_record(&self.folder(&held.record), &held.record)
     }
 
     /// Takes a container that does not run.
     ///
     /// # Errors
-    /// [`ContainerError::Running`].
-    pub fn hold(&self, record: Record) -> Result<Held, ContainerError> {
+    /// [`ContainerError::Running`], or [`ContainerError::NotFound`]: it went meanwhile.
+    pub fn hold(&self, record: &Record) -> Result<Held, ContainerError> {
         match self.store.try_key_lock(&lock_name(&record.id))? {
-            Some(lock) => Ok(Held { record, lock }),
+            Some(lock) => self.held(record, lock)?.ok_or_else(|| {
+                let name = record.name.clone();
+                ContainerError::NotFound(name)
+            }),
             None => Err(ContainerError::Running(record.short().to_owned())),
         }
     }
 
-    /// As [`Self::hold`]; one that runs is killed first. Removed by its keeper meanwhile: `None`.
+    /// With the lock: the record as it is now; `None`: it is gone. Of one whose supervisor was killed the
+    /// last process may be dying still: that is waited for.
+    fn held(&self, record: &Record, lock: KeyLock) -> Result<Option<Held>, ContainerError> {
+        let folder = self.folder(record);
+        let Some(mut record) = read_record(&folder)? else { return Ok(None) };
+        if let State::Running { pid, born, .. } = record.state {
+            let at = modified(&folder.join("record.json"));
+            let give_up = Instant::now() + DYING;
+            while rgraph_sys::spawn::began(pid) == Some(born) && Instant::now() < give_up {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            record.state = State::Exited { code: 137, at };
+            write_record(&folder, &record)?;
+        }
+        Ok(Some(Held { record, lock }))
+    }
+
+    /// As [`Self::hold`]; one that runs is killed first. Removed by its supervisor meanwhile: `None`.
     ///
     /// # Errors
     /// The signal cannot be sent, or the store's lock not be taken.
-    pub fn seize(&self, record: Record) -> Result<Option<Held>, ContainerError> {
-        if let State::Running { pid, .. } = record.state {
-            let path = self.folder(&record);
-            match rgraph_sys::spawn::PidFd::open(pid) {
-                // Only while its keeper holds the lock is the number still this container's: the
-                // keeper waits for the process, and notes its end before it lets go.
-                Ok(process) if self.store.try_key_lock(&lock_name(&record.id))?.is_none() => {
-                    process.kill().map_err(at("kill the process of", &path))?;
-                }
-                _ => {}
-            }
+    pub fn seize(&self, record: &Record) -> Result<Option<Held>, ContainerError> {
+        if let State::Running { .. } = record.state
+            && let Some(supervisor) = self.connect(record)?
+        {
+            supervisor.signal(KILL)?;
+            supervisor.answer()?;
+            supervisor.end()?;
         }
         let lock = self.store.key_lock(&lock_name(&record.id), &mut |_| true)?;
-        let there = self.read(&self.folder(&record))?;
-        Ok(there.map(|record| Held { record, lock }))
+        self.held(record, lock)
+    }
+
+    /// Talks to the supervisor of a container; `None`: it does not run.
+    ///
+    /// # Errors
+    /// As [`Connection::open`].
+    pub fn connect(&self, record: &Record) -> Result<Option<Connection>, ContainerError> {
+        match record.state {
+            State::Running { .. } => Connection::open(&self.folder(record)),
+            State::Created | State::Exited { .. } => Ok(None),
+        }
     }
 
     /// Containers of any of these images.
@@ -449,6 +477,46 @@ fn holds(image: &ImageRow) -> String {
         text.push_str(&format!("S{s}\n"));
     }
     text
+}
+
+/// SIGKILL.
+const KILL: i32 = 9;
+/// The longest that the processes of a killed container may take to go.
+const DYING: Duration = Duration::from_secs(10);
+
+/// The record in a container's folder, as it stands there; `None`: there is none.
+fn read_record(folder: &Path) -> Result<Option<Record>, ContainerError> {
+    let path = folder.join("record.json");
+    let text = match fs::read(&path) {
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
+        r => r.map_err(at("read", &path))?,
+    };
+    serde_json::from_slice(&text).map(Some).map_err(|e| at("understand", &path)(e.into()))
+}
+
+/// Replaces the record in a container's folder.
+fn write_record(folder: &Path, record: &Record) -> Result<(), ContainerError> {
+    let path = folder.join("record.json");
+    let tmp = path.with_extension("new");
+    let write = || -> io::Result<()> {
+        let mut f = fs::File::create(&tmp)?;
+        f.write_all(&serde_json::to_vec(record)?)?;
+        fs::rename(&tmp, &path)
+    };
+    write().map_err(at("write", &path))
+}
+
+/// Removes a container's folder.
+fn remove_folder(dir: &Path) -> Result<(), ContainerError> {
+    // Without a record it is nobody's any more, whatever happens next.
+    let record = dir.join("record.json");
+    match fs::remove_file(&record) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(at("remove", &record)(e)),
+        _ => {}
+    }
+    remove_tree(dir).map_err(at("remove", dir))
 }
 
 fn lock_name(id: &str) -> String {

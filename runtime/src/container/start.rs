@@ -1,19 +1,22 @@
 //! Starts a container's process: the sandbox of a RUN step, whose upper directory stays.
 
 use std::fs;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
 use rgraph_ir::request::NetworkFallback;
 use rgraph_store::{Lease, Store};
-use rgraph_sys::{channel, terminal};
+use rgraph_sys::channel;
 
-use super::{ContainerError, Containers, Held, NetworkChoice, Settings, State, at, now};
+use super::protocol::{Attach, CHARGE, Charge};
+use super::{
+    Connection, ContainerError, Containers, Held, NetworkChoice, Record, Settings, State, at,
+};
 use crate::host::Host;
 use crate::ops::network;
 use crate::sandbox::{
-    Input, MountSource, Network, Rootfs, Runner, Running, SandboxError, SandboxMount,
-    SandboxMountKind, SandboxSpec, fill_mount_points,
+    MountSource, Network, Rootfs, Runner, SandboxError, SandboxMount, SandboxMountKind,
+    SandboxSpec, fill_mount_points,
 };
 use crate::snapshot::{LayerProvider, Snapshots};
 
@@ -35,35 +38,39 @@ pub struct Start<'a> {
     pub warn: &'a dyn Fn(String),
 }
 
-/// A container that has a process.
-pub struct Started {
-    /// Its process. It ends with this value.
-    pub running: Running,
-    /// The near side of its terminal.
-    pub terminal: Option<OwnedFd>,
-    /// What is written here is its standard input.
-    pub input: Option<OwnedFd>,
-    /// Whoever made it; to be kept until it has ended.
-    pub runner: Runner,
-}
-
-/// Starts it, and notes that it runs.
+/// Gives a container to a supervisor, which starts it. How that goes, and how it ends, comes from the
+/// connection; `attach` is what else comes and goes there.
 ///
 /// # Errors
-/// There could be no process. That the program cannot be run comes from waiting for it.
+/// There is no supervisor; the container is then noted as one that could not be started, or removed.
 pub fn start(
     s: &Start<'_>,
     containers: &Containers<'_>,
-    held: &mut Held,
-) -> Result<Started, ContainerError> {
-    let folder = containers.folder(&held.record);
+    held: Held,
+    attach: Attach,
+) -> Result<Connection, ContainerError> {
+    match prepare(s, containers, &held.record) {
+        Ok((spec, runner)) => hand_over(s, containers, held, attach, spec, runner),
+        Err(e) => {
+            containers.give_up(held)?;
+            Err(e)
+        }
+    }
+}
+
+fn prepare(
+    s: &Start<'_>,
+    containers: &Containers<'_>,
+    record: &Record,
+) -> Result<(SandboxSpec, Runner), ContainerError> {
+    let folder = containers.folder(record);
     let snapshots = Snapshots::new(s.store, s.host, s.provider, s.lease);
-    let lowers = match held.record.base() {
+    let lowers = match record.base() {
         Some(id) => snapshots.lowers(id, None)?,
         None => Vec::new(),
     };
     let (upper, work) = (folder.join("fs"), folder.join("work"));
-    if held.record.state == State::Created
+    if record.state == State::Created
         && let Some(top) = lowers.first()
     {
         // The merged root shows the upper's own mode and owner.
@@ -74,51 +81,42 @@ pub fn start(
             })
             .map_err(at("set up", &upper))?;
     }
-    let runner = Runner::start()?;
-    let network = match held.record.settings.network {
+    // What the kernel left there is of no use to another mount.
+    super::remove_tree(&work)
+        .and_then(|()| fs::create_dir(&work))
+        .map_err(at("make anew", &work))?;
+    let runner = Runner::start_as(super::supervisor::ARGV0)?;
+    let network = match record.settings.network {
         NetworkChoice::Host => Network::Host,
         NetworkChoice::None => Network::None,
         NetworkChoice::Default => network::instead(runner.connect()?, s.network_fallback, s.warn)?,
     };
     let below = s.store.fixed_tree("mount-points", s.lease, fill_mount_points).ok();
     let rootfs = Rootfs { lowers, upper, work, userxattr: s.host.userxattr, below };
-    let settings = &held.record.settings;
-    let talk = |e| SandboxError::Talk("prepare the streams of the container", e);
-    let (mut fds, mut near, mut input) = (Vec::new(), None, Input::Null);
-    if settings.terminal {
-        let (ours, theirs) = channel::pair().map_err(talk)?;
-        fds.push(theirs);
-        near = Some(ours);
-        input = Input::Terminal { socket: 0, rows: s.size.0, columns: s.size.1 };
-    } else if settings.open_input {
-        let (read, write) = channel::pipe().map_err(talk)?;
-        fds.push(read);
-        near = Some(write);
-        input = Input::Pipe(0);
-    }
-    let spec = spec(settings, held.record.short(), rootfs, network, input);
-    let running = runner.launch(&spec, fds)?;
-    let pid = running.pidfd().number().unwrap_or(0);
-    containers.note(held, State::Running { pid, since: now() })?;
-    let (terminal, input) = match near {
-        Some(socket) if settings_terminal(input) => {
-            // Nothing comes when it could not be made; its end says why.
-            let far = channel::receive(&socket).map_err(talk)?;
-            (far.and_then(|(_, fds)| fds.into_iter().next()), None)
-        }
-        near => (None, near),
-    };
-    if let Some(t) = &terminal {
-        terminal::resize(t.as_fd(), s.size.0, s.size.1).map_err(talk)?;
-    }
-    Ok(Started { running, terminal, input, runner })
+    Ok((spec(&record.settings, record.short(), rootfs, network), runner))
 }
 
-fn settings_terminal(input: Input) -> bool {
-    matches!(input, Input::Terminal { .. })
+fn hand_over(
+    s: &Start<'_>,
+    containers: &Containers<'_>,
+    held: Held,
+    attach: Attach,
+    spec: SandboxSpec,
+    runner: Runner,
+) -> Result<Connection, ContainerError> {
+    let folder = containers.folder(&held.record);
+    let Held { record, lock } = held;
+    let (file, lock) = lock.hand_over();
+    let charge = Charge { record, spec, folder, lock, size: s.size, attach };
+    let bytes = serde_json::to_vec(&charge).map_err(SandboxError::Encode)?;
+    let parcel = channel::parcel(&bytes).map_err(ContainerError::Talk)?;
+    let control = runner.let_go();
+    channel::send(&control, CHARGE, &[file.as_fd(), parcel.as_fd()])
+        .map_err(ContainerError::Talk)?;
+    Ok(Connection::new(control))
 }
 
-fn spec(s: &Settings, short: &str, rootfs: Rootfs, network: Network, input: Input) -> SandboxSpec {
+fn spec(s: &Settings, short: &str, rootfs: Rootfs, network: Network) -> SandboxSpec {
     let own_name = || match s.network {
         NetworkChoice::Host => rustix::system::uname().nodename().to_string_lossy().into_owned(),
         NetworkChoice::Default | NetworkChoice::None => short.to_owned(),
@@ -139,7 +137,6 @@ fn spec(s: &Settings, short: &str, rootfs: Rootfs, network: Network, input: Inpu
         SandboxMount { dest: b.dest.clone(), kind }
     });
     SandboxSpec {
-        input,
         env,
         cwd: s.cwd.clone(),
         user: s.user.clone(),

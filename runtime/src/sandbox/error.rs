@@ -116,7 +116,7 @@ impl InitError {
     }
 
     /// For `map_err`: names the step.
-    pub(super) fn at<E: Error>(step: impl Into<String>) -> impl FnOnce(E) -> Self {
+    pub(crate) fn at<E: Error>(step: impl Into<String>) -> impl FnOnce(E) -> Self {
         move |e| Self::Setup { step: step.into(), reason: chain(&e) }
     }
 }

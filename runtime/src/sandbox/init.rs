@@ -16,9 +16,9 @@ use rgraph_sys::tree::{self, As, Kind};
 use rgraph_sys::{channel, mount, ns, spawn, wait};
 use serde::{Deserialize, Serialize};
 
+use super::bench::Filters;
 use super::error::InitError;
 use super::rootfs::{PlaceError, Root, Stub};
-use super::runner::Filters;
 use super::spec::{Input, SandboxSpec, Security};
 use super::user::Identity;
 use super::{cgroup, machine, mounts, network, user};
@@ -384,14 +384,4 @@ pub(super) fn parse_reports(bytes: &[u8]) -> (Vec<Stub>, Option<InitError>) {
         }
     }
     (stubs, failed)
-}
-
-/// Reads all that is in a report pipe whose writer has ended.
-pub(super) fn read_reports(pipe: &OwnedFd) -> Vec<u8> {
-    let mut all = Vec::new();
-    let mut buf = [0; 4096];
-    while let Ok(n @ 1..) = channel::read(pipe, &mut buf) {
-        all.extend_from_slice(&buf[..n]);
-    }
-    all
 }

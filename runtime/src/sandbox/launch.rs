@@ -10,17 +10,18 @@ use rgraph_sys::channel;
 use rgraph_sys::spawn::{self, PidFd};
 use rgraph_sys::wait::{self, Flag};
 
+use super::bench::{Done, End};
 use super::cgroup::Hit;
 use super::error::{InitError, SandboxError};
 use super::network::NoNetwork;
-use super::runner::{self, Done, End, Hello, Reply};
+use super::runner::{self, Hello, Reply};
 use super::spec::SandboxSpec;
 
 /// The process that makes the steps' processes: one per build, started when the first step needs
 /// it. Shared by all threads. Dropping it kills the steps that still run.
 #[derive(Debug)]
 pub struct Runner {
-    /// Taken when dropped: its end is the runner's.
+    /// Taken when dropped: its end is the runner's. Or when it was let go.
     control: Option<OwnedFd>,
     process: spawn::Child,
 }
@@ -32,15 +33,25 @@ impl Runner {
     /// [`SandboxError::StartRunner`], [`SandboxError::PrepareRunner`] when this process may not
     /// make namespaces or mounts, [`SandboxError::RunnerDied`].
     pub fn start() -> Result<Self, SandboxError> {
+        Self::start_as(runner::ARGV0)
+    }
+
+    /// As [`Self::start`], for a copy of this program that knows by `argv0` what it is to be, and begins
+    /// as the runner does ([`runner::greet`]).
+    pub(crate) fn start_as(argv0: &std::ffi::CStr) -> Result<Self, SandboxError> {
         let (control, theirs) = channel::pair().map_err(SandboxError::StartRunner)?;
-        let process =
-            spawn::spawn_self(runner::ARGV0, &theirs).map_err(SandboxError::StartRunner)?;
+        let process = spawn::spawn_self(argv0, &theirs).map_err(SandboxError::StartRunner)?;
         drop(theirs);
         let runner = Self { control: Some(control), process };
         match hear(runner.control())? {
             (Hello::Ready, _) => Ok(runner),
             (Hello::Unable(reason), _) => Err(SandboxError::PrepareRunner(reason)),
         }
+    }
+
+    /// Lets it live on when this process has ended. What is said to it from now on is its own affair.
+    pub(crate) fn let_go(mut self) -> OwnedFd {
+        self.control.take().expect("taken only by drop, and here")
     }
 
     fn control(&self) -> &OwnedFd {
@@ -123,9 +134,10 @@ impl Runner {
 
 impl Drop for Runner {
     fn drop(&mut self) {
-        self.control = None;
-        // It ends as soon as the kernel has killed its steps; an error means it is gone already.
-        let _ = self.process.wait();
+        if self.control.take().is_some() {
+            // It ends as soon as the kernel has killed its steps; an error means it is gone already.
+            let _ = self.process.wait();
+        }
     }
 }
 

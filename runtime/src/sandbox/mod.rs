@@ -14,6 +14,7 @@
 //! target is opened by handle below the step's root; what was created as a mount point only is
 //! gone from the upper directory when [`Running::wait`] returns.
 
+pub(crate) mod bench;
 mod cgroup;
 mod error;
 mod init;
@@ -24,7 +25,7 @@ mod mounts;
 mod network;
 mod nodes;
 mod rootfs;
-mod runner;
+pub(crate) mod runner;
 mod spec;
 pub(crate) mod user;
 

@@ -52,6 +52,18 @@ pub(crate) fn try_lock(file: &File, mode: Mode) -> io::Result<bool> {
     }
 }
 
+/// Whether somebody has the lock of `file`, through another opening of it.
+fn is_locked(file: &File) -> io::Result<bool> {
+    let mut l = flock(Mode::Exclusive);
+    loop {
+        match fcntl(file, FcntlArg::F_OFD_GETLK(&mut l)) {
+            Ok(_) => return Ok(i32::from(l.l_type) != libc::F_UNLCK),
+            Err(Errno::EINTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
 /// Waits for the lock of `file`. Only for locks held for moments.
 pub(crate) fn lock(file: &File, mode: Mode) -> io::Result<()> {
     let l = flock(mode);
@@ -105,14 +117,31 @@ pub struct Wait {
 /// A named lock held until dropped, or until the process ends.
 #[derive(Debug)]
 pub struct KeyLock {
-    _file: File,
+    /// `None` only when it was handed over.
+    file: Option<File>,
     path: PathBuf,
+}
+
+impl KeyLock {
+    /// What another process needs to hold it from now on: the lock is the open file's. It is free when
+    /// the last copy of the file is closed.
+    pub fn hand_over(mut self) -> (File, PathBuf) {
+        let file = self.file.take().expect("taken only here");
+        (file, std::mem::take(&mut self.path))
+    }
+
+    /// Holds what another process handed over.
+    pub fn taken_over(file: File, path: PathBuf) -> Self {
+        Self { file: Some(file), path }
+    }
 }
 
 impl Drop for KeyLock {
     fn drop(&mut self) {
-        // While we hold it: nobody else can have taken a lock on this name in between.
-        let _ = std::fs::remove_file(&self.path);
+        if self.file.is_some() {
+            // While we hold it: nobody else can have taken a lock on this name in between.
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -137,7 +166,7 @@ fn attempt(path: &Path) -> io::Result<Try> {
             file.set_len(0)?;
             // For the waiters' message only; a full disk must not cost the lock.
             let _ = file.write_all_at(pid.as_bytes(), 0);
-            return Ok(Try::Got(KeyLock { _file: file, path: path.to_owned() }));
+            return Ok(Try::Got(KeyLock { file: Some(file), path: path.to_owned() }));
         }
     }
 }
@@ -174,6 +203,17 @@ impl Store {
             std::thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(10));
         }
+    }
+
+    /// Whether somebody has the lock `name`. Unlike taking it, asking is in nobody's way.
+    pub fn key_lock_is_held(&self, name: &str) -> Result<bool> {
+        let path = self.key_lock_path(name);
+        let failed = |e| self.layout().err("look at", &path, e);
+        let file = match File::options().read(true).write(true).open(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+            file => file.map_err(failed)?,
+        };
+        is_locked(&file).map_err(failed)
     }
 
     /// Takes the lock `name` if it is free.

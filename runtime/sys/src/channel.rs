@@ -5,11 +5,13 @@
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Seek, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use rustix::fs::{AtFlags, Mode};
+use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
-    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
 };
 
 /// Most files in one message: the kernel's own limit.
@@ -26,10 +28,60 @@ pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(rustix::net::socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)?)
 }
 
+/// A socket of that name in a folder, by which processes of this user can be reached. A name that is
+/// there already is taken over.
+///
+/// # Errors
+/// That of the call that failed.
+pub fn listen(folder: impl AsFd, name: &str) -> io::Result<OwnedFd> {
+    let socket = named()?;
+    // Before it has a name: the name is made with this mode.
+    rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+    match rustix::fs::unlinkat(&folder, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(e) => return Err(e.into()),
+    }
+    rustix::net::bind(&socket, &address(folder.as_fd(), name)?)?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket)
+}
+
+/// Connects to a socket that [`listen`] made.
+///
+/// # Errors
+/// `NotFound` or `ConnectionRefused` when nobody is there; otherwise that of the call that failed.
+pub fn connect(folder: impl AsFd, name: &str) -> io::Result<OwnedFd> {
+    let socket = named()?;
+    rustix::net::connect(&socket, &address(folder.as_fd(), name)?)?;
+    Ok(socket)
+}
+
+/// The next one who connects.
+///
+/// # Errors
+/// That of `accept4(2)`.
+pub fn accept(listener: impl AsFd) -> io::Result<OwnedFd> {
+    let accept = || rustix::net::accept_with(&listener, SocketFlags::CLOEXEC);
+    Ok(rustix::io::retry_on_intr(accept)?)
+}
+
+/// Those who may wait to be accepted.
+const BACKLOG: i32 = 64;
+
+fn named() -> io::Result<OwnedFd> {
+    let (family, kind) = (AddressFamily::UNIX, SocketType::SEQPACKET);
+    Ok(rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, None)?)
+}
+
+/// The path of a socket has 108 bytes at most, that of a folder has not: so by handle.
+fn address(folder: BorrowedFd<'_>, name: &str) -> io::Result<SocketAddrUnix> {
+    Ok(SocketAddrUnix::new(format!("/proc/self/fd/{}/{name}", folder.as_raw_fd()))?)
+}
+
 /// Sends one message.
 ///
 /// # Errors
-/// `BrokenPipe` when the other end is gone; otherwise that of `sendmsg(2)`.
+/// `WouldBlock` when the socket does not wait and is full; `BrokenPipe` when the other end is gone; otherwise that of `sendmsg(2)`.
 pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     if fds.len() > MAX_FDS || bytes.len() > MAX_MESSAGE || bytes.is_empty() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "message too large or empty"));
@@ -49,7 +101,7 @@ pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Resu
 /// Waits for a message; `None`: the other end is gone.
 ///
 /// # Errors
-/// That of `recvmsg(2)`, or `InvalidData` for a message that does not fit.
+/// `WouldBlock` when the socket does not wait and is empty; that of `recvmsg(2)`, or `InvalidData` for a message that does not fit.
 pub fn receive(socket: impl AsFd) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
     let mut bytes = vec![0; MAX_MESSAGE];
     let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
@@ -60,7 +112,7 @@ pub fn receive(socket: impl AsFd) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>>
             || rustix::net::recvmsg(&socket, &mut parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC);
         match rustix::io::retry_on_intr(&mut receive) {
             // A sender that died with unread messages of ours.
-            Err(rustix::io::Errno::CONNRESET) => return Ok(None),
+            Err(Errno::CONNRESET) => return Ok(None),
             got => got?,
         }
     };
@@ -156,6 +208,25 @@ mod tests {
         assert_eq!(receive(&b).unwrap().unwrap().0, b"again");
         drop(a);
         assert!(receive(&b).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_socket_in_a_deep_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        let deep = dir.path().join("x".repeat(200));
+        std::fs::create_dir(&deep).unwrap();
+        let folder = std::fs::File::open(&deep).unwrap();
+        assert_eq!(connect(&folder, "s").unwrap_err().kind(), io::ErrorKind::NotFound);
+        let first = listen(&folder, "s").unwrap();
+        let mode = std::fs::symlink_metadata(deep.join("s")).unwrap();
+        assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode.permissions()) & 0o777, 0o600);
+        drop(first);
+        assert_eq!(connect(&folder, "s").unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        let listener = listen(&folder, "s").unwrap();
+        let a = connect(&folder, "s").unwrap();
+        let b = accept(&listener).unwrap();
+        send(&a, b"hello", &[]).unwrap();
+        assert_eq!(receive(&b).unwrap().unwrap().0, b"hello");
     }
 
     #[test]

@@ -163,6 +163,18 @@ pub fn take_inherited() -> Option<OwnedFd> {
     Some(unsafe { OwnedFd::from_raw_fd(INHERITED_FD) })
 }
 
+/// Closes every descriptor above [`INHERITED_FD`]: whoever called this program may have left some open,
+/// and would wait for their end. For a process that has just begun and opened nothing itself.
+///
+/// # Errors
+/// The error of `close_range(2)`.
+pub fn close_what_was_left_open() -> io::Result<()> {
+    let first = INHERITED_FD as libc::c_uint + 1;
+    // SAFETY: by this function's contract no descriptor of that range has an owner in this process.
+    let done = unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0u32) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// The namespaces of a child.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Namespaces {
@@ -228,6 +240,19 @@ fn clone_with(flags: libc::c_int, body: impl FnOnce() -> i32) -> io::Result<PidF
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: `_exit` may be called at any time.
     unsafe { libc::_exit(code) }
+}
+
+/// When a process began, in the kernel's ticks since the machine did; `None`: there is no such process,
+/// or it has ended and waits to be waited for. Numbers are used again, number and time together are not.
+pub fn began(pid: i32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name may hold anything; the last parenthesis ends it.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    let state = fields.next()?;
+    if state == "Z" || state == "X" {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
 }
 
 /// How a process ended.

@@ -6,14 +6,42 @@ use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd};
 
+/// What is waited for at a descriptor. Its other end being gone, or an error, counts as both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum For {
+    /// That something can be read.
+    Reading,
+    /// That something can be written.
+    Writing,
+}
+
 /// Waits until one of `fds` can be read or its other end is gone, and says for each which.
 /// `None` as timeout waits for ever; all false: the time is over.
 ///
 /// # Errors
 /// The error of `poll(2)`.
 pub fn readable(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -> io::Result<Vec<bool>> {
-    let mut polls: Vec<PollFd<'_>> =
-        fds.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
+    poll(fds.iter().map(|fd| (*fd, For::Reading)), timeout)
+}
+
+/// As [`readable`], for both directions.
+///
+/// # Errors
+/// The error of `poll(2)`.
+pub fn poll<'a>(
+    fds: impl IntoIterator<Item = (BorrowedFd<'a>, For)>,
+    timeout: Option<Duration>,
+) -> io::Result<Vec<bool>> {
+    let mut polls: Vec<PollFd<'a>> = fds
+        .into_iter()
+        .map(|(fd, what)| {
+            let flags = match what {
+                For::Reading => PollFlags::IN,
+                For::Writing => PollFlags::OUT,
+            };
+            PollFd::from_borrowed_fd(fd, flags)
+        })
+        .collect();
     let timeout = timeout.map(|t| Timespec {
         tv_sec: i64::try_from(t.as_secs()).unwrap_or(i64::MAX),
         tv_nsec: t.subsec_nanos().into(),
@@ -21,7 +49,7 @@ pub fn readable(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -> io::Result
     match rustix::event::poll(&mut polls, timeout.as_ref()) {
         Ok(_) => Ok(polls.iter().map(|p| !p.revents().is_empty()).collect()),
         // As if nothing had happened; the caller comes again.
-        Err(rustix::io::Errno::INTR) => Ok(vec![false; fds.len()]),
+        Err(rustix::io::Errno::INTR) => Ok(vec![false; polls.len()]),
         Err(e) => Err(e.into()),
     }
 }

@@ -1,83 +1,133 @@
 //! A container's streams and signals, while rgraph stands in front of it.
 
-use std::io::{self, Write as _};
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::sys::signal::{SigSet, Signal};
-use rgraph_runtime::container::log;
+use rgraph_runtime::container::{Connection, ContainerError, End, Event, Word};
 use rgraph_runtime::sandbox::Stream;
 use rgraph_solver::CancelToken;
-use rgraph_sys::spawn::PidFd;
 use rgraph_sys::terminal;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 
-/// Where signals go, once there is a process.
-#[derive(Default)]
-struct Target {
-    process: Option<PidFd>,
-    terminal: Option<OwnedFd>,
+use super::container_error;
+use super::keys::{Typed, Watch};
+use crate::commands::note;
+use crate::report::{CliError, ErrorKind};
+
+/// The signals that are for the program, not for us.
+const PASSED_ON: [Signal; 7] = [
+    Signal::SIGINT,
+    Signal::SIGTERM,
+    Signal::SIGHUP,
+    Signal::SIGQUIT,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGWINCH,
+];
+
+/// How one stands in front of a program.
+#[derive(Debug, Clone)]
+pub struct Manner {
+    /// Standard input is its.
+    pub input: bool,
+    /// It has a terminal.
+    pub terminal: bool,
+    /// Signals are passed on. With a terminal they never are: there keys are.
+    pub signals: bool,
+    /// What leaves it, typed at a terminal.
+    pub keys: Vec<u8>,
 }
 
-/// Passes signals on to a container; before it has a process they stop its start.
+/// Why one stands in front of it no more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Left {
+    /// It has ended.
+    Ended(End),
+    /// By the keys.
+    Keys,
+    /// A signal to this process.
+    Signal(i32),
+}
+
+/// Where signals go.
+enum Target {
+    /// It does not run yet: they stop its start.
+    Start(CancelToken),
+    /// To the first process of the container in this folder.
+    Program(PathBuf),
+    /// They end this side alone; only a new size is told.
+    Us(Arc<Connection>, Leaving),
+    /// To nobody.
+    Nobody,
+}
+
+/// Why this side goes, once it does.
+type Leaving = Arc<Mutex<Option<Left>>>;
+
+/// Takes the signals of this process.
 pub struct Forward(Arc<Mutex<Target>>);
 
 impl Forward {
-    /// Takes the signals of this process from now on. Call before any other thread exists.
+    /// From now on. Call before any other thread exists.
     pub fn watch(cancel: &CancelToken) -> Self {
-        let target = Arc::new(Mutex::new(Target::default()));
+        let target = Arc::new(Mutex::new(Target::Start(cancel.clone())));
         let mut set = SigSet::empty();
-        for signal in [
-            Signal::SIGINT,
-            Signal::SIGTERM,
-            Signal::SIGHUP,
-            Signal::SIGQUIT,
-            Signal::SIGUSR1,
-            Signal::SIGUSR2,
-            Signal::SIGWINCH,
-        ] {
-            set.add(signal);
-        }
+        PASSED_ON.iter().for_each(|s| set.add(*s));
         if set.thread_block().is_ok() {
-            let (target, cancel) = (target.clone(), cancel.clone());
+            let target = target.clone();
             std::thread::spawn(move || {
                 while let Ok(signal) = set.wait() {
-                    let target = target.lock().unwrap_or_else(PoisonError::into_inner);
-                    pass(signal, &target, &cancel);
+                    pass(signal, &target.lock().unwrap_or_else(PoisonError::into_inner));
                 }
             });
         }
         Self(target)
     }
 
-    /// From now on they go there.
-    pub fn to(&self, process: PidFd, terminal: Option<OwnedFd>) {
-        let mut target = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *target = Target { process: Some(process), terminal };
+    fn to(&self, target: Target) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = target;
     }
 }
 
-fn pass(signal: Signal, target: &Target, cancel: &CancelToken) {
-    // What cannot be told to a process that has just ended need not be.
-    match (signal, &target.terminal, &target.process) {
-        (Signal::SIGWINCH, Some(near), _) => {
-            if let Some((rows, columns)) = terminal::size(io::stdin()) {
-                terminal::resize(near, rows, columns).unwrap_or(());
+fn pass(signal: Signal, target: &Target) {
+    // What cannot be told to a program that has just ended need not be.
+    match (signal, target) {
+        (Signal::SIGWINCH, Target::Us(connection, _)) => tell_size(connection),
+        (Signal::SIGWINCH, _) => {}
+        (Signal::SIGINT | Signal::SIGTERM, Target::Start(cancel)) => cancel.cancel(),
+        (_, Target::Program(folder)) => {
+            // A way of its own: the other one may be full of input.
+            if let Ok(Some(supervisor)) = Connection::open(folder) {
+                supervisor.signal(signal as i32).and_then(|()| supervisor.answer()).unwrap_or(());
             }
         }
-        (Signal::SIGWINCH, None, _) => {}
-        (_, _, Some(process)) => process.send(signal as i32).unwrap_or(()),
-        (Signal::SIGINT | Signal::SIGTERM, _, None) => cancel.cancel(),
+        (_, Target::Us(connection, leaving)) => {
+            go(connection, leaving, Left::Signal(signal as i32));
+        }
         _ => {}
     }
 }
 
+fn go(connection: &Connection, leaving: &Leaving, why: Left) {
+    leaving.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why);
+    connection.leave().unwrap_or(());
+    connection.hang_up();
+}
+
+fn tell_size(connection: &Connection) {
+    if let Some((rows, columns)) = terminal::size(io::stdin()) {
+        connection.resize(rows, columns).unwrap_or(());
+    }
+}
+
 /// The terminal passes on every key while this lives.
-pub struct Raw(Option<Termios>);
+struct Raw(Option<Termios>);
 
 impl Raw {
     /// Of standard input, if that is a terminal.
-    pub fn enter() -> Self {
+    fn enter() -> Self {
         let stdin = io::stdin();
         let Ok(before) = tcgetattr(&stdin) else { return Self(None) };
         let mut raw = before.clone();
@@ -97,57 +147,124 @@ impl Drop for Raw {
     }
 }
 
-/// Copies standard input to the container until either ends. Its thread is not waited for: it may
-/// be asleep in a read.
-pub fn feed(to: OwnedFd) {
+/// Sends standard input until either side ends. Its thread is not waited for: it may be asleep in a
+/// read.
+fn feed(connection: Arc<Connection>, keys: Vec<u8>, leaving: Leaving) {
     std::thread::spawn(move || {
-        let mut to = std::fs::File::from(to);
-        // A container that does not read any more is no error of its caller.
-        io::copy(&mut io::stdin().lock(), &mut to).unwrap_or(0);
+        let (mut stdin, mut buf) = (io::stdin().lock(), vec![0; 16 << 10]);
+        let mut watch = Watch::new(keys);
+        loop {
+            let typed = match stdin.read(&mut buf) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                // One that cannot be read is one that is over.
+                Ok(0) | Err(_) => return connection.end_input().unwrap_or(()),
+                Ok(n) => watch.take(&buf[..n]),
+            };
+            let (text, left) = match typed {
+                Typed::Text(text) => (text, false),
+                Typed::Left(text) => (text, true),
+            };
+            if !text.is_empty() && connection.input(&text).is_err() {
+                return;
+            }
+            if left {
+                return go(&connection, &leaving, Left::Keys);
+            }
+        }
     });
 }
 
-/// Standard output and error, and the log.
-pub struct Screen {
-    log: log::Writer,
-    broken: Option<io::Error>,
+/// Shows what the program printed. Nobody there to see it is nobody's loss.
+fn show(stream: Stream, bytes: &[u8]) {
+    let shown = match stream {
+        Stream::Stdout => {
+            let mut out = io::stdout().lock();
+            out.write_all(bytes).and_then(|()| out.flush())
+        }
+        Stream::Stderr => io::stderr().lock().write_all(bytes),
+    };
+    shown.unwrap_or(());
 }
 
-impl Screen {
-    /// Writes to the log as well.
-    pub fn new(log: log::Writer) -> Self {
-        Self { log, broken: None }
-    }
-
-    /// Shows what the container printed. Nobody there to see it: the log has it.
-    pub fn show(&mut self, stream: Stream, bytes: &[u8]) {
-        if let Err(e) = self.log.write(stream, bytes) {
-            self.broken.get_or_insert(e);
-        }
-        let shown = match stream {
-            Stream::Stdout => {
-                let mut out = io::stdout().lock();
-                out.write_all(bytes).and_then(|()| out.flush())
-            }
-            Stream::Stderr => io::stderr().lock().write_all(bytes),
-        };
-        shown.unwrap_or(());
-    }
-
-    /// Shows all that comes from a terminal, until its last program is gone.
-    pub fn follow(&mut self, terminal: &OwnedFd) {
-        let mut buf = vec![0; 64 << 10];
-        loop {
-            match rustix::io::read(terminal.as_fd(), &mut buf) {
-                Err(rustix::io::Errno::INTR) => {}
-                Ok(n @ 1..) => self.show(Stream::Stdout, &buf[..n]),
-                Ok(_) | Err(_) => return,
-            }
+/// Waits until the program of a container that was just started runs, or could not be run.
+pub fn until_begun(connection: &Connection) -> Result<Option<End>, CliError> {
+    loop {
+        match connection.next().map_err(|e| container_error(&e))? {
+            Some(Event::Word(Word::Began)) => return Ok(None),
+            Some(Event::Word(Word::Ended(end))) => return Ok(Some(end)),
+            Some(Event::Word(Word::Warning(text) | Word::Refused(text))) => note(&text),
+            Some(Event::Output(stream, bytes)) => show(stream, &bytes),
+            Some(Event::Word(Word::Done)) => {}
+            None => return Err(container_error(&ContainerError::SupervisorDied)),
         }
     }
+}
 
-    /// Why the log is not whole.
-    pub fn broken(&self) -> Option<&io::Error> {
-        self.broken.as_ref()
+/// Passes streams and signals on until the program ends, or one side goes. `folder`: that of the
+/// container whose first process it is.
+pub fn follow(
+    connection: Connection,
+    folder: Option<&Path>,
+    manner: Manner,
+    forward: &Forward,
+) -> Result<Left, CliError> {
+    let connection = Arc::new(connection);
+    let leaving = Leaving::default();
+    let raw = (manner.terminal && manner.input).then(Raw::enter);
+    forward.to(match folder {
+        Some(folder) if manner.signals && !manner.terminal => Target::Program(folder.to_owned()),
+        _ => Target::Us(connection.clone(), leaving.clone()),
+    });
+    if manner.terminal {
+        tell_size(&connection);
     }
+    if manner.input {
+        let keys = if raw.is_some() { manner.keys } else { Vec::new() };
+        feed(connection.clone(), keys, leaving.clone());
+    }
+    let left = loop {
+        match connection.next() {
+            Ok(Some(Event::Output(stream, bytes))) => show(stream, &bytes),
+            Ok(Some(Event::Word(Word::Ended(end)))) => break Ok(Left::Ended(end)),
+            Ok(Some(Event::Word(Word::Warning(text) | Word::Refused(text)))) => note(&text),
+            Ok(Some(Event::Word(Word::Began | Word::Done))) => {}
+            end => {
+                let why = leaving.lock().unwrap_or_else(PoisonError::into_inner).take();
+                break match (why, end) {
+                    (Some(left), _) => Ok(left),
+                    (None, Err(e)) => Err(container_error(&e)),
+                    (None, Ok(_)) => Err(container_error(&ContainerError::SupervisorDied)),
+                };
+            }
+        }
+    };
+    forward.to(Target::Nobody);
+    drop(raw);
+    if matches!(left, Ok(Left::Keys)) {
+        note("read escape sequence");
+    }
+    left
+}
+
+/// What a command comes to that stood in front of a program.
+pub fn outcome(left: Left) -> Result<(), CliError> {
+    match left {
+        Left::Ended(end) => ended(end),
+        Left::Keys => Ok(()),
+        Left::Signal(n) => Err(CliError::reported(ErrorKind::Process(code(128 + n)))),
+    }
+}
+
+/// What a command comes to that waited for a program.
+pub fn ended(end: End) -> Result<(), CliError> {
+    let kind = ErrorKind::Process(code(end.code));
+    match end.reason {
+        Some(reason) => Err(CliError { kind, ..CliError::failed(reason) }),
+        None if end.code == 0 => Ok(()),
+        None => Err(CliError::reported(kind)),
+    }
+}
+
+fn code(code: i32) -> u8 {
+    u8::try_from(code).unwrap_or(125)
 }

@@ -2,6 +2,7 @@
 
 mod attach;
 mod commit;
+mod keys;
 mod list;
 mod run;
 
@@ -37,9 +38,9 @@ pub fn remove(cx: &Context, args: &RmArgs) -> Result<(), CliError> {
     let remove = |word: &str| {
         let record = containers.find(word)?;
         if !args.force {
-            return containers.remove(containers.hold(record)?);
+            return containers.remove(containers.hold(&record)?);
         }
-        match containers.seize(record)? {
+        match containers.seize(&record)? {
             Some(held) => containers.remove(held),
             None => Ok(()),
         }

@@ -1,26 +1,20 @@
-//! `rgraph run`: a new container, in the foreground.
+//! `rgraph run`: a new container.
 
-use std::os::fd::AsFd as _;
-
+use nix::sys::signal::Signal;
 use rgraph_ir::image_config::ContainerConfig;
-use rgraph_runtime::container::{
-    ContainerError, Containers, Held, New, Settings, Start, Started, State, log, start,
-};
+use rgraph_runtime::container::{Attach, ContainerError, Containers, New, Settings, Start, start};
 use rgraph_runtime::fetch::image::{ImageFetcher, PullPolicy};
 use rgraph_runtime::images::{self, World};
-use rgraph_runtime::sandbox::Outcome;
-use rgraph_solver::CancelToken;
 use rgraph_store::ImageRow;
-use rgraph_sys::spawn::PidFd;
 use rgraph_sys::terminal;
 
-use super::attach::{Forward, Raw, Screen, feed};
+use super::attach::{Forward, Manner, ended, follow, outcome, until_begun};
 use super::{Context, container_error};
 use crate::args::RunArgs;
 use crate::commands::inspect::native;
-use crate::commands::{images_error, note, note_error, tag};
+use crate::commands::{images_error, note, print, tag};
 use crate::options::{RunOptions, host_platform};
-use crate::report::{CliError, ErrorKind};
+use crate::report::CliError;
 use crate::session::{self, store_error};
 
 /// What `PATH` is when the image says nothing.
@@ -31,7 +25,7 @@ pub fn run(cx: &Context, args: RunArgs) -> Result<(), CliError> {
     let cwd = std::env::current_dir()
         .map_err(|e| CliError::failed("the working folder is gone").because(e))?;
     let opts = RunOptions::new(args, &cx.env, &cwd)?;
-    if opts.tty && opts.interactive && !cx.terminals.stdin {
+    if opts.tty && opts.interactive && !opts.detach && !cx.terminals.stdin {
         return Err(CliError::failed("the input device is not a TTY")
             .help("leave `-t` out when standard input is a pipe or a file"));
     }
@@ -52,7 +46,8 @@ pub fn run(cx: &Context, args: RunArgs) -> Result<(), CliError> {
     let failed = |e: ContainerError| container_error(&e);
     let image_name = opts.image.text.clone();
     let new = New { name: opts.name.clone(), image: image_name, settings, remove: opts.rm };
-    let mut held = containers.create(new, &image).map_err(failed)?;
+    let held = containers.create(new, &image).map_err(failed)?;
+    let (id, folder) = (held.record.id.clone(), containers.folder(&held.record));
     let begin = Start {
         store: &store,
         host,
@@ -62,75 +57,26 @@ pub fn run(cx: &Context, args: RunArgs) -> Result<(), CliError> {
         size: terminal::size(std::io::stdin()).unwrap_or((24, 80)),
         warn: &|text| note(&format!("warning: {text}")),
     };
-    let ended = start(&begin, &containers, &mut held)
-        .map_err(failed)
-        .and_then(|started| follow(cx, &opts, &containers, &held, started, &forward));
-    let code = match &ended {
-        Ok(outcome) => outcome.code().unwrap_or(125),
-        Err(_) => 125,
-    };
-    let at = jiff::Timestamp::now().as_second();
-    containers.note(&mut held, State::Exited { code, at }).map_err(failed)?;
-    if opts.rm {
-        containers.remove(held).map_err(failed)?;
+    let attach = Attach { input: opts.interactive && !opts.detach, output: !opts.detach };
+    let connection = start(&begin, &containers, held, attach).map_err(failed)?;
+    if let Some(end) = until_begun(&connection)? {
+        return ended(end);
     }
-    match ended? {
-        Outcome::Exited(0) => Ok(()),
-        Outcome::NotStarted(e) => {
-            let kind = ErrorKind::Process(u8::try_from(code).unwrap_or(125));
-            Err(CliError { kind, ..CliError::failed(e.to_string()) })
-        }
-        Outcome::Exited(_) | Outcome::Signalled(_) => {
-            Err(CliError::reported(ErrorKind::Process(u8::try_from(code).unwrap_or(125))))
-        }
+    if opts.detach {
+        return print(format!("{id}\n").as_bytes());
     }
-}
-
-/// Passes streams and signals on until the container ends.
-fn follow(
-    cx: &Context,
-    opts: &RunOptions,
-    containers: &Containers<'_>,
-    held: &Held,
-    started: Started,
-    forward: &Forward,
-) -> Result<Outcome, CliError> {
-    let folder = containers.folder(&held.record);
-    let broken = |e: std::io::Error| CliError::failed("cannot follow the container").because(e);
-    let mut screen = Screen::new(log::Writer::open(&folder).map_err(broken)?);
-    let Started { running, terminal, input, .. } = &started;
-    let process = running.pidfd().as_fd().try_clone_to_owned().map_err(broken)?;
-    let near = terminal.as_ref().map(|t| t.try_clone()).transpose().map_err(broken)?;
-    forward.to(PidFd::from_fd(process), near);
-    // From here on nothing of ours stops it but a signal that it gets.
-    let never = CancelToken::new();
     if cx.cancel.is_cancelled() {
-        never.cancel();
+        connection.signal(Signal::SIGKILL as i32).map_err(failed)?;
     }
-    let _raw = (opts.tty && opts.interactive).then(Raw::enter);
-    if opts.interactive
-        && let Some(to) = terminal.as_ref().or(input.as_ref())
-    {
-        feed(to.try_clone().map_err(broken)?);
-    }
-    let Started { running, terminal, input, runner: _runner } = started;
-    drop(input);
-    let wait = |screen: &mut Screen| {
-        running.wait(&never, None, &mut |stream, bytes| screen.show(stream, bytes))
+    // What it stands on is kept by its own folder now.
+    drop(lease);
+    let manner = Manner {
+        input: opts.interactive,
+        terminal: opts.tty,
+        signals: opts.sig_proxy,
+        keys: opts.detach_keys.clone(),
     };
-    let finished = match terminal {
-        None => wait(&mut screen),
-        Some(near) => {
-            // The terminal is silent only when all its programs are gone.
-            screen.follow(&near);
-            wait(&mut screen)
-        }
-    };
-    let finished = finished.map_err(|e| container_error(&e.into()))?;
-    if let Some(e) = screen.broken() {
-        note_error(&CliError::failed(format!("the log is not whole: {e}")));
-    }
-    Ok(finished.outcome)
+    outcome(follow(connection, Some(&folder), manner, &forward)?)
 }
 
 /// The image, which is fetched when the store lacks it.
@@ -190,5 +136,6 @@ fn resolve(opts: &RunOptions, mut image: ContainerConfig) -> Result<Settings, Cl
         binds: opts.binds.clone(),
         terminal: opts.tty,
         open_input: opts.interactive,
+        input_once: !opts.detach,
     })
 }

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rgraph_sys::spawn;
 use serde::{Deserialize, Serialize};
 
 use super::setting::{Controller, Limits, Version};
@@ -106,14 +107,7 @@ impl Drop for Groups {
 /// Unlike a process id alone, never used again while this system runs.
 fn runner_name() -> String {
     let id = std::process::id();
-    format!("{id}-{}", began(id).unwrap_or(0))
-}
-
-/// When a process began, in the kernel's ticks; `None`: there is no such process.
-fn began(id: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
-    // The name may hold anything; the last parenthesis ends it.
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+    format!("{id}-{}", spawn::began(id.cast_signed()).unwrap_or(0))
 }
 
 /// Removes groups of runners that are gone. One with a process in it stays: the kernel keeps it.
@@ -132,8 +126,8 @@ pub(super) fn sweep(found: &Hierarchies) {
 fn is_left(name: &std::ffi::OsStr) -> bool {
     let Some(parts) = name.to_str().map(|n| n.split('-').collect::<Vec<_>>()) else { return false };
     let &[id, time, _] = parts.as_slice() else { return false };
-    let (Ok(id), Ok(time)) = (id.parse::<u32>(), time.parse::<u64>()) else { return false };
-    began(id) != Some(time)
+    let (Ok(id), Ok(time)) = (id.parse::<i32>(), time.parse::<u64>()) else { return false };
+    spawn::began(id) != Some(time)
 }
 
 /// A step's group, in each tree that it needs. Removed with this.

@@ -116,6 +116,11 @@ impl Router {
         self.receive()
     }
 
+    /// True when the networks that were taken go on without it.
+    pub fn is_only_for_new_ones(&self) -> bool {
+        self.pasta.is_none()
+    }
+
     /// The step has ended. `trusted`: it could not change the network, so the next may use it too.
     pub fn give_back(&mut self, place: Place, trusted: bool) {
         if trusted && place.leftovers.none() {

@@ -1,0 +1,407 @@
+//! The process that looks after one container: this program run again, with one thread.
+//!
+//! ```text
+//! rgraph run ── charge, lock ──→ supervisor ── clone3 ──→ first process of the container
+//!     ↕ streams, signals             │  keeps the lock, the log, the record, the terminal
+//! rgraph attach, stop, ... ── socket ┘
+//! ```
+//! It begins like a runner, and what it makes is made as a step is. It has a session of its own and no
+//! terminal, so it outlives whoever started it. Its death is the container's: the first process dies
+//! with it, and the lock is free then whatever the record says. Nothing is read but the charge: neither
+//! the store's index nor a config file, so it stays small.
+//!
+//! When the container ends, in this order: what it printed is in the log, nothing of its sandbox is left,
+//! the record says how it ended (or the folder is gone), the lock is free, and then those who are
+//! connected hear of it.
+
+mod streams;
+mod visitor;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+use rgraph_store::KeyLock;
+use rgraph_sys::wait::{self, For};
+use rgraph_sys::{channel, ns, spawn};
+
+use self::streams::{Far, Side, Streams};
+use self::visitor::{SessionId, Visitor};
+use super::protocol::{self, Asked, Attach, CHARGE, Charge, End, Request, Word, cut};
+use super::{Record, State, log, now, remove_folder, write_record};
+use crate::sandbox::bench::{self, Bench, Step};
+use crate::sandbox::runner::{self, CONNECT};
+use crate::sandbox::{InitError, SandboxSpec};
+
+/// The program name by which the own binary knows that it shall be a supervisor.
+pub(super) const ARGV0: &std::ffi::CStr = c"rgraph-supervisor";
+/// The container's own process.
+const FIRST: SessionId = SessionId(0);
+/// What a container comes to that could not be started.
+const NOT_STARTED: i32 = 125;
+
+/// Is a supervisor when this process was started as one, and then does not return.
+///
+/// To be called in `main` before there is a second thread and before anything is opened.
+pub fn supervisor_main_if_asked() {
+    let asked =
+        std::env::args_os().next().is_some_and(|a| a.as_encoded_bytes() == ARGV0.to_bytes());
+    if asked {
+        let closed = spawn::close_what_was_left_open();
+        let code = match (closed, spawn::take_inherited()) {
+            (Ok(()), Some(control)) => serve(control),
+            _ => 2,
+        };
+        spawn::exit_now(code);
+    }
+}
+
+/// Until the charge comes it is like a runner: whoever started it may still give up.
+fn serve(control: OwnedFd) -> i32 {
+    let Some(mut bench) = runner::greet(&control) else { return 1 };
+    loop {
+        match channel::receive(&control) {
+            Ok(Some((bytes, fds))) if bytes == CONNECT => runner::connect(&mut bench, &fds),
+            Ok(Some((bytes, fds))) if bytes == CHARGE => {
+                return match take_charge(bench, control, fds) {
+                    Ok(supervisor) => supervisor.run(),
+                    // The one who gave it sees that nobody is there.
+                    Err(_) => 1,
+                };
+            }
+            _ => return 0,
+        }
+    }
+}
+
+fn take_charge(bench: Bench, control: OwnedFd, fds: Vec<OwnedFd>) -> io::Result<Supervisor> {
+    let mut fds = fds.into_iter();
+    let (Some(lock), Some(charge)) = (fds.next(), fds.next()) else {
+        return Err(io::ErrorKind::InvalidData.into());
+    };
+    let charge: Charge = serde_json::from_slice(&channel::unpack(charge, runner::MAX_SPEC)?)?;
+    let lock = KeyLock::taken_over(File::from(lock), charge.lock);
+    // Nobody's folder is kept busy, and nobody's screen is written to.
+    ns::change_dir(File::open("/")?)?;
+    spawn::set_stdio(2, File::options().write(true).open("/dev/null")?)?;
+    let starter = Visitor::new(control, FIRST, charge.attach)?;
+    let listener = channel::listen(File::open(&charge.folder)?, protocol::SOCKET)?;
+    channel::set_nonblocking(&listener)?;
+    Ok(Supervisor {
+        bench,
+        log: log::Writer::open(&charge.folder)?,
+        log_is_whole: true,
+        record: charge.record,
+        folder: charge.folder,
+        lock: Some(lock),
+        listener: Some(listener),
+        sessions: Vec::new(),
+        visitors: vec![starter],
+        first: Some((charge.spec, charge.size)),
+    })
+}
+
+/// A process with its streams.
+struct Session {
+    id: SessionId,
+    step: Step,
+    streams: Streams,
+    /// Its own program runs.
+    began: bool,
+}
+
+struct Supervisor {
+    bench: Bench,
+    record: Record,
+    folder: PathBuf,
+    log: log::Writer,
+    log_is_whole: bool,
+    /// `None`: the container has ended.
+    lock: Option<KeyLock>,
+    listener: Option<OwnedFd>,
+    sessions: Vec<Session>,
+    visitors: Vec<Visitor>,
+    /// What is to be started, and the size of its terminal.
+    first: Option<(SandboxSpec, (u16, u16))>,
+}
+
+/// What has something to do.
+#[derive(Debug, Clone, Copy)]
+enum Source {
+    Listener,
+    /// It says something.
+    Visitor(usize),
+    /// It can be told something.
+    Behind(usize),
+    Report(SessionId),
+    Desk(SessionId),
+    Stream(SessionId, Side),
+    Process(SessionId),
+}
+
+impl Supervisor {
+    fn run(mut self) -> i32 {
+        if let Some((spec, size)) = self.first.take() {
+            self.begin(spec, size);
+        }
+        while self.lock.is_some() || self.visitors.iter().any(Visitor::is_behind) {
+            let all: Vec<(Source, BorrowedFd<'_>, For)> = self.sources().collect();
+            let asked = all.iter().map(|(_, fd, what)| (*fd, *what));
+            let Ok(ready) = wait::poll(asked, None) else { return 1 };
+            let ready: Vec<Source> =
+                all.iter().zip(ready).filter_map(|((s, ..), ready)| ready.then_some(*s)).collect();
+            ready.into_iter().for_each(|source| self.handle(source));
+            self.visitors.retain(|v| v.socket().is_some());
+        }
+        0
+    }
+
+    /// What is waited for. A process whose visitors are behind is not listened to, and a visitor whose
+    /// process does not read is not either: so nothing piles up here.
+    fn sources(&self) -> impl Iterator<Item = (Source, BorrowedFd<'_>, For)> {
+        let listener = self.listener.iter().map(|fd| (Source::Listener, fd.as_fd(), For::Reading));
+        let sessions = self.sessions.iter().flat_map(|s| {
+            let own = [
+                Some((Source::Process(s.id), s.step.pid().as_fd())),
+                (!s.began).then(|| (Source::Report(s.id), s.step.report())),
+                s.step.desk().map(|fd| (Source::Desk(s.id), fd)),
+            ];
+            let own = own.into_iter().flatten().map(|(s, fd)| (s, fd, For::Reading));
+            let streams = s.streams.sides(!self.holds_up(s.id)).map(|(side, fd)| {
+                let what = if side == Side::Input { For::Writing } else { For::Reading };
+                (Source::Stream(s.id, side), fd, what)
+            });
+            // What it printed before its end.
+            streams.chain(own)
+        });
+        let visitors = self.visitors.iter().enumerate().flat_map(|(i, v)| {
+            let full = |s: &&Session| s.id == v.session && s.streams.is_full();
+            let listens = !(v.attach.input && self.sessions.iter().any(|s| full(&s)));
+            let reading = listens.then_some((Source::Visitor(i), For::Reading));
+            let writing = v.is_behind().then_some((Source::Behind(i), For::Writing));
+            let fd = v.socket();
+            reading.into_iter().chain(writing).filter_map(move |(s, what)| Some((s, fd?, what)))
+        });
+        listener.chain(sessions).chain(visitors)
+    }
+
+    /// Somebody has to take first what this process has printed.
+    fn holds_up(&self, id: SessionId) -> bool {
+        self.visitors.iter().any(|v| v.session == id && v.attach.output && v.is_behind())
+    }
+
+    fn handle(&mut self, source: Source) {
+        match source {
+            Source::Listener => self.admit(),
+            Source::Visitor(i) => self.hear(i),
+            Source::Behind(i) => self.visitors[i].flush(),
+            Source::Report(id) => self.look_at_start(id),
+            Source::Desk(id) => {
+                if let Some(s) = self.session(id) {
+                    s.step.attend();
+                }
+            }
+            Source::Stream(id, Side::Input) => {
+                if let Some(s) = self.session(id) {
+                    s.streams.flush();
+                }
+            }
+            Source::Stream(id, side) => {
+                self.pass_on(id, side);
+            }
+            Source::Process(FIRST) => self.end(),
+            Source::Process(_) => {}
+        }
+    }
+
+    fn session(&mut self, id: SessionId) -> Option<&mut Session> {
+        self.sessions.iter_mut().find(|s| s.id == id)
+    }
+
+    /// Starts the container's process.
+    fn begin(&mut self, spec: SandboxSpec, size: (u16, u16)) {
+        match self.make(spec, size) {
+            Ok(session) => self.sessions.push(session),
+            Err(e) => self.close(end_of(&e)),
+        }
+        self.bench.no_more_networks();
+    }
+
+    fn make(&mut self, spec: SandboxSpec, size: (u16, u16)) -> Result<Session, InitError> {
+        let settings = &self.record.settings;
+        let (streams, far) = Streams::new(settings.terminal, settings.open_input, size)
+            .map_err(InitError::at("prepare the streams of the container"))?;
+        let Far { input, stdout, stderr, fds } = far;
+        let spec = SandboxSpec { input, ..spec };
+        let step = self.bench.begin(&spec, stdout, stderr, fds)?;
+        Ok(Session { id: FIRST, step, streams, began: false })
+    }
+
+    /// The report says whether the program could be run; its end that it runs.
+    fn look_at_start(&mut self, id: SessionId) {
+        let Some(session) = self.session(id) else { return };
+        if !session.step.has_begun() {
+            return;
+        }
+        session.began = true;
+        if session.step.has_failed() {
+            // Its end comes next, and is told with the reason.
+            return;
+        }
+        if id == FIRST {
+            let pid = session.step.pid().number().unwrap_or(0);
+            let born = spawn::began(pid).unwrap_or(0);
+            self.record.state = State::Running { pid, born, since: now() };
+            if let Err(e) = write_record(&self.folder, &self.record) {
+                self.kill_first();
+                let text = crate::report(&e);
+                self.tell_all(id, &Word::Warning(cut(text)));
+            }
+        }
+        self.tell_all(id, &Word::Began);
+    }
+
+    fn tell_all(&mut self, id: SessionId, word: &Word) {
+        self.visitors.iter_mut().filter(|v| v.session == id).for_each(|v| v.tell(word));
+    }
+
+    fn kill_first(&mut self) {
+        if let Some(first) = self.session(FIRST) {
+            // It cannot fail for a child that was not waited for.
+            first.step.pid().kill().unwrap_or(());
+        }
+    }
+
+    /// Takes what a process printed; false: nothing was there.
+    fn pass_on(&mut self, id: SessionId, side: Side) -> bool {
+        let Some((stream, bytes)) = self.session(id).and_then(|s| s.streams.read(side)) else {
+            return false;
+        };
+        if id == FIRST
+            && let Err(e) = self.log.write(stream, &bytes)
+            && std::mem::replace(&mut self.log_is_whole, false)
+        {
+            self.tell_all(id, &Word::Warning(format!("the log is not whole: {e}")));
+        }
+        let message = protocol::output(stream, &bytes);
+        for v in self.visitors.iter_mut().filter(|v| v.session == id && v.attach.output) {
+            v.say(message.clone());
+        }
+        true
+    }
+
+    /// Somebody connects.
+    fn admit(&mut self) {
+        let Some(listener) = &self.listener else { return };
+        let visitor = channel::accept(listener)
+            .and_then(|socket| Visitor::new(socket, FIRST, Attach::default()));
+        // Gone again already.
+        self.visitors.extend(visitor);
+    }
+
+    /// A visitor says something, or goes.
+    fn hear(&mut self, i: usize) {
+        let Some(heard) = self.visitors[i].socket().map(protocol::hear_asked) else { return };
+        match heard {
+            Ok(Some((Asked::Input(bytes), _))) => {
+                let visitor = &self.visitors[i];
+                if visitor.attach.input {
+                    let id = visitor.session;
+                    if let Some(s) = self.session(id) {
+                        s.streams.give(&bytes);
+                    }
+                }
+            }
+            Ok(Some((Asked::Request(request), _))) => self.serve_request(i, request),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            Ok(None) | Err(_) => {
+                if !self.visitors[i].leaves {
+                    self.end_input(i);
+                }
+                self.visitors[i].dismiss();
+            }
+        }
+    }
+
+    /// A visitor's input is over, and that of its process too when it had no other.
+    fn end_input(&mut self, i: usize) {
+        let (id, attach) = (self.visitors[i].session, self.visitors[i].attach);
+        let once = id != FIRST || self.record.settings.input_once;
+        if attach.input
+            && once
+            && let Some(s) = self.session(id)
+        {
+            s.streams.end_input();
+        }
+    }
+
+    fn serve_request(&mut self, i: usize, request: Request) {
+        let id = self.visitors[i].session;
+        match request {
+            Request::Attach(attach) => self.visitors[i].attach = attach,
+            Request::InputEnd => self.end_input(i),
+            Request::Leave => self.visitors[i].leaves = true,
+            Request::Resize { rows, columns } => {
+                if let Some(s) = self.session(id) {
+                    s.streams.resize((rows, columns));
+                }
+            }
+            Request::Signal(number) => {
+                let sent = match self.session(FIRST) {
+                    Some(first) => first.step.pid().send(number),
+                    None => Ok(()),
+                };
+                let answer = match sent {
+                    Ok(()) => Word::Done,
+                    Err(e) => Word::Refused(format!("signal {number}: {e}")),
+                };
+                self.visitors[i].tell(&answer);
+            }
+        }
+    }
+
+    /// The container's process has ended, and all others in it have.
+    fn end(&mut self) {
+        // All writers are dead, so what is in the pipes now is all there will be.
+        for side in [Side::Screen, Side::Stdout, Side::Stderr] {
+            while self.pass_on(FIRST, side) {}
+        }
+        let end = match self.sessions.iter().position(|s| s.id == FIRST) {
+            Some(i) => {
+                let session = self.sessions.remove(i);
+                let done = session.step.finish(&mut self.bench);
+                match done.end {
+                    bench::End::Exited(code) => End { code, reason: None },
+                    bench::End::Signalled(signal) => End { code: 128 + signal, reason: None },
+                    bench::End::NotStarted(e) => end_of(&e),
+                }
+            }
+            None => return,
+        };
+        self.close(end);
+    }
+
+    /// Notes the end and tells it.
+    fn close(&mut self, mut end: End) {
+        self.record.state = State::Exited { code: end.code, at: now() };
+        // Nobody can come any more: with the lock a new supervisor may take over the name.
+        self.listener = None;
+        let noted = write_record(&self.folder, &self.record);
+        let noted = match self.record.remove {
+            true => remove_folder(&self.folder),
+            false => noted,
+        };
+        if let Err(e) = noted {
+            end.reason.get_or_insert_with(|| cut(crate::report(&e)));
+        }
+        self.lock = None;
+        for v in &mut self.visitors {
+            v.tell(&Word::Ended(end.clone()));
+        }
+    }
+}
+
+fn end_of(e: &InitError) -> End {
+    End { code: e.exit_code().unwrap_or(NOT_STARTED), reason: Some(cut(e.to_string())) }
+}

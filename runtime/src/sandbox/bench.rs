@@ -1,0 +1,231 @@
+//! What a process needs to make steps: the compiled filters, the way to a network, control groups; and
+//! a step that was made there. The runner has one, and so has the supervisor of a container.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rgraph_sys::caps::CapSet;
+use rgraph_sys::seccomp::{Arch, Program};
+use rgraph_sys::spawn::{self, Ended, Namespaces, PidFd};
+use rgraph_sys::{channel, mount, ns};
+use serde::{Deserialize, Serialize};
+
+use super::cgroup::{Group, Groups, Hit};
+use super::error::InitError;
+use super::network::{self, NoNetwork, Place, Purpose, Router};
+use super::nodes::Desk;
+use super::spec::{Network, Rootfs, SandboxSpec, Security};
+use super::{init, rootfs};
+
+/// A step's end.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Done {
+    pub end: End,
+    /// The limit of its control group that it ran into.
+    pub hit: Option<Hit>,
+}
+
+/// How a step ended.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum End {
+    /// Exit code.
+    Exited(i32),
+    /// Signal.
+    Signalled(i32),
+    /// It did not begin.
+    NotStarted(InitError),
+}
+
+/// The filters of system calls, compiled.
+pub(super) struct Filters {
+    /// What a step may call.
+    pub calls: Program,
+    /// What is done for it.
+    pub nodes: Program,
+}
+
+/// Where steps are made. Its process has one thread.
+pub(crate) struct Bench {
+    filters: Option<Filters>,
+    router: Option<Router>,
+    groups: Groups,
+}
+
+impl Bench {
+    /// Separates this process's mounts from the host's, and removes groups that killed ones left.
+    ///
+    /// # Errors
+    /// Why no step can be made here, in words.
+    pub fn prepare() -> Result<Self, String> {
+        ns::unshare_mounts().map_err(|e| format!("no mount namespace: {e}"))?;
+        mount::make_all_private().map_err(|e| format!("{e}: {}", e.source))?;
+        let filters = Arch::native().map(|arch| Filters {
+            calls: Program::docker_default(arch, CapSet::DOCKER),
+            nodes: Program::device_nodes(arch),
+        });
+        let mut groups = Groups::default();
+        groups.sweep();
+        Ok(Self { filters, router: None, groups })
+    }
+
+    /// Makes private networks possible. Gives what was changed on the host for it; nothing the
+    /// second time.
+    ///
+    /// # Errors
+    /// Why there can be none here.
+    pub fn connect(&mut self) -> Result<Vec<String>, NoNetwork> {
+        if self.router.is_some() {
+            return Ok(Vec::new());
+        }
+        let (router, notes) = Router::start(Purpose::Steps)?;
+        self.router = Some(router);
+        Ok(notes)
+    }
+
+    /// No step will ask for another network: ends what is not needed for those that there are.
+    pub fn no_more_networks(&mut self) {
+        self.router.take_if(|r| r.is_only_for_new_ones());
+    }
+
+    /// Makes a step's process. `fds` is what the spec refers to by index.
+    ///
+    /// # Errors
+    /// There is no process. What goes wrong in the process comes from [`Step::finish`].
+    pub fn begin(
+        &mut self,
+        spec: &SandboxSpec,
+        stdout: OwnedFd,
+        stderr: OwnedFd,
+        fds: Vec<OwnedFd>,
+    ) -> Result<Step, InitError> {
+        let root = rootfs::assemble(&spec.rootfs).map_err(InitError::at("mount the root"))?;
+        let (mut report, report_end) =
+            channel::pipe().map_err(InitError::at("make a pipe for the child"))?;
+        for end in [&report, &report_end] {
+            // The child must not wait for the runner, which may read only when the child has ended.
+            channel::set_nonblocking(end).map_err(InitError::at("prepare the child's pipe"))?;
+        }
+        let place = match (spec.network, &mut self.router) {
+            (Network::Private, Some(router)) => Some(router.take()?),
+            (Network::Private, None) => {
+                let reason = "it was not asked for before".into();
+                return Err(InitError::Setup { step: "make a network".into(), reason });
+            }
+            (Network::Host | Network::None, _) => None,
+        };
+        let group = match spec.limits.is_none() {
+            true => None,
+            false => Some(self.groups.make(&spec.limits).map_err(InitError::no_limits)?),
+        };
+        let doors = group.as_ref().map_or(Ok(Vec::new()), Group::doors);
+        let doors = doors.map_err(InitError::no_limits)?;
+        let namespaces =
+            Namespaces { network: network::own(spec.network), later_cgroup: group.is_some() };
+        let (desk, asks) = if spec.rootfs.userxattr {
+            let (ours, theirs) = channel::pair().map_err(InitError::at("make a socket"))?;
+            (Desk::Awaited(ours), Some(theirs))
+        } else {
+            (Desk::Closed, None)
+        };
+        let (reading, root_of_child, filters) = (&mut report, &root, self.filters.as_ref());
+        let pid = spawn::clone_child(namespaces, || {
+            // The copy's own reading end would hide that the runner is gone.
+            if spawn::disarm(reading).is_err() {
+                return 125;
+            }
+            let Ok(root) = root_of_child.try_clone() else { return 125 };
+            let fds = fds.into_iter().map(Some).collect();
+            let place = place.as_ref();
+            let report = report_end;
+            let child = init::Child {
+                spec,
+                root,
+                fds,
+                stdout,
+                stderr,
+                report,
+                place,
+                doors,
+                filters,
+                asks,
+            };
+            child.run()
+        })
+        .map_err(InitError::at("make a process"))?;
+        let confined = spec.security == Security::Sandbox;
+        let rootfs = spec.rootfs.clone();
+        let reported = Vec::new();
+        Ok(Step { pid, report, reported, root, rootfs, place, confined, group, desk })
+    }
+}
+
+/// A step with a process.
+pub(crate) struct Step {
+    pid: PidFd,
+    report: OwnedFd,
+    reported: Vec<u8>,
+    root: OwnedFd,
+    rootfs: Rootfs,
+    place: Option<Place>,
+    /// It could not change its network.
+    confined: bool,
+    group: Option<Group>,
+    desk: Desk,
+}
+
+impl Step {
+    /// Its process.
+    pub fn pid(&self) -> &PidFd {
+        &self.pid
+    }
+
+    /// Readable when [`Self::attend`] has something to do.
+    pub fn desk(&self) -> Option<BorrowedFd<'_>> {
+        self.desk.fd()
+    }
+
+    /// Does what there is to do for it, without waiting.
+    pub fn attend(&mut self) {
+        self.desk.attend();
+    }
+
+    /// Readable when [`Self::has_begun`] has something to say.
+    pub fn report(&self) -> BorrowedFd<'_> {
+        self.report.as_fd()
+    }
+
+    /// True when its own program runs, or it has ended: it says no more.
+    pub fn has_begun(&mut self) -> bool {
+        let mut buf = [0; 4096];
+        loop {
+            match channel::read(&self.report, &mut buf) {
+                Ok(n @ 1..) => self.reported.extend_from_slice(&buf[..n]),
+                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => return false,
+                Ok(_) | Err(_) => return true,
+            }
+        }
+    }
+
+    /// True when it said that its program cannot be run.
+    pub fn has_failed(&self) -> bool {
+        init::parse_reports(&self.reported).1.is_some()
+    }
+
+    /// The process has ended or is about to: cleans up.
+    pub fn finish(mut self, bench: &mut Bench) -> Done {
+        let ended = self.pid.wait();
+        if let (Some(place), Some(router)) = (self.place.take(), &mut bench.router) {
+            router.give_back(place, self.confined);
+        }
+        self.has_begun();
+        let (stubs, failed) = init::parse_reports(&self.reported);
+        rootfs::clean(self.root, &stubs, &self.rootfs);
+        let end = match (failed, ended) {
+            (Some(error), _) => End::NotStarted(error),
+            (None, Ok(Ended::Exited(code))) => End::Exited(code),
+            (None, Ok(Ended::Signalled(signal))) => End::Signalled(signal),
+            (None, Err(e)) => End::NotStarted(InitError::at("wait for the process")(e)),
+        };
+        // Its group is gone before anybody hears of the end.
+        Done { end, hit: self.group.as_ref().and_then(Group::hit) }
+    }
+}
