@@ -36,7 +36,7 @@ pub struct Compiled {
     /// The context, when it is no folder of the caller. Goes when all goes.
     pub brought: Option<Brought>,
     /// What the plan was made of. Goes when all goes: to take a large tree apart costs time.
-    ast: Dockerfile,
+    pub ast: Dockerfile,
 }
 
 /// Why there is no plan.

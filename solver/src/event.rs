@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rgraph_ir::VertexId;
+use rgraph_ir::{CacheKey, VertexId};
 
 use crate::explain::MissReason;
 use crate::ports::Origin;
@@ -72,6 +72,11 @@ pub enum EventKind {
     Pinned {
         /// What it means now.
         what: String,
+    },
+    /// What its result is found by; comes before it runs, and again when another key stands for it.
+    Keyed {
+        /// The key.
+        key: CacheKey,
     },
     /// Answered by a cache; nothing runs.
     Cached {

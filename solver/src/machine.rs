@@ -596,6 +596,7 @@ impl<'g> Machine<'g> {
         let key = n.key;
         self.nodes[v.at()].ran_with.clone_from(&inputs);
         self.show_cached();
+        self.emit_key(v);
         self.emit(v, EventKind::Started);
         self.ask(Action::Run { vertex: v, key, inputs });
     }
@@ -816,6 +817,7 @@ impl<'g> Machine<'g> {
         n.phase = Phase::Done;
         if n.origin.is_none() {
             n.shown = true;
+            self.emit_key(v);
             self.emit(v, EventKind::Finished);
         }
         self.release(v);
@@ -912,6 +914,12 @@ impl<'g> Machine<'g> {
         self.out.push(Action::Emit(Event { at, step, kind }));
     }
 
+    fn emit_key(&mut self, v: VertexId) {
+        if let Some(key) = self.nodes[v.at()].key {
+            self.emit(v, EventKind::Keyed { key });
+        }
+    }
+
     /// Shows the hits so far, and below them what they made needless, inputs first.
     fn show_cached(&mut self) {
         let mut origins: BTreeMap<VertexId, Origin> = BTreeMap::new();
@@ -935,6 +943,7 @@ impl<'g> Machine<'g> {
         }
         for (v, origin) in origins {
             self.cached += 1;
+            self.emit_key(v);
             self.emit(v, EventKind::Cached { origin });
         }
     }

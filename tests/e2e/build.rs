@@ -194,6 +194,68 @@ fn steps_have_no_network_when_told_so_and_a_bounded_world() {
     assert!(fds <= 4, "{fds} open files came in from outside");
 }
 
+#[test]
+fn the_classic_builders_lines() {
+    need!(Root);
+    let case = Case::with_base();
+    case.file("a", "12345").file("skip", "x").file(".dockerignore", "skip\n");
+    case.dockerfile(
+        "ARG V=1\nFROM busybox:test AS slow\nRUN sleep 1; echo slow\nFROM busybox:test\nENV A=1\n\
+         COPY a /a\nRUN echo quick\nCOPY --from=slow /etc/passwd /p\n\
+         CMD [\"cat\", \"/a\"]\n",
+    );
+    let context = case.context().display().to_string();
+    let build = || case.rgraph(&["build", "--progress=legacy", "-t", "app:v1", &context]).ok();
+    // Ids are hashes: told by what is the same.
+    let masked = |text: &str| {
+        let mut ids: Vec<String> = Vec::new();
+        let words = text.split_inclusive([' ', '\n']).map(|w| {
+            let id = w.trim_end();
+            if id.len() != 12 || !id.bytes().all(|b| b.is_ascii_hexdigit()) {
+                return w.to_owned();
+            }
+            let at = ids.iter().position(|i| i == id).unwrap_or_else(|| {
+                ids.push(id.to_owned());
+                ids.len() - 1
+            });
+            w.replace(id, &format!("<{at}>"))
+        });
+        words.filter(|w| !w.is_empty()).collect::<String>()
+    };
+    let first = build();
+    assert_eq!(first.text(), "", "stdout is data");
+    let steps = first.stderr.split_once("Step 1/9").expect("steps").1;
+    assert!(first.stderr.starts_with("Build context of 3 files, "), "{}", first.stderr);
+    let want = "Step 1/9 : ARG V=1\n\
+        Step 2/9 : FROM busybox:test AS slow\n ---> <0>\n\
+        Step 3/9 : RUN sleep 1; echo slow\n ---> Running in <1>\nslow\n\
+        Removing intermediate container <1>\n ---> <1>\n\
+        Step 4/9 : FROM busybox:test\n ---> <0>\n\
+        Step 5/9 : ENV A=1\n ---> <0>\n\
+        Step 6/9 : COPY a /a\n ---> <2>\n\
+        Step 7/9 : RUN echo quick\n ---> Running in <3>\nquick\n\
+        Removing intermediate container <3>\n ---> <3>\n\
+        Step 8/9 : COPY --from=slow /etc/passwd /p\n ---> <4>\n\
+        Step 9/9 : CMD [\"cat\", \"/a\"]\n ---> <4>\n\
+        Successfully built <5>\nSuccessfully tagged app:v1\n";
+    assert_eq!(masked(&format!("Step 1/9{steps}")), want);
+    let again = build();
+    assert_eq!(again.stderr.matches(" ---> Using cache\n").count(), 4, "{}", again.stderr);
+    assert!(!again.stderr.contains("Running in"), "{}", again.stderr);
+    let built = |r: &rgraph_tests::Run| {
+        let line = r.stderr.lines().find_map(|l| l.strip_prefix("Successfully built "));
+        line.expect("a last line").to_owned()
+    };
+    assert_eq!(built(&first), built(&again));
+    let images = case.rgraph(&["images", "-q", "app:v1"]).ok();
+    assert_eq!(images.text().trim(), built(&first));
+
+    case.dockerfile("FROM BASE\nRUN echo before; exit 7\nRUN never\n");
+    let failed = case.rgraph(&["build", "--progress=legacy", &context]).fails(1, &["exit code: 7"]);
+    assert!(failed.stderr.contains("Step 2/3 : RUN echo before; exit 7\n ---> Running in "));
+    assert!(failed.stderr.contains("\nbefore\n") && !failed.stderr.contains("Step 3/3"));
+}
+
 fn tool(name: &str, args: &[&str]) -> Vec<u8> {
     let out = Command::new(name).args(args).output().expect("a tool that was asked for");
     assert!(out.status.success(), "{name} {args:?}: {}", String::from_utf8_lossy(&out.stderr));

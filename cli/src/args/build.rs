@@ -162,7 +162,7 @@ pub struct BuildArgs {
     #[arg(hide = true, long, help_heading = "Steps")]
     pub debug_on_error: bool,
 
-    /// auto, tty, plain, rawjson, quiet
+    /// auto, tty, plain, rawjson, legacy, quiet
     #[arg(long, value_name = "MODE", help_heading = "Screen")]
     pub progress: Option<String>,
     /// Print the image id only

@@ -14,14 +14,15 @@ use rgraph_solver::backend::{Backend, BuildError, BuildOutcome};
 use rgraph_solver::{SolveError, Step, TaskError};
 
 use super::graph::policy;
-use super::{Context, call, note, print, prune};
+use super::{Context, call, context, note, print, prune};
 use crate::args::BuildArgs;
 use crate::journal::{Ending, Span, record};
-use crate::options::{BuildOptions, Call, Config, ProgressMode, Pull};
+use crate::options::{BuildOptions, Call, Config, ContextSpec, ProgressMode, Pull};
 use crate::output::write_whole;
 use crate::pipeline::{Answers, CompileError, Compiled, compile, place, request};
-use crate::progress::{Progress, Recorder, Settings, Summary, write_summary};
+use crate::progress::{Progress, Recorder, Settings, Summary, write_classic, write_summary};
 use crate::report::{CliError, ErrorKind, FailedStep};
+use crate::script::script;
 use crate::session::Alarm;
 use crate::{session, sources};
 
@@ -83,6 +84,14 @@ pub fn run(cx: &Context, args: BuildArgs) -> Result<(), CliError> {
             return Err(if alarm.rang() { late(&opts) } else { cx.compile_error(e) });
         }
     };
+    if opts.progress == ProgressMode::Legacy {
+        if let ContextSpec::Folder(folder) = &opts.context {
+            let (files, bytes) = context::seen(folder, &opts.file)?;
+            let bytes = crate::table::size(bytes);
+            progress.message(&format!("Build context of {files} files, {bytes}"));
+        }
+        progress.script(script(&compiled.ast, &compiled.plan));
+    }
     loud(cx, &progress, &compiled);
     let backend = LocalBackend {
         store: &store,
@@ -278,6 +287,10 @@ fn finish(
         warnings: compiled.warnings.len(),
     };
     let mut err = std::io::stderr().lock();
+    if opts.progress == ProgressMode::Legacy {
+        write_classic(&summary, &mut err).unwrap_or(());
+        return Ok(());
+    }
     // A closed stderr is nobody's loss.
     write_summary(&summary, &mut err).unwrap_or(());
     Ok(())

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::{note, print};
 use crate::load;
-use crate::options::{ContextLsOptions, Format};
+use crate::options::{ContextLsOptions, FileSpec, Format};
 use crate::progress::sanitize::harmless;
 use crate::report::CliError;
 use crate::table::{self, Table};
@@ -68,6 +68,18 @@ pub fn ls(opts: &ContextLsOptions) -> Result<(), CliError> {
             Ok(())
         }
     }
+}
+
+/// How many files of a folder a build may see, and their bytes.
+pub fn seen(folder: &Path, file: &FileSpec) -> Result<(u64, u64), CliError> {
+    let ignore =
+        load::ignore_of(folder, file).map_err(|e| CliError::failed(rgraph_runtime::report(&e)))?;
+    let mut found = Found::default();
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root =
+        rustix::fs::open(folder, flags, Mode::empty()).map_err(|e| unreadable(folder, "", e))?;
+    walk(&root, &mut Vec::new(), folder, &ignore, &mut found)?;
+    Ok((found.all.files, found.all.bytes))
 }
 
 fn unreadable(root: &Path, path: &str, e: rustix::io::Errno) -> CliError {

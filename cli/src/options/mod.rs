@@ -117,6 +117,8 @@ pub enum ProgressMode {
     Plain,
     /// One JSON object per line.
     RawJson,
+    /// The lines of Docker's classic builder.
+    Legacy,
     /// Nothing; the id on stdout.
     Quiet,
 }
@@ -143,7 +145,7 @@ impl ProgressMode {
             "plain" => Self::Plain,
             "rawjson" => Self::RawJson,
             "quiet" | "none" => Self::Quiet,
-            "legacy" => return Err(OptionsError::Unsupported(format!("`{name}=legacy`"))),
+            "legacy" => Self::Legacy,
             _ => return Err(OptionsError::word(name, word, "mode", &known)),
         };
         Ok(if quiet { Self::Quiet } else { mode })

@@ -193,7 +193,7 @@ fn push_and_load_are_outputs() {
 
 #[test]
 fn progress_is_decided_here() {
-    use ProgressMode::{Plain, Quiet, RawJson, Tty};
+    use ProgressMode::{Legacy, Plain, Quiet, RawJson, Tty};
     for (quiet, flag, env, terminal, want) in [
         (false, None, "", true, Tty),
         (false, None, "", false, Plain),
@@ -201,6 +201,7 @@ fn progress_is_decided_here() {
         (false, Some("tty"), "", false, Plain),
         (false, None, "plain", true, Plain),
         (false, None, "rawjson", true, RawJson),
+        (false, Some("legacy"), "", true, Legacy),
         (true, Some("plain"), "", true, Quiet),
         (false, Some("quiet"), "", true, Quiet),
     ] {
@@ -254,7 +255,6 @@ fn refusals() {
         (&["--squash", "."], false, "`--squash` is not supported yet"),
         (&["--memory", "1x", "."], true, "--memory"),
         (&["--provenance=mode=max", "."], false, "`--provenance` is not supported yet"),
-        (&["--progress", "legacy", "."], false, "is not supported yet"),
         (&["--secret", "id=x,src=/nonexistent", "."], false, "secret `x`: cannot read"),
         (&["--ssh", "default", "."], false, "SSH_AUTH_SOCK"),
     ] {

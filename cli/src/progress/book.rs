@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use rgraph_ir::CacheKey;
 use rgraph_solver::MissReason;
 use rgraph_solver::event::{Event, EventKind, Step, Stream, Timestamp};
 
@@ -50,6 +51,8 @@ pub struct StepInfo {
     pub started: Option<Timestamp>,
     /// When it was over.
     pub ended: Option<Timestamp>,
+    /// What its result is found by.
+    pub key: Option<CacheKey>,
     /// Why no cache had it.
     pub reasons: Vec<MissReason>,
     buffers: [LineBuffer; 2],
@@ -170,6 +173,7 @@ impl Book {
                 buffer.push(data, event.at, hide, give);
             }
             EventKind::Warning { .. } => counts.warnings += 1,
+            EventKind::Keyed { key } => info.key = Some(*key),
             EventKind::Pinned { .. } | EventKind::Progress { .. } => {}
             EventKind::Cached { .. }
             | EventKind::Finished

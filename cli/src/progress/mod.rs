@@ -10,6 +10,7 @@
 pub mod sanitize;
 
 mod book;
+mod legacy;
 mod lines;
 mod plain;
 mod quiet;
@@ -27,9 +28,10 @@ use std::time::{Duration, Instant};
 use rgraph_solver::event::{Event, EventSink, Step, Timestamp};
 
 pub use book::{Book, Counts, Entered, LogLine, StepInfo, StepState};
+pub use legacy::ScriptLine;
 pub use recorder::Recorder;
 pub use redact::Redactor;
-pub use summary::{Summary, write_summary};
+pub use summary::{Summary, write_classic, write_summary};
 
 use crate::options::{BuildOptions, ProgressMode};
 
@@ -82,6 +84,9 @@ impl Settings {
 
 /// Draws what the book says.
 trait View: Send {
+    /// The lines of the Dockerfile are known.
+    fn script(&mut self, _lines: Vec<ScriptLine>) {}
+
     /// An event has been entered in the book.
     fn event(&mut self, book: &Book, event: &Event, entered: &Entered, out: &mut String);
 
@@ -124,6 +129,7 @@ impl Progress {
         let (view, tail, ticks): (Box<dyn View>, _, _) = match settings.mode {
             ProgressMode::Plain => (Box::new(plain::Plain::new(settings)), 20, true),
             ProgressMode::Tty => (Box::new(tty::Tty::new(settings)), 20, true),
+            ProgressMode::Legacy => (Box::new(legacy::Legacy::new(settings)), 20, false),
             ProgressMode::RawJson => (Box::new(rawjson::RawJson), 20, false),
             // Nothing of the step was on the screen: a failure shows more of it.
             ProgressMode::Quiet => (Box::new(quiet::Quiet), 1000, false),
@@ -142,6 +148,11 @@ impl Progress {
             std::thread::spawn(move || shared.tick())
         });
         Self { shared, ticker: Mutex::new(ticker) }
+    }
+
+    /// Says which lines there are, before the first vertex.
+    pub fn script(&self, lines: Vec<ScriptLine>) {
+        self.shared.lock().view.script(lines);
     }
 
     /// Says something that is about no step, such as a warning, between the lines.

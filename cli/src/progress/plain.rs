@@ -262,7 +262,7 @@ impl View for Plain {
             self.log(book, event, line, out);
         }
         match &event.kind {
-            EventKind::Announced { .. } | EventKind::Log { .. } => {}
+            EventKind::Announced { .. } | EventKind::Log { .. } | EventKind::Keyed { .. } => {}
             EventKind::Started => {
                 self.want(step);
                 self.turn(book, now, out);

@@ -93,7 +93,7 @@ impl View for RawJson {
             completed: done.then(|| time(event.at)),
         };
         match &event.kind {
-            EventKind::Log { .. } => {}
+            EventKind::Log { .. } | EventKind::Keyed { .. } => {}
             // A second end of a step says nothing new.
             EventKind::Cached { .. }
             | EventKind::Finished

@@ -2,6 +2,8 @@
 
 use std::io::{self, Write};
 
+use rgraph_ir::Reference;
+
 use super::Counts;
 use super::sanitize::harmless;
 use crate::table::duration;
@@ -45,6 +47,23 @@ pub fn write_summary(s: &Summary, out: &mut dyn Write) -> io::Result<()> {
     out.write_all(text.as_bytes())
 }
 
+/// Writes it in the words of Docker's classic builder.
+pub fn write_classic(s: &Summary, out: &mut dyn Write) -> io::Result<()> {
+    let mut text = String::new();
+    if let Some(image) = &s.image {
+        let hex = image.rsplit(':').next().unwrap_or(image);
+        text.push_str(&format!("Successfully built {}\n", hex.get(..12).unwrap_or(hex)));
+    }
+    for name in &s.names {
+        let name = name.parse::<Reference>().map_or_else(|_| name.clone(), |r| r.familiar());
+        text.push_str(&format!("Successfully tagged {}\n", harmless(&name)));
+    }
+    for file in &s.files {
+        text.push_str(&format!("wrote {}\n", harmless(file)));
+    }
+    out.write_all(text.as_bytes())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -65,6 +84,15 @@ mod tests {
         built in 3.2s: 4 run, 5 cached, 2 warnings
         image sha256:abc
         named app:latest
+        wrote out.tar
+        ");
+        let mut out = Vec::new();
+        s.image = Some(format!("sha256:{}", "a1".repeat(32)));
+        s.names = vec!["docker.io/library/app:latest".into()];
+        write_classic(&s, &mut out).unwrap();
+        insta::assert_snapshot!(String::from_utf8(out).unwrap(), @r"
+        Successfully built a1a1a1a1a1a1
+        Successfully tagged app:latest
         wrote out.tar
         ");
     }
