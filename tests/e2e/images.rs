@@ -94,7 +94,7 @@ fn history_and_inspect_say_what_was_built() {
         let got = text(&case, &["inspect", "-f", format, "app:1"]);
         assert_eq!(got, format!("{want}\n"), "{format}");
     }
-    let run = case.rgraph(&["inspect", "nobody"]).fails(1, &["no such image: nobody"]);
+    let run = case.rgraph(&["inspect", "nobody"]).fails(1, &["no such object: nobody"]);
     assert_eq!(run.text(), "[]\n");
     let run = case.rgraph(&["inspect", "--format", "{{.Os}}", "nobody", "app:1"]).fails(1, &[]);
     assert_eq!(run.text(), "linux\n");

@@ -91,6 +91,40 @@ pub struct PsArgs {
     /// table, json, or a template
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<String>,
+    /// Only those: id, name, label, exited, status, ancestor, before, since, volume, network, until
+    #[arg(short, long, value_name = "NAME=VALUE")]
+    pub filter: Vec<String>,
+    /// So many of the newest, whatever they do
+    #[arg(short = 'n', long, value_name = "N", allow_negative_numbers = true)]
+    pub last: Option<i64>,
+    /// The newest, whatever it does
+    #[arg(short, long)]
+    pub latest: bool,
+    /// What they take on disk
+    #[arg(short, long)]
+    pub size: bool,
+}
+
+/// `rename`.
+#[derive(Debug, Args)]
+pub struct RenameArgs {
+    /// Container
+    #[arg(value_name = "CONTAINER")]
+    pub container: String,
+    /// Its new name
+    #[arg(value_name = "NEW_NAME")]
+    pub name: String,
+}
+
+/// `container prune`.
+#[derive(Debug, Args)]
+pub struct ContainerPruneArgs {
+    /// Do not ask
+    #[arg(short, long)]
+    pub force: bool,
+    /// Only those: until, label, label!
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub filter: Vec<String>,
 }
 
 /// `rm`.

@@ -23,7 +23,9 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 pub use build::{
     BuildArgs, ContextLsArgs, FetchArgs, GraphArgs, GraphFormat, LockArgs, PullArg, ResourceArgs,
 };
-pub use container::{CommitArgs, DiffArgs, PsArgs, RmArgs, RunArgs};
+pub use container::{
+    CommitArgs, ContainerPruneArgs, DiffArgs, PsArgs, RenameArgs, RmArgs, RunArgs,
+};
 pub use environment::Environment;
 pub use image::{
     HistoryArgs, ImagesArgs, ImportArgs, InspectArgs, InspectKind, LoadArgs, PullArgs, PushArgs,
@@ -113,6 +115,9 @@ enum Top {
     /// Images of the local store
     #[command(subcommand)]
     Image(ImageGroup),
+    /// Containers
+    #[command(subcommand)]
+    Container(ContainerGroup),
     /// Docker's other name for `build` and `prune`
     #[command(subcommand, hide = true)]
     Builder(BuilderGroup),
@@ -159,6 +164,8 @@ pub enum Command {
     Ps(PsArgs),
     /// Remove containers
     Rm(RmArgs),
+    /// Give a container another name
+    Rename(RenameArgs),
     /// Show what a container changed
     Diff(DiffArgs),
     /// Make an image of a container
@@ -210,6 +217,9 @@ pub enum Command {
     /// List what a context holds (`context ls`)
     #[command(skip)]
     ContextLs(ContextLsArgs),
+    /// Remove containers that do not run (`container prune`)
+    #[command(skip)]
+    ContainerPrune(ContainerPruneArgs),
     /// Show the version
     Version(VersionArgs),
     /// A name of the contract that nobody wrote yet
@@ -243,6 +253,33 @@ enum ImageGroup {
     Pull(PullArgs),
     /// Send an image to a registry
     Push(PushArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum ContainerGroup {
+    /// Run a program in a new container
+    #[command(disable_help_flag = true)]
+    Run(Box<RunArgs>),
+    /// List containers
+    #[command(visible_alias = "list", alias = "ps")]
+    Ls(PsArgs),
+    /// Remove containers
+    #[command(visible_alias = "remove")]
+    Rm(RmArgs),
+    /// Remove containers that do not run
+    Prune(ContainerPruneArgs),
+    /// Give a container another name
+    Rename(RenameArgs),
+    /// Show everything about containers as JSON
+    Inspect(InspectArgs),
+    /// Print what a container printed
+    Logs(LogsArgs),
+    /// Show what a container changed
+    Diff(DiffArgs),
+    /// Make an image of a container
+    Commit(CommitArgs),
+    #[command(flatten)]
+    Later(Later),
 }
 
 #[derive(Debug, Subcommand)]
@@ -306,6 +343,21 @@ impl From<Top> for Command {
                 ImageGroup::Pull(a) => Self::Pull(a),
                 ImageGroup::Push(a) => Self::Push(a),
             },
+            Top::Container(g) => match g {
+                ContainerGroup::Run(a) => Self::Run(a),
+                ContainerGroup::Ls(a) => Self::Ps(a),
+                ContainerGroup::Rm(a) => Self::Rm(a),
+                ContainerGroup::Prune(a) => Self::ContainerPrune(a),
+                ContainerGroup::Rename(a) => Self::Rename(a),
+                ContainerGroup::Inspect(mut a) => {
+                    a.kind = Some(InspectKind::Container);
+                    Self::Inspect(a)
+                }
+                ContainerGroup::Logs(a) => Self::Logs(a),
+                ContainerGroup::Diff(a) => Self::Diff(a),
+                ContainerGroup::Commit(a) => Self::Commit(a),
+                ContainerGroup::Later(l) => Self::Later(l),
+            },
             Top::Builder(g) | Top::Buildx(g) => match g {
                 BuilderGroup::Build(a) => Self::Build(a),
                 BuilderGroup::Prune(a) => Self::Prune(a),
@@ -366,6 +418,7 @@ pub fn is_run(words: &[OsString]) -> bool {
         match word.to_str() {
             Some("--root") => drop(words.next()),
             Some(flag) if flag.starts_with('-') => {}
+            Some("container") => {}
             word => return word == Some("run"),
         }
     }

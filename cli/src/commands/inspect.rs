@@ -1,4 +1,4 @@
-//! `rgraph inspect`: everything known of images, as Docker's JSON.
+//! `rgraph inspect`: everything known of images and containers, as Docker's JSON.
 
 use std::collections::BTreeSet;
 
@@ -6,6 +6,7 @@ use rgraph_runtime::images;
 use rgraph_store::{ImageRow, Store};
 use serde_json::{Value, json};
 
+use super::container::inspect as container;
 use super::{Context, images_error, note_error, print, tag};
 use crate::args::{InspectArgs, InspectKind};
 use crate::options::{ImageName, InspectOptions, host_platform};
@@ -16,13 +17,10 @@ use crate::session::{self, store_error};
 /// Runs the command. What is found is printed, whatever else is not.
 pub fn run(cx: &Context, args: InspectArgs) -> Result<(), CliError> {
     let opts = InspectOptions::new(args)?;
-    if opts.kind == Some(InspectKind::Container) {
-        return Err(CliError::not_yet("`rgraph inspect --type container`"));
-    }
     let store = session::open_store(cx.root())?;
     let (mut found, mut errors) = (Vec::new(), Vec::new());
     for name in &opts.names {
-        match ImageName::parse(name).map_err(CliError::from).and_then(|n| describe(&store, &n)) {
+        match any(&store, name, &opts) {
             Ok(v) => found.push(v),
             Err(e) => errors.push(e),
         }
@@ -43,6 +41,26 @@ pub fn run(cx: &Context, args: InspectArgs) -> Result<(), CliError> {
         note_error(e);
     }
     if errors.is_empty() { Ok(()) } else { Err(CliError::reported(ErrorKind::Failed)) }
+}
+
+/// Whatever is called so: a container, else an image.
+fn any(store: &Store, name: &str, opts: &InspectOptions) -> Result<Value, CliError> {
+    let image = || ImageName::parse(name).map_err(CliError::from).and_then(|n| describe(store, &n));
+    if opts.kind == Some(InspectKind::Image) {
+        return image();
+    }
+    let e = match (container::find(store, name)?, opts.kind) {
+        (Some(record), _) => return container::describe(store, &record, opts.size),
+        (None, Some(_)) => return Err(CliError::failed(format!("no such container: {name}"))),
+        (None, None) => match image() {
+            Ok(found) => return Ok(found),
+            Err(e) => e,
+        },
+    };
+    Err(match e.message.starts_with(tag::NO_SUCH_IMAGE) {
+        true => CliError::failed(format!("no such object: {name}")),
+        false => e,
+    })
 }
 
 /// The image of this machine's platform, else the first.

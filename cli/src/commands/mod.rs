@@ -151,6 +151,7 @@ fn needs_rights(command: &Command) -> bool {
         | Command::Rm(_)
         | Command::Diff(_)
         | Command::Commit(_)
+        | Command::ContainerPrune(_)
         | Command::Prune(_)
         | Command::Du(_)
         | Command::Doctor(_)
@@ -159,17 +160,18 @@ fn needs_rights(command: &Command) -> bool {
         | Command::CacheMountClear(_)
         | Command::CacheMountSeed(_) => true,
         Command::Graph(a) => a.cached,
+        Command::Ps(a) => a.size || a.format.as_deref().is_some_and(|f| f.contains(".Size")),
+        Command::Inspect(a) => a.size,
         Command::Lock(_)
         | Command::Explain(_)
         | Command::Builds(_)
         | Command::Logs(_)
         | Command::Images(_)
-        | Command::Ps(_)
         | Command::Tag(_)
         | Command::History(_)
         | Command::Version(_)
         | Command::ContextLs(_)
-        | Command::Inspect(_)
+        | Command::Rename(_)
         | Command::Search(_)
         | Command::Login(_)
         | Command::Logout(_)
@@ -215,6 +217,8 @@ pub fn run(cli: Cli, env: Environment) -> Result<(), CliError> {
         Command::Run(a) => container::run(&cx, *a),
         Command::Ps(a) => container::list(&cx, a),
         Command::Rm(a) => container::remove(&cx, &a),
+        Command::ContainerPrune(a) => container::prune(&cx, a),
+        Command::Rename(a) => container::rename(&cx, &a),
         Command::Diff(a) => container::diff(&cx, &a),
         Command::Commit(a) => container::commit(&cx, a),
         Command::Images(a) => images::run(&cx, a),

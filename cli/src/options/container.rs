@@ -9,8 +9,8 @@ use rgraph_runtime::container::{Bind, NetworkChoice};
 
 use super::error::OptionsError;
 use super::image::{ImageName, new_name};
-use super::{Layout, insecure_registries, network};
-use crate::args::{CommitArgs, Environment, PsArgs, RunArgs};
+use super::{Layout, Terminals, filters, insecure_registries, network, parse_seconds};
+use crate::args::{CommitArgs, ContainerPruneArgs, Environment, PsArgs, RunArgs};
 
 /// `run`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,11 +80,8 @@ impl RunOptions {
         for line in &raw.env {
             vars.extend(variable(line, "--env", env)?);
         }
-        if let Some(name) = &raw.name
-            && !is_name(name)
-        {
-            let why = "only [a-zA-Z0-9][a-zA-Z0-9_.-]+ is allowed: two characters at least";
-            return Err(OptionsError::value("--name", name, why));
+        if let Some(name) = &raw.name {
+            container_name("--name", name)?;
         }
         Ok(Self {
             image,
@@ -135,6 +132,12 @@ fn text(word: OsString) -> Result<String, OptionsError> {
         .map_err(|w| OptionsError::value("COMMAND", &w.to_string_lossy(), "it is not UTF-8"))
 }
 
+/// Reads the name of a container.
+pub fn container_name(flag: &'static str, name: &str) -> Result<(), OptionsError> {
+    let why = "only [a-zA-Z0-9][a-zA-Z0-9_.-]+ is allowed: two characters at least";
+    if is_name(name) { Ok(()) } else { Err(OptionsError::value(flag, name, why)) }
+}
+
 fn is_name(name: &str) -> bool {
     let first = name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
     let rest = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
@@ -180,6 +183,12 @@ fn bind(line: &str) -> Result<Bind, OptionsError> {
     Ok(Bind { source: PathBuf::from(source), dest: dest.to_owned(), readonly })
 }
 
+/// Filters of `ps`.
+const PS_FILTERS: [&str; 11] = [
+    "id", "name", "label", "exited", "status", "ancestor", "before", "since", "volume", "network",
+    "until",
+];
+
 /// `ps`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PsOptions {
@@ -191,14 +200,101 @@ pub struct PsOptions {
     pub no_trunc: bool,
     /// How it is written.
     pub format: Layout,
+    /// Which.
+    pub filters: Vec<(String, String)>,
+    /// So many of the newest, in any state.
+    pub last: Option<usize>,
+    /// What they take on disk too.
+    pub size: bool,
 }
 
 impl PsOptions {
     /// The one conversion.
     pub fn new(raw: PsArgs) -> Result<Self, OptionsError> {
-        let PsArgs { all, quiet, no_trunc, format } = raw;
-        Ok(Self { all, quiet, no_trunc, format: Layout::parse(format.as_deref())? })
+        let PsArgs { all, quiet, no_trunc, format, filter, last, latest, size } = raw;
+        let named = format.as_deref().is_some_and(|f| f.contains(".Size"));
+        Ok(Self {
+            all,
+            quiet,
+            no_trunc,
+            format: Layout::parse(format.as_deref())?,
+            filters: filters(&filter, &PS_FILTERS)?,
+            // Docker's default is -1.
+            last: match (latest, last.map(usize::try_from)) {
+                (true, _) => Some(1),
+                (false, Some(Ok(n @ 1..))) => Some(n),
+                (false, _) => None,
+            },
+            size: size || named,
+        })
     }
+}
+
+/// Labels that something must have and must not have.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LabelFilter {
+    wanted: Vec<(String, Option<String>)>,
+    unwanted: Vec<(String, Option<String>)>,
+}
+
+impl LabelFilter {
+    fn add(&mut self, name: &str, value: &str) {
+        let label = match value.split_once('=') {
+            Some((k, v)) => (k.to_owned(), Some(v.to_owned())),
+            None => (value.to_owned(), None),
+        };
+        let list = if name.ends_with('!') { &mut self.unwanted } else { &mut self.wanted };
+        list.push(label);
+    }
+
+    /// Whether labels are as asked for.
+    pub fn keep(&self, labels: &serde_json::Map<String, serde_json::Value>) -> bool {
+        let has = |(k, v): &(String, Option<String>)| {
+            labels.get(k).is_some_and(|found| v.as_ref().is_none_or(|want| found == want))
+        };
+        self.wanted.iter().all(has) && !self.unwanted.iter().any(has)
+    }
+}
+
+/// `container prune`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerPruneOptions {
+    /// The user is asked first.
+    pub ask: bool,
+    /// Made so many seconds ago.
+    pub older_than: Option<u64>,
+    /// Their labels.
+    pub labels: LabelFilter,
+}
+
+impl ContainerPruneOptions {
+    /// The one conversion. Without `--force` someone must be there to answer.
+    pub fn new(raw: ContainerPruneArgs, terminals: Terminals) -> Result<Self, OptionsError> {
+        let mut out = Self { ask: !raw.force, older_than: None, labels: LabelFilter::default() };
+        for (name, value) in filters(&raw.filter, &["until", "label", "label!"])? {
+            match name.as_str() {
+                "until" => {
+                    let seconds = parse_seconds(&value)
+                        .map_err(|why| OptionsError::value("--filter", &value, why))?;
+                    out.older_than = Some(seconds);
+                }
+                name => out.labels.add(name, &value),
+            }
+        }
+        someone_answers(out.ask, terminals)?;
+        Ok(out)
+    }
+}
+
+/// Refuses to ask where nobody can answer.
+pub(super) fn someone_answers(ask: bool, terminals: Terminals) -> Result<(), OptionsError> {
+    if ask && !terminals.can_ask() {
+        return Err(OptionsError::Missing {
+            what: "nobody is there to confirm".to_owned(),
+            help: Some("add `--force` (`-f`)".to_owned()),
+        });
+    }
+    Ok(())
 }
 
 /// `commit`.

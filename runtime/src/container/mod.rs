@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! containers/<id>/record.json  what it is and how it ended; replaced by rename
+//! containers/<id>/name         its name, when it is another than the record's
 //! containers/<id>/holds        what gc keeps for it (the form of a lease's file)
 //! containers/<id>/fs, work     overlay's upper directory on the image's layers
 //! containers/<id>/log, log.1   what it printed
@@ -17,6 +18,7 @@ mod diff;
 pub mod log;
 mod names;
 mod protocol;
+mod size;
 mod start;
 mod supervisor;
 
@@ -33,6 +35,7 @@ pub use client::Connection;
 pub use commit::{Commit, commit};
 pub use diff::{Change, changes};
 pub use protocol::{Attach, End, Event, Word};
+pub use size::{bytes_below, changed_bytes};
 pub use start::{Start, start};
 pub use supervisor::supervisor_main_if_asked;
 
@@ -206,6 +209,9 @@ pub struct Record {
     pub name: String,
     /// Seconds since 1970.
     pub created: i64,
+    /// And nanoseconds: which of two came first.
+    #[serde(default)]
+    pub nanos: u32,
     /// Its image.
     pub image: Origin,
     /// What runs in it.
@@ -279,7 +285,9 @@ impl<'a> Containers<'a> {
             let dir = entry.map_err(at("read", &self.dir))?.path();
             out.extend(self.read(&dir)?);
         }
-        out.sort_by(|a, b| b.created.cmp(&a.created).then_with(|| a.id.cmp(&b.id)));
+        out.sort_by(|a, b| {
+            (b.created, b.nanos).cmp(&(a.created, a.nanos)).then_with(|| a.id.cmp(&b.id))
+        });
         Ok(out)
     }
 
@@ -337,10 +345,12 @@ impl<'a> Containers<'a> {
             },
             None => names::free(&random, |n| taken(n).is_some()),
         };
+        let made = jiff::Timestamp::now();
         let record = Record {
             id,
             name,
-            created: now(),
+            created: made.as_second(),
+            nanos: u32::try_from(made.subsec_nanosecond()).unwrap_or(0),
             image: Origin {
                 name: new.image,
                 config: image.config.hex(),
@@ -368,6 +378,20 @@ impl<'a> Containers<'a> {
         let ended = matches!(record.state, State::Exited { .. });
         // Whatever is in the way is in the way of the next one too.
         ended && record.remove && self.hold(record).and_then(|h| self.remove(h)).is_ok()
+    }
+
+    /// Gives it another name, whether it runs or not.
+    ///
+    /// # Errors
+    /// [`ContainerError::NameInUse`], or the name cannot be written down.
+    pub fn rename(&self, record: &Record, name: &str) -> Result<(), ContainerError> {
+        let _one = self.store.key_lock("container-names", &mut |_| true)?;
+        if let Some(r) = self.list()?.into_iter().find(|r| r.name == name) {
+            return Err(ContainerError::NameInUse { name: name.to_owned(), id: r.id });
+        }
+        let path = self.folder(record).join("name");
+        let tmp = path.with_extension("new");
+        fs::write(&tmp, name).and_then(|()| fs::rename(&tmp, &path)).map_err(at("write", &path))
     }
 
     /// Removes it; what lies in it goes with it.
@@ -493,7 +517,13 @@ fn read_record(folder: &Path) -> Result<Option<Record>, ContainerError> {
         }
         r => r.map_err(at("read", &path))?,
     };
-    serde_json::from_slice(&text).map(Some).map_err(|e| at("understand", &path)(e.into()))
+    let damaged = |e: serde_json::Error| at("understand", &path)(e.into());
+    let mut record: Record = serde_json::from_slice(&text).map_err(damaged)?;
+    // Beside the record, which the supervisor may write at the same time.
+    if let Ok(name) = fs::read_to_string(folder.join("name")) {
+        record.name = name;
+    }
+    Ok(Some(record))
 }
 
 /// Replaces the record in a container's folder.

@@ -2,11 +2,14 @@
 
 mod attach;
 mod commit;
+mod filter;
+pub mod inspect;
+mod keep;
 mod keys;
 mod list;
 mod run;
 
-use rgraph_runtime::container::{ContainerError, Containers, changes, log};
+use rgraph_runtime::container::{ContainerError, Containers, State, changes, log};
 use rgraph_runtime::fetch::image::{ImageFetcher, PullPolicy};
 use rgraph_runtime::sandbox::Stream;
 use rgraph_runtime::snapshot::Snapshots;
@@ -19,8 +22,18 @@ use crate::report::{CliError, ErrorKind};
 use crate::session::{self, store_error};
 
 pub use commit::commit;
+pub use keep::{prune, rename};
 pub use list::list;
 pub use run::run;
+
+/// How far a container is, in Docker's word.
+fn word(state: State) -> &'static str {
+    match state {
+        State::Created => "created",
+        State::Running { .. } => "running",
+        State::Exited { .. } => "exited",
+    }
+}
 
 /// An error of a container, with its causes.
 fn container_error(e: &ContainerError) -> CliError {
