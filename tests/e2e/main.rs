@@ -10,6 +10,7 @@ mod cache_registry;
 mod cache_writers;
 mod check;
 mod concurrency;
+mod container_files;
 mod container_lists;
 mod containers;
 mod contexts;

@@ -116,6 +116,37 @@ pub struct RenameArgs {
     pub name: String,
 }
 
+/// `cp`.
+#[derive(Debug, Args)]
+pub struct CpArgs {
+    /// Keep owners
+    #[arg(short, long)]
+    pub archive: bool,
+    /// Follow a link at the source
+    #[arg(short = 'L', long)]
+    pub follow_link: bool,
+    /// Say nothing
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// What: CONTAINER:PATH, a path, or - for an archive on standard input
+    #[arg(value_name = "SOURCE", allow_hyphen_values = true)]
+    pub source: PathBuf,
+    /// Where: CONTAINER:PATH, a path, or - for an archive on standard output
+    #[arg(value_name = "DEST", allow_hyphen_values = true)]
+    pub dest: PathBuf,
+}
+
+/// `export`.
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// Container
+    #[arg(value_name = "CONTAINER")]
+    pub container: String,
+    /// File to write [default: stdout]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
 /// `container prune`.
 #[derive(Debug, Args)]
 pub struct ContainerPruneArgs {

@@ -24,7 +24,8 @@ pub use build::{
     BuildArgs, ContextLsArgs, FetchArgs, GraphArgs, GraphFormat, LockArgs, PullArg, ResourceArgs,
 };
 pub use container::{
-    CommitArgs, ContainerPruneArgs, DiffArgs, PsArgs, RenameArgs, RmArgs, RunArgs,
+    CommitArgs, ContainerPruneArgs, CpArgs, DiffArgs, ExportArgs, PsArgs, RenameArgs, RmArgs,
+    RunArgs,
 };
 pub use environment::Environment;
 pub use image::{
@@ -170,6 +171,10 @@ pub enum Command {
     Diff(DiffArgs),
     /// Make an image of a container
     Commit(CommitArgs),
+    /// Copy files into a container or out of it
+    Cp(CpArgs),
+    /// Write the files of a container to an archive
+    Export(ExportArgs),
     /// List images
     Images(ImagesArgs),
     /// Make an image from a file system archive
@@ -278,6 +283,10 @@ enum ContainerGroup {
     Diff(DiffArgs),
     /// Make an image of a container
     Commit(CommitArgs),
+    /// Copy files into a container or out of it
+    Cp(CpArgs),
+    /// Write the files of a container to an archive
+    Export(ExportArgs),
     #[command(flatten)]
     Later(Later),
 }
@@ -356,6 +365,8 @@ impl From<Top> for Command {
                 ContainerGroup::Logs(a) => Self::Logs(a),
                 ContainerGroup::Diff(a) => Self::Diff(a),
                 ContainerGroup::Commit(a) => Self::Commit(a),
+                ContainerGroup::Cp(a) => Self::Cp(a),
+                ContainerGroup::Export(a) => Self::Export(a),
                 ContainerGroup::Later(l) => Self::Later(l),
             },
             Top::Builder(g) | Top::Buildx(g) => match g {

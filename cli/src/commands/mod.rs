@@ -151,6 +151,8 @@ fn needs_rights(command: &Command) -> bool {
         | Command::Rm(_)
         | Command::Diff(_)
         | Command::Commit(_)
+        | Command::Cp(_)
+        | Command::Export(_)
         | Command::ContainerPrune(_)
         | Command::Prune(_)
         | Command::Du(_)
@@ -221,6 +223,8 @@ pub fn run(cli: Cli, env: Environment) -> Result<(), CliError> {
         Command::Rename(a) => container::rename(&cx, &a),
         Command::Diff(a) => container::diff(&cx, &a),
         Command::Commit(a) => container::commit(&cx, a),
+        Command::Cp(a) => container::copy(&cx, a),
+        Command::Export(a) => container::export(&cx, a),
         Command::Images(a) => images::run(&cx, a),
         Command::Import(a) => import::run(&cx, a),
         Command::Tag(a) => tag::run(&cx, a),

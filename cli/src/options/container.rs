@@ -5,12 +5,15 @@ use std::path::{Path, PathBuf};
 
 use rgraph_ir::Reference;
 use rgraph_ir::op::NetworkMode;
-use rgraph_runtime::container::{Bind, NetworkChoice};
+use rgraph_ir::request::Dest;
+use rgraph_runtime::container::{Bind, Copying, NetworkChoice};
 
 use super::error::OptionsError;
-use super::image::{ImageName, new_name};
+use super::image::{ImageName, archive_dest, new_name};
 use super::{Layout, Terminals, filters, insecure_registries, network, parse_seconds};
-use crate::args::{CommitArgs, ContainerPruneArgs, Environment, PsArgs, RunArgs};
+use crate::args::{
+    CommitArgs, ContainerPruneArgs, CpArgs, Environment, ExportArgs, PsArgs, RunArgs,
+};
 
 /// `run`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -230,6 +233,101 @@ impl PsOptions {
     }
 }
 
+/// One end of a copy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CopyEnd {
+    /// In a container.
+    Container {
+        /// Its name or id.
+        name: String,
+        /// A path there.
+        path: String,
+    },
+    /// A file or folder of the caller, absolute.
+    Local(PathBuf),
+    /// An archive on standard input or output.
+    Stream,
+}
+
+impl CopyEnd {
+    /// As Docker reads it: a colon parts the container from the path, unless it begins as a path does.
+    fn parse(word: &Path, cwd: &Path) -> Result<Self, OptionsError> {
+        let text = word.to_str();
+        match text.filter(|t| !t.starts_with(['/', '.'])).map(|t| (t, t.split_once(':'))) {
+            Some(("-", _)) => Ok(Self::Stream),
+            Some((_, Some((name, path)))) if name.is_empty() || path.is_empty() => {
+                let why = "expected CONTAINER:PATH";
+                Err(OptionsError::value("SOURCE or DEST", &word.to_string_lossy(), why))
+            }
+            Some((_, Some((name, path)))) => {
+                Ok(Self::Container { name: name.to_owned(), path: path.to_owned() })
+            }
+            // What the end of the path says must stay: `dir/.` is not `dir`.
+            _ => {
+                let mut path = cwd.as_os_str().to_owned();
+                path.push("/");
+                path.push(word);
+                let whole = if word.is_absolute() { word.into() } else { PathBuf::from(path) };
+                Ok(Self::Local(whole))
+            }
+        }
+    }
+}
+
+/// `cp`.
+#[derive(Debug, Clone)]
+pub struct CpOptions {
+    /// From where.
+    pub from: CopyEnd,
+    /// Where to.
+    pub to: CopyEnd,
+    /// The latter as typed.
+    pub shown: String,
+    /// How.
+    pub how: Copying,
+    /// Nothing is said.
+    pub quiet: bool,
+}
+
+impl CpOptions {
+    /// The one conversion. Exactly one end is in a container.
+    pub fn new(raw: CpArgs, cwd: &Path, terminals: Terminals) -> Result<Self, OptionsError> {
+        let from = CopyEnd::parse(&raw.source, cwd)?;
+        let to = CopyEnd::parse(&raw.dest, cwd)?;
+        let inside = |e: &CopyEnd| matches!(e, CopyEnd::Container { .. });
+        let wrong = match (inside(&from), inside(&to)) {
+            (true, true) => "copying between two containers is not possible: copy out, then in",
+            (false, false) => "one of the two must be CONTAINER:PATH",
+            (true, false) if to == CopyEnd::Stream && terminals.stdout => {
+                "an archive does not go to a terminal: redirect stdout"
+            }
+            _ => {
+                let how = Copying { keep_owners: raw.archive, follow: raw.follow_link };
+                let shown = raw.dest.to_string_lossy().into_owned();
+                return Ok(Self { from, to, shown, how, quiet: raw.quiet });
+            }
+        };
+        Err(OptionsError::Conflict(wrong.to_owned()))
+    }
+}
+
+/// `export`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExportOptions {
+    /// The container.
+    pub container: String,
+    /// Where the archive goes.
+    pub dest: Dest,
+}
+
+impl ExportOptions {
+    /// The one conversion.
+    pub fn new(raw: ExportArgs, terminals: Terminals) -> Result<Self, OptionsError> {
+        let dest = archive_dest(raw.output, terminals)?;
+        Ok(Self { container: raw.container, dest })
+    }
+}
+
 /// Labels that something must have and must not have.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LabelFilter {
@@ -362,6 +460,24 @@ mod tests {
         ] {
             assert_eq!(detach_keys(text).ok().as_deref(), want, "{text:?}");
         }
+    }
+
+    #[test]
+    fn ends_of_a_copy() {
+        let cwd = Path::new("/w");
+        let end = |word: &str| CopyEnd::parse(Path::new(word), cwd).unwrap();
+        let inside = |name: &str, path: &str| CopyEnd::Container {
+            name: name.to_owned(),
+            path: path.to_owned(),
+        };
+        assert_eq!(end("web:/a:b"), inside("web", "/a:b"));
+        assert_eq!(end("web:rel/."), inside("web", "rel/."));
+        assert_eq!(end("-"), CopyEnd::Stream);
+        for (word, want) in [("/a:b", "/a:b"), ("./a:b", "/w/./a:b"), ("dir/.", "/w/dir/.")] {
+            let CopyEnd::Local(path) = end(word) else { panic!("{word}") };
+            assert_eq!(path.as_os_str(), want, "{word}");
+        }
+        assert!(CopyEnd::parse(Path::new("web:"), cwd).is_err());
     }
 
     #[test]

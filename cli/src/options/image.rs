@@ -263,22 +263,27 @@ pub struct SaveOptions {
     pub platform: Option<Platform>,
 }
 
+/// Where `-o` says that an archive goes.
+pub(super) fn archive_dest(
+    output: Option<PathBuf>,
+    terminals: Terminals,
+) -> Result<Dest, OptionsError> {
+    match output {
+        Some(p) if p.as_os_str().is_empty() => {
+            Err(OptionsError::value("--output", "", "it is empty"))
+        }
+        Some(p) if p.as_os_str() != "-" => Ok(Dest::Path(p)),
+        _ if terminals.stdout => Err(OptionsError::Conflict(
+            "an archive does not go to a terminal: add `-o FILE`, or redirect stdout".to_owned(),
+        )),
+        _ => Ok(Dest::Stdout),
+    }
+}
+
 impl SaveOptions {
     /// The one conversion.
     pub fn new(raw: SaveArgs, terminals: Terminals) -> Result<Self, OptionsError> {
-        let dest = match raw.output {
-            Some(p) if p.as_os_str().is_empty() => {
-                return Err(OptionsError::value("--output", "", "it is empty"));
-            }
-            Some(p) if p.as_os_str() != "-" => Dest::Path(p),
-            _ if terminals.stdout => {
-                return Err(OptionsError::Conflict(
-                    "an archive does not go to a terminal: add `-o FILE`, or redirect stdout"
-                        .to_owned(),
-                ));
-            }
-            _ => Dest::Stdout,
-        };
+        let dest = archive_dest(raw.output, terminals)?;
         let images = ImageName::all(&raw.images)?;
         Ok(Self { images, dest, platform: platform(raw.platform.as_deref())? })
     }

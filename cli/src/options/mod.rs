@@ -27,7 +27,10 @@ mod store;
 pub use build::{BuildOptions, Call, GraphOptions, Timeouts, host_platform};
 pub use cache::{cache_from, cache_to};
 pub use config::{Config, ConfigError};
-pub use container::{CommitOptions, ContainerPruneOptions, PsOptions, RunOptions, container_name};
+pub use container::{
+    CommitOptions, ContainerPruneOptions, CopyEnd, CpOptions, ExportOptions, PsOptions, RunOptions,
+    container_name,
+};
 pub use context::{ContextLsOptions, ContextSpec, FileSpec, NamedContext, named};
 pub use dirs::StateDirs;
 pub use error::OptionsError;

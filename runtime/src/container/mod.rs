@@ -15,6 +15,7 @@
 mod client;
 mod commit;
 mod diff;
+mod files;
 pub mod log;
 mod names;
 mod protocol;
@@ -34,6 +35,7 @@ use serde::{Deserialize, Serialize};
 pub use client::Connection;
 pub use commit::{Commit, commit};
 pub use diff::{Change, changes};
+pub use files::{Copying, Files, FilesError, Reach};
 pub use protocol::{Attach, End, Event, Word};
 pub use size::{bytes_below, changed_bytes};
 pub use start::{Start, start};

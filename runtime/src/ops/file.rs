@@ -333,6 +333,7 @@ fn copy_paths(
         exclude: exclude.as_ref(),
         dir_contents: c.dir_copy_contents,
         follow: c.follow_symlink,
+        no_devices: false,
         earlier,
         cancelled: &|| cx.cancel.is_cancelled(),
     };

@@ -43,6 +43,8 @@ pub struct CopyOptions<'a> {
     pub dir_contents: bool,
     /// A link at the source is followed.
     pub follow: bool,
+    /// Device nodes are refused.
+    pub no_devices: bool,
     /// Files that need not be copied.
     pub earlier: Option<&'a Earlier>,
     /// Polled often; true ends the copy.
@@ -60,6 +62,7 @@ impl<'a> CopyOptions<'a> {
             exclude: None,
             dir_contents: true,
             follow: true,
+            no_devices: false,
             earlier: None,
             cancelled,
         }
@@ -209,6 +212,10 @@ impl Copier<'_> {
         // A socket is no content: nobody listens on a copy.
         if !wanted || kind == FileType::Socket {
             return Ok(());
+        }
+        if self.opts.no_devices && matches!(kind, FileType::CharacterDevice | FileType::BlockDevice)
+        {
+            return Err(TreeError::Device { path: shown.to_string_lossy().into_owned() });
         }
         self.make_pending()?;
         if kind == FileType::RegularFile {
@@ -637,6 +644,7 @@ mod tests {
             exclude: None,
             dir_contents: true,
             follow: true,
+            no_devices: false,
             earlier: None,
             cancelled: &|| false,
         };

@@ -44,6 +44,12 @@ pub enum TreeError {
         /// Within the tree.
         path: String,
     },
+    /// A device node where there must be none.
+    #[error("`{path}` is a device, which is not copied")]
+    Device {
+        /// Within the tree.
+        path: String,
+    },
     /// A symbolic mode that is none.
     #[error(transparent)]
     Mode(#[from] rgraph_ir::op::FileModeError),

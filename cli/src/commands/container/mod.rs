@@ -2,6 +2,7 @@
 
 mod attach;
 mod commit;
+mod copy;
 mod filter;
 pub mod inspect;
 mod keep;
@@ -15,13 +16,14 @@ use rgraph_runtime::sandbox::Stream;
 use rgraph_runtime::snapshot::Snapshots;
 use rgraph_store::Store;
 
-use super::{Context, note_error, print};
+use super::{Context, note, note_error, print};
 use crate::args::{DiffArgs, RmArgs};
 use crate::progress::sanitize::harmless;
 use crate::report::{CliError, ErrorKind};
 use crate::session::{self, store_error};
 
 pub use commit::commit;
+pub use copy::{copy, export};
 pub use keep::{prune, rename};
 pub use list::list;
 pub use run::run;

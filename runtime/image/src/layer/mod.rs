@@ -22,7 +22,9 @@ pub use crate::layer::compress::{
 pub use crate::layer::device::{DEVICE_ATTRIBUTE, device_note};
 pub use crate::layer::pack::{Packed, hashed, mismatch, pack, repack, unpack_blob};
 pub use crate::layer::read::{Below, UnpackOptions, UnpackStats, unpack_layer};
-pub use crate::layer::write::{LayerSource, LayerStats, LayerWriteOptions, write_layer};
+pub use crate::layer::write::{
+    LayerSource, LayerStats, LayerWriteOptions, write_entry, write_layer,
+};
 
 use std::io;
 

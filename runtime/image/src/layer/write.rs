@@ -80,7 +80,7 @@ pub fn write_layer(
     let lowers = Lowers::open(src.lowers, opts.userxattr)?;
     let names = fs::list(&dir).map_err(LayerError::io("list", b"/"))?.into_iter();
     let live = lowers.all();
-    let mut walk = Walk {
+    let walk = Walk {
         tar: TarWriter::new(out),
         opts,
         lowers,
@@ -89,22 +89,50 @@ pub fn write_layer(
         stats: LayerStats::default(),
         buf: vec![0; 256 << 10],
     };
-    let mut path = Vec::new();
-    while let Some(top) = walk.stack.last_mut() {
-        path.truncate(top.path_len);
-        let Some(name) = top.names.next() else {
-            walk.stack.pop();
-            continue;
-        };
-        path.extend_from_slice(name.to_bytes());
-        walk.entry(name.to_bytes(), &mut path)?;
-    }
-    let mut stats = walk.stats;
-    stats.size = walk.tar.finish().map_err(LayerError::Write)?;
-    Ok(stats)
+    walk.below(Vec::new())
+}
+
+/// Writes the uncompressed tar of what stands at `name` of a folder, and of all below it, to `out`.
+/// In the tar it is called `shown`. A folder that nothing is merged with: a mount, a copy.
+pub fn write_entry(
+    parent: OwnedFd,
+    name: &[u8],
+    shown: &[u8],
+    opts: &LayerWriteOptions,
+    out: &mut dyn Write,
+) -> Result<LayerStats, LayerError> {
+    let names = Vec::new().into_iter();
+    let mut walk = Walk {
+        tar: TarWriter::new(out),
+        opts,
+        lowers: Lowers::open(&[], opts.userxattr)?,
+        links: HashMap::new(),
+        stack: vec![Frame { dir: parent, names, path_len: 0, pending: None, live: Vec::new() }],
+        stats: LayerStats::default(),
+        buf: vec![0; 256 << 10],
+    };
+    let mut path = shown.to_vec();
+    walk.entry(name, &mut path)?;
+    walk.below(path)
 }
 
 impl Walk<'_> {
+    /// Writes what is left of the folders on the stack; `path` is that of the top one.
+    fn below(mut self, mut path: Vec<u8>) -> Result<LayerStats, LayerError> {
+        while let Some(top) = self.stack.last_mut() {
+            path.truncate(top.path_len);
+            let Some(name) = top.names.next() else {
+                self.stack.pop();
+                continue;
+            };
+            path.extend_from_slice(name.to_bytes());
+            self.entry(name.to_bytes(), &mut path)?;
+        }
+        let mut stats = self.stats;
+        stats.size = self.tar.finish().map_err(LayerError::Write)?;
+        Ok(stats)
+    }
+
     fn top(&self) -> &Frame {
         self.stack.last().expect("the loop runs while there is a frame")
     }
