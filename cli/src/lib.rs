@@ -9,6 +9,7 @@
 pub mod args;
 pub mod options;
 
+pub mod asked;
 pub mod context;
 pub mod load;
 pub mod pipeline;

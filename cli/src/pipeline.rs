@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use rgraph_frontend::ast::{Dockerfile, Kind};
 use rgraph_frontend::{Facts, LowerOptions, Lowered, Lowering, NoCache, Query, lower, parse};
 use rgraph_ir::request::BuildRequest;
-use rgraph_ir::{BuildPlan, Diagnostic, Severity, SourceMap};
+use rgraph_ir::{BuildPlan, Diagnostic, FileId, Severity, SourceMap};
 use rgraph_runtime::fetch::image::ImageFetcher;
 use rgraph_runtime::fetch::source::Sources;
 use rgraph_runtime::{SystemClock, report};
@@ -27,6 +27,8 @@ pub struct Compiled {
     pub plan: Arc<BuildPlan>,
     /// The texts.
     pub sources: SourceMap,
+    /// Which of them is the Dockerfile.
+    pub dockerfile: FileId,
     /// What lint and lowering found.
     pub warnings: Vec<Diagnostic>,
     /// Folders by name.
@@ -119,6 +121,7 @@ pub fn compile(
     noticed.extend(lowered.warnings);
     Ok(Compiled {
         plan: Arc::new(lowered.plan),
+        dockerfile: loaded.dockerfile,
         sources: loaded.sources,
         warnings: noticed,
         contexts: loaded.contexts,
@@ -307,5 +310,7 @@ pub fn request(opts: &BuildOptions, compiled: &Compiled) -> BuildRequest {
         host_platform: host_platform(),
         place: compiled.place.clone(),
         args: arg_names(opts, &compiled.ast),
+        attest: opts.attest.clone(),
+        asked: Default::default(),
     }
 }

@@ -7,6 +7,7 @@
 //! depends on what), [`plan`] (what was asked for).
 
 pub mod annotation;
+pub mod attest;
 pub mod digest;
 pub mod fields;
 

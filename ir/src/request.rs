@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::annotation::Annotations;
+use crate::attest::{Asked, Attestations};
 use crate::digest::ManifestDigest;
 use crate::plan::BuildPlan;
 use crate::platform::Platform;
@@ -56,6 +57,10 @@ pub struct BuildRequest {
     pub place: String,
     /// Names of build arguments, for explanations.
     pub args: BTreeSet<String>,
+    /// What is said of the result.
+    pub attest: Attestations,
+    /// What was asked, for what is said.
+    pub asked: Asked,
 }
 
 /// A folder of the caller.
@@ -76,11 +81,15 @@ pub enum OutputSpec {
     Local {
         /// The folder.
         dest: PathBuf,
+        /// How they lie there.
+        form: FilesForm,
     },
     /// The files, as one tar.
     Tar {
         /// The file.
         dest: Dest,
+        /// How they lie there.
+        form: FilesForm,
     },
     /// The local image store.
     Image(ImageOutput),
@@ -88,6 +97,15 @@ pub enum OutputSpec {
     Registry(ImageOutput),
     /// Nowhere: only the cache is filled.
     CacheOnly,
+}
+
+/// How the files of a result lie in a folder or a tar.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct FilesForm {
+    /// A folder for each platform; `None`: when there are several.
+    pub split: Option<bool>,
+    /// What the names of statements about the files begin with.
+    pub prefix: String,
 }
 
 /// An archive to write.
@@ -103,10 +121,12 @@ pub struct ArchiveOutput {
     pub layers: LayerOptions,
     /// Added to its documents.
     pub annotations: Annotations,
+    /// Statements are in the form of OCI's artifacts.
+    pub artifact: bool,
 }
 
 /// An image to keep or push.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageOutput {
     /// Names; empty: the build's tags.
     pub names: Vec<String>,
@@ -122,6 +142,8 @@ pub struct ImageOutput {
     pub canonical: bool,
     /// Added to its documents.
     pub annotations: Annotations,
+    /// Statements are in the form of OCI's artifacts.
+    pub artifact: bool,
 }
 
 /// How new layers are packed.
@@ -149,6 +171,21 @@ pub enum Compression {
     Gzip,
     /// zstd.
     Zstd,
+}
+
+impl Default for ImageOutput {
+    fn default() -> Self {
+        Self {
+            names: Vec::new(),
+            push: false,
+            layers: LayerOptions::default(),
+            insecure: false,
+            by_digest: false,
+            canonical: false,
+            annotations: Annotations::default(),
+            artifact: true,
+        }
+    }
 }
 
 impl Default for LayerOptions {

@@ -6,6 +6,7 @@
 
 mod load;
 mod push;
+mod said;
 mod transfer;
 mod verify;
 
@@ -53,6 +54,15 @@ pub enum ImagesError {
         /// Why.
         #[source]
         source: Box<ManifestError>,
+    },
+    /// A statement about an image is none.
+    #[error("statements {digest}")]
+    Statement {
+        /// The manifest that names it.
+        digest: ManifestDigest,
+        /// Why.
+        #[source]
+        source: Box<rgraph_image::JsonError>,
     },
     /// The config in the store is none.
     #[error("config {digest}")]
@@ -139,7 +149,9 @@ impl World<'_> {
             cancel: self.cancel,
             step: Step::Other(0),
             inline: None,
+            sources: None,
             index: Default::default(),
+            provenance: Default::default(),
         })
     }
 

@@ -92,7 +92,9 @@ pub fn import(
         cancel,
         step: Step::Other(0),
         inline: None,
+        sources: None,
         index: Default::default(),
+        provenance: Default::default(),
     };
     exporter.keep_one(&target, Some(top), &LayerOptions::default())
 }
@@ -119,6 +121,8 @@ pub(crate) fn request(tags: Vec<String>, host_platform: Platform) -> BuildReques
         host_platform,
         place: String::new(),
         args: Default::default(),
+        attest: Default::default(),
+        asked: Default::default(),
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Reading order: [`local_backend`] (a whole build), [`worker`] (one vertex), [`ops`], [`snapshot`]
 //! and [`tree`] (file system states), [`sandbox`] (a process), [`context`] (the caller's folders),
-//! [`fetch`] (sources), [`cache`] (results by key), [`builds`] (what was built), [`export`] (outputs),
+//! [`fetch`] (sources), [`cache`] (results by key), [`builds`] (what was built), [`attest`] (what is
+//! said of a result), [`export`] (outputs),
 //! [`container`] (what runs on).
 
 pub mod local_backend;
@@ -20,6 +21,7 @@ pub mod sandbox;
 
 pub mod fetch;
 
+pub mod attest;
 pub mod builds;
 pub mod cache;
 pub mod container;

@@ -182,7 +182,7 @@ impl Build<'_> {
         };
         let snapshots = Snapshots::new(store, host, &providers, lease);
         let mut attempts = 0;
-        let (images, index, solution) = loop {
+        let (images, index, provenance, solution) = loop {
             let solved = solve(&request.plan, &ports, &policy, cancel, sink);
             warn();
             files.tidy();
@@ -201,7 +201,9 @@ impl Build<'_> {
                 cancel,
                 step,
                 inline: inline.as_ref(),
+                sources: Some(sources),
                 index: Default::default(),
+                provenance: Default::default(),
             };
             let emit = |kind| sink.emit(Event { at: clock.now(), step, kind });
             emit(EventKind::Announced { name: "exporting".to_owned() });
@@ -211,7 +213,9 @@ impl Build<'_> {
                     emit(EventKind::Finished);
                     let lost = feed.settle(&solution.keys, cancel);
                     if lost.is_empty() || attempts >= 2 || cancel.is_cancelled() {
-                        break (images, exporter.index.get().copied(), solution);
+                        let index = exporter.index.get().copied();
+                        let provenance = exporter.provenance.into_inner().unwrap_or_default();
+                        break (images, index, provenance, solution);
                     }
                     // A cache is to have what the store only knows of.
                     attempts += 1;
@@ -247,7 +251,7 @@ impl Build<'_> {
         warn();
         store.flush_uses(lease).map_err(setup)?;
         let (cached, ran) = (solution.cached, solution.ran);
-        Ok((BuildOutcome { images, index, cached, ran }, solution.keys))
+        Ok((BuildOutcome { images, index, provenance, cached, ran }, solution.keys))
     }
 
     /// What the configs of the images say of their keys, when that was asked for.

@@ -24,8 +24,11 @@ pub trait Backend {
 pub struct BuildOutcome {
     /// One per target, in the plan's order.
     pub images: Vec<BuiltImage>,
-    /// The index over them, when there are several: digest and size in bytes.
+    /// The index over them, when there are several, or something is said of one: digest and size in
+    /// bytes.
     pub index: Option<(ManifestDigest, u64)>,
+    /// What was said of how they were made, as JSON, one per target, when that was asked for.
+    pub provenance: Vec<(Platform, String)>,
     /// How many vertices a cache answered.
     pub cached: usize,
     /// How many ran.

@@ -1,6 +1,7 @@
 //! Whole-program tests: the binary, its exit codes, its text, and what it leaves on disk.
 
 mod annotations;
+mod attest;
 mod build;
 mod cache;
 mod cache_folder;

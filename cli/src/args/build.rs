@@ -111,6 +111,29 @@ pub struct BuildArgs {
     /// Annotation of the image; TYPE: manifest, index, manifest-descriptor, index-descriptor
     #[arg(long, value_name = "[TYPE:]NAME=VALUE", help_heading = "Output")]
     pub annotation: Vec<String>,
+    /// What is said of the image beside it: type=provenance[,mode=min|max][,version=v1|v0.2], type=sbom
+    #[arg(long, value_name = "SPEC", help_heading = "Output")]
+    pub attest: Vec<String>,
+    /// Same as --attest type=provenance
+    #[arg(
+        long,
+        value_name = "SPEC",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        help_heading = "Output"
+    )]
+    pub provenance: Option<String>,
+    /// Same as --attest type=sbom: the packages in the image
+    #[arg(
+        long,
+        value_name = "SPEC",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        help_heading = "Output"
+    )]
+    pub sbom: Option<String>,
 
     /// Ask no cache
     #[arg(long, help_heading = "Cache")]
@@ -262,15 +285,6 @@ pub struct LegacyArgs {
 /// Flags that would change the result.
 #[derive(Debug, Args)]
 pub struct RefusedArgs {
-    /// `--attest`.
-    #[arg(long, hide = true)]
-    pub attest: Vec<String>,
-    /// `--sbom`; `false` is what happens anyway.
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    pub sbom: Option<String>,
-    /// `--provenance`; `false` is what happens anyway.
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    pub provenance: Option<String>,
     /// `--security-opt`.
     #[arg(long, hide = true)]
     pub security_opt: Vec<String>,

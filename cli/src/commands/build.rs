@@ -3,6 +3,7 @@
 use std::sync::atomic::AtomicU32;
 use std::time::Instant;
 
+use rgraph_image::manifest::OCI_INDEX;
 use rgraph_ir::request::{Dest, OutputSpec};
 use rgraph_ir::{Diagnostic, SourceMap, Ttl};
 use rgraph_runtime::LocalBackend;
@@ -16,6 +17,7 @@ use rgraph_solver::{SolveError, Step, TaskError};
 use super::graph::policy;
 use super::{Context, call, context, note, print, prune};
 use crate::args::BuildArgs;
+use crate::asked::asked;
 use crate::journal::{Ending, Span, record};
 use crate::options::{BuildOptions, Call, Config, ContextSpec, ProgressMode, Pull};
 use crate::output::write_whole;
@@ -103,6 +105,9 @@ pub fn run(cx: &Context, args: BuildArgs) -> Result<(), CliError> {
     };
     let mut request = request(&opts, &compiled);
     request.network_fallback = config.network_fallback();
+    if request.attest.provenance.is_some() {
+        request.asked = asked(&opts, &compiled, &remote, journal.id(), &begun.to_string());
+    }
     let outcome = backend.build(&request, &recorder, &cx.cancel);
     progress.close();
     let end = Ending {
@@ -176,9 +181,10 @@ fn told(e: &CompileError) -> String {
 /// What is named at the end.
 fn image(outcome: &BuildOutcome) -> Option<String> {
     match (&outcome.index, &outcome.images[..]) {
+        (_, []) => None,
+        // What is said of an image does not change which one it is.
+        (_, [one]) | (None, [one, ..]) => Some(one.config.to_string()),
         (Some((index, _)), _) => Some(index.to_string()),
-        (None, [one, ..]) => Some(one.config.to_string()),
-        (None, []) => None,
     }
 }
 
@@ -305,8 +311,8 @@ fn files(outputs: &[OutputSpec]) -> Vec<String> {
         .iter()
         .filter_map(|o| match o {
             OutputSpec::Oci(a) | OutputSpec::Docker(a) => path(&a.dest),
-            OutputSpec::Tar { dest } => path(dest),
-            OutputSpec::Local { dest } => Some(dest.display().to_string()),
+            OutputSpec::Tar { dest, .. } => path(dest),
+            OutputSpec::Local { dest, .. } => Some(dest.display().to_string()),
             OutputSpec::Image(_) | OutputSpec::Registry(_) | OutputSpec::CacheOnly => None,
         })
         .collect()
@@ -315,18 +321,33 @@ fn files(outputs: &[OutputSpec]) -> Vec<String> {
 /// The keys buildx writes.
 fn metadata(opts: &BuildOptions, outcome: &BuildOutcome) -> Vec<u8> {
     let mut out = serde_json::Map::new();
-    if let Some(i) = outcome.images.first() {
+    if let [i] = &outcome.images[..] {
         out.insert("containerimage.config.digest".into(), i.config.to_string().into());
-        out.insert("containerimage.digest".into(), i.manifest.to_string().into());
-        out.insert(
-            "containerimage.descriptor".into(),
-            serde_json::json!({
-                "mediaType": i.media_type,
-                "digest": i.manifest.to_string(),
-                "size": i.size,
-                "platform": {"os": i.platform.os, "architecture": i.platform.architecture},
-            }),
-        );
+    }
+    let descriptor = match (outcome.index, outcome.images.first()) {
+        (Some((digest, size)), _) => Some(serde_json::json!({
+            "mediaType": OCI_INDEX,
+            "digest": digest.to_string(),
+            "size": size,
+        })),
+        (None, Some(i)) => Some(serde_json::json!({
+            "mediaType": i.media_type,
+            "digest": i.manifest.to_string(),
+            "size": i.size,
+            "platform": {"os": i.platform.os, "architecture": i.platform.architecture},
+        })),
+        (None, None) => None,
+    };
+    if let Some(d) = descriptor {
+        out.insert("containerimage.digest".into(), d["digest"].clone());
+        out.insert("containerimage.descriptor".into(), d);
+    }
+    for (platform, text) in &outcome.provenance {
+        let key = match outcome.provenance.len() {
+            1 => "buildx.build.provenance".to_owned(),
+            _ => format!("buildx.build.provenance/{platform}"),
+        };
+        out.insert(key, serde_json::from_str(text).expect("it was written as JSON"));
     }
     if !opts.tags.is_empty() {
         out.insert("image.name".into(), opts.tags.join(",").into());

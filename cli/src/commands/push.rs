@@ -68,6 +68,9 @@ pub fn run(cx: &Context, args: PushArgs) -> Result<(), CliError> {
                 "Only {} is here: that is pushed, without the index it came with",
                 platforms.join(", ")
             )),
+            Pushing::Unsaid => {
+                note("What is said of the image is not here: it is pushed without");
+            }
             Pushing::Done(digest, size) => {
                 let tag = name.tag.as_deref().unwrap_or_default();
                 // The last line is what scripts read; a closed stdout does not undo a push.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use rgraph_ir::attest::Attestations;
 use rgraph_ir::op::{HostIp, NetworkMode, Ulimit};
 use rgraph_ir::request::{
     CacheFrom, CacheTo, Dest, Entitlements, ImageOutput, OutputSpec, Resources, Secret, SshSource,
@@ -15,7 +16,7 @@ use super::error::OptionsError;
 use super::lock::default_path;
 use super::output::{normal_tag, parse_output};
 use super::{
-    ProgressMode, Pull, Terminals, agents, cache_from, cache_to, entitlements, host,
+    ProgressMode, Pull, Terminals, agents, attestations, cache_from, cache_to, entitlements, host,
     insecure_registries, network, parse_size, resources, secrets, ulimit,
 };
 use crate::args::{BuildArgs, Environment, GraphArgs, GraphFormat};
@@ -64,6 +65,8 @@ pub struct BuildOptions {
     pub tags: Vec<String>,
     /// Where results go; empty: the local image store.
     pub outputs: Vec<OutputSpec>,
+    /// What is said of results.
+    pub attest: Attestations,
     /// Caches to read.
     pub cache_from: Vec<CacheFrom>,
     /// Caches to write.
@@ -204,7 +207,7 @@ impl BuildOptions {
         let mut allow = entitlements(&raw.allow)?;
         allow.network_host |= network == Some(NetworkMode::Host);
         let tags = raw.tag.iter().map(|t| normal_tag("--tag", t)).collect::<Result<Vec<_>, _>>()?;
-        let options = Self {
+        let mut options = Self {
             context: ContextSpec::parse(&raw.context)?,
             file: FileSpec::parse(raw.file.clone())?,
             target: raw.target.clone().filter(|t| !t.is_empty()),
@@ -213,6 +216,7 @@ impl BuildOptions {
             build_contexts: raw.build_context.iter().map(|l| named(l)).collect::<Result<_, _>>()?,
             platforms: platforms(&raw.platform)?,
             outputs: outputs(&raw, &tags, terminals)?,
+            attest: attestations(&raw.attest, raw.provenance.as_deref(), raw.sbom.as_deref())?,
             tags,
             cache_from: cache_from(&raw.cache_from)?,
             cache_to: raw.cache_to.iter().map(|l| cache_to(l)).collect::<Result<_, _>>()?,
@@ -289,6 +293,7 @@ impl BuildOptions {
             insecure_registries: insecure_registries(&raw.registry.insecure_registry, env)?,
             warnings: legacy(&raw),
         };
+        options.attest_outputs()?;
         options.check()?;
         refuse_later(&raw)?;
         let secrets = secrets(&raw.secret, env)?;
@@ -318,6 +323,35 @@ impl BuildOptions {
         }
     }
 
+    /// Statements about an image are entries of an OCI index.
+    fn attest_outputs(&mut self) -> Result<(), OptionsError> {
+        if !self.attest.any() {
+            return Ok(());
+        }
+        for o in &mut self.outputs {
+            let layers = match o {
+                // Its manifests are for readers of OCI layouts anyway.
+                OutputSpec::Docker(a) => {
+                    a.layers.oci_media_types = true;
+                    continue;
+                }
+                OutputSpec::Oci(a) => &a.layers,
+                OutputSpec::Image(i) | OutputSpec::Registry(i) => &i.layers,
+                OutputSpec::Local { .. } | OutputSpec::Tar { .. } | OutputSpec::CacheOnly => {
+                    continue;
+                }
+            };
+            if !layers.oci_media_types {
+                return Err(OptionsError::Conflict(
+                    "`--attest` needs `oci-mediatypes=true`: Docker's media types have no index \
+                     of statements"
+                        .to_owned(),
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// What goes wrong only together.
     fn check(&self) -> Result<(), OptionsError> {
         let conflict = |text: &str| Err(OptionsError::Conflict(text.to_owned()));
@@ -326,7 +360,7 @@ impl BuildOptions {
         }
         let to_stdout = |o: &&OutputSpec| match o {
             OutputSpec::Oci(a) | OutputSpec::Docker(a) => a.dest == Dest::Stdout,
-            OutputSpec::Tar { dest } => *dest == Dest::Stdout,
+            OutputSpec::Tar { dest, .. } => *dest == Dest::Stdout,
             _ => false,
         };
         match self.outputs.iter().filter(to_stdout).count() {
@@ -518,15 +552,12 @@ fn legacy(raw: &BuildArgs) -> Vec<String> {
 /// Refuses by name what is not built yet and would change the result.
 fn refuse_later(raw: &BuildArgs) -> Result<(), OptionsError> {
     let r = &raw.refused;
-    // `--sbom=false` and `--provenance=false` ask for what happens anyway.
+    // `--squash=false` asks for what happens anyway.
     let on = |v: &Option<String>| v.as_deref().is_some_and(|v| v != "false");
     let given = [
         ("--squash", on(&raw.squash)),
         ("--layers", raw.layers.is_some()),
         ("--debug-on-error", raw.debug_on_error),
-        ("--attest", !r.attest.is_empty()),
-        ("--sbom", on(&r.sbom)),
-        ("--provenance", on(&r.provenance)),
         ("--security-opt", !r.security_opt.is_empty()),
     ];
     match given.iter().find(|(_, given)| *given) {

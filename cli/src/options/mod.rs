@@ -6,6 +6,7 @@
 pub mod csv;
 
 mod annotation;
+mod attest;
 mod build;
 mod cache;
 mod config;
@@ -24,6 +25,7 @@ mod source;
 mod steps;
 mod store;
 
+pub use attest::attestations;
 pub use build::{BuildOptions, Call, GraphOptions, Timeouts, host_platform};
 pub use cache::{cache_from, cache_to};
 pub use config::{Config, ConfigError};

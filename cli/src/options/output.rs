@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use rgraph_ir::Reference;
 use rgraph_ir::annotation::Annotations;
-use rgraph_ir::request::{ArchiveOutput, Compression, Dest, ImageOutput, LayerOptions, OutputSpec};
+use rgraph_ir::request::{
+    ArchiveOutput, Compression, Dest, FilesForm, ImageOutput, LayerOptions, OutputSpec,
+};
 
 use super::error::{OptionsError, did_you_mean};
 use super::{annotation, csv};
@@ -25,15 +27,15 @@ const KEYS: &[&str] = &[
     "registry.insecure",
     "push-by-digest",
     "name-canonical",
+    "oci-artifact",
+    "attestation-prefix",
+    "platform-split",
 ];
 /// BuildKit has these; nothing here does them yet.
 const LATER: &[&str] = &[
-    "attestation-prefix",
     "buildinfo",
     "dangling-name-prefix",
     "mode",
-    "oci-artifact",
-    "platform-split",
     "prefer-nondist-layers",
     "store",
     "unpack",
@@ -73,6 +75,8 @@ struct Fields {
     by_digest: bool,
     canonical: bool,
     annotations: Annotations,
+    artifact: Option<bool>,
+    form: FilesForm,
 }
 
 impl Fields {
@@ -106,6 +110,14 @@ impl Fields {
                 }
                 "push-by-digest" => f.by_digest = switch()?,
                 "name-canonical" => f.canonical = switch()?,
+                "oci-artifact" => f.artifact = Some(switch()?),
+                "platform-split" => f.form.split = Some(switch()?),
+                "attestation-prefix" => {
+                    f.form.prefix = text()?;
+                    if f.form.prefix.contains(['/', '\0']) {
+                        return Err(bad("it is the beginning of a file's name".to_owned()));
+                    }
+                }
                 k if k.starts_with("annotation") => match annotation::output_key(k, &text()?) {
                     Some(a) => f.annotations.0.push(a),
                     None => {
@@ -153,7 +165,8 @@ impl Fields {
             let layers = self.layers(oci)?;
             let tar = self.tar.unwrap_or(true);
             let (names, annotations) = (self.names.clone(), self.annotations.clone());
-            Ok::<_, OptionsError>(ArchiveOutput { dest, tar, names, layers, annotations })
+            let artifact = self.artifact.unwrap_or(true);
+            Ok::<_, OptionsError>(ArchiveOutput { dest, tar, names, layers, annotations, artifact })
         };
         let image = |push: bool| {
             Ok(ImageOutput {
@@ -164,6 +177,7 @@ impl Fields {
                 by_digest: self.by_digest,
                 canonical: self.canonical,
                 annotations: self.annotations.clone(),
+                artifact: self.artifact.unwrap_or(true),
             })
         };
         let no_dest = || match self.dest {
@@ -181,13 +195,13 @@ impl Fields {
             // `docker buildx build --load` is `type=docker` without a file.
             "docker" if self.dest.is_none() => Ok(OutputSpec::Image(image(self.push)?)),
             "docker" => Ok(OutputSpec::Docker(archive(stream(&self.dest)?, false)?)),
-            "tar" => Ok(OutputSpec::Tar { dest: stream(&self.dest)? }),
+            "tar" => Ok(OutputSpec::Tar { dest: stream(&self.dest)?, form: self.form }),
             "local" => match self.dest.as_deref() {
                 None | Some("") => Err(bad("`type=local` needs `dest=FOLDER`")),
                 Some("-") => {
                     Err(bad("a folder does not go to stdout").with_help("`type=tar` does"))
                 }
-                Some(d) => Ok(OutputSpec::Local { dest: d.into() }),
+                Some(d) => Ok(OutputSpec::Local { dest: d.into(), form: self.form }),
             },
             "image" => {
                 no_dest()?;
@@ -282,14 +296,19 @@ mod tests {
             names: vec![],
             layers: layers.clone(),
             annotations: Annotations::default(),
+            artifact: true,
         };
+        let form = FilesForm::default;
         let image = ImageOutput::default();
         for (line, want) in [
-            ("out", OutputSpec::Local { dest: "out".into() }),
-            ("Out/Dir", OutputSpec::Local { dest: "Out/Dir".into() }),
-            ("-", OutputSpec::Tar { dest: Dest::Stdout }),
-            ("type=tar,dest=a.tar", OutputSpec::Tar { dest: Dest::Path("a.tar".into()) }),
-            ("type=local,dest=o", OutputSpec::Local { dest: "o".into() }),
+            ("out", OutputSpec::Local { dest: "out".into(), form: form() }),
+            ("Out/Dir", OutputSpec::Local { dest: "Out/Dir".into(), form: form() }),
+            ("-", OutputSpec::Tar { dest: Dest::Stdout, form: form() }),
+            (
+                "type=tar,dest=a.tar",
+                OutputSpec::Tar { dest: Dest::Path("a.tar".into()), form: form() },
+            ),
+            ("type=local,dest=o", OutputSpec::Local { dest: "o".into(), form: form() }),
             ("type=cacheonly", OutputSpec::CacheOnly),
             ("type=image", OutputSpec::Image(image.clone())),
             ("type=docker", OutputSpec::Image(image.clone())),

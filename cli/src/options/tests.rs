@@ -254,7 +254,11 @@ fn refusals() {
         (&["--insecure-registry", "http://x:5", "."], true, "--insecure-registry"),
         (&["--squash", "."], false, "`--squash` is not supported yet"),
         (&["--memory", "1x", "."], true, "--memory"),
-        (&["--provenance=mode=max", "."], false, "`--provenance` is not supported yet"),
+        (
+            &["--provenance", "-o", "type=oci,dest=x,oci-mediatypes=false", "."],
+            true,
+            "`--attest` needs `oci-mediatypes=true`",
+        ),
         (&["--secret", "id=x,src=/nonexistent", "."], false, "secret `x`: cannot read"),
         (&["--ssh", "default", "."], false, "SSH_AUTH_SOCK"),
     ] {

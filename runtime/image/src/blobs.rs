@@ -7,6 +7,7 @@ use rgraph_ir::limits::{MAX_CONFIG, MAX_MANIFEST};
 use rgraph_ir::{BlobDigest, Reference};
 
 use crate::assemble::Image;
+use crate::attestation::Attested;
 use crate::hash::{Mismatch, VerifyReader};
 use crate::layer::{LayerError, hashed};
 use crate::manifest::{Descriptor, Document, Index, ManifestError};
@@ -182,14 +183,16 @@ impl Export {
         out
     }
 
-    /// Several images under one index.
+    /// Images under one index, with what is said of them.
     pub fn index(
         images: &[Image],
+        said: &[&Attested],
         media_type: &str,
         annotations: Option<BTreeMap<String, String>>,
         names: Vec<Reference>,
     ) -> Self {
-        let manifests = images.iter().map(Image::descriptor).collect();
+        let manifests = images.iter().map(Image::descriptor);
+        let manifests = manifests.chain(said.iter().map(|a| a.entry.clone())).collect();
         let bytes = Index::new(media_type, manifests, annotations).to_json();
         let digest = BlobDigest::of(&bytes);
         let mut out = Self {
@@ -201,6 +204,9 @@ impl Export {
         };
         for image in images {
             out.add(image);
+        }
+        for a in said {
+            out.documents.extend(a.documents.clone());
         }
         out
     }

@@ -3,8 +3,9 @@
 //!
 //! Reading order: [`tar`] (the byte format, hostile in, deterministic out), [`layer`] (a folder of
 //! overlay's upper form to a layer and back, compression), [`config`] and [`manifest`] (the JSON
-//! documents), [`assemble`] (a target and its layers to an image), [`blobs`] (where blobs come from),
-//! [`layout`] and [`archive`] (images as files), [`registry`] (images over the network).
+//! documents), [`assemble`] (a target and its layers to an image), [`attestation`] (what is said of
+//! one), [`blobs`] (where blobs come from), [`layout`] and [`archive`] (images as files),
+//! [`registry`] (images over the network).
 
 mod chunk;
 mod hash;
@@ -17,6 +18,7 @@ pub mod config;
 pub mod manifest;
 
 pub mod assemble;
+pub mod attestation;
 
 pub mod blobs;
 

@@ -270,7 +270,7 @@ fn an_index_goes_into_archives_of_both_forms() {
     let (a, mut blobs) = image(Compression::Gzip, true, "linux/amd64");
     let (b, more) = image(Compression::Gzip, true, "linux/arm64");
     blobs.0.extend(more.0);
-    let export = [Export::index(&[a, b], OCI_INDEX, None, vec![name("app:v1")])];
+    let export = [Export::index(&[a, b], &[], OCI_INDEX, None, vec![name("app:v1")])];
     let mut file = tempfile::NamedTempFile::new().unwrap();
     write_oci_archive(&export, &blobs, &mut file).unwrap();
     let archive = ArchiveFile::open(file.reopen().unwrap()).unwrap();

@@ -124,7 +124,9 @@ pub fn commit(
         cancel,
         step: Step::Other(0),
         inline: None,
+        sources: None,
         index: Default::default(),
+        provenance: Default::default(),
     };
     Ok(exporter.keep_one(&target, Some(top), &LayerOptions::default())?)
 }

@@ -16,6 +16,7 @@ use rgraph_solver::backend::BuiltImage;
 use rgraph_store::Store;
 
 use super::image::Whole;
+use super::index::index_notes;
 use super::layers::is_virtual;
 use super::{Built, ExportError, Exporter, NamedLayer};
 
@@ -108,19 +109,7 @@ impl Exporter<'_> {
         o: &ArchiveOutput,
     ) -> Result<Vec<BuiltImage>, ExportError> {
         let wholes = self.packed_images(built, &o.layers, o)?;
-        let names = self.references(&o.names, &o.dest)?;
-        let exports = match &wholes[..] {
-            [one] => vec![Export::image(&one.image, names)],
-            several => {
-                let images: Vec<_> = several.iter().map(|w| w.image.clone()).collect();
-                let notes = o.annotations.of(AnnotationPlace::Index, None);
-                let notes = Some(notes).filter(|n| !n.is_empty());
-                let mut all = Export::index(&images, OCI_INDEX, notes, names);
-                let notes = o.annotations.of(AnnotationPlace::IndexDescriptor, None);
-                all.root.annotations = Some(notes).filter(|n| !n.is_empty());
-                vec![all]
-            }
-        };
+        let exports = vec![self.export(&wholes, o)?];
         let source = ExportBlobs::new(self, wholes.iter().flat_map(|w| &w.layers));
         match (&o.dest, o.tar) {
             (Dest::Path(dir), false) => {
@@ -135,24 +124,36 @@ impl Exporter<'_> {
         Ok(wholes.into_iter().map(|w| w.built).collect())
     }
 
-    /// A Docker archive: `docker load` takes it, layers plain.
+    /// The images as they stand in an archive: one, or an index.
+    fn export(&self, wholes: &[Whole], o: &ArchiveOutput) -> Result<Export, ExportError> {
+        let names = self.references(&o.names, &o.dest)?;
+        if let [Whole { image, attested: None, .. }] = wholes {
+            return Ok(Export::image(image, names));
+        }
+        let images: Vec<_> = wholes.iter().map(|w| w.image.clone()).collect();
+        let said: Vec<_> = wholes.iter().filter_map(|w| w.attested.as_ref()).collect();
+        let notes = index_notes(&o.annotations);
+        let mut all = Export::index(&images, &said, OCI_INDEX, notes, names);
+        let notes = o.annotations.of(AnnotationPlace::IndexDescriptor, None);
+        all.root.annotations = Some(notes).filter(|n| !n.is_empty());
+        self.told_index(all.root.digest.into(), all.root.size);
+        Ok(all)
+    }
+
+    /// A Docker archive: `docker load` takes it, layers plain. Of several platforms it has the index
+    /// that newer engines read; older ones take the first.
     pub(super) fn docker(
         &self,
         built: &[Built<'_>],
         o: &ArchiveOutput,
     ) -> Result<Vec<BuiltImage>, ExportError> {
-        if built.len() > 1 {
-            return Err(ExportError::Unsupported("`type=docker` of several platforms".to_owned()));
-        }
         let layers = LayerOptions {
             compression: Compression::Uncompressed,
             force: true,
             ..o.layers.clone()
         };
         let wholes = self.packed_images(built, &layers, o)?;
-        let names = self.references(&o.names, &o.dest)?;
-        let exports: Vec<_> =
-            wholes.iter().map(|w| Export::image(&w.image, names.clone())).collect();
+        let exports = vec![self.export(&wholes, o)?];
         let source = ExportBlobs::new(self, wholes.iter().flat_map(|w| &w.layers));
         self.write_output(&o.dest, &mut |out: &mut dyn Write| {
             write_docker_archive(&exports, &source, out)
@@ -173,16 +174,15 @@ impl Exporter<'_> {
         opts: &LayerOptions,
         o: &ArchiveOutput,
     ) -> Result<Vec<Whole>, ExportError> {
-        if built.len() == 1 && o.annotations.need_index() {
-            return Err(ExportError::NoIndex);
-        }
+        self.check_index(built, &o.annotations)?;
         let mut wholes = Vec::new();
         for b in built {
             let layers = match opts.compression {
                 Compression::Uncompressed => self.plain_layers(b.top, opts)?,
                 _ => self.packed_layers(b.top, opts)?,
             };
-            let whole = self.whole(b, layers, opts, &o.annotations)?;
+            let mut whole = self.whole(b, layers, opts, &o.annotations)?;
+            whole.attested = self.attested(b, &whole, self.names(&o.names), o.artifact);
             self.put_documents(&whole)?;
             wholes.push(whole);
         }

@@ -4,7 +4,8 @@ use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
 
 use rgraph_image::assemble::{AssembleOptions, Image, Layer, assemble};
-use rgraph_image::manifest::{Index, OCI_INDEX};
+use rgraph_image::attestation::Attested;
+use rgraph_image::manifest::OCI_INDEX;
 use rgraph_ir::annotation::{AnnotationPlace, Annotations};
 use rgraph_ir::image_config::BaseHistory;
 use rgraph_ir::request::{ImageOutput, LayerOptions};
@@ -24,8 +25,10 @@ pub(super) struct Whole {
     pub image: Image,
     /// Its layers, bottom first.
     pub layers: Vec<NamedLayer>,
-    /// What is said of it.
+    /// What is told of it.
     pub built: BuiltImage,
+    /// What is said of it, beside it in an index.
+    pub attested: Option<Attested>,
 }
 
 impl Exporter<'_> {
@@ -71,7 +74,7 @@ impl Exporter<'_> {
             size: image.manifest.len() as u64,
             layers: layers.len(),
         };
-        Ok(Whole { image, layers, built })
+        Ok(Whole { image, layers, built, attested: None })
     }
 
     /// The target with the times that its base's history had when these layers were first a base with
@@ -118,23 +121,22 @@ impl Exporter<'_> {
         built: &[Built<'_>],
         o: &ImageOutput,
     ) -> Result<Vec<BuiltImage>, ExportError> {
-        if built.len() == 1 && o.annotations.need_index() {
-            return Err(ExportError::NoIndex);
-        }
+        self.check_index(built, &o.annotations)?;
         if o.push {
             return self.push(built, o);
         }
         let mut out = Vec::new();
         for b in built {
             let layers = self.named_layers(b.top)?;
-            let whole = self.whole(b, layers, &o.layers, &o.annotations)?;
+            let mut whole = self.whole(b, layers, &o.layers, &o.annotations)?;
+            whole.attested = self.attested(b, &whole, self.names(&o.names), o.artifact);
             self.put(&whole, b.top)?;
             out.push(whole);
         }
         let names = self.names(&o.names);
         let top = match &out[..] {
-            [one] => one.built.manifest,
-            several => self.put_index(several, &o.annotations)?.0,
+            [one] if one.attested.is_none() => one.built.manifest,
+            all => self.put_index(all, &o.annotations)?.0,
         };
         // An image without a name is only a result in the cache: a power loss may take it.
         if !names.is_empty() {
@@ -160,7 +162,8 @@ impl Exporter<'_> {
             (w.built.config.into(), &w.image.config),
             (w.built.manifest.into(), &w.image.manifest),
         ];
-        for (digest, bytes) in docs {
+        let said = w.attested.iter().flat_map(|a| &a.documents).map(|(d, bytes)| (*d, bytes));
+        for (digest, bytes) in docs.into_iter().chain(said) {
             if !self.store.has_blob(&digest)? {
                 self.store.put_blob(bytes)?;
             }
@@ -176,7 +179,7 @@ impl Exporter<'_> {
         layers: &LayerOptions,
     ) -> Result<BuiltImage, ExportError> {
         let o = ImageOutput { layers: layers.clone(), ..ImageOutput::default() };
-        let images = self.keep(&[Built { target, top }], &o)?;
+        let images = self.keep(&[Built { target, top, said: Vec::new() }], &o)?;
         images.into_iter().next().ok_or(ExportError::NotASnapshot)
     }
 
@@ -184,6 +187,14 @@ impl Exporter<'_> {
     pub(super) fn put(&self, w: &Whole, top: Option<SnapshotId>) -> Result<(), ExportError> {
         self.put_documents(w)?;
         let manifest = w.built.manifest;
+        // Linked before anything says that it is there, and whatever the store knew before: what
+        // came another way may have come without its links.
+        let mut children = vec![BlobDigest::from(w.built.config)];
+        children.extend(w.layers.iter().filter(|l| !is_virtual(l)).map(|l| l.blob.digest));
+        self.store.link_blobs(&manifest.into(), &children)?;
+        if let Some(a) = &w.attested {
+            self.store.link_blobs(&a.entry.digest, &a.children())?;
+        }
         if self.store.image_record(&manifest)?.is_none() {
             self.store.put_image(&ImageRow {
                 manifest,
@@ -194,33 +205,8 @@ impl Exporter<'_> {
                 layers: w.layers.iter().map(|l| l.diff_id).collect(),
                 snapshot: top,
             })?;
-            let mut children = vec![BlobDigest::from(w.built.config)];
-            children.extend(w.layers.iter().filter(|l| !is_virtual(l)).map(|l| l.blob.digest));
-            self.store.link_blobs(&manifest.into(), &children)?;
         }
         Ok(())
-    }
-
-    fn put_index(
-        &self,
-        images: &[Whole],
-        annotations: &Annotations,
-    ) -> Result<(ManifestDigest, Vec<u8>), ExportError> {
-        let parts = images.iter().map(|w| w.image.descriptor()).collect();
-        let notes = annotations.of(AnnotationPlace::Index, None);
-        let notes = Some(notes).filter(|n| !n.is_empty());
-        let bytes = Index::new(OCI_INDEX, parts, notes).to_json();
-        let digest = BlobDigest::of(&bytes);
-        if !self.store.has_blob(&digest)? {
-            self.store.put_blob(&bytes)?;
-            let children: Vec<BlobDigest> =
-                images.iter().map(|w| w.built.manifest.into()).collect();
-            self.store.link_blobs(&digest, &children)?;
-        }
-        let digest = ManifestDigest::from(digest);
-        // What is said of the build is said of its first output.
-        self.index.get_or_init(|| (digest, bytes.len() as u64));
-        Ok((digest, bytes))
     }
 
     /// The commit point of an image in the store.
@@ -234,6 +220,7 @@ impl Exporter<'_> {
         for w in images {
             blobs.push(w.built.config.into());
             blobs.push(w.built.manifest.into());
+            blobs.extend(w.attested.iter().flat_map(|a| a.documents.keys()));
             for l in &w.layers {
                 if is_virtual(l) {
                     snapshots.push(l.snapshot);
@@ -253,9 +240,7 @@ impl Exporter<'_> {
         built: &[Built<'_>],
         o: &ImageOutput,
     ) -> Result<Vec<BuiltImage>, ExportError> {
-        if built.len() == 1 && o.annotations.need_index() {
-            return Err(ExportError::NoIndex);
-        }
+        self.check_index(built, &o.annotations)?;
         let names = self.names(&o.names);
         if names.is_empty() {
             return Err(ExportError::Unsupported(
@@ -265,13 +250,14 @@ impl Exporter<'_> {
         let mut wholes = Vec::new();
         for b in built {
             let layers = self.packed_layers(b.top, &o.layers)?;
-            let whole = self.whole(b, layers, &o.layers, &o.annotations)?;
+            let mut whole = self.whole(b, layers, &o.layers, &o.annotations)?;
+            whole.attested = self.attested(b, &whole, names, o.artifact);
             self.put(&whole, b.top)?;
             wholes.push(whole);
         }
         let index = match &wholes[..] {
-            [_] => None,
-            several => Some(self.put_index(several, &o.annotations)?),
+            [one] if one.attested.is_none() => None,
+            all => Some(self.put_index(all, &o.annotations)?),
         };
         for name in names {
             let failed = |source: Box<dyn std::error::Error + Send + Sync>| ExportError::Push {
@@ -303,6 +289,15 @@ impl Exporter<'_> {
                         },
                     )
                     .map_err(failed)?;
+                if let Some(a) = &w.attested {
+                    let size = |d: &BlobDigest| a.documents[d].len() as u64;
+                    let blobs: Vec<_> = a.children().into_iter().map(|d| (d, size(&d))).collect();
+                    let bytes = &a.documents[&a.entry.digest];
+                    let quiet = &|_, _, _| ();
+                    self.images
+                        .push(name, &blobs, bytes, &a.entry.media_type, false, quiet)
+                        .map_err(failed)?;
+                }
             }
             if let Some((_, bytes)) = &index {
                 self.images

@@ -4,7 +4,9 @@
 //! appears, nothing else is (`Store::make_durable`).
 
 pub(crate) mod archive;
+mod attest;
 mod image;
+mod index;
 mod layers;
 mod tree;
 mod whole;
@@ -12,7 +14,7 @@ mod whole;
 pub use whole::write_whole;
 
 use rgraph_ir::request::{BuildRequest, ImageOutput, OutputSpec};
-use rgraph_ir::{BuildPlan, ManifestDigest, SnapshotId, Target};
+use rgraph_ir::{BuildPlan, ManifestDigest, Platform, SnapshotId, Target};
 use rgraph_solver::backend::BuiltImage;
 use rgraph_solver::event::{Event, EventKind, EventSink, Step};
 use rgraph_solver::{CancelToken, Clock, Solution, Tree};
@@ -20,6 +22,7 @@ use rgraph_store::{BlobRef, Store, StoreError};
 
 use crate::cache::inline::InlineCache;
 use crate::fetch::image::ImageFetcher;
+use crate::fetch::source::Sources;
 use crate::host::Host;
 use crate::snapshot::{LayerProvider, SnapshotError, Snapshots};
 
@@ -88,6 +91,11 @@ pub enum ExportError {
     /// A cache could not be written.
     #[error(transparent)]
     Cache(Box<dyn std::error::Error + Send + Sync>),
+    /// A statement's file would lie on one of the result.
+    #[error(
+        "`{0}` is a file of the result: a statement about it needs another name (attestation-prefix=)"
+    )]
+    StatementName(String),
     /// There is no index to put it in.
     #[error("annotations of an index need several platforms: there is one, so no index is made")]
     NoIndex,
@@ -133,14 +141,20 @@ pub struct Exporter<'a> {
     pub step: Step,
     /// Keys for the images' configs.
     pub inline: Option<&'a InlineCache>,
-    /// The index over several platforms, once there is one: digest and size in bytes.
+    /// Tells what sources are, for what is said of a build.
+    pub sources: Option<&'a Sources<'a>>,
+    /// The index over the images, once there is one: digest and size in bytes.
     pub index: std::sync::OnceLock<(ManifestDigest, u64)>,
+    /// How the images were made, as JSON, once that was said.
+    pub provenance: std::sync::OnceLock<Vec<(Platform, String)>>,
 }
 
 /// One target with its stack of layers, bottom first.
 struct Built<'a> {
     target: &'a Target,
     top: Option<SnapshotId>,
+    /// What is said of it.
+    said: Vec<attest::Said>,
 }
 
 impl Exporter<'_> {
@@ -179,8 +193,9 @@ impl Exporter<'_> {
                     _ => return Err(ExportError::NotASnapshot),
                 },
             };
-            built.push(Built { target, top });
+            built.push(Built { target, top, said: Vec::new() });
         }
+        self.say_all(&mut built)?;
         let default = [OutputSpec::Image(ImageOutput::default())];
         let outputs =
             if self.request.outputs.is_empty() { &default[..] } else { &self.request.outputs[..] };
@@ -193,8 +208,8 @@ impl Exporter<'_> {
                 OutputSpec::Registry(o) => images = self.push(&built, o)?,
                 OutputSpec::Oci(o) => images = self.oci(&built, o)?,
                 OutputSpec::Docker(o) => images = self.docker(&built, o)?,
-                OutputSpec::Local { dest } => self.local(&built, dest)?,
-                OutputSpec::Tar { dest } => self.tar(&built, dest)?,
+                OutputSpec::Local { dest, form } => self.local(&built, dest, form)?,
+                OutputSpec::Tar { dest, form } => self.tar(&built, dest, form)?,
             }
         }
         Ok(images)

@@ -2,70 +2,101 @@
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
-use rgraph_image::layer::{LayerSource, LayerWriteOptions, write_layer};
+use rgraph_image::layer::{LayerSource, LayerWriteOptions, Part, write_parts};
 use rgraph_ir::Platform;
-use rgraph_ir::request::Dest;
+use rgraph_ir::request::{Dest, FilesForm};
+
+use rustix::fs::{AtFlags, Mode, OFlags};
 
 use super::{Built, ExportError, Exporter, write_whole};
 use crate::tree::copy::{CopyOptions, Source, copy};
 
 impl Exporter<'_> {
     /// The files of every target, into `dest`; of several platforms, each into a folder of its own.
-    pub(super) fn local(&self, built: &[Built<'_>], dest: &Path) -> Result<(), ExportError> {
+    pub(super) fn local(
+        &self,
+        built: &[Built<'_>],
+        dest: &Path,
+        form: &FilesForm,
+    ) -> Result<(), ExportError> {
         let failed = |path: &Path| {
             let path = path.display().to_string();
             move |source: io::Error| ExportError::Write { path, source }
         };
+        let split = form.split.unwrap_or(built.len() > 1);
         for b in built {
-            let dest = if built.len() > 1 {
-                dest.join(folder(&b.target.platform))
-            } else {
-                dest.to_owned()
-            };
+            let dest = if split { dest.join(folder(&b.target.platform)) } else { dest.to_owned() };
             std::fs::create_dir_all(&dest).map_err(failed(&dest))?;
-            let Some(top) = b.top else { continue };
             let to = File::open(&dest).map_err(failed(&dest))?;
-            let from = self.snapshots.mount_read_only(top, None)?;
-            let me = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-            let cancelled = || self.cancel.is_cancelled();
-            let opts = CopyOptions { owner: Some(me), ..CopyOptions::contents(&cancelled) };
-            copy(
-                &Source { root: from.as_fd(), ignore: None, as_root: false },
-                "/",
-                to.as_fd(),
-                "/",
-                &opts,
-            )?;
+            let from = match b.top {
+                Some(top) => Some(self.snapshots.mount_read_only(top, None)?),
+                None => None,
+            };
+            let said = self.statements(b, from.as_ref().map(AsFd::as_fd), &form.prefix)?;
+            if let Some(from) = &from {
+                self.copy_out(from.as_fd(), to.as_fd())?;
+            }
+            for (name, bytes) in said {
+                let name = statement_name(&name, b, built.len() > 1 && !split);
+                replace(&to, &name, &bytes).map_err(failed(&dest.join(&name)))?;
+            }
             rustix::fs::syncfs(&to).map_err(|e| failed(&dest)(e.into()))?;
             self.say(&format!("copied files to {}", dest.display()));
         }
         Ok(())
     }
 
-    /// The files of every target as one tar.
-    pub(super) fn tar(&self, built: &[Built<'_>], dest: &Dest) -> Result<(), ExportError> {
-        if built.len() > 1 {
-            return Err(ExportError::Unsupported("`type=tar` of several platforms".to_owned()));
+    fn copy_out(&self, from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), ExportError> {
+        let me = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        let cancelled = || self.cancel.is_cancelled();
+        let opts = CopyOptions { owner: Some(me), ..CopyOptions::contents(&cancelled) };
+        copy(&Source { root: from, ignore: None, as_root: false }, "/", to, "/", &opts)?;
+        Ok(())
+    }
+
+    /// The files of every target as one tar; of several platforms, each in a folder of its own.
+    pub(super) fn tar(
+        &self,
+        built: &[Built<'_>],
+        dest: &Dest,
+        form: &FilesForm,
+    ) -> Result<(), ExportError> {
+        let several = built.len() > 1;
+        let split = form.split.unwrap_or(several);
+        if several && !split {
+            return Err(ExportError::Unsupported(
+                "`platform-split=false` for a tar of several platforms".to_owned(),
+            ));
         }
-        self.write_output(dest, &mut |out| {
-            let Some(top) = built.first().and_then(|b| b.top) else {
-                return out
-                    .write_all(&[0; 1024])
-                    .map_err(|source| ExportError::Write { path: "-".into(), source });
+        let mut roots = Vec::new();
+        for b in built {
+            let root = match b.top {
+                Some(top) => Some(self.snapshots.mount_read_only(top, None)?),
+                None => None,
             };
-            let root = self.snapshots.mount_read_only(top, None)?;
+            let said = self.statements(b, root.as_ref().map(AsFd::as_fd), &form.prefix)?;
             // The merged view as a directory: every file of it is "new".
-            let path = PathBuf::from(format!("/proc/self/fd/{}", root.as_raw_fd()));
-            let source = LayerSource { upper: &path, lowers: &[] };
-            let clamp_mtime = self.request.source_date_epoch;
-            write_layer(
-                &source,
-                &LayerWriteOptions { clamp_mtime, userxattr: self.host.userxattr },
-                out,
-            )?;
+            let path =
+                root.as_ref().map(|r| PathBuf::from(format!("/proc/self/fd/{}", r.as_raw_fd())));
+            let name = if split { folder(&b.target.platform) } else { String::new() };
+            roots.push((name, root, path, said));
+        }
+        let parts: Vec<Part<'_>> = roots
+            .iter()
+            .map(|(name, _, path, said)| Part {
+                name,
+                source: path.as_deref().map(|upper| LayerSource { upper, lowers: &[] }),
+                files: said,
+            })
+            .collect();
+        let clamp_mtime = self.request.source_date_epoch;
+        let now = i64::try_from(self.clock.now().0 / 1_000_000_000).unwrap_or(0);
+        let opts = LayerWriteOptions { clamp_mtime, userxattr: self.host.userxattr };
+        self.write_output(dest, &mut |out| {
+            write_parts(&parts, clamp_mtime.unwrap_or(now), &opts, out)?;
             Ok(())
         })
     }
@@ -94,4 +125,32 @@ impl Exporter<'_> {
 /// `linux_arm64`, `linux_arm_v7`.
 fn folder(p: &Platform) -> String {
     p.to_string().replace('/', "_")
+}
+
+/// Statements about several platforms in one folder are told apart: `provenance.linux_amd64.json`.
+fn statement_name(name: &str, b: &Built<'_>, apart: bool) -> String {
+    if !apart {
+        return name.to_owned();
+    }
+    let platform = folder(&b.target.platform);
+    match name.rsplit_once('.') {
+        Some((stem, extension)) => format!("{stem}.{platform}.{extension}"),
+        None => format!("{name}.{platform}"),
+    }
+}
+
+/// Writes a file in a folder, for its owner alone. What stood there before goes.
+fn replace(dir: &File, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let tmp = format!(".{name}.{}.tmp", std::process::id());
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    // Left by an earlier process of the same number.
+    let _ = rustix::fs::unlinkat(dir, &tmp, AtFlags::empty());
+    let file = rustix::fs::openat(dir, &tmp, flags, Mode::RUSR | Mode::WUSR)?;
+    let written = File::from(file)
+        .write_all(bytes)
+        .and_then(|()| Ok(rustix::fs::renameat(dir, &tmp, dir, name)?));
+    if written.is_err() {
+        let _ = rustix::fs::unlinkat(dir, &tmp, AtFlags::empty());
+    }
+    written
 }

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 
 use rgraph_image::archive::ArchiveFile;
+use rgraph_image::attestation::about;
 use rgraph_image::blobs::{open_verified, read_manifest};
 use rgraph_image::config::ImageConfigFile;
 use rgraph_image::layer::decompress;
@@ -12,7 +13,7 @@ use rgraph_ir::limits::MAX_CONFIG;
 use rgraph_ir::{ConfigDigest, ManifestDigest, Platform, Reference, SnapshotId};
 use rgraph_store::{BlobRef, Expect, ImageRef, ImageRow, LayerInfo, NewSnapshot, Store};
 
-use super::ImagesError;
+use super::{ImagesError, said};
 
 /// An image that was loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,7 +38,8 @@ pub fn load(
     let archive = ArchiveFile::open(spool(store, from, cancelled)?).map_err(archive_error)?;
     let mut out = Vec::new();
     for found in archive.images() {
-        let mut one = Loader { store, archive: &archive, platform, cancelled, rows: Vec::new() };
+        let mut one =
+            Loader { store, archive: &archive, platform, cancelled, rows: Vec::new(), said: false };
         one.document(&found.root, 0)?;
         let manifest = ManifestDigest::from(found.root.digest);
         match one.rows.is_empty() {
@@ -48,9 +50,9 @@ pub fn load(
                     [row] => Some(row.config),
                     _ => None,
                 },
-                // One platform of an index is an image of its own.
+                // One platform of an index is an image of its own, unless something is said of it there.
                 manifest: match &one.rows[..] {
-                    [row] => row.manifest,
+                    [row] if !one.said => row.manifest,
                     _ => manifest,
                 },
             }),
@@ -97,6 +99,8 @@ struct Loader<'a> {
     platform: Option<&'a Platform>,
     cancelled: &'a dyn Fn() -> bool,
     rows: Vec<ImageRow>,
+    /// Statements about them are here.
+    said: bool,
 }
 
 impl Loader<'_> {
@@ -127,10 +131,21 @@ impl Loader<'_> {
                     self.document(m, depth + 1)?;
                 }
                 self.store.put_blob(&bytes)?;
-                let children: Vec<_> =
+                let mut children: Vec<_> =
                     self.rows[before..].iter().map(|r| r.manifest.into()).collect();
+                let mut durable = vec![d.digest];
+                for m in &index.manifests {
+                    let here = about(m).is_some_and(|of| children.contains(&of.into()));
+                    if here && let Some(blobs) = said::bring(self.store, self.archive, m)? {
+                        self.said = true;
+                        children.push(m.digest);
+                        durable.extend(blobs);
+                    }
+                }
                 self.store.link_blobs(&d.digest, &children)?;
-                Ok(self.store.make_durable(&[d.digest], &[])?)
+                durable.sort();
+                durable.dedup();
+                Ok(self.store.make_durable(&durable, &[])?)
             }
         }
     }

@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use rgraph_image::attestation::Attested;
 use rgraph_image::manifest::{Descriptor, Document, Index, OCI_INDEX, PlatformObject};
 use rgraph_ir::{BlobDigest, DiffId, ManifestDigest, Platform, Reference, limits};
 use rgraph_store::ImageRow;
 
 use super::transfer::{chosen, remember_origins, repacked, side_by_side};
-use super::{ImagesError, World, rows};
+use super::{ImagesError, World, rows, said};
 use crate::fetch::push::Arrival;
 
 /// What a push is doing.
@@ -17,6 +18,8 @@ pub enum Pushing {
     Layer(BlobDigest, Arrival),
     /// Only the images of these platforms are here: the index that the name means is left out.
     Partly(Vec<String>),
+    /// What the index says of the images is not here: it is left out.
+    Unsaid,
     /// The manifest or index, and its bytes: the last.
     Done(ManifestDigest, u64),
 }
@@ -27,6 +30,8 @@ struct Ready {
     bytes: Vec<u8>,
     layers: Vec<(Descriptor, DiffId)>,
     config: (BlobDigest, u64),
+    /// What is said of it.
+    said: Vec<Attested>,
 }
 
 /// Sends the image `top` to a registry as `name`. What is there is not sent, and what another
@@ -51,7 +56,12 @@ pub fn push(
             root.platform = row.platform.parse().ok().map(|p| PlatformObject::of(&p));
             let size = w.store.open_blob(&row.config.into())?.map_or(0, |(_, n)| n);
             let layers = layers.into_iter().zip(row.layers.iter().copied()).collect();
-            ready.push(Ready { root, bytes, layers, config: (row.config.into(), size) });
+            let said = match platform {
+                None => said::of(w.store, top, row, &root)?,
+                Some(_) => Vec::new(),
+            };
+            said.iter().try_for_each(|s| said::put(w.store, s))?;
+            ready.push(Ready { root, bytes, layers, config: (row.config.into(), size), said });
         }
         let elsewhere = elsewhere(w, name)?;
         send_blobs(w, name, &ready, &elsewhere, told)?;
@@ -59,23 +69,23 @@ pub fn push(
             w.images.push(&full, &[], bytes, media_type, tag, &|_, _, _| ()).map_err(failed)
         };
         let unchanged = ready.iter().zip(&all).all(|(r, row)| r.root.digest == row.manifest.into());
+        match &index {
+            Some(Kept::Part) => {
+                told(Pushing::Partly(all.iter().map(|r| r.platform.clone()).collect()));
+            }
+            Some(Kept::Unsaid) => told(Pushing::Unsaid),
+            Some(Kept::Whole(..)) | None => {}
+        }
         let (bytes, media_type) = match (index, &ready[..]) {
             (Some(Kept::Whole(bytes, media_type)), _) if unchanged => {
                 send_manifests(&ready, send)?;
                 (bytes, media_type)
             }
-            (kept, [one]) => {
-                if matches!(kept, Some(Kept::Part)) {
-                    told(Pushing::Partly(all.iter().map(|r| r.platform.clone()).collect()));
-                }
-                (one.bytes.clone(), one.root.media_type.clone())
-            }
-            (kept, several) => {
-                if matches!(kept, Some(Kept::Part)) {
-                    told(Pushing::Partly(all.iter().map(|r| r.platform.clone()).collect()));
-                }
+            (_, [one]) if one.said.is_empty() => (one.bytes.clone(), one.root.media_type.clone()),
+            (_, several) => {
                 send_manifests(several, send)?;
-                let parts = several.iter().map(|r| r.root.clone()).collect();
+                let said = several.iter().flat_map(|r| &r.said).map(|a| a.entry.clone());
+                let parts = several.iter().map(|r| r.root.clone()).chain(said).collect();
                 (Index::new(OCI_INDEX, parts, None).to_json(), OCI_INDEX.to_owned())
             }
         };
@@ -89,7 +99,13 @@ fn send_manifests(
     ready: &[Ready],
     send: impl Fn(&[u8], &str, bool) -> Result<(), ImagesError>,
 ) -> Result<(), ImagesError> {
-    ready.iter().try_for_each(|r| send(&r.bytes, &r.root.media_type, false))
+    for r in ready {
+        send(&r.bytes, &r.root.media_type, false)?;
+        for a in &r.said {
+            send(&a.documents[&a.entry.digest], &a.entry.media_type, false)?;
+        }
+    }
+    Ok(())
 }
 
 /// An index that an image came with.
@@ -98,6 +114,8 @@ enum Kept {
     Whole(Vec<u8>, String),
     /// Some are not.
     Part,
+    /// All images are, but not what is said of them.
+    Unsaid,
 }
 
 /// The index that a name means; `None`: it means a manifest, or an index made here.
@@ -114,11 +132,16 @@ fn kept_index(
     let Document::Index(index) = Document::parse(&bytes, None).map_err(failed)? else {
         return Ok(None);
     };
-    let whole = index.manifests.iter().all(|m| here.iter().any(|r| m.digest == r.manifest.into()));
-    Ok(Some(match whole {
-        true => Kept::Whole(bytes, index.media_type),
-        false => Kept::Part,
-    }))
+    let (said, images): (Vec<_>, Vec<_>) = index.manifests.iter().partition(|m| m.is_attestation());
+    if !images.iter().all(|m| here.iter().any(|r| m.digest == r.manifest.into())) {
+        return Ok(Some(Kept::Part));
+    }
+    for m in said {
+        if !w.store.has_blob(&m.digest)? {
+            return Ok(Some(Kept::Unsaid));
+        }
+    }
+    Ok(Some(Kept::Whole(bytes, index.media_type)))
 }
 
 /// Repositories of one registry that may have a layer or a config.
@@ -168,6 +191,13 @@ fn send_blobs(
             if seen.insert(l.digest) {
                 let maybe = elsewhere.layers.get(diff_id).map(String::as_str);
                 blobs.push((l.digest, l.size, maybe, true));
+            }
+        }
+        for a in &r.said {
+            for digest in a.children() {
+                if seen.insert(digest) {
+                    blobs.push((digest, a.documents[&digest].len() as u64, None, false));
+                }
             }
         }
         if seen.insert(r.config.0) {

@@ -15,7 +15,7 @@ use rgraph_ir::request::{Compression, Dest, LayerOptions};
 use rgraph_ir::{BlobDigest, DiffId, ManifestDigest, Platform, Reference};
 use rgraph_store::{BlobRef, ImageRef, ImageRow, Lease, Policy, SnapshotRecord, Store};
 
-use super::{ImagesError, World, manifest, rows};
+use super::{ImagesError, World, manifest, rows, said};
 use crate::export::archive::{ExportBlobs, StoreBlobs, archive_error};
 use crate::export::{ExportError, Exporter, NamedLayer};
 use crate::fetch::image::ResolvedImage;
@@ -336,14 +336,19 @@ pub fn save(
         let source = StoreBlobs(w.store);
         let (mut exports, mut layers) = (Vec::new(), Vec::new());
         for (top, names) in images {
-            let mut parts = Vec::new();
+            let (mut parts, mut beside) = (Vec::new(), Vec::new());
             for row in chosen(w.store, &top.to_string(), *top, platform)? {
                 w.check()?;
                 let (mut root, own) = plain(w, e, &row)?;
                 root.platform = row.platform.parse().ok().map(|p| PlatformObject::of(&p));
+                for said in said::of(w.store, *top, &row, &root)? {
+                    said::put(w.store, &said)?;
+                    beside.push(said.entry);
+                }
                 parts.push(root);
                 layers.extend(own);
             }
+            parts.extend(beside);
             let root = match parts.len() {
                 1 => parts.swap_remove(0),
                 // One name for all of them.

@@ -55,9 +55,16 @@ impl Build<'_> {
             cancel,
             step,
             inline: None,
+            sources: None,
             index: Default::default(),
+            provenance: Default::default(),
         };
-        let loud = Exporter { sink: self.sink, index: Default::default(), ..quiet };
+        let loud = Exporter {
+            sink: self.sink,
+            index: Default::default(),
+            provenance: Default::default(),
+            ..quiet
+        };
         let emit = |kind| self.sink.emit(Event { at: SystemClock.now(), step, kind });
         let open = |spec: &&'_ CacheStore| -> Result<Box<dyn Sink + Send + '_>, ExportError> {
             let form =

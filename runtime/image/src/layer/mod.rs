@@ -23,7 +23,7 @@ pub use crate::layer::device::{DEVICE_ATTRIBUTE, device_note};
 pub use crate::layer::pack::{Packed, hashed, mismatch, pack, repack, unpack_blob};
 pub use crate::layer::read::{Below, UnpackOptions, UnpackStats, unpack_layer};
 pub use crate::layer::write::{
-    LayerSource, LayerStats, LayerWriteOptions, write_entry, write_layer,
+    LayerSource, LayerStats, LayerWriteOptions, Part, write_entry, write_layer, write_parts,
 };
 
 use std::io;

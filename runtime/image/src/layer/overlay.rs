@@ -25,6 +25,7 @@ pub(super) fn is_opaque(dir: impl AsFd, userxattr: bool) -> io::Result<bool> {
 }
 
 /// Folders in overlay form, top first, seen merged and read only.
+#[derive(Default)]
 pub(super) struct Lowers {
     roots: Vec<OwnedFd>,
     userxattr: bool,

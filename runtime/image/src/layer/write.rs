@@ -75,21 +75,50 @@ pub fn write_layer(
     opts: &LayerWriteOptions,
     out: &mut dyn Write,
 ) -> Result<LayerStats, LayerError> {
-    let dir = fs::open_root(src.upper)
-        .map_err(LayerError::io("open", src.upper.as_os_str().as_encoded_bytes()))?;
-    let lowers = Lowers::open(src.lowers, opts.userxattr)?;
-    let names = fs::list(&dir).map_err(LayerError::io("list", b"/"))?.into_iter();
-    let live = lowers.all();
-    let walk = Walk {
-        tar: TarWriter::new(out),
-        opts,
-        lowers,
-        links: HashMap::new(),
-        stack: vec![Frame { dir, names, path_len: 0, pending: None, live }],
-        stats: LayerStats::default(),
-        buf: vec![0; 256 << 10],
-    };
-    walk.below(Vec::new())
+    let mut walk = Walk::new(opts, out);
+    walk.tree(b"", src)?;
+    walk.finish()
+}
+
+/// A folder of a tar, whatever lies below it.
+#[derive(Debug, Clone, Copy)]
+pub struct Part<'a> {
+    /// Its name; empty: the root of the tar.
+    pub name: &'a str,
+    /// What is in it; `None`: nothing.
+    pub source: Option<LayerSource<'a>>,
+    /// Further files in it, for its owner alone, by name.
+    pub files: &'a [(String, Vec<u8>)],
+}
+
+/// Writes several folders as one tar. `time`: of what is in no folder, seconds since 1970.
+pub fn write_parts(
+    parts: &[Part<'_>],
+    time: i64,
+    opts: &LayerWriteOptions,
+    out: &mut dyn Write,
+) -> Result<LayerStats, LayerError> {
+    let mut walk = Walk::new(opts, out);
+    let mtime = Mtime { secs: time, nanos: 0 };
+    for part in parts {
+        let mut prefix = part.name.as_bytes().to_vec();
+        if !prefix.is_empty() {
+            prefix.push(b'/');
+            let mut m = Member::new(prefix.clone(), Kind::Dir);
+            (m.mode, m.mtime) = (0o755, mtime);
+            walk.emit(&m)?;
+        }
+        if let Some(source) = &part.source {
+            walk.tree(&prefix, source)?;
+        }
+        for (name, bytes) in part.files {
+            let mut m = Member::new([&prefix, name.as_bytes()].concat(), Kind::File);
+            (m.mode, m.mtime, m.size) = (0o600, mtime, bytes.len() as u64);
+            walk.emit(&m)?;
+            walk.tar.data(bytes).map_err(LayerError::Write)?;
+        }
+    }
+    walk.finish()
 }
 
 /// Writes the uncompressed tar of what stands at `name` of a folder, and of all below it, to `out`.
@@ -101,24 +130,52 @@ pub fn write_entry(
     opts: &LayerWriteOptions,
     out: &mut dyn Write,
 ) -> Result<LayerStats, LayerError> {
+    let mut walk = Walk::new(opts, out);
+    walk.lowers = Lowers::open(&[], opts.userxattr)?;
     let names = Vec::new().into_iter();
-    let mut walk = Walk {
-        tar: TarWriter::new(out),
-        opts,
-        lowers: Lowers::open(&[], opts.userxattr)?,
-        links: HashMap::new(),
-        stack: vec![Frame { dir: parent, names, path_len: 0, pending: None, live: Vec::new() }],
-        stats: LayerStats::default(),
-        buf: vec![0; 256 << 10],
-    };
+    walk.stack = vec![Frame { dir: parent, names, path_len: 0, pending: None, live: Vec::new() }];
     let mut path = shown.to_vec();
     walk.entry(name, &mut path)?;
-    walk.below(path)
+    walk.below(path)?;
+    walk.finish()
+}
+
+impl<'a> Walk<'a> {
+    fn new(opts: &'a LayerWriteOptions, out: &'a mut dyn Write) -> Self {
+        Self {
+            tar: TarWriter::new(out),
+            opts,
+            lowers: Lowers::default(),
+            links: HashMap::new(),
+            stack: Vec::new(),
+            stats: LayerStats::default(),
+            buf: vec![0; 256 << 10],
+        }
+    }
+
+    /// Writes what is in a folder; each name in the tar begins with `prefix`.
+    fn tree(&mut self, prefix: &[u8], src: &LayerSource<'_>) -> Result<(), LayerError> {
+        let dir = fs::open_root(src.upper)
+            .map_err(LayerError::io("open", src.upper.as_os_str().as_encoded_bytes()))?;
+        let names = fs::list(&dir).map_err(LayerError::io("list", b"/"))?.into_iter();
+        self.lowers = Lowers::open(src.lowers, self.opts.userxattr)?;
+        let live = self.lowers.all();
+        let path_len = prefix.len();
+        self.stack = vec![Frame { dir, names, path_len, pending: None, live }];
+        // Two file systems may number their files alike.
+        self.links.clear();
+        self.below(prefix.to_vec())
+    }
+
+    fn finish(self) -> Result<LayerStats, LayerError> {
+        let size = self.tar.finish().map_err(LayerError::Write)?;
+        Ok(LayerStats { size, ..self.stats })
+    }
 }
 
 impl Walk<'_> {
     /// Writes what is left of the folders on the stack; `path` is that of the top one.
-    fn below(mut self, mut path: Vec<u8>) -> Result<LayerStats, LayerError> {
+    fn below(&mut self, mut path: Vec<u8>) -> Result<(), LayerError> {
         while let Some(top) = self.stack.last_mut() {
             path.truncate(top.path_len);
             let Some(name) = top.names.next() else {
@@ -128,9 +185,7 @@ impl Walk<'_> {
             path.extend_from_slice(name.to_bytes());
             self.entry(name.to_bytes(), &mut path)?;
         }
-        let mut stats = self.stats;
-        stats.size = self.tar.finish().map_err(LayerError::Write)?;
-        Ok(stats)
+        Ok(())
     }
 
     fn top(&self) -> &Frame {
