@@ -65,7 +65,7 @@ fn args(opts: &BuildOptions) -> BTreeMap<String, String> {
             NamedContext::OciLayout { digest: Some(d), .. } => format!("oci-layout://{name}@{d}"),
             NamedContext::OciLayout { .. } => format!("oci-layout://{name}"),
             NamedContext::Http(url) | NamedContext::Git(url) => shown_url(url),
-            NamedContext::Target(stage) => format!("target:{stage}"),
+            NamedContext::Target(name) | NamedContext::Build(name) => format!("target:{name}"),
         };
         set(&format!("context:{name}"), value);
     }

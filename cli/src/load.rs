@@ -135,7 +135,9 @@ pub fn load(opts: &BuildOptions, brought: Option<&Brought>) -> Result<Loaded, Lo
             }
             NamedContext::Http(url) => Lowered::Http { url: url.clone() },
             NamedContext::Git(url) => Lowered::Git { url: url.clone() },
-            NamedContext::Target(name) => Lowered::Target { name: name.clone() },
+            NamedContext::Target(name) | NamedContext::Build(name) => {
+                Lowered::Target { name: name.clone() }
+            }
         };
         named.insert(name.clone(), lowered);
     }
@@ -147,7 +149,7 @@ pub fn load(opts: &BuildOptions, brought: Option<&Brought>) -> Result<Loaded, Lo
 pub fn ignore_of(folder: &Path, file: &FileSpec) -> Result<IgnoreFile, LoadError> {
     let root = open_folder(folder)?;
     let own = match file {
-        FileSpec::Stdin => None,
+        FileSpec::Stdin | FileSpec::Inline(_) => None,
         FileSpec::Path(path) => {
             read_ignore(&PathBuf::from(format!("{}.dockerignore", path.display())))?
         }
@@ -189,6 +191,10 @@ fn dockerfile(
             let beside = Beside::InContext(format!("{name}.dockerignore"));
             let shown = path.file_name().unwrap_or(OsStr::new("Dockerfile"));
             Ok((shown.to_string_lossy().into_owned(), text, beside))
+        }
+        FileSpec::Inline(text) => {
+            let text = text_of("Dockerfile", &mut text.as_bytes())?;
+            Ok(("Dockerfile".to_owned(), text, Beside::Nothing))
         }
         FileSpec::Stdin => {
             let text = text_of("Dockerfile", &mut std::io::stdin().lock())?;
@@ -292,15 +298,29 @@ fn read_ignore_in(root: &OwnedFd, name: &str) -> Result<Option<IgnoreFile>, Load
     patterns(name, &bytes).map(Some)
 }
 
+/// The text of a bake file; `None`: there is none. `-` is stdin.
+pub fn bake_text(path: &Path) -> Result<Option<String>, LoadError> {
+    let name = path.display().to_string();
+    if name == "-" {
+        let bytes = bounded(&name, &mut std::io::stdin().lock(), limits::MAX_BAKE_FILE)?;
+        return text(&name, bytes).map(Some);
+    }
+    small_text(path, limits::MAX_BAKE_FILE)
+}
+
 /// The text of a lock file; `None`: there is none.
 pub fn lock_text(path: &Path) -> Result<Option<String>, LoadError> {
+    small_text(path, limits::MAX_LOCK_FILE)
+}
+
+fn small_text(path: &Path, max: usize) -> Result<Option<String>, LoadError> {
     let name = path.display().to_string();
     let file = match File::options().read(true).custom_flags_nonblock().open(path) {
         Ok(f) => f,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(LoadError::Read { path: name, source }),
     };
-    let bytes = bounded(&name, &mut regular(file, &name)?, limits::MAX_LOCK_FILE)?;
+    let bytes = bounded(&name, &mut regular(file, &name)?, max)?;
     text(&name, bytes).map(Some)
 }
 

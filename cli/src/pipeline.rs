@@ -182,14 +182,14 @@ pub fn dockerfile(opts: &BuildOptions) -> PathBuf {
             return match &opts.file {
                 FileSpec::Path(p) => url.join(p),
                 FileSpec::Default => url.join("Dockerfile"),
-                FileSpec::Stdin => url.join("-"),
+                FileSpec::Stdin | FileSpec::Inline(_) => url.join("-"),
             };
         }
     };
     let file = match &opts.file {
         FileSpec::Path(p) => p.clone(),
         FileSpec::Default => folder.join("Dockerfile"),
-        FileSpec::Stdin => folder.join("-"),
+        FileSpec::Stdin | FileSpec::Inline(_) => folder.join("-"),
     };
     std::path::absolute(&file).unwrap_or(file)
 }

@@ -63,3 +63,16 @@ pub const MAX_INLINE_KEYS: usize = 100_000;
 pub const MAX_LLB: usize = 32 << 20;
 /// Most protobuf fields in one.
 pub const MAX_LLB_FIELDS: usize = 2_000_000;
+
+/// Largest bake file, bytes.
+pub const MAX_BAKE_FILE: usize = 1 << 20;
+/// Most bake files of one definition.
+pub const MAX_BAKE_FILES: usize = 64;
+/// Largest value of an expression in a bake file, bytes, with all its parts.
+pub const MAX_BAKE_VALUE: usize = 1 << 20;
+/// All values of a bake definition together, bytes, those in between too.
+pub const MAX_BAKE_BYTES: u64 = 64 << 20;
+/// Most steps that a bake definition may take to evaluate.
+pub const MAX_BAKE_STEPS: u64 = 4 << 20;
+/// Most targets and groups of a bake definition, those of a matrix counted.
+pub const MAX_BAKE_TARGETS: usize = 5_000;

@@ -37,7 +37,7 @@ pub struct ContextLsArgs {
 }
 
 /// The flags of a build.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Input")]
 pub struct BuildArgs {
     /// Folder with the files to build from
@@ -260,7 +260,7 @@ pub struct ResourceArgs {
 }
 
 /// Flags that Docker's older builders needed: taken, with one warning.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub struct LegacyArgs {
     /// `--rm`.
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
@@ -283,7 +283,7 @@ pub struct LegacyArgs {
 }
 
 /// Flags that would change the result.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub struct RefusedArgs {
     /// `--security-opt`.
     #[arg(long, hide = true)]

@@ -99,6 +99,11 @@ impl Environment {
         self.vars.get(OsStr::new(name)).map(OsString::as_os_str)
     }
 
+    /// All variables that are text, for compose files.
+    pub fn texts(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.vars.iter().filter_map(|(k, v)| Some((k.to_str()?, v.to_str()?)))
+    }
+
     /// Files with credentials, the first that exists counts: Docker's `config.json`, then podman's
     /// `REGISTRY_AUTH_FILE`.
     pub fn auth_files(&self) -> Vec<PathBuf> {

@@ -37,7 +37,6 @@ macro_rules! later {
 later! {
     Analyze = "analyze",
     Attach = "attach",
-    Bake = "bake",
     Config = "config",
     Exec = "exec",
     Kill = "kill",

@@ -5,6 +5,7 @@
 //! operands mixed, the last of a repeated single flag wins, and a flag with an optional value takes
 //! it only with `=`.
 
+mod bake;
 mod build;
 mod container;
 mod environment;
@@ -20,6 +21,7 @@ use clap::builder::ValueParser;
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+pub use bake::BakeArgs;
 pub use build::{
     BuildArgs, ContextLsArgs, FetchArgs, GraphArgs, GraphFormat, LockArgs, PullArg, ResourceArgs,
 };
@@ -146,6 +148,8 @@ enum Top {
 pub enum Command {
     /// Build an image from a Dockerfile
     Build(Box<BuildArgs>),
+    /// Build the targets of a bake or compose file together
+    Bake(Box<BakeArgs>),
     /// Print the build graph; runs nothing
     Graph(Box<GraphArgs>),
     /// Write down what the sources of a build mean
@@ -295,6 +299,9 @@ enum ContainerGroup {
 enum BuilderGroup {
     /// Build an image from a Dockerfile
     Build(Box<BuildArgs>),
+    /// Build the targets of a bake or compose file together
+    #[command(alias = "f")]
+    Bake(Box<BakeArgs>),
     /// Remove what nothing needs
     Prune(PruneArgs),
     /// Show disk usage
@@ -371,6 +378,7 @@ impl From<Top> for Command {
             },
             Top::Builder(g) | Top::Buildx(g) => match g {
                 BuilderGroup::Build(a) => Self::Build(a),
+                BuilderGroup::Bake(a) => Self::Bake(a),
                 BuilderGroup::Prune(a) => Self::Prune(a),
                 BuilderGroup::Du(a) => Self::Du(a),
             },

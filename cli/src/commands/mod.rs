@@ -1,5 +1,6 @@
 //! One file per command, thin: options in, a call below, text out.
 
+mod bake;
 mod build;
 mod cache_mount;
 mod call;
@@ -164,6 +165,7 @@ fn needs_rights(command: &Command) -> bool {
         Command::Graph(a) => a.cached,
         Command::Ps(a) => a.size || a.format.as_deref().is_some_and(|f| f.contains(".Size")),
         Command::Inspect(a) => a.size,
+        Command::Bake(a) => !a.print && a.list.is_none(),
         Command::Lock(_)
         | Command::Explain(_)
         | Command::Builds(_)
@@ -210,6 +212,7 @@ pub fn run(cli: Cli, env: Environment) -> Result<(), CliError> {
     }
     let result = match cli.command {
         Command::Build(a) => build::run(&cx, *a),
+        Command::Bake(a) => bake::run(&cx, *a),
         Command::Graph(a) => graph::run(&cx, *a),
         Command::Lock(a) => lock::run(&cx, *a),
         Command::Fetch(a) => fetch::run(&cx, *a),

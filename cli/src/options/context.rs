@@ -51,6 +51,8 @@ pub enum FileSpec {
     Path(PathBuf),
     /// `-f -`.
     Stdin,
+    /// Its text: a bake file has it.
+    Inline(String),
 }
 
 impl FileSpec {
@@ -115,6 +117,8 @@ pub enum NamedContext {
     Git(String),
     /// `target:STAGE`: a stage of the same file.
     Target(String),
+    /// The result of another build of the same command.
+    Build(String),
 }
 
 /// Reads `--build-context NAME=VALUE`.

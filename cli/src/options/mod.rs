@@ -7,6 +7,7 @@ pub mod csv;
 
 mod annotation;
 mod attest;
+mod bake;
 mod build;
 mod cache;
 mod config;
@@ -26,6 +27,7 @@ mod steps;
 mod store;
 
 pub use attest::attestations;
+pub use bake::{BakeMode, BakeOptions, Grants};
 pub use build::{BuildOptions, Call, GraphOptions, Timeouts, host_platform};
 pub use cache::{cache_from, cache_to};
 pub use config::{Config, ConfigError};

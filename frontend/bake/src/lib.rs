@@ -1,0 +1,90 @@
+//! Bake files: many builds in one file, in HCL, JSON or as compose services.
+//!
+//! Text in, resolved targets out: [`load`] reads the files, [`Definition::resolve`] picks targets and
+//! applies what the command line overrides. Nothing here touches a file, the environment or a clock:
+//! the caller brings texts, a look-up for variables, and the time.
+//!
+//! A bake file is untrusted. hcl-edit parses it and bounds its nesting; values are made here, under a
+//! [`budget`] for each value and for all of them together, so a short file cannot stand for much.
+//!
+//! Reference: docs/bake-reference.md and bake/ of docker/buildx at commit 461836b.
+
+mod budget;
+mod compose;
+mod config;
+mod csv;
+mod entry;
+mod env;
+mod eval;
+mod file;
+mod functions;
+mod glob;
+mod overrides;
+mod print;
+mod resolve;
+mod target;
+mod template;
+mod types;
+mod value;
+mod yaml;
+
+use std::sync::Arc;
+
+use rgraph_ir::{Diagnostic, SourceMap};
+
+pub use config::{Definition, Variable};
+pub use entry::{Entry, Secret, Ssh};
+pub use env::dotenv;
+pub use overrides::Overrides;
+pub use print::{Listing, print, print_targets, print_variables};
+pub use resolve::Resolved;
+pub use target::{Group, Target};
+
+/// A file as it was given.
+#[derive(Debug, Clone)]
+pub struct File {
+    /// Its name, which also says what it is: `.hcl`, `.json`, `.yaml`, `.yml`; any other name is tried as
+    /// each.
+    pub name: String,
+    /// Its text.
+    pub text: Arc<str>,
+}
+
+/// What the files are read with.
+pub struct Inputs<'a> {
+    /// The value of a variable that the caller sets: a flag, else the environment.
+    pub lookup: &'a (dyn Fn(&str) -> Option<String> + Sync),
+    /// Every variable of the environment that compose files may use.
+    pub environment: &'a [(String, String)],
+    /// `BAKE_LOCAL_PLATFORM`.
+    pub local_platform: String,
+    /// Seconds since 1970, for `timestamp()`.
+    pub now: i64,
+}
+
+/// Stack of the thread that evaluates: [`budget::MAX_DEPTH`] levels need less.
+const STACK: usize = 64 << 20;
+
+/// Reads all files as one definition: compose files first, then the others, each in the order given.
+///
+/// The texts are added to `sources`, where the spans of errors point.
+pub fn load(
+    files: &[File],
+    inputs: &Inputs<'_>,
+    sources: &mut SourceMap,
+) -> Result<Definition, Vec<Diagnostic>> {
+    let failed = |e: std::io::Error| {
+        let message = format!("no thread to read bake files with: {e}");
+        vec![Diagnostic::new(rgraph_ir::Severity::Error, "bake", None, message)]
+    };
+    std::thread::scope(|scope| {
+        let reader = std::thread::Builder::new()
+            .stack_size(STACK)
+            .spawn_scoped(scope, || config::load(files, inputs, sources))
+            .map_err(failed)?;
+        match reader.join() {
+            Ok(done) => done.map_err(|e| vec![e.into_diagnostic()]),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
+}

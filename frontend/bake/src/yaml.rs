@@ -1,0 +1,197 @@
+//! YAML as a tree. Aliases stand for what they name as often as they are used, so each use counts.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use rgraph_ir::FileId;
+use rgraph_ir::limits::{MAX_BAKE_STEPS, MAX_NESTING};
+use saphyr_parser::{Event, Parser, ScalarStyle};
+
+use crate::budget::{Error, Result};
+
+/// A node with its place.
+#[derive(Debug, Clone)]
+pub struct Node {
+    pub what: What,
+    pub file: FileId,
+    /// Byte in the file.
+    pub at: usize,
+    /// Nodes in it, itself and those of aliases counted.
+    count: usize,
+}
+
+/// What a node is.
+#[derive(Debug, Clone)]
+pub enum What {
+    /// Its text, and whether it stands there without quotes.
+    Scalar(Rc<str>, bool),
+    List(Rc<Vec<Node>>),
+    /// In the order of the file; of equal keys the last.
+    Map(Rc<Vec<(Rc<str>, Node)>>),
+}
+
+/// Most nodes of one document.
+const MAX_NODES: usize = 200_000;
+/// Merged and expanded, a document is no larger than this many nodes.
+const _: () = assert!((MAX_NODES as u64) < MAX_BAKE_STEPS);
+
+impl Node {
+    /// An error at this place.
+    pub fn error(&self, message: impl Into<String>) -> Box<Error> {
+        Error::new(message).at(self.file, Some(self.at..self.at + 1))
+    }
+
+    /// Null: nothing, `~`, `null`.
+    pub fn is_null(&self) -> bool {
+        matches!(&self.what, What::Scalar(t, true) if matches!(&**t, "" | "~" | "null" | "Null" | "NULL"))
+    }
+
+    /// The value of a key; null counts as not there.
+    pub fn get(&self, key: &str) -> Option<&Self> {
+        match &self.what {
+            What::Map(m) => {
+                m.iter().rev().find(|(k, _)| **k == *key).map(|(_, v)| v).filter(|v| !v.is_null())
+            }
+            _ => None,
+        }
+    }
+
+    /// The keys and values of a map.
+    pub fn map(&self) -> Result<&[(Rc<str>, Self)]> {
+        match &self.what {
+            What::Map(m) => Ok(m),
+            _ if self.is_null() => Ok(&[]),
+            _ => Err(self.error("a map is needed here")),
+        }
+    }
+
+    /// The items of a list.
+    pub fn list(&self) -> Result<&[Self]> {
+        match &self.what {
+            What::List(l) => Ok(l),
+            _ if self.is_null() => Ok(&[]),
+            _ => Err(self.error("a list is needed here")),
+        }
+    }
+
+    /// The text of a scalar.
+    pub fn text(&self) -> Result<&str> {
+        match &self.what {
+            What::Scalar(t, _) => Ok(t),
+            _ => Err(self.error("a single value is needed here")),
+        }
+    }
+}
+
+/// A node that is not finished.
+enum Open {
+    List(Vec<Node>),
+    Map(Vec<(Rc<str>, Node)>, Option<Rc<str>>),
+}
+
+struct Level {
+    open: Open,
+    anchor: usize,
+    at: usize,
+}
+
+/// Reads the first document; `None`: there is none.
+pub fn parse(text: &str, file: FileId) -> Result<Option<Node>> {
+    let starts: Vec<usize> =
+        std::iter::once(0).chain(text.match_indices('\n').map(|(i, _)| i + 1)).collect();
+    let byte = |line: usize, col: usize| {
+        let start = *starts.get(line.saturating_sub(1)).unwrap_or(&text.len());
+        text[start..].char_indices().nth(col).map_or(text.len(), |(i, _)| start + i)
+    };
+    let at_byte = |at: usize, e: Box<Error>| e.at(file, Some(at..at + 1));
+    let mut anchors: HashMap<usize, Node> = HashMap::new();
+    let mut levels: Vec<Level> = Vec::new();
+    for event in Parser::new_from_str(text) {
+        let (event, span) = event.map_err(|e| {
+            let at = byte(e.marker().line(), e.marker().col());
+            at_byte(at, Error::new(format!("this is no YAML: {}", e.info())))
+        })?;
+        let at = byte(span.start.line(), span.start.col());
+        let (node, anchor) = match event {
+            Event::Scalar(text, style, anchor, tag) => {
+                let plain = style == ScalarStyle::Plain && tag.is_none();
+                let what = What::Scalar(Rc::from(&*text), plain);
+                (Node { what, file, at, count: 1 }, anchor)
+            }
+            Event::Alias(id) => match anchors.get(&id) {
+                Some(node) => (Node { at, ..node.clone() }, 0),
+                None => {
+                    return Err(at_byte(at, Error::new("the alias stands within what it names")));
+                }
+            },
+            Event::SequenceStart(anchor, _) | Event::MappingStart(anchor, _) => {
+                if levels.len() >= MAX_NESTING {
+                    let message = format!("the YAML is nested over more than {MAX_NESTING} levels");
+                    return Err(at_byte(at, Error::limit(message)));
+                }
+                let open = match event {
+                    Event::SequenceStart(..) => Open::List(Vec::new()),
+                    _ => Open::Map(Vec::new(), None),
+                };
+                levels.push(Level { open, anchor, at });
+                continue;
+            }
+            Event::SequenceEnd | Event::MappingEnd => {
+                let Some(level) = levels.pop() else { continue };
+                let (count, what) = match level.open {
+                    Open::List(l) => {
+                        (l.iter().map(|n| n.count).sum::<usize>(), What::List(Rc::new(l)))
+                    }
+                    Open::Map(m, _) => {
+                        let m = merged(m)?;
+                        (m.iter().map(|(_, n)| 1 + n.count).sum(), What::Map(Rc::new(m)))
+                    }
+                };
+                (Node { what, file, at: level.at, count: 1 + count }, level.anchor)
+            }
+            Event::DocumentEnd => break,
+            _ => continue,
+        };
+        if node.count > MAX_NODES {
+            let message = format!("the YAML stands for more than {MAX_NODES} values");
+            return Err(at_byte(at, Error::limit(message)));
+        }
+        if anchor > 0 {
+            anchors.insert(anchor, node.clone());
+        }
+        match levels.last_mut().map(|l| &mut l.open) {
+            None => return Ok(Some(node)),
+            Some(Open::List(l)) => l.push(node),
+            Some(Open::Map(m, key)) => match key.take() {
+                Some(key) => m.push((key, node)),
+                None => *key = Some(Rc::from(node.text()?)),
+            },
+        }
+    }
+    Ok(None)
+}
+
+/// `<<` puts the keys of other maps in, behind those that stand there.
+fn merged(map: Vec<(Rc<str>, Node)>) -> Result<Vec<(Rc<str>, Node)>> {
+    if !map.iter().any(|(k, _)| &**k == "<<") {
+        return Ok(map);
+    }
+    let (mut others, mut own) = (Vec::new(), Vec::new());
+    for (key, node) in map {
+        match (&*key, &node.what) {
+            ("<<", What::List(l)) => {
+                // The first of several counts most.
+                for n in l.iter().rev() {
+                    others.extend(n.map()?.iter().cloned());
+                }
+            }
+            ("<<", _) => others.extend(node.map()?.iter().cloned()),
+            _ => own.push((key, node)),
+        }
+        if others.len() > MAX_NODES {
+            return Err(Error::limit(format!("the YAML stands for more than {MAX_NODES} values")));
+        }
+    }
+    others.extend(own);
+    Ok(others)
+}

@@ -1,0 +1,617 @@
+//! Definitions to resolved targets, by what the format's documentation says.
+
+use std::sync::Arc;
+
+use rgraph_bake::{Definition, File, Inputs, Listing, Overrides, Resolved, Target, load, print};
+use rgraph_ir::SourceMap;
+
+fn files(all: &[(&str, &str)]) -> Vec<File> {
+    all.iter().map(|(n, t)| File { name: (*n).to_owned(), text: Arc::from(*t) }).collect()
+}
+
+fn read(all: &[(&str, &str)], env: &[(&str, &str)]) -> Result<Definition, String> {
+    let environment: Vec<_> = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    let lookup = |name: &str| environment.iter().find(|(k, _)| k == name).map(|(_, v)| v.clone());
+    let inputs = Inputs {
+        lookup: &lookup,
+        environment: &environment,
+        local_platform: "linux/amd64".to_owned(),
+        now: 1_700_000_000,
+    };
+    let mut sources = SourceMap::default();
+    load(&files(all), &inputs, &mut sources).map_err(|d| {
+        let d = &d[0];
+        let at = d.span().map(|s| format!("{}: ", sources.locate(s))).unwrap_or_default();
+        format!("{at}{}", d.message)
+    })
+}
+
+fn resolve(hcl: &str, names: &[&str]) -> Result<Resolved, String> {
+    set(hcl, names, &[])
+}
+
+fn set(hcl: &str, names: &[&str], lines: &[&str]) -> Result<Resolved, String> {
+    let lines: Vec<String> = lines.iter().map(|l| (*l).to_owned()).collect();
+    let overrides = Overrides::parse(&lines, &|_| None)?;
+    let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
+    read(&[("docker-bake.hcl", hcl)], &[])?.resolve(&names, &overrides).map_err(|d| d.message)
+}
+
+fn target(hcl: &str, name: &str) -> Target {
+    resolve(hcl, &[name]).unwrap_or_else(|e| panic!("{e}")).targets[name].clone()
+}
+
+/// The value of an expression, as an argument.
+fn value(expression: &str) -> Result<String, String> {
+    let hcl = format!("target \"t\" {{ args = {{ v = {expression} }} }}");
+    let t = resolve(&hcl, &["t"])?.targets["t"].clone();
+    Ok(t.args.get("v").cloned().unwrap_or_else(|| "null".to_owned()))
+}
+
+#[test]
+fn expressions() {
+    for (expression, want) in [
+        ("1 + 2 * 3", "7"),
+        ("7 / 2", "3.5"),
+        ("7 % 4", "3"),
+        ("-(1 - 3)", "2"),
+        ("9007199254740993", "9007199254740993"),
+        ("1e3", "1000"),
+        ("0.1", "0.1"),
+        ("1 < 2 && !false ? \"y\" : \"n\"", "y"),
+        ("true || 1 / 0 == 1", "true"),
+        ("null", "null"),
+        ("\"a${1}b${true}\"", "a1btrue"),
+        ("\"$${a}%%{b}\"", "${a}%{b}"),
+        ("\"${[1, 2][1]}\"", "2"),
+        ("{a = {b = [3]}}.a.b[0]", "3"),
+        ("{a = 1}[\"a\"]", "1"),
+        ("jsonencode([{a = 1}, {a = 2}][*].a)", "[1,2]"),
+        ("[{a = 1}, {a = 2}].*.a[1]", "2"),
+        ("join(\",\", [for x in [1, 2, 3] : x * 2 if x != 2])", "2,6"),
+        ("join(\",\", [for i, x in [\"a\", \"b\"] : \"${i}${x}\"])", "0a,1b"),
+        ("jsonencode({for k, v in {a = 1} : upper(k) => v})", "{\"A\":1}"),
+        (
+            "jsonencode({for x in [\"a1\", \"a2\"] : substr(x, 0, 1) => x...})",
+            "{\"a\":[\"a1\",\"a2\"]}",
+        ),
+        ("\"%{ for x in [1, 2] }<${x}>%{ endfor }\"", "<1><2>"),
+        ("\"%{ if 1 == 2 }a%{ else }b%{ endif }\"", "b"),
+        ("\"a ${~ \"b\" ~} c\"", "abc"),
+        ("max([1, 3, 2]...)", "3"),
+        ("\"1\" == 1", "false"),
+        ("\"1\" + 2", "3"),
+        ("BAKE_LOCAL_PLATFORM", "linux/amd64"),
+        ("timestamp()", "2023-11-14T22:13:20Z"),
+        ("formattimestamp(\"YYYY-MM-DD'T'hh\", \"2024-02-29T23:30:00-01:00\")", "2024-03-01T00"),
+        ("unixtimestampparse(1690328596).iso_week", "30"),
+        ("try(nope, \"d\")", "d"),
+        ("can(1 / 0)", "false"),
+        ("convert(\"5\", number) + 1", "6"),
+        ("replace(\"1.2.3\", \".\", \"-\")", "1-2-3"),
+        ("regex_replace(\"v1.2\", \"v([0-9]+)\", \"$1\")", "1.2"),
+        ("regex(\"([a-z]+)-([0-9]+)\", \"ab-12\")[1]", "12"),
+        ("sanitize(\"a/b.c\")", "a_b_c"),
+        ("semvercmp(\"1.5.0\", \">= 1.2, < 2\")", "true"),
+        (
+            "format(\"%s-%03d|%5.1f|%-4s|%q\", \"a\", 7, 1.25, \"x\", \"y\")",
+            "a-007|  1.2|x   |\"y\"",
+        ),
+        ("jsonencode(setproduct([1], [2, 3]))", "[[1,2],[1,3]]"),
+        ("jsonencode(range(1, 10, 4))", "[1,5,9]"),
+        ("lookup({a = 1}, \"b\", 9)", "9"),
+        ("sha256(\"abc\")", "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"),
+        ("base64decode(base64encode(\"hé\"))", "hé"),
+        ("urlencode(\"a b/c\")", "a+b%2Fc"),
+        ("title(\"ab cd\")", "Ab Cd"),
+        ("index([1, 2], 0)", "1"),
+        ("indexof([1, 2], 2)", "1"),
+        ("notequal(\"\", \"x\")", "true"),
+        ("chomp(<<EOT\nline\nEOT\n)", "line"),
+        ("basename(\"a/b\")", "b"),
+        ("dirname(\"a/b\")", "a"),
+        ("jsonencode(flatten([1, [2, [3]]]))", "[1,2,3]"),
+        ("jsonencode(csvdecode(\"a,b\\n1,2\"))", "[{\"a\":\"1\",\"b\":\"2\"}]"),
+        ("timeadd(\"2024-01-01T00:00:00Z\", \"-1h30m\")", "2023-12-31T22:30:00Z"),
+    ] {
+        assert_eq!(value(expression).as_deref(), Ok(want), "{expression}");
+    }
+}
+
+#[test]
+fn wrong_expressions() {
+    for (expression, want) in [
+        ("nope", "there is no variable named `nope`"),
+        ("1 / 0", "divides by zero"),
+        ("lowr(\"A\")", "there is no such function"),
+        ("uuidv4()", "not supported"),
+        ("lower()", "it takes 1 argument, not 0"),
+        ("[1][2]", "no item 2"),
+        ("{abc = 1}.abd", "no attribute `abd`"),
+        ("{for x in [1, 1] : x => x}", "two items have the key `1`"),
+        ("\"${[1]}\"", "expected a string, found a list"),
+        ("\"x${null}\"", "null"),
+        ("\"a\" + 1", "`a` is none"),
+        ("target.t.args", "needs itself"),
+        ("regex(\"(\", \"a\")", "the pattern is none"),
+    ] {
+        let e = value(expression).expect_err(expression);
+        assert!(e.contains(want), "{expression}: {e}");
+        // Every error says where.
+        assert!(e.starts_with("docker-bake.hcl:1: "), "{expression}: {e}");
+    }
+}
+
+const DOCS: &str = r#"
+variable "TAG" {
+  default = "latest"
+}
+group "default" {
+  targets = ["db", "webapp-dev"]
+}
+target "webapp-dev" {
+  dockerfile = "Dockerfile.webapp"
+  tags = ["docker.io/username/webapp:${TAG}"]
+}
+target "webapp-release" {
+  inherits = ["webapp-dev"]
+  platforms = ["linux/amd64", "linux/arm64"]
+  labels = { note = "<${"$"}{x}>" }
+}
+target "db" {
+  context = "./src//www/"
+  no-cache = false
+  args = { N = 1, GONE = null }
+}
+"#;
+
+#[test]
+fn prints_as_buildx_does() {
+    let got = print(&resolve(DOCS, &["default", "webapp-release"]).expect("it resolves"));
+    let want = r#"{
+  "group": {
+    "default": {
+      "targets": [
+        "db",
+        "webapp-dev",
+        "webapp-release"
+      ]
+    }
+  },
+  "target": {
+    "db": {
+      "context": "src/www",
+      "dockerfile": "Dockerfile",
+      "args": {
+        "N": "1"
+      },
+      "no-cache": false
+    },
+    "webapp-dev": {
+      "context": ".",
+      "dockerfile": "Dockerfile.webapp",
+      "tags": [
+        "docker.io/username/webapp:latest"
+      ]
+    },
+    "webapp-release": {
+      "context": ".",
+      "dockerfile": "Dockerfile.webapp",
+      "labels": {
+        "note": "\u003c$${x}\u003e"
+      },
+      "tags": [
+        "docker.io/username/webapp:latest"
+      ],
+      "platforms": [
+        "linux/amd64",
+        "linux/arm64"
+      ]
+    }
+  }
+}
+"#;
+    assert_eq!(got, want);
+}
+
+#[test]
+fn a_later_parent_counts_more() {
+    let hcl = r#"
+target "app-dev" {
+  args = { GO_VERSION = "1.20", BUILDX_EXPERIMENTAL = 1 }
+  tags = ["docker.io/username/myapp"]
+  dockerfile = "app.Dockerfile"
+  cache-from = ["user/app:cache"]
+  secret = ["id=a,src=one", "id=b,src=b"]
+}
+target "_release" {
+  args = { BUILDKIT_CONTEXT_KEEP_GIT_DIR = 1, BUILDX_EXPERIMENTAL = 0 }
+  cache-from = [{ type = "local", src = "c" }, "user/app:cache"]
+  secret = [{ id = "a", env = "TWO" }]
+}
+target "app-release" {
+  inherits = ["app-dev", "_release"]
+}
+"#;
+    let t = target(hcl, "app-release");
+    assert_eq!(t.args["BUILDX_EXPERIMENTAL"], "0");
+    assert_eq!(t.args["GO_VERSION"], "1.20");
+    assert_eq!(t.dockerfile.as_deref(), Some("app.Dockerfile"));
+    let lines: Vec<_> = t.cache_from.iter().flatten().map(|e| e.line()).collect();
+    assert_eq!(lines, ["user/app:cache", "type=local,src=c"]);
+    let secrets: Vec<_> = t.secrets.iter().flatten().map(|s| s.line()).collect();
+    assert_eq!(secrets, ["id=a,env=TWO", "id=b,src=b"]);
+}
+
+#[test]
+fn a_matrix_makes_targets() {
+    let hcl = r#"
+target "app" {
+  name = "app-${tgt}-${replace(version, ".", "-")}"
+  matrix = {
+    tgt = ["foo", "bar"]
+    version = ["1.0", "2.0"]
+  }
+  target = tgt
+  args = { VERSION = version }
+}
+target "one" {
+  name = "one-${item.tgt}"
+  matrix = { item = [{ tgt = "x" }, { tgt = "y" }] }
+  args = { OTHER = target.app-bar-2-0.args.VERSION }
+}
+"#;
+    let all = resolve(hcl, &["app", "one"]).expect("it resolves");
+    let names: Vec<_> = all.targets.keys().map(String::as_str).collect();
+    assert_eq!(
+        names,
+        ["app-bar-1-0", "app-bar-2-0", "app-foo-1-0", "app-foo-2-0", "one-x", "one-y"]
+    );
+    assert_eq!(all.targets["app-bar-2-0"].target.as_deref(), Some("bar"));
+    assert_eq!(all.targets["one-x"].args["OTHER"], "2.0");
+    assert_eq!(all.groups["one"].targets, ["one-x", "one-y"]);
+    assert_eq!(all.groups["default"].targets, ["app", "one"]);
+
+    for (hcl, want) in [
+        ("target \"a\" { matrix = { x = [1, 2] } }", "gives the name `a` twice"),
+        ("target \"a\" { name = \"b\" }", "`name` needs a `matrix`"),
+        ("target \"a\" {\n name = \"a b\"\n matrix = { x = [1] }\n}", "`a b` is no name"),
+        ("target \"a\" { matrix = { x = 1 } }", "expected a list"),
+        ("group \"a\" { matrix = { x = [1] } }", "for targets, not for groups"),
+    ] {
+        let e = resolve(hcl, &["a"]).expect_err(hcl);
+        assert!(e.contains(want), "{hcl}: {e}");
+    }
+}
+
+#[test]
+fn variables_come_from_outside() {
+    let hcl = r#"
+variable "S" { default = "d" }
+variable "N" { default = 1 }
+variable "B" { default = false }
+variable "L" {
+  type = list(string)
+  default = ["latest"]
+}
+variable "M" { type = map(number) }
+variable "O" {
+  type = object({a = string, b = optional(number)})
+  default = {a = "x"}
+}
+variable "E" {}
+variable "T" {
+  type = number
+  default = null
+  validation {
+    condition = T == null || T > 2
+    error_message = "T is too small"
+  }
+}
+plain = "top-${S}"
+target "t" {
+  args = {
+    s = S, n = N + 1, b = B ? "y" : "n", l = join("+", L), m = jsonencode(M), o = O.a, e = E, t = T, p = plain
+  }
+}
+"#;
+    let args = |env: &[(&str, &str)]| {
+        let all = read(&[("docker-bake.hcl", hcl)], env)?;
+        let t = all.resolve(&["t".to_owned()], &Overrides::default()).map_err(|d| d.message)?;
+        let args: Vec<String> =
+            t.targets["t"].args.iter().map(|(k, v)| format!("{k}={v}")).collect();
+        Ok::<_, String>(args.join(" "))
+    };
+    assert_eq!(args(&[]).expect("defaults"), "b=n e= l=latest m=null n=2 o=x p=top-d s=d");
+    let env = [
+        ("S", "x"),
+        ("N", "41"),
+        ("B", "1"),
+        ("L", "a,\"b,c\""),
+        ("M", "k:1,l:2"),
+        ("E", "e"),
+        ("T", "3"),
+        ("O_JSON", "{\"a\": \"j\"}"),
+    ];
+    let want = "b=y e=e l=a+b,c m={\"k\":1,\"l\":2} n=42 o=j p=top-x s=x t=3";
+    assert_eq!(args(&env).expect("all set"), want);
+    for (name, value, want) in [
+        ("N", "x", "variable `N` from outside: `x` is no number"),
+        ("B", "maybe", "`maybe` is no bool"),
+        ("M", "k", "`k` is no key:value"),
+        ("O", "a", "cannot be given as text"),
+        ("L_JSON", "{", "it is no JSON"),
+        ("T", "2", "variable `T`: T is too small"),
+    ] {
+        let e = args(&[(name, value)]).expect_err(name);
+        assert!(e.contains(want), "{name}={value}: {e}");
+    }
+    let untyped = "variable \"L\" { default = [1] }";
+    let e = read(&[("a.hcl", untyped)], &[("L", "2")]).expect_err("no type");
+    assert!(e.contains("only with a type"), "{e}");
+}
+
+#[test]
+fn functions_of_the_file() {
+    let hcl = r#"
+function "increment" {
+  params = [number]
+  result = number + 1
+}
+function "tags" {
+  params = [repo]
+  variadic_params = names
+  result = [for n in names : "${repo}:${n}${suffix()}"]
+}
+function "suffix" {
+  params = []
+  result = SUFFIX
+}
+variable "SUFFIX" { default = "-x" }
+target "t" {
+  args = { n = increment(increment(1)) }
+  tags = tags("r", "a", "b")
+}
+"#;
+    let t = target(hcl, "t");
+    assert_eq!(t.args["n"], "3");
+    assert_eq!(t.tags, Some(vec!["r:a-x".to_owned(), "r:b-x".to_owned()]));
+    let wrong = hcl.replace("increment(increment(1))", "increment()");
+    assert!(resolve(&wrong, &["t"]).expect_err("too few").contains("takes 1 argument, not 0"));
+}
+
+#[test]
+fn sets() {
+    let hcl = r#"
+target "app" {
+  tags = ["a"]
+  args = { X = "1" }
+  output = ["type=image,name=n"]
+  secret = ["id=s,src=f"]
+}
+target "app-two" { inherits = ["app"] }
+"#;
+    let both = |lines: &[&str]| {
+        let all = set(hcl, &["app*"], lines).unwrap_or_else(|e| panic!("{lines:?}: {e}"));
+        (all.targets["app"].clone(), all.targets["app-two"].clone())
+    };
+    let (one, two) = both(&[
+        "app*.args.X=2",
+        "app.tags+=b",
+        "*.platform=linux/arm64",
+        "*.platform=linux/amd64",
+        "app-two.no-cache=true",
+        "app.labels.com.example.a=v=1",
+        "*.push=true",
+        "app.secret.s=env=E",
+        "app.resources.memory=1g",
+        "app.network=host",
+    ]);
+    assert_eq!((&one.args["X"][..], &two.args["X"][..]), ("2", "2"));
+    assert_eq!(one.tags, Some(vec!["a".to_owned(), "b".to_owned()]));
+    // What is set for a parent is inherited.
+    assert_eq!(two.tags, one.tags);
+    assert_eq!(one.platforms, Some(vec!["linux/arm64".to_owned(), "linux/amd64".to_owned()]));
+    assert_eq!((one.no_cache, two.no_cache), (None, Some(true)));
+    assert_eq!(one.labels["com.example.a"], "v=1");
+    assert_eq!(one.outputs.as_ref().expect("outputs")[0].line(), "type=image,name=n,push=true");
+    assert_eq!(one.secrets.as_ref().expect("secrets")[0].line(), "id=s,env=E");
+    assert_eq!(one.entitlements, Some(vec!["network.host".to_owned()]));
+    for (line, want) in [
+        ("app", "expected TARGET.KEY=VALUE"),
+        ("app.tags", "expected TARGET.KEY=VALUE"),
+        ("app.tag=x", "unknown key `tag`"),
+        ("app.args=x", "needs a name"),
+        ("app.context+=x", "is for lists"),
+        ("nope.tags=x", "no target matches `nope`"),
+        ("app.secret.t=env=E", "has no secret `t`"),
+        ("app.no-cache=maybe", "`true` or `false`"),
+    ] {
+        let e = set(hcl, &["app"], &[line]).expect_err(line);
+        assert!(e.contains(want), "{line}: {e}");
+    }
+    let env = Overrides::parse(&["app.args.HOME".to_owned()], &|n| Some(format!("/{n}")));
+    let all = read(&[("a.hcl", hcl)], &[]).expect("it reads");
+    let got = all.resolve(&["app".to_owned()], &env.expect("an override")).expect("it resolves");
+    assert_eq!(got.targets["app"].args["HOME"], "/HOME");
+}
+
+#[test]
+fn links_bring_targets() {
+    let hcl = r#"
+target "base" {
+  dockerfile-inline = "FROM scratch"
+  entitlements = ["security.insecure"]
+}
+target "mid" { contexts = { b = "target:base" } }
+target "app" { contexts = { m = "target:mid", other = "./x" } }
+"#;
+    let all = resolve(hcl, &["app"]).expect("it resolves");
+    let order: Vec<_> = all.in_order().iter().map(|t| t.name.as_str()).collect();
+    assert_eq!(order, ["base", "mid", "app"]);
+    assert!(all.targets["base"].linked && !all.targets["app"].linked);
+    assert_eq!(all.targets["base"].outputs.as_ref().expect("outputs")[0].line(), "type=cacheonly");
+    assert_eq!(all.targets["app"].entitlements, Some(vec!["security.insecure".to_owned()]));
+    assert_eq!(all.groups["default"].targets, ["app"]);
+}
+
+#[test]
+fn circles_are_told() {
+    for (hcl, want) in [
+        ("variable \"a\" { default = b }\nvariable \"b\" { default = a }", "needs itself"),
+        ("x = y\ny = x", "needs itself"),
+        ("group \"t\" { targets = [\"u\"] }\ngroup \"u\" { targets = [\"t\"] }", "t -> u -> t"),
+        ("target \"t\" { inherits = [\"t\"] }", "t -> t"),
+        ("target \"t\" { inherits = [\"u\"] }\ntarget \"u\" { inherits = [\"t\"] }", "t -> u -> t"),
+        (
+            "target \"t\" { contexts = { u = \"target:u\" } }\ntarget \"u\" { contexts = { t = \"target:t\" } }",
+            "t -> u -> t",
+        ),
+        (
+            "target \"t\" { tags = target.u.tags }\ntarget \"u\" { tags = target.t.tags }",
+            "needs itself",
+        ),
+        ("target \"t\" { inherits = [\"v\"] }", "no target `v`"),
+        ("target \"t\" { contexts = { u = \"target:v\" } }", "no target `v`"),
+        ("target \"tt\" {}", "no target `t`"),
+    ] {
+        let e = resolve(hcl, &["t"]).expect_err(hcl);
+        assert!(e.contains(want), "{hcl}: {e}");
+    }
+}
+
+#[test]
+fn wrong_files() {
+    for (name, text, want) in [
+        ("a.hcl", "target \"a\" {", "a.hcl:1: this is no HCL"),
+        ("a.hcl", "target \"a\" {}\ntarget {}", "a.hcl:2: a target has one name"),
+        ("a.hcl", "targt \"a\" {}", "a.hcl:1: unknown block `targt`"),
+        (
+            "a.hcl",
+            "target \"a\" {\n tag = []\n}",
+            "a.hcl:2: target `a`: there is no attribute `tag`",
+        ),
+        (
+            "a.hcl",
+            "target \"a\" {\n tags = \"x\"\n}",
+            "a.hcl:2: tags: expected a list, found a string",
+        ),
+        (
+            "a.hcl",
+            "target \"a\" {\n args {\n }\n}",
+            "a.hcl:2: target `a`: there is no block `args` in it",
+        ),
+        ("a.hcl", "target \"a.b\" {}", "a.hcl:1: `a.b` is no name"),
+        ("a.hcl", "target \"a\" {\n policy = [{filename = \"x\"}]\n}", "not supported"),
+        ("a.hcl", "variable \"a\" {\n type = \"string\"\n}", "a.hcl:2: a type is string"),
+        ("a.json", "{", "a.json:1: this is no JSON"),
+        ("a.json", "{\"target\": 1}", "a.json:1: `target` is no object"),
+        ("a.yml", "a: [", "this is no YAML"),
+        ("a.yml", "services:\n  a:\n    build:\n      nope: 1", "a.yml:4: `nope` is no key"),
+        ("x", "}", "x:1: this is no HCL"),
+    ] {
+        let e = read(&[(name, text)], &[]).expect_err(text);
+        assert!(e.contains(want), "{text}: {e}");
+    }
+}
+
+#[test]
+fn json_is_the_same() {
+    let json = r#"{
+      "variable": {"TAG": {"default": "latest"}, "N": {"type": "list(number)", "default": [1, 2]}},
+      "function": {"inc": {"params": ["n"], "result": "${n + 1}"}},
+      "group": {"default": {"targets": ["webapp"]}},
+      "target": {
+        "webapp": {
+          "dockerfile": "Dockerfile",
+          "tags": ["docker.io/username/webapp:${TAG}"],
+          "args": {"n": "${inc(N[1])}", "plain": "$${x}", "k-${TAG}": true}
+        }
+      }
+    }"#;
+    for name in ["docker-bake.json", "-"] {
+        let all = read(&[(name, json)], &[("TAG", "v1")]).expect("it reads");
+        let all = all.resolve(&[], &Overrides::default()).expect("it resolves");
+        let t = &all.targets["webapp"];
+        assert_eq!(t.tags, Some(vec!["docker.io/username/webapp:v1".to_owned()]));
+        let args: Vec<String> = t.args.iter().map(|(k, v)| format!("{k}={v}")).collect();
+        assert_eq!(args, ["k-v1=true", "n=3", "plain=${x}"]);
+    }
+}
+
+#[test]
+fn files_are_merged() {
+    let base = "target \"a\" {\n tags = [\"one\"]\n labels = { x = \"1\", y = \"1\" }\n}\nvariable \"V\" { default = 1 }";
+    let over = "target \"a\" {\n tags = [\"two\"]\n labels = { y = \"2\" }\n args = { v = V }\n}\nvariable \"V\" { default = 2 }";
+    let all = read(&[("docker-bake.hcl", base), ("docker-bake.override.hcl", over)], &[]);
+    let all = all.expect("they read").resolve(&["a".to_owned()], &Overrides::default());
+    let t = all.expect("it resolves").targets["a"].clone();
+    assert_eq!(t.tags, Some(vec!["two".to_owned()]));
+    assert_eq!((&t.labels["x"][..], &t.labels["y"][..], &t.args["v"][..]), ("1", "2", "2"));
+}
+
+#[test]
+fn compose_services_are_targets() {
+    let compose = r#"
+x-common: &common
+  args: {A: "${A:-one}"}
+  labels: ["l=1"]
+secrets:
+  token: {environment: TOKEN}
+services:
+  db: {image: postgres}
+  web.app:
+    image: "me/web:${TAG}"
+    environment: {B: env}
+    build:
+      <<: *common
+      context: ./web
+      dockerfile: Web.Dockerfile
+      additional_contexts: {base: "service:lib"}
+      target: final
+      secrets: [token]
+      ulimits: {nofile: {soft: 1, hard: 2}, nproc: 3}
+      extra_hosts: ["h:1.2.3.4"]
+      cache_from: [me/web:cache]
+      x-bake:
+        platforms: linux/amd64 linux/arm64
+        output: [type=oci]
+  lib:
+    build: ./lib
+"#;
+    let hcl = "target \"lib\" { tags = [\"lib:1\"] }";
+    let all = read(&[("compose.yaml", compose), ("docker-bake.hcl", hcl)], &[("TAG", "7")]);
+    let all = all.expect("they read").resolve(&[], &Overrides::default()).expect("it resolves");
+    assert_eq!(all.groups["default"].targets, ["lib", "web_app"]);
+    let web = &all.targets["web_app"];
+    assert_eq!(web.context.as_deref(), Some("web"));
+    assert_eq!(web.tags, Some(vec!["me/web:7".to_owned()]));
+    assert_eq!((&web.args["A"][..], &web.labels["l"][..]), ("one", "1"));
+    assert_eq!(web.contexts["base"], "target:lib");
+    assert_eq!(web.secrets.as_ref().expect("secrets")[0].line(), "id=token,env=TOKEN");
+    assert_eq!(web.ulimits, Some(vec!["nofile=1:2".to_owned(), "nproc=3:3".to_owned()]));
+    assert_eq!(web.extra_hosts["h"], "1.2.3.4");
+    assert_eq!(web.platforms.as_ref().map(Vec::len), Some(2));
+    assert_eq!(all.targets["lib"].context.as_deref(), Some("lib"));
+    assert_eq!(all.targets["lib"].tags, Some(vec!["lib:1".to_owned()]));
+}
+
+#[test]
+fn lists() {
+    let hcl = "target \"b\" { description = \"does b\" }\ntarget \"_hidden\" {}\ngroup \"g\" { targets = [\"b\"] }\n\
+               variable \"V\" {\n type = list(string)\n default = [\"x\"]\n description = \"a v\"\n}\nvariable \"W\" { default = null }";
+    let all = read(&[("a.hcl", hcl)], &[]).expect("it reads");
+    let rows = |l: Listing| match l {
+        Listing::Rows { rows, .. } => rows.iter().map(|r| r.join("|")).collect::<Vec<_>>(),
+        Listing::Text(t) => vec![t],
+    };
+    assert_eq!(rows(rgraph_bake::print_targets(&all, false)), ["b|does b", "g|b"]);
+    assert_eq!(
+        rows(rgraph_bake::print_variables(&all, false)),
+        ["V|list of string|[\"x\"]|a v", "W||<null>|"]
+    );
+    let json = rows(rgraph_bake::print_targets(&all, true)).join("");
+    let want = "[\n  {\n    \"name\": \"b\",\n    \"description\": \"does b\"\n  },\n  {\n    \"name\": \"g\",\n    \
+                \"description\": \"b\",\n    \"group\": true\n  }\n]\n";
+    assert_eq!(json, want);
+}
