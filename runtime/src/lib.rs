@@ -28,6 +28,7 @@ pub mod container;
 pub mod export;
 pub mod images;
 pub mod import;
+pub mod volumes;
 
 pub mod host;
 

@@ -41,3 +41,4 @@ mod steps;
 mod store;
 mod transfer;
 mod urls;
+mod volumes;

@@ -50,9 +50,15 @@ pub struct RunArgs {
     /// Read variables from a file
     #[arg(long, value_name = "FILE")]
     pub env_file: Vec<PathBuf>,
-    /// Show a folder or file of the host in it
-    #[arg(short, long, value_name = "HOST:PATH[:ro]")]
+    /// Mount a volume, or a folder or file of the host
+    #[arg(short, long, value_name = "[NAME:|HOST:]PATH[:ro]")]
     pub volume: Vec<String>,
+    /// Mount something: type=bind|volume|tmpfs,source=...,target=...[,readonly]
+    #[arg(long, value_name = "KEY=VALUE,...")]
+    pub mount: Vec<String>,
+    /// Mount memory
+    #[arg(long, value_name = "PATH[:size=N]")]
+    pub tmpfs: Vec<String>,
     /// Working folder
     #[arg(short, long, value_name = "PATH")]
     pub workdir: Option<String>,
@@ -167,6 +173,9 @@ pub struct RmArgs {
     /// Kill those that run
     #[arg(short, long)]
     pub force: bool,
+    /// Their volumes without a name go too
+    #[arg(short, long)]
+    pub volumes: bool,
 }
 
 /// `diff`.

@@ -48,7 +48,6 @@ later! {
     Stats = "stats",
     Stop = "stop",
     TopProcesses = "top",
-    Volume = "volume",
     Wait = "wait",
     Watch = "watch",
 }

@@ -13,6 +13,7 @@ mod image;
 mod later;
 mod registry;
 mod store;
+mod volume;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -39,6 +40,10 @@ pub use registry::{LoginArgs, LogoutArgs, SearchArgs};
 pub use store::{
     BuildsArgs, CacheMountClearArgs, CacheMountLsArgs, CacheMountSeedArgs, CheckArgs, DfArgs,
     DoctorArgs, ExplainArgs, LogsArgs, PruneArgs, VersionArgs,
+};
+
+pub use volume::{
+    VolumeCommand, VolumeCreateArgs, VolumeInspectArgs, VolumeLsArgs, VolumePruneArgs, VolumeRmArgs,
 };
 
 /// The whole command line.
@@ -118,6 +123,9 @@ enum Top {
     /// Images of the local store
     #[command(subcommand)]
     Image(ImageGroup),
+    /// Volumes
+    #[command(subcommand)]
+    Volume(VolumeCommand),
     /// Containers
     #[command(subcommand)]
     Container(ContainerGroup),
@@ -229,6 +237,9 @@ pub enum Command {
     /// Remove containers that do not run (`container prune`)
     #[command(skip)]
     ContainerPrune(ContainerPruneArgs),
+    /// Work on volumes (`volume ls`, ...)
+    #[command(skip)]
+    Volume(VolumeCommand),
     /// Show the version
     Version(VersionArgs),
     /// A name of the contract that nobody wrote yet
@@ -359,6 +370,7 @@ impl From<Top> for Command {
                 ImageGroup::Pull(a) => Self::Pull(a),
                 ImageGroup::Push(a) => Self::Push(a),
             },
+            Top::Volume(c) => Self::Volume(c),
             Top::Container(g) => match g {
                 ContainerGroup::Run(a) => Self::Run(a),
                 ContainerGroup::Ls(a) => Self::Ps(a),

@@ -27,6 +27,7 @@ mod rmi;
 mod save;
 mod search;
 mod tag;
+mod volume;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -155,6 +156,7 @@ fn needs_rights(command: &Command) -> bool {
         | Command::Cp(_)
         | Command::Export(_)
         | Command::ContainerPrune(_)
+        | Command::Volume(_)
         | Command::Prune(_)
         | Command::Du(_)
         | Command::Doctor(_)
@@ -223,6 +225,7 @@ pub fn run(cli: Cli, env: Environment) -> Result<(), CliError> {
         Command::Ps(a) => container::list(&cx, a),
         Command::Rm(a) => container::remove(&cx, &a),
         Command::ContainerPrune(a) => container::prune(&cx, a),
+        Command::Volume(c) => volume::run(&cx, c),
         Command::Rename(a) => container::rename(&cx, &a),
         Command::Diff(a) => container::diff(&cx, &a),
         Command::Commit(a) => container::commit(&cx, a),

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use rgraph_ir::Reference;
 use rgraph_ir::op::NetworkMode;
 use rgraph_ir::request::Dest;
-use rgraph_runtime::container::{Bind, Copying, NetworkChoice};
+use rgraph_runtime::container::{Copying, NetworkChoice};
 
 use super::error::OptionsError;
 use super::image::{ImageName, archive_dest, new_name};
+use super::mounts::Mounts;
 use super::{Layout, Terminals, filters, insecure_registries, network, parse_seconds};
 use crate::args::{
     CommitArgs, ContainerPruneArgs, CpArgs, Environment, ExportArgs, PsArgs, RunArgs,
@@ -38,8 +39,8 @@ pub struct RunOptions {
     pub name: Option<String>,
     /// Beyond the image's, in order.
     pub env: Vec<(String, String)>,
-    /// Folders and files of the host.
-    pub binds: Vec<Bind>,
+    /// What is mounted in it.
+    pub mounts: Mounts,
     /// `None`: the image's.
     pub workdir: Option<String>,
     /// `None`: the image's.
@@ -97,7 +98,7 @@ impl RunOptions {
             rm: raw.rm,
             name: raw.name,
             env: vars,
-            binds: raw.volume.iter().map(|v| bind(v)).collect::<Result<_, _>>()?,
+            mounts: Mounts::new(&raw.volume, &raw.mount, &raw.tmpfs, cwd)?,
             workdir: raw.workdir,
             user: raw.user,
             entrypoint: raw.entrypoint,
@@ -161,29 +162,6 @@ fn variable(
         return Err(OptionsError::value(flag, line, "the name of the variable is missing"));
     }
     Ok(value.map(|v| (key.to_owned(), v)))
-}
-
-fn bind(line: &str) -> Result<Bind, OptionsError> {
-    let wrong = |why: &str| OptionsError::value("--volume", line, why);
-    let mut parts = line.split(':');
-    let (source, dest, mode) = (parts.next().unwrap_or_default(), parts.next(), parts.next());
-    let Some(dest) = dest else {
-        return Err(OptionsError::Unsupported(
-            "`run --volume` without a folder of the host".into(),
-        ));
-    };
-    if !source.starts_with('/') {
-        return Err(OptionsError::Unsupported("`run --volume` with the name of a volume".into()));
-    }
-    if !dest.starts_with('/') || dest == "/" {
-        return Err(wrong("the path in the container must be absolute, and not `/`"));
-    }
-    let readonly = match (mode, parts.next()) {
-        (None | Some("rw"), None) => false,
-        (Some("ro"), None) => true,
-        _ => return Err(wrong("the mode must be `ro` or `rw`")),
-    };
-    Ok(Bind { source: PathBuf::from(source), dest: dest.to_owned(), readonly })
 }
 
 /// Filters of `ps`.
@@ -336,7 +314,7 @@ pub struct LabelFilter {
 }
 
 impl LabelFilter {
-    fn add(&mut self, name: &str, value: &str) {
+    pub(super) fn add(&mut self, name: &str, value: &str) {
         let label = match value.split_once('=') {
             Some((k, v)) => (k.to_owned(), Some(v.to_owned())),
             None => (value.to_owned(), None),
@@ -443,8 +421,12 @@ mod tests {
         assert_eq!(o.words, ["ls", "-t", "--rm=x"]);
         assert_eq!(o.env, [("A".to_owned(), "1".to_owned())]);
         let o = options(&["-v=/a:/b:ro", "-h", "me", "box"]).unwrap();
-        let bind = Bind { source: "/a".into(), dest: "/b".into(), readonly: true };
-        assert_eq!((o.binds, o.hostname.as_str()), (vec![bind], "me"));
+        let bind = rgraph_runtime::container::Bind {
+            source: "/a".into(),
+            dest: "/b".into(),
+            readonly: true,
+        };
+        assert_eq!((o.mounts.binds, o.hostname.as_str()), (vec![bind], "me"));
     }
 
     #[test]
@@ -486,7 +468,6 @@ mod tests {
             (&["--detach-keys=ctrl-A", "box"][..], "expected letters"),
             (&["-p", "80:80", "box"], "`run --publish` is not supported yet"),
             (&["--name", "-x", "box"], "only [a-zA-Z0-9]"),
-            (&["-v", "data:/data", "box"], "the name of a volume is not supported yet"),
             (&["-v", "/a:b", "box"], "must be absolute"),
             (&["-v", "/a:/b:rx", "box"], "must be `ro` or `rw`"),
             (&["--network", "bridge0", "box"], "unknown network"),

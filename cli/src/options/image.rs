@@ -243,12 +243,17 @@ pub struct InspectOptions {
 impl InspectOptions {
     /// The one conversion.
     pub fn new(raw: InspectArgs) -> Result<Self, OptionsError> {
-        let format = match raw.format.as_deref() {
-            None | Some("") => None,
-            Some("json") => Some(template("{{json .}}")?),
-            Some(t) => Some(template(t)?),
-        };
+        let format = template_or_json(raw.format.as_deref())?;
         Ok(Self { names: raw.names, kind: raw.kind, size: raw.size, format })
+    }
+}
+
+/// The template of `--format`; `None`: all as one JSON array.
+pub fn template_or_json(format: Option<&str>) -> Result<Option<Template>, OptionsError> {
+    match format {
+        None | Some("") => Ok(None),
+        Some("json") => template("{{json .}}").map(Some),
+        Some(t) => template(t).map(Some),
     }
 }
 

@@ -18,6 +18,7 @@ mod error;
 mod format;
 mod image;
 mod lock;
+mod mounts;
 mod output;
 mod registry;
 mod resources;
@@ -25,6 +26,7 @@ mod size;
 mod source;
 mod steps;
 mod store;
+mod volume;
 
 pub use attest::attestations;
 pub use bake::{BakeMode, BakeOptions, Grants};
@@ -41,9 +43,10 @@ pub use error::OptionsError;
 pub use format::{Format, Layout};
 pub use image::{
     HistoryOptions, ImageName, ImagesOptions, ImportOptions, ImportSource, InspectOptions,
-    LoadOptions, PullOptions, PushOptions, RmiOptions, SaveOptions, TagOptions,
+    LoadOptions, PullOptions, PushOptions, RmiOptions, SaveOptions, TagOptions, template_or_json,
 };
 pub use lock::{FetchOptions, LockDest, LockOptions};
+pub use mounts::{Mounts, NamedVolume};
 pub use output::{normal_tag, parse_output};
 pub use registry::{LoginOptions, Password, SearchOptions, logout_server};
 pub use resources::resources;
@@ -51,6 +54,7 @@ pub use size::{parse_amount, parse_seconds, parse_size};
 pub use source::{agents, secrets};
 pub use steps::{HOST_GATEWAY, entitlements, host, network, ulimit};
 pub use store::{Bounds, CacheMountOptions, CheckOptions, DfOptions, PruneOptions};
+pub use volume::{VolumeCreateOptions, VolumeLsOptions, VolumePruneOptions};
 
 use std::io::IsTerminal as _;
 

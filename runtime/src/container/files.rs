@@ -26,6 +26,7 @@ use crate::snapshot::{SnapshotError, Snapshots};
 use crate::tree::copy::{CopyOptions, Source, copy};
 use crate::tree::resolve::{Place, resolve};
 use crate::tree::{TreeError, open_dir};
+use crate::volumes::Volumes;
 
 /// Why files could not be copied.
 #[derive(Debug, thiserror::Error)]
@@ -123,7 +124,7 @@ impl<'a> Files<'a> {
         let userxattr = reach.host.userxattr;
         let spec = OverlaySpec { lowers: &lowers, upper: None, volatile: false, userxattr };
         let root = overlay(&spec).map_err(FilesError::Mount)?;
-        Ok(Self { reach, root, mounts: mounts(record), _held: None })
+        Ok(Self { reach, root, mounts: mounts(reach, record), _held: None })
     }
 
     /// To write too.
@@ -160,7 +161,7 @@ impl<'a> Files<'a> {
             userxattr: reach.host.userxattr,
         })
         .map_err(FilesError::Mount)?;
-        Ok(Self { reach, root, mounts: mounts(&held.record), _held: Some(held) })
+        Ok(Self { reach, root, mounts: mounts(reach, &held.record), _held: Some(held) })
     }
 
     /// The tree in which a path of the container lies, and the path there.
@@ -336,12 +337,18 @@ impl<'a> Files<'a> {
     }
 }
 
-fn mounts(record: &Record) -> Vec<Mounted> {
+fn mounts(reach: &Reach<'_>, record: &Record) -> Vec<Mounted> {
     let bind = |b: &super::Bind| {
         let (dest, source) = (b.dest.clone(), b.source.clone());
         Mounted { dest, source, readonly: b.readonly }
     };
-    record.settings.binds.iter().map(bind).collect()
+    let volumes = Volumes::new(reach.containers.store);
+    let volume = |v: &super::VolumeMount| {
+        let (dest, source) = (v.dest.clone(), volumes.data(&v.name));
+        Mounted { dest, source, readonly: v.readonly }
+    };
+    let kept = record.settings.volumes.iter().map(volume);
+    record.settings.binds.iter().map(bind).chain(kept).collect()
 }
 
 fn folder(path: &Path) -> Result<OwnedFd, FilesError> {

@@ -56,6 +56,9 @@ pub enum ContainerError {
     /// The sandbox.
     #[error(transparent)]
     Sandbox(#[from] crate::sandbox::SandboxError),
+    /// Its volumes.
+    #[error(transparent)]
+    Volume(#[from] crate::volumes::VolumeError),
     /// Its network.
     #[error(transparent)]
     Network(#[from] crate::ops::network::NetworkError),
@@ -134,6 +137,12 @@ pub struct Settings {
     pub network: NetworkChoice,
     /// Folders and files of the host.
     pub binds: Vec<Bind>,
+    /// Volumes.
+    #[serde(default)]
+    pub volumes: Vec<VolumeMount>,
+    /// Memory.
+    #[serde(default)]
+    pub tmpfs: Vec<TmpfsMount>,
     /// A terminal is its three streams.
     pub terminal: bool,
     /// Its standard input is not closed at once.
@@ -163,6 +172,30 @@ pub struct Bind {
     pub dest: String,
     /// No writes.
     pub readonly: bool,
+}
+
+/// A volume in a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeMount {
+    /// The volume.
+    pub name: String,
+    /// Absolute path in the container.
+    pub dest: String,
+    /// No writes.
+    pub readonly: bool,
+    /// It was made for this container alone.
+    pub anonymous: bool,
+    /// When it is empty it takes what the image has in its place.
+    pub copy: bool,
+}
+
+/// Memory in a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TmpfsMount {
+    /// Absolute path in the container.
+    pub dest: String,
+    /// Limit in bytes; 0: the kernel's default.
+    pub size: u64,
 }
 
 /// The image a container was made of.
@@ -401,9 +434,21 @@ impl<'a> Containers<'a> {
     /// # Errors
     /// Something in it cannot be removed.
     pub fn remove(&self, held: Held) -> Result<(), ContainerError> {
-        let removed = remove_folder(&self.folder(&held.record));
+        let removed = match held.record.remove {
+            true => remove_with_volumes(&self.folder(&held.record), &held.record),
+            false => remove_folder(&self.folder(&held.record)),
+        };
         drop(held.lock);
         removed
+    }
+
+    /// As [`Self::remove`], and its volumes without a name go too.
+    ///
+    /// # Errors
+    /// As [`Self::remove`].
+    pub fn remove_all(&self, mut held: Held) -> Result<(), ContainerError> {
+        held.record.remove = true;
+        self.remove(held)
     }
 
     /// It could not be started.
@@ -538,6 +583,26 @@ fn write_record(folder: &Path, record: &Record) -> Result<(), ContainerError> {
         fs::rename(&tmp, &path)
     };
     write().map_err(at("write", &path))
+}
+
+/// Removes a container's folder, and its volumes without a name that no other container has.
+fn remove_with_volumes(folder: &Path, record: &Record) -> Result<(), ContainerError> {
+    remove_folder(folder)?;
+    let (Some(all), true) = (folder.parent(), record.settings.volumes.iter().any(|v| v.anonymous))
+    else {
+        return Ok(());
+    };
+    let mut used = std::collections::HashSet::new();
+    for entry in fs::read_dir(all).map_err(at("read", all))? {
+        let dir = entry.map_err(at("read", all))?.path();
+        let other = read_record(&dir)?;
+        used.extend(other.into_iter().flat_map(|r| r.settings.volumes).map(|v| v.name));
+    }
+    let volumes = crate::volumes::folder_of(all.parent().unwrap_or(all));
+    for v in record.settings.volumes.iter().filter(|v| v.anonymous && !used.contains(&v.name)) {
+        crate::volumes::remove_folder(&volumes.join(&v.name))?;
+    }
+    Ok(())
 }
 
 /// Removes a container's folder.

@@ -19,6 +19,7 @@ use crate::sandbox::{
     SandboxSpec, fill_mount_points,
 };
 use crate::snapshot::{LayerProvider, Snapshots};
+use crate::volumes::Volumes;
 
 /// What a start needs.
 pub struct Start<'a> {
@@ -81,6 +82,11 @@ fn prepare(
             })
             .map_err(at("set up", &upper))?;
     }
+    let volumes = Volumes::new(s.store);
+    volumes.attach(&record.settings.volumes, &|| match record.base() {
+        Some(id) => Ok(Some(snapshots.mount_read_only(id, None)?)),
+        None => Ok(None),
+    })?;
     // What the kernel left there is of no use to another mount.
     super::remove_tree(&work)
         .and_then(|()| fs::create_dir(&work))
@@ -93,7 +99,9 @@ fn prepare(
     };
     let below = s.store.fixed_tree("mount-points", s.lease, fill_mount_points).ok();
     let rootfs = Rootfs { lowers, upper, work, userxattr: s.host.userxattr, below };
-    Ok((spec(&record.settings, record.short(), rootfs, network), runner))
+    let mut spec = spec(&record.settings, record.short(), rootfs, network);
+    spec.mounts.extend(mounts(&record.settings, &volumes));
+    Ok((spec, runner))
 }
 
 fn hand_over(
@@ -114,6 +122,17 @@ fn hand_over(
     channel::send(&control, CHARGE, &[file.as_fd(), parcel.as_fd()])
         .map_err(ContainerError::Talk)?;
     Ok(Connection::new(control))
+}
+
+/// Volumes and memory.
+fn mounts(s: &Settings, volumes: &Volumes<'_>) -> Vec<SandboxMount> {
+    let kept = s.volumes.iter().map(|v| {
+        let source = MountSource::Path(volumes.data(&v.name));
+        let (selector, readonly) = ("/".to_owned(), v.readonly);
+        (v.dest.clone(), SandboxMountKind::Bind { source, selector, readonly })
+    });
+    let memory = s.tmpfs.iter().map(|t| (t.dest.clone(), SandboxMountKind::Tmpfs { size: t.size }));
+    kept.chain(memory).map(|(dest, kind)| SandboxMount { dest, kind }).collect()
 }
 
 fn spec(s: &Settings, short: &str, rootfs: Rootfs, network: Network) -> SandboxSpec {

@@ -150,7 +150,8 @@ fn name_matches(pattern: &str, name: &str) -> bool {
 
 /// A volume's name, or a path that something is mounted on.
 fn mounted(r: &Record, what: &str) -> bool {
-    r.settings.binds.iter().any(|b| b.dest == what || b.source.as_os_str() == what)
+    let binds = r.settings.binds.iter().any(|b| b.dest == what || b.source.as_os_str() == what);
+    binds || r.settings.volumes.iter().any(|v| v.dest == what || v.name == what)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use rgraph_runtime::container::{
     ContainerError, Containers, NetworkChoice, Record, State, changed_bytes,
 };
 use rgraph_runtime::images;
+use rgraph_runtime::volumes::Volumes;
 use rgraph_store::Store;
 use serde_json::{Map, Value, json};
 
@@ -78,7 +79,7 @@ pub fn describe(store: &Store, record: &Record, size: bool) -> Result<Value, Cli
             "Name": "overlayfs",
             "Data": { "UpperDir": path("fs"), "WorkDir": path("work") },
         },
-        "Mounts": mounts(record),
+        "Mounts": mounts(store, record),
         "Config": {
             "Hostname": hostname,
             "Domainname": "",
@@ -170,16 +171,18 @@ pub fn network(record: &Record) -> &'static str {
 
 /// Sources of what is mounted in a container.
 pub fn mount_names(record: &Record) -> impl Iterator<Item = String> {
-    record.settings.binds.iter().map(|b| b.source.display().to_string())
+    let volumes = record.settings.volumes.iter().map(|v| v.name.clone());
+    volumes.chain(record.settings.binds.iter().map(|b| b.source.display().to_string()))
 }
 
 /// How many volumes a container has.
-pub fn volume_count(_record: &Record) -> usize {
-    0
+pub fn volume_count(record: &Record) -> usize {
+    record.settings.volumes.len()
 }
 
 /// What is mounted in a container besides the usual.
-fn mounts(record: &Record) -> Vec<Value> {
+fn mounts(store: &Store, record: &Record) -> Vec<Value> {
+    let volumes = Volumes::new(store);
     let binds = record.settings.binds.iter().map(|b| {
         json!({
             "Type": "bind",
@@ -190,7 +193,25 @@ fn mounts(record: &Record) -> Vec<Value> {
             "Propagation": "rprivate",
         })
     });
-    binds.collect()
+    let kept = record.settings.volumes.iter().map(|v| {
+        json!({
+            "Type": "volume",
+            "Name": v.name,
+            "Source": volumes.data(&v.name).display().to_string(),
+            "Destination": v.dest,
+            "Driver": "local",
+            "Mode": if v.readonly { "ro" } else { "" },
+            "RW": !v.readonly,
+            "Propagation": "",
+        })
+    });
+    let memory = record.settings.tmpfs.iter().map(|t| {
+        json!({
+            "Type": "tmpfs", "Source": "", "Destination": t.dest, "Mode": "", "RW": true,
+            "Propagation": "",
+        })
+    });
+    binds.chain(kept).chain(memory).collect()
 }
 
 /// Labels of a container: those of its image.

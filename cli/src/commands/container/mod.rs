@@ -24,7 +24,7 @@ use crate::session::{self, store_error};
 
 pub use commit::commit;
 pub use copy::{copy, export};
-pub use keep::{prune, rename};
+pub use keep::{agreed, prune, rename};
 pub use list::list;
 pub use run::run;
 
@@ -53,9 +53,15 @@ pub fn remove(cx: &Context, args: &RmArgs) -> Result<(), CliError> {
     let remove = |word: &str| {
         let record = containers.find(word)?;
         if !args.force {
-            return containers.remove(containers.hold(&record)?);
+            let held = containers.hold(&record)?;
+            return if args.volumes {
+                containers.remove_all(held)
+            } else {
+                containers.remove(held)
+            };
         }
         match containers.seize(&record)? {
+            Some(held) if args.volumes => containers.remove_all(held),
             Some(held) => containers.remove(held),
             None => Ok(()),
         }

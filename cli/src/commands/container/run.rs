@@ -2,9 +2,12 @@
 
 use nix::sys::signal::Signal;
 use rgraph_ir::image_config::ContainerConfig;
-use rgraph_runtime::container::{Attach, ContainerError, Containers, New, Settings, Start, start};
+use rgraph_runtime::container::{
+    Attach, ContainerError, Containers, New, Settings, Start, VolumeMount, start,
+};
 use rgraph_runtime::fetch::image::{ImageFetcher, PullPolicy};
 use rgraph_runtime::images::{self, World};
+use rgraph_runtime::volumes::random_name;
 use rgraph_store::ImageRow;
 use rgraph_sys::terminal;
 
@@ -13,7 +16,7 @@ use super::{Context, container_error};
 use crate::args::RunArgs;
 use crate::commands::inspect::native;
 use crate::commands::{images_error, note, print, tag};
-use crate::options::{RunOptions, host_platform};
+use crate::options::{NamedVolume, RunOptions, host_platform};
 use crate::report::CliError;
 use crate::session::{self, store_error};
 
@@ -125,6 +128,7 @@ fn resolve(opts: &RunOptions, mut image: ContainerConfig) -> Result<Settings, Cl
     for (key, value) in &opts.env {
         image.env_set(key, value);
     }
+    let volumes = volumes(opts, &image)?;
     let cwd = opts.workdir.clone().unwrap_or(image.working_dir);
     Ok(Settings {
         args,
@@ -133,9 +137,32 @@ fn resolve(opts: &RunOptions, mut image: ContainerConfig) -> Result<Settings, Cl
         user: opts.user.clone().unwrap_or(image.user),
         hostname: opts.hostname.clone(),
         network: opts.network,
-        binds: opts.binds.clone(),
+        binds: opts.mounts.binds.clone(),
+        volumes,
+        tmpfs: opts.mounts.tmpfs.clone(),
         terminal: opts.tty,
         open_input: opts.interactive,
         input_once: !opts.detach,
     })
+}
+
+/// The volumes asked for, and one for each `VOLUME` of the image that nothing else is mounted on.
+fn volumes(opts: &RunOptions, image: &ContainerConfig) -> Result<Vec<VolumeMount>, CliError> {
+    let bare = |path: &str| path.trim_end_matches('/').to_owned();
+    let taken: Vec<String> = opts.mounts.targets().map(bare).collect();
+    let own = image.volumes.iter().filter(|v| !taken.contains(&bare(v)) && !bare(v).is_empty());
+    let own =
+        own.map(|dest| NamedVolume { name: None, dest: dest.clone(), readonly: false, copy: true });
+    let all = opts.mounts.volumes.iter().cloned().chain(own);
+    all.map(|v| {
+        let anonymous = v.name.is_none();
+        let name = match v.name {
+            Some(name) => name,
+            None => random_name()
+                .map_err(|e| CliError::failed("no name is found for a volume").because(e))?,
+        };
+        let NamedVolume { dest, readonly, copy, .. } = v;
+        Ok(VolumeMount { name, dest, readonly, anonymous, copy })
+    })
+    .collect()
 }

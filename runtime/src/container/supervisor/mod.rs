@@ -29,7 +29,7 @@ use rgraph_sys::{channel, ns, spawn};
 use self::streams::{Far, Side, Streams};
 use self::visitor::{SessionId, Visitor};
 use super::protocol::{self, Asked, Attach, CHARGE, Charge, End, Request, Word, cut};
-use super::{Record, State, log, now, remove_folder, write_record};
+use super::{Record, State, log, now, remove_with_volumes, write_record};
 use crate::sandbox::bench::{self, Bench, Step};
 use crate::sandbox::runner::{self, CONNECT};
 use crate::sandbox::{InitError, SandboxSpec};
@@ -389,7 +389,7 @@ impl Supervisor {
         self.listener = None;
         let noted = write_record(&self.folder, &self.record);
         let noted = match self.record.remove {
-            true => remove_folder(&self.folder),
+            true => remove_with_volumes(&self.folder, &self.record),
             false => noted,
         };
         if let Err(e) = noted {
