@@ -30,6 +30,7 @@ mod limits;
 mod login;
 mod logs;
 mod network;
+mod ports;
 mod pull;
 mod rebuilt_base;
 mod registry;

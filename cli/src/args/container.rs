@@ -32,11 +32,11 @@ pub struct RunArgs {
     /// Run a small process 1 (not supported yet)
     #[arg(long, hide = true)]
     pub init: bool,
-    /// Publish a port (not supported yet)
-    #[arg(short, long, value_name = "PORT", hide = true)]
+    /// Let a port of the host lead to one of its own
+    #[arg(short, long, value_name = "[[IP:]HOST:]PORT")]
     pub publish: Vec<String>,
-    /// Publish all ports (not supported yet)
-    #[arg(short = 'P', long, hide = true)]
+    /// As --publish for all ports that the image names, with free ports of the host
+    #[arg(short = 'P', long)]
     pub publish_all: bool,
     /// Remove it when it ends
     #[arg(long)]
@@ -109,6 +109,17 @@ pub struct PsArgs {
     /// What they take on disk
     #[arg(short, long)]
     pub size: bool,
+}
+
+/// `port`.
+#[derive(Debug, Args)]
+pub struct PortArgs {
+    /// Container
+    #[arg(value_name = "CONTAINER")]
+    pub container: String,
+    /// Only this one of its ports
+    #[arg(value_name = "PORT[/tcp]")]
+    pub port: Option<String>,
 }
 
 /// `rename`.

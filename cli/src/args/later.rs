@@ -41,7 +41,6 @@ later! {
     Exec = "exec",
     Kill = "kill",
     Network = "network",
-    Port = "port",
     Report = "report",
     Restart = "restart",
     Start = "start",

@@ -27,8 +27,8 @@ pub use build::{
     BuildArgs, ContextLsArgs, FetchArgs, GraphArgs, GraphFormat, LockArgs, PullArg, ResourceArgs,
 };
 pub use container::{
-    CommitArgs, ContainerPruneArgs, CpArgs, DiffArgs, ExportArgs, PsArgs, RenameArgs, RmArgs,
-    RunArgs,
+    CommitArgs, ContainerPruneArgs, CpArgs, DiffArgs, ExportArgs, PortArgs, PsArgs, RenameArgs,
+    RmArgs, RunArgs,
 };
 pub use environment::Environment;
 pub use image::{
@@ -187,6 +187,8 @@ pub enum Command {
     Cp(CpArgs),
     /// Write the files of a container to an archive
     Export(ExportArgs),
+    /// Show the ports of a container on the host
+    Port(PortArgs),
     /// List images
     Images(ImagesArgs),
     /// Make an image from a file system archive
@@ -302,6 +304,8 @@ enum ContainerGroup {
     Cp(CpArgs),
     /// Write the files of a container to an archive
     Export(ExportArgs),
+    /// Show the ports of a container on the host
+    Port(PortArgs),
     #[command(flatten)]
     Later(Later),
 }
@@ -386,6 +390,7 @@ impl From<Top> for Command {
                 ContainerGroup::Commit(a) => Self::Commit(a),
                 ContainerGroup::Cp(a) => Self::Cp(a),
                 ContainerGroup::Export(a) => Self::Export(a),
+                ContainerGroup::Port(a) => Self::Port(a),
                 ContainerGroup::Later(l) => Self::Later(l),
             },
             Top::Builder(g) | Top::Buildx(g) => match g {

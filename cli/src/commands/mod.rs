@@ -178,6 +178,7 @@ fn needs_rights(command: &Command) -> bool {
         | Command::Version(_)
         | Command::ContextLs(_)
         | Command::Rename(_)
+        | Command::Port(_)
         | Command::Search(_)
         | Command::Login(_)
         | Command::Logout(_)
@@ -231,6 +232,7 @@ pub fn run(cli: Cli, env: Environment) -> Result<(), CliError> {
         Command::Commit(a) => container::commit(&cx, a),
         Command::Cp(a) => container::copy(&cx, a),
         Command::Export(a) => container::export(&cx, a),
+        Command::Port(a) => container::port(&cx, &a),
         Command::Images(a) => images::run(&cx, a),
         Command::Import(a) => import::run(&cx, a),
         Command::Tag(a) => tag::run(&cx, a),

@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use rgraph_ir::Reference;
 use rgraph_ir::op::NetworkMode;
 use rgraph_ir::request::Dest;
-use rgraph_runtime::container::{Copying, NetworkChoice};
+use rgraph_runtime::container::{Copying, NetworkChoice, Publish};
 
 use super::error::OptionsError;
 use super::image::{ImageName, archive_dest, new_name};
 use super::mounts::Mounts;
+use super::ports::publish;
 use super::{Layout, Terminals, filters, insecure_registries, network, parse_seconds};
 use crate::args::{
     CommitArgs, ContainerPruneArgs, CpArgs, Environment, ExportArgs, PsArgs, RunArgs,
@@ -41,6 +42,10 @@ pub struct RunOptions {
     pub env: Vec<(String, String)>,
     /// What is mounted in it.
     pub mounts: Mounts,
+    /// Ports on the host.
+    pub ports: Vec<Publish>,
+    /// All ports that the image names too.
+    pub all_ports: bool,
     /// `None`: the image's.
     pub workdir: Option<String>,
     /// `None`: the image's.
@@ -58,11 +63,7 @@ pub struct RunOptions {
 impl RunOptions {
     /// The one conversion. Files of variables are read here.
     pub fn new(raw: RunArgs, env: &Environment, cwd: &Path) -> Result<Self, OptionsError> {
-        let not_yet = [
-            (raw.init, "`run --init`"),
-            (!raw.publish.is_empty(), "`run --publish`"),
-            (raw.publish_all, "`run --publish-all`"),
-        ];
+        let not_yet = [(raw.init, "`run --init`")];
         if let Some((_, what)) = not_yet.iter().find(|(given, _)| *given) {
             return Err(OptionsError::Unsupported((*what).to_owned()));
         }
@@ -98,6 +99,8 @@ impl RunOptions {
             rm: raw.rm,
             name: raw.name,
             env: vars,
+            ports: raw.publish.iter().map(|p| publish(p)).collect::<Result<Vec<_>, _>>()?.concat(),
+            all_ports: raw.publish_all,
             mounts: Mounts::new(&raw.volume, &raw.mount, &raw.tmpfs, cwd)?,
             workdir: raw.workdir,
             user: raw.user,
@@ -466,7 +469,7 @@ mod tests {
     fn what_is_refused() {
         for (words, part) in [
             (&["--detach-keys=ctrl-A", "box"][..], "expected letters"),
-            (&["-p", "80:80", "box"], "`run --publish` is not supported yet"),
+            (&["-p", "80:80/udp", "box"], "`run --publish` with udp is not supported yet"),
             (&["--name", "-x", "box"], "only [a-zA-Z0-9]"),
             (&["-v", "/a:b", "box"], "must be absolute"),
             (&["-v", "/a:/b:rx", "box"], "must be `ro` or `rw`"),

@@ -20,6 +20,7 @@ mod image;
 mod lock;
 mod mounts;
 mod output;
+mod ports;
 mod registry;
 mod resources;
 mod size;

@@ -18,6 +18,7 @@ mod diff;
 mod files;
 pub mod log;
 mod names;
+mod ports;
 mod protocol;
 mod size;
 mod start;
@@ -36,6 +37,7 @@ pub use client::Connection;
 pub use commit::{Commit, commit};
 pub use diff::{Change, changes};
 pub use files::{Copying, Files, FilesError, Reach};
+pub use ports::{Bound, PortError, Publish};
 pub use protocol::{Attach, End, Event, Word};
 pub use size::{bytes_below, changed_bytes};
 pub use start::{Start, start};
@@ -59,6 +61,9 @@ pub enum ContainerError {
     /// Its volumes.
     #[error(transparent)]
     Volume(#[from] crate::volumes::VolumeError),
+    /// Its ports.
+    #[error(transparent)]
+    Port(#[from] PortError),
     /// Its network.
     #[error(transparent)]
     Network(#[from] crate::ops::network::NetworkError),
@@ -143,6 +148,9 @@ pub struct Settings {
     /// Memory.
     #[serde(default)]
     pub tmpfs: Vec<TmpfsMount>,
+    /// Ports on the host.
+    #[serde(default)]
+    pub ports: Vec<Publish>,
     /// A terminal is its three streams.
     pub terminal: bool,
     /// Its standard input is not closed at once.
@@ -253,6 +261,9 @@ pub struct Record {
     pub settings: Settings,
     /// How far it has come.
     pub state: State,
+    /// Its ports on the host, since it was started last.
+    #[serde(default)]
+    pub bound: Vec<Bound>,
     /// It goes when it ends.
     pub remove: bool,
 }
@@ -394,6 +405,7 @@ impl<'a> Containers<'a> {
             },
             settings: new.settings,
             state: State::Created,
+            bound: Vec::new(),
             remove: new.remove,
         };
         let dir = self.folder(&record);

@@ -21,6 +21,8 @@ pub(super) const SOCKET: &str = "control";
 /// The message that makes a supervisor of a process that could also have been a runner; with it come
 /// the container's lock and a [`Charge`].
 pub(super) const CHARGE: &[u8] = b"charge";
+/// With it comes the socket of a port of the host, in the order of the record; directly after the charge.
+pub(super) const PORT: &[u8] = b"port";
 /// Most bytes of a stream in one message.
 pub(super) const MOST: usize = channel::MAX_MESSAGE - 1;
 

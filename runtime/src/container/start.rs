@@ -1,16 +1,17 @@
 //! Starts a container's process: the sandbox of a RUN step, whose upper directory stays.
 
 use std::fs;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
 use rgraph_ir::request::NetworkFallback;
 use rgraph_store::{Lease, Store};
 use rgraph_sys::channel;
 
-use super::protocol::{Attach, CHARGE, Charge};
+use super::protocol::{Attach, CHARGE, Charge, PORT};
 use super::{
-    Connection, ContainerError, Containers, Held, NetworkChoice, Record, Settings, State, at,
+    Bound, Connection, ContainerError, Containers, Held, NetworkChoice, Record, Settings, State,
+    at, ports,
 };
 use crate::host::Host;
 use crate::ops::network;
@@ -51,7 +52,7 @@ pub fn start(
     attach: Attach,
 ) -> Result<Connection, ContainerError> {
     match prepare(s, containers, &held.record) {
-        Ok((spec, runner)) => hand_over(s, containers, held, attach, spec, runner),
+        Ok(prepared) => hand_over(s, containers, held, attach, prepared),
         Err(e) => {
             containers.give_up(held)?;
             Err(e)
@@ -59,11 +60,21 @@ pub fn start(
     }
 }
 
+/// What the supervisor is given.
+struct Prepared {
+    spec: SandboxSpec,
+    runner: Runner,
+    bound: Vec<Bound>,
+    sockets: Vec<OwnedFd>,
+}
+
 fn prepare(
     s: &Start<'_>,
     containers: &Containers<'_>,
     record: &Record,
-) -> Result<(SandboxSpec, Runner), ContainerError> {
+) -> Result<Prepared, ContainerError> {
+    // First of all: nothing has been made yet when a port is busy.
+    let (mut bound, mut sockets) = ports::bind(&record.settings.ports)?;
     let folder = containers.folder(record);
     let snapshots = Snapshots::new(s.store, s.host, s.provider, s.lease);
     let lowers = match record.base() {
@@ -97,11 +108,15 @@ fn prepare(
         NetworkChoice::None => Network::None,
         NetworkChoice::Default => network::instead(runner.connect()?, s.network_fallback, s.warn)?,
     };
+    if network != Network::Private && !bound.is_empty() {
+        (s.warn)("ports are not published: the container has no network of its own".to_owned());
+        (bound, sockets) = (Vec::new(), Vec::new());
+    }
     let below = s.store.fixed_tree("mount-points", s.lease, fill_mount_points).ok();
     let rootfs = Rootfs { lowers, upper, work, userxattr: s.host.userxattr, below };
     let mut spec = spec(&record.settings, record.short(), rootfs, network);
     spec.mounts.extend(mounts(&record.settings, &volumes));
-    Ok((spec, runner))
+    Ok(Prepared { spec, runner, bound, sockets })
 }
 
 fn hand_over(
@@ -109,11 +124,12 @@ fn hand_over(
     containers: &Containers<'_>,
     held: Held,
     attach: Attach,
-    spec: SandboxSpec,
-    runner: Runner,
+    prepared: Prepared,
 ) -> Result<Connection, ContainerError> {
+    let Prepared { spec, runner, bound, sockets } = prepared;
     let folder = containers.folder(&held.record);
-    let Held { record, lock } = held;
+    let Held { mut record, lock } = held;
+    record.bound = bound;
     let (file, lock) = lock.hand_over();
     let charge = Charge { record, spec, folder, lock, size: s.size, attach };
     let bytes = serde_json::to_vec(&charge).map_err(SandboxError::Encode)?;
@@ -121,6 +137,10 @@ fn hand_over(
     let control = runner.let_go();
     channel::send(&control, CHARGE, &[file.as_fd(), parcel.as_fd()])
         .map_err(ContainerError::Talk)?;
+    // Any number of them: one after the other.
+    for socket in &sockets {
+        channel::send(&control, PORT, &[socket.as_fd()]).map_err(ContainerError::Talk)?;
+    }
     Ok(Connection::new(control))
 }
 

@@ -175,6 +175,32 @@ pub fn close_what_was_left_open() -> io::Result<()> {
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Closes every descriptor above the standard streams but these. For a copy of a process
+/// ([`copy_self`]) that shall keep nothing else of it alive, and that does not use what it was copied
+/// with: it ends without dropping that.
+///
+/// # Errors
+/// The error of `close_range(2)`.
+pub fn keep_only(mut kept: Vec<OwnedFd>) -> io::Result<Vec<OwnedFd>> {
+    let mut numbers: Vec<libc::c_uint> =
+        kept.iter().filter_map(|fd| libc::c_uint::try_from(fd.as_raw_fd()).ok()).collect();
+    numbers.sort_unstable();
+    let mut first = 3;
+    for number in numbers.into_iter().chain([libc::c_uint::MAX]) {
+        if number > first {
+            // SAFETY: what is closed is owned by values of the process that was copied, which by this
+            // function's contract are neither used nor dropped in this one.
+            let done = unsafe { libc::syscall(libc::SYS_close_range, first, number - 1, 0u32) };
+            if done != 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        first = first.max(number.saturating_add(1));
+    }
+    kept.shrink_to_fit();
+    Ok(kept)
+}
+
 /// The namespaces of a child.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Namespaces {

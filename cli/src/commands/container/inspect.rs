@@ -9,7 +9,7 @@ use rgraph_runtime::volumes::Volumes;
 use rgraph_store::Store;
 use serde_json::{Map, Value, json};
 
-use super::{container_error, word};
+use super::{container_error, ports, word};
 use crate::report::CliError;
 
 /// What Docker writes for a time that there is not.
@@ -42,7 +42,6 @@ pub fn describe(store: &Store, record: &Record, size: bool) -> Result<Value, Cli
     let config = image_config(store, record);
     let (entrypoint, cmd) = split(&settings.args, config.as_ref());
     let path = |name: &str| folder.join(name).display().to_string();
-    let empty = json!({});
     let of_image =
         |pick: fn(&ConfigObject) -> Value| config.as_ref().map_or(Value::Null, |c| pick(&c.config));
     let hostname = match settings.hostname.as_str() {
@@ -68,11 +67,10 @@ pub fn describe(store: &Store, record: &Record, size: bool) -> Result<Value, Cli
         "HostConfig": {
             "Binds": binds(record),
             "NetworkMode": network(record),
-            "PortBindings": empty,
+            "PortBindings": ports::asked(record),
             "AutoRemove": record.remove,
             "RestartPolicy": { "Name": "no", "MaximumRetryCount": 0 },
             "Privileged": false,
-            "PublishAllPorts": false,
             "ReadonlyRootfs": false,
         },
         "GraphDriver": {
@@ -103,7 +101,7 @@ pub fn describe(store: &Store, record: &Record, size: bool) -> Result<Value, Cli
         },
         "NetworkSettings": {
             "Bridge": "",
-            "Ports": empty,
+            "Ports": ports::bound(record),
             "Gateway": "",
             "IPAddress": "",
             "MacAddress": "",

@@ -4,7 +4,7 @@ use rgraph_runtime::container::{Containers, Record, State, changed_bytes};
 use rgraph_store::Store;
 
 use super::filter::Filters;
-use super::{Context, container_error, inspect, print, word};
+use super::{Context, container_error, inspect, ports, print, word};
 use crate::args::PsArgs;
 use crate::listing::Listing;
 use crate::options::PsOptions;
@@ -80,7 +80,7 @@ fn row(
         format!("\"{}\"", cut(r.settings.args.join(" "), 20)),
         table::created(Some(r.created), now),
         status(r.state, now),
-        String::new(),
+        ports::shown(store, r),
         r.name.clone(),
         size,
         word(r.state).to_owned(),

@@ -8,6 +8,7 @@ pub mod inspect;
 mod keep;
 mod keys;
 mod list;
+mod ports;
 mod run;
 
 use rgraph_runtime::container::{ContainerError, Containers, State, changes, log};
@@ -26,6 +27,7 @@ pub use commit::commit;
 pub use copy::{copy, export};
 pub use keep::{agreed, prune, rename};
 pub use list::list;
+pub use ports::port;
 pub use run::run;
 
 /// How far a container is, in Docker's word.

@@ -3,7 +3,7 @@
 use nix::sys::signal::Signal;
 use rgraph_ir::image_config::ContainerConfig;
 use rgraph_runtime::container::{
-    Attach, ContainerError, Containers, New, Settings, Start, VolumeMount, start,
+    Attach, ContainerError, Containers, New, Publish, Settings, Start, VolumeMount, start,
 };
 use rgraph_runtime::fetch::image::{ImageFetcher, PullPolicy};
 use rgraph_runtime::images::{self, World};
@@ -129,6 +129,7 @@ fn resolve(opts: &RunOptions, mut image: ContainerConfig) -> Result<Settings, Cl
         image.env_set(key, value);
     }
     let volumes = volumes(opts, &image)?;
+    let ports = published(opts, &image);
     let cwd = opts.workdir.clone().unwrap_or(image.working_dir);
     Ok(Settings {
         args,
@@ -140,6 +141,7 @@ fn resolve(opts: &RunOptions, mut image: ContainerConfig) -> Result<Settings, Cl
         binds: opts.mounts.binds.clone(),
         volumes,
         tmpfs: opts.mounts.tmpfs.clone(),
+        ports,
         terminal: opts.tty,
         open_input: opts.interactive,
         input_once: !opts.detach,
@@ -165,4 +167,22 @@ fn volumes(opts: &RunOptions, image: &ContainerConfig) -> Result<Vec<VolumeMount
         Ok(VolumeMount { name, dest, readonly, anonymous, copy })
     })
     .collect()
+}
+
+/// The ports asked for, and with `-P` those that the image names.
+fn published(opts: &RunOptions, image: &ContainerConfig) -> Vec<Publish> {
+    let mut all = opts.ports.clone();
+    if opts.all_ports {
+        for line in &image.exposed_ports {
+            let (port, protocol) = line.split_once('/').unwrap_or((line, "tcp"));
+            match (port.parse(), protocol) {
+                (Ok(container), "tcp") if all.iter().all(|p| p.container != container) => {
+                    all.push(Publish { ip: None, host: 0, container });
+                }
+                (_, "tcp") => {}
+                _ => note(&format!("warning: port {line} is not published: only TCP is yet")),
+            }
+        }
+    }
+    all
 }

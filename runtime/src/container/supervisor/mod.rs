@@ -28,7 +28,8 @@ use rgraph_sys::{channel, ns, spawn};
 
 use self::streams::{Far, Side, Streams};
 use self::visitor::{SessionId, Visitor};
-use super::protocol::{self, Asked, Attach, CHARGE, Charge, End, Request, Word, cut};
+use super::ports::Proxy;
+use super::protocol::{self, Asked, Attach, CHARGE, Charge, End, PORT, Request, Word, cut};
 use super::{Record, State, log, now, remove_with_volumes, write_record};
 use crate::sandbox::bench::{self, Bench, Step};
 use crate::sandbox::runner::{self, CONNECT};
@@ -82,6 +83,13 @@ fn take_charge(bench: Bench, control: OwnedFd, fds: Vec<OwnedFd>) -> io::Result<
     };
     let charge: Charge = serde_json::from_slice(&channel::unpack(charge, runner::MAX_SPEC)?)?;
     let lock = KeyLock::taken_over(File::from(lock), charge.lock);
+    let mut sockets = Vec::new();
+    while sockets.len() < charge.record.bound.len() {
+        match channel::receive(&control)? {
+            Some((bytes, fds)) if bytes == PORT => sockets.extend(fds),
+            _ => return Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
     // Nobody's folder is kept busy, and nobody's screen is written to.
     ns::change_dir(File::open("/")?)?;
     spawn::set_stdio(2, File::options().write(true).open("/dev/null")?)?;
@@ -99,6 +107,8 @@ fn take_charge(bench: Bench, control: OwnedFd, fds: Vec<OwnedFd>) -> io::Result<
         sessions: Vec::new(),
         visitors: vec![starter],
         first: Some((charge.spec, charge.size)),
+        sockets,
+        proxy: None,
     })
 }
 
@@ -124,6 +134,9 @@ struct Supervisor {
     visitors: Vec<Visitor>,
     /// What is to be started, and the size of its terminal.
     first: Option<(SandboxSpec, (u16, u16))>,
+    /// Of the ports, until somebody serves them.
+    sockets: Vec<OwnedFd>,
+    proxy: Option<Proxy>,
 }
 
 /// What has something to do.
@@ -222,10 +235,30 @@ impl Supervisor {
     /// Starts the container's process.
     fn begin(&mut self, spec: SandboxSpec, size: (u16, u16)) {
         match self.make(spec, size) {
-            Ok(session) => self.sessions.push(session),
+            Ok(session) => {
+                let pid = session.step.pid().number().unwrap_or(0);
+                self.sessions.push(session);
+                self.publish(pid);
+            }
             Err(e) => self.close(end_of(&e)),
         }
         self.bench.no_more_networks();
+    }
+
+    /// Serves the ports, when there are any. They need not wait for the program: what comes before it
+    /// listens is refused, as it is by a host.
+    fn publish(&mut self, pid: i32) {
+        let sockets = std::mem::take(&mut self.sockets);
+        if sockets.is_empty() {
+            return;
+        }
+        match Proxy::start(pid, &self.record.bound, sockets) {
+            Ok(proxy) => self.proxy = Some(proxy),
+            Err(e) => {
+                self.record.bound = Vec::new();
+                self.tell_all(FIRST, &Word::Warning(cut(format!("ports are not published: {e}"))));
+            }
+        }
     }
 
     fn make(&mut self, spec: SandboxSpec, size: (u16, u16)) -> Result<Session, InitError> {
@@ -385,6 +418,8 @@ impl Supervisor {
     /// Notes the end and tells it.
     fn close(&mut self, mut end: End) {
         self.record.state = State::Exited { code: end.code, at: now() };
+        // Before the lock: who starts it again wants them.
+        (self.proxy, self.record.bound) = (None, Vec::new());
         // Nobody can come any more: with the lock a new supervisor may take over the name.
         self.listener = None;
         let noted = write_record(&self.folder, &self.record);
