@@ -1,6 +1,6 @@
 //! Pieces of a stream that several threads work on at once, and sha256 on a thread of its own.
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::ops::Deref;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -156,9 +156,120 @@ impl<W: Write> Write for HashBeside<W> {
     }
 }
 
+/// Why bytes could not be copied.
+#[derive(Debug, thiserror::Error)]
+pub enum CopyFault {
+    /// They could not be read, or are not what was promised.
+    #[error("cannot read it")]
+    Read(#[source] io::Error),
+    /// They could not be written.
+    #[error("cannot write it")]
+    Write(#[source] io::Error),
+}
+
+impl From<CopyFault> for io::Error {
+    fn from(e: CopyFault) -> Self {
+        match e {
+            CopyFault::Read(e) | CopyFault::Write(e) => e,
+        }
+    }
+}
+
+/// Copies all of `from`, which a thread of its own reads and so checks or unpacks while this one
+/// writes. `size`: how many bytes are expected; of few, no thread is started.
+///
+/// # Errors
+/// Of reading, then of writing. After one `to` has a part of the bytes.
+pub fn copy_beside(
+    from: &mut (dyn Read + Send),
+    size: u64,
+    to: &mut dyn Write,
+) -> Result<u64, CopyFault> {
+    if size < CHUNK as u64 {
+        let mut piece = Vec::with_capacity(size as usize);
+        let mut written = 0;
+        loop {
+            from.take(CHUNK as u64).read_to_end(&mut piece).map_err(CopyFault::Read)?;
+            if piece.is_empty() {
+                return Ok(written);
+            }
+            to.write_all(&piece).map_err(CopyFault::Write)?;
+            written += piece.len() as u64;
+            piece.clear();
+        }
+    }
+    std::thread::scope(|scope| {
+        let (send, pieces) = sync_channel::<Chunk>(QUEUE);
+        let reader = scope.spawn(move || -> io::Result<()> {
+            let pool = Pool::default();
+            loop {
+                let mut piece = pool.take();
+                from.take(CHUNK as u64).read_to_end(&mut piece)?;
+                // Nobody listens any more: writing has failed.
+                if piece.is_empty() || send.send(pool.piece(piece)).is_err() {
+                    return Ok(());
+                }
+            }
+        });
+        let mut written = 0;
+        let mut done = Ok(());
+        for piece in pieces {
+            done = to.write_all(&piece);
+            if done.is_err() {
+                break;
+            }
+            written += piece.len() as u64;
+        }
+        let read = reader.join().unwrap_or_else(|p| std::panic::resume_unwind(p));
+        read.map_err(CopyFault::Read)?;
+        done.map(|()| written).map_err(CopyFault::Write)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Fails after so many bytes.
+    struct Ends(usize);
+
+    impl Read for Ends {
+        fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+            let n = buf.len().min(self.0);
+            self.0 -= n;
+            if n == 0 { Err(io::ErrorKind::InvalidData.into()) } else { Ok(n) }
+        }
+    }
+
+    impl Write for Ends {
+        fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+            self.0 = self.0.checked_sub(buf.len()).ok_or(io::ErrorKind::StorageFull)?;
+            Ok(buf.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn copies_all_or_says_what_failed() {
+        for size in [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 9 * CHUNK + 7] {
+            let data: Vec<u8> = (0..size).map(|i| (i / 3) as u8).collect();
+            for told in [0, size as u64] {
+                let mut out = Vec::new();
+                assert_eq!(copy_beside(&mut &data[..], told, &mut out).unwrap(), size as u64);
+                assert!(out == data, "{size}");
+            }
+        }
+        let large = 20 * CHUNK;
+        for told in [0, large as u64] {
+            let e = copy_beside(&mut Ends(large), told, &mut io::sink()).unwrap_err();
+            assert!(matches!(e, CopyFault::Read(e) if e.kind() == io::ErrorKind::InvalidData));
+            let data = vec![7; large];
+            let e = copy_beside(&mut &data[..], told, &mut Ends(CHUNK)).unwrap_err();
+            assert!(matches!(e, CopyFault::Write(e) if e.kind() == io::ErrorKind::StorageFull));
+        }
+    }
 
     #[test]
     fn short_and_long_streams_have_their_digests() {

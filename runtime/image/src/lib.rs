@@ -27,5 +27,6 @@ pub mod layout;
 
 pub mod registry;
 
+pub use chunk::{CopyFault, copy_beside};
 pub use hash::{Mismatch, VerifyReader};
 pub use json::JsonError;

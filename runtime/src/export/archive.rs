@@ -9,6 +9,7 @@ use rgraph_image::blobs::{BlobError, BlobSource, CopyError, Export, promised};
 use rgraph_image::layer::{LayerError, hashed};
 use rgraph_image::layout::{ArchiveError, write_oci_archive, write_oci_layout};
 use rgraph_image::manifest::{Descriptor, OCI_INDEX};
+use rgraph_image::{CopyFault, copy_beside};
 use rgraph_ir::annotation::AnnotationPlace;
 use rgraph_ir::request::{ArchiveOutput, Compression, Dest, LayerOptions};
 use rgraph_ir::{BlobDigest, DiffId, Reference};
@@ -35,6 +36,20 @@ impl BlobSource for StoreBlobs<'_> {
         match self.0.open_blob(digest).map_err(io::Error::other)? {
             Some((_, size)) => Ok(size),
             None => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    /// What is read is checked already.
+    fn write(&self, d: &Descriptor, out: &mut dyn Write) -> Result<(), CopyError> {
+        let read = |source| BlobError::Io { digest: d.digest, source };
+        let reader = self.0.open_blob_verified(&d.digest).map_err(|e| read(io::Error::other(e)))?;
+        let mut reader = reader.ok_or_else(|| read(io::ErrorKind::NotFound.into()))?;
+        let size = reader.size();
+        promised(d, d.digest, size).map_err(read)?;
+        match copy_beside(&mut reader, size, out) {
+            Ok(_) => Ok(()),
+            Err(CopyFault::Read(e)) => Err(read(e).into()),
+            Err(CopyFault::Write(e)) => Err(CopyError::Write(e)),
         }
     }
 }

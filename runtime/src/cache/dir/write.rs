@@ -5,10 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use rgraph_image::copy_beside;
 use rgraph_image::manifest::{Descriptor, Index, OCI_INDEX};
 use rgraph_ir::limits::{MAX_CACHE_RECORD, MAX_MANIFEST};
 use rgraph_ir::{BlobDigest, CacheKey, Op, Platform, TreeDigest};
@@ -107,10 +108,18 @@ impl CacheDirWriter {
         to.with_file_name(format!(".tmp-{}-{}", self.nonce, self.count))
     }
 
-    fn stage(&mut self, to: PathBuf, from: &mut dyn Read) -> Result<u64> {
+    fn stage(&mut self, to: PathBuf, bytes: &[u8]) -> Result<u64> {
+        self.stage_by(to, |f| f.write_all(bytes).map(|()| bytes.len() as u64))
+    }
+
+    fn stage_by(
+        &mut self,
+        to: PathBuf,
+        write: impl FnOnce(&mut File) -> io::Result<u64>,
+    ) -> Result<u64> {
         let tmp = self.temporary(&to);
         let file = File::options().write(true).create_new(true).open(&tmp);
-        let n = file.and_then(|mut f| io::copy(from, &mut f)).map_err(|e| {
+        let n = file.and_then(|mut f| write(&mut f)).map_err(|e| {
             // Whatever is left of it would never be found again.
             fs::remove_file(&tmp).unwrap_or(());
             at(&to)(e)
@@ -157,7 +166,7 @@ impl CacheDirWriter {
     fn stage_bytes(&mut self, bytes: &[u8]) -> Result<BlobDigest> {
         let digest = BlobDigest::of(bytes);
         if !self.is_there(&digest, bytes.len() as u64) {
-            self.stage(self.paths.blob(&digest), &mut &*bytes)?;
+            self.stage(self.paths.blob(&digest), &bytes)?;
             self.staged_blobs.insert(digest);
         }
         Ok(digest)
@@ -220,11 +229,11 @@ impl CacheDirWriter {
         let index = Index::new(OCI_INDEX, all, None).to_json_line();
         let path = self.paths.dir.join("index.json");
         if read_small(&path, MAX_MANIFEST).ok().flatten().as_deref() != Some(&index) {
-            self.stage(path, &mut &index[..])?;
+            self.stage(path, &index)?;
         }
         let path = self.paths.dir.join("oci-layout");
         if !path.exists() {
-            self.stage(path, &mut &br#"{"imageLayoutVersion":"1.0.0"}"#[..])?;
+            self.stage(path, br#"{"imageLayoutVersion":"1.0.0"}"#)?;
         }
         self.flush()?;
         self.changed = false;
@@ -350,7 +359,9 @@ impl Sink for CacheDirWriter {
             let mut from = store.open_blob_verified(&b.digest)?.ok_or_else(|| {
                 SinkError::Store(rgraph_store::StoreError::NoBlob { digest: b.digest })
             })?;
-            self.written += self.stage(self.paths.blob(&b.digest), &mut from)?;
+            let size = from.size();
+            let copy = |f: &mut File| copy_beside(&mut from, size, f).map_err(io::Error::from);
+            self.written += self.stage_by(self.paths.blob(&b.digest), copy)?;
             self.staged_blobs.insert(b.digest);
         }
         Ok(())
@@ -361,7 +372,7 @@ impl Sink for CacheDirWriter {
         let old = read_small(&path, MAX_CACHE_RECORD).ok().flatten();
         let old = old.and_then(|b| serde_json::from_slice::<RecordFile>(&b).ok());
         if !old.is_some_and(|o| record.adds_nothing_to(&o)) {
-            self.stage(path, &mut &record.to_json()[..])?;
+            self.stage(path, &record.to_json())?;
         }
         Ok(())
     }
@@ -380,7 +391,7 @@ impl Sink for CacheDirWriter {
                 && (content.signature.is_none() || content.signature == o.signature)
         };
         if !old.is_some_and(same) {
-            self.stage(path, &mut content.to_line().as_bytes())?;
+            self.stage(path, content.to_line().as_bytes())?;
         }
         Ok(())
     }
