@@ -7,48 +7,48 @@ use std::time::Duration;
 use rgraph_tests::{BASE, Case, need, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 
-fn text(case: &Case, args: &[&str]) -> String {
+pub(crate) fn text(case: &Case, args: &[&str]) -> String {
     case.rgraph(args).ok().text().to_owned()
 }
 
 /// Starts one without a network; gives its id.
-fn detached(case: &Case, flags: &[&str], script: &str) -> String {
+pub(crate) fn detached(case: &Case, flags: &[&str], script: &str) -> String {
     let args = [&["run", "-d", "--network=none"], flags, &[BASE, "sh", "-c", script]].concat();
     let id = text(case, &args).trim().to_owned();
     assert!(id.len() == 64 && id.bytes().all(|b| b.is_ascii_hexdigit()), "{id}");
     id
 }
 
-fn record(case: &Case, id: &str) -> serde_json::Value {
+pub(crate) fn record(case: &Case, id: &str) -> serde_json::Value {
     let path = case.root().join("containers").join(id).join("record.json");
     serde_json::from_slice(&fs::read(path).expect("a record")).expect("JSON")
 }
 
 /// The number of its first process.
-fn first(case: &Case, id: &str) -> i32 {
+pub(crate) fn first(case: &Case, id: &str) -> i32 {
     let pid = record(case, id)["state"]["Running"]["pid"].as_i64().expect("it runs");
     i32::try_from(pid).expect("a process id")
 }
 
-fn field(pid: i32, name: &str) -> String {
+pub(crate) fn field(pid: i32, name: &str) -> String {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
     let line = status.lines().find_map(|l| l.strip_prefix(name)).expect("a field");
     line.trim_start_matches(':').trim().to_owned()
 }
 
-fn supervisor(case: &Case, id: &str) -> i32 {
+pub(crate) fn supervisor(case: &Case, id: &str) -> i32 {
     field(first(case, id), "PPid").parse().expect("a process id")
 }
 
-fn kill(pid: i32) {
+pub(crate) fn kill(pid: i32) {
     kill_process(Pid::from_raw(pid).expect("a process id"), Signal::KILL).expect("it runs");
 }
 
-fn is_there(pid: i32) -> bool {
+pub(crate) fn is_there(pid: i32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|s| !s.contains(") Z "))
 }
 
-fn status(case: &Case, name: &str) -> String {
+pub(crate) fn status(case: &Case, name: &str) -> String {
     let all = text(case, &["ps", "-a", "--format", "{{.Names}}|{{.State}}|{{.Status}}"]);
     let line = all.lines().find_map(|l| l.strip_prefix(&format!("{name}|"))).map(str::to_owned);
     line.unwrap_or_default()

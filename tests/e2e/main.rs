@@ -26,6 +26,7 @@ mod graph;
 mod host;
 mod images;
 mod layers;
+mod life;
 mod limits;
 mod login;
 mod logs;

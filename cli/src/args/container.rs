@@ -59,6 +59,9 @@ pub struct RunArgs {
     /// Mount memory
     #[arg(long, value_name = "PATH[:size=N]")]
     pub tmpfs: Vec<String>,
+    /// Signal that `stop` sends [default: the image's, or TERM]
+    #[arg(long, value_name = "SIGNAL")]
+    pub stop_signal: Option<String>,
     /// Working folder
     #[arg(short, long, value_name = "PATH")]
     pub workdir: Option<String>,
@@ -80,6 +83,107 @@ pub struct RunArgs {
     /// Image, program, and arguments
     #[arg(value_name = "IMAGE [COMMAND...]", required = true, trailing_var_arg = true)]
     pub words: Vec<OsString>,
+}
+
+/// `exec`.
+#[derive(Debug, Args)]
+pub struct ExecArgs {
+    /// Keep standard input open
+    #[arg(short, long)]
+    pub interactive: bool,
+    /// Give it a terminal
+    #[arg(short, long)]
+    pub tty: bool,
+    /// Run in the background
+    #[arg(short, long)]
+    pub detach: bool,
+    /// Keys that leave it without ending it [default: ctrl-p,ctrl-q]
+    #[arg(long, value_name = "KEYS")]
+    pub detach_keys: Option<String>,
+    /// Set a variable; without a value it is the caller's
+    #[arg(short, long, value_name = "KEY[=VALUE]")]
+    pub env: Vec<String>,
+    /// Read variables from a file
+    #[arg(long, value_name = "FILE")]
+    pub env_file: Vec<PathBuf>,
+    /// Working folder
+    #[arg(short, long, value_name = "PATH")]
+    pub workdir: Option<String>,
+    /// User
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    pub user: Option<String>,
+    /// Container, program, and arguments
+    #[arg(value_name = "CONTAINER COMMAND...", required = true, num_args = 2..,
+          trailing_var_arg = true)]
+    pub words: Vec<OsString>,
+}
+
+/// `start`.
+#[derive(Debug, Args)]
+pub struct StartArgs {
+    /// Show what it prints, and pass signals on to it
+    #[arg(short, long)]
+    pub attach: bool,
+    /// Pass standard input on to it
+    #[arg(short, long)]
+    pub interactive: bool,
+    /// Keys that leave it without ending it [default: ctrl-p,ctrl-q]
+    #[arg(long, value_name = "KEYS")]
+    pub detach_keys: Option<String>,
+    /// Containers
+    #[arg(value_name = "CONTAINER", required = true)]
+    pub containers: Vec<String>,
+}
+
+/// `stop` and `restart`.
+#[derive(Debug, Args)]
+pub struct StopArgs {
+    /// Seconds until it is killed; -1: never [default: 10]
+    #[arg(short, long, visible_alias = "time", value_name = "SECONDS", allow_hyphen_values = true)]
+    pub timeout: Option<i64>,
+    /// Signal that asks it to end [default: the image's, or TERM]
+    #[arg(short, long, value_name = "SIGNAL")]
+    pub signal: Option<String>,
+    /// Containers
+    #[arg(value_name = "CONTAINER", required = true)]
+    pub containers: Vec<String>,
+}
+
+/// `kill`.
+#[derive(Debug, Args)]
+pub struct KillArgs {
+    /// Signal
+    #[arg(short, long, value_name = "SIGNAL", default_value = "KILL")]
+    pub signal: String,
+    /// Containers
+    #[arg(value_name = "CONTAINER", required = true)]
+    pub containers: Vec<String>,
+}
+
+/// `wait`.
+#[derive(Debug, Args)]
+pub struct WaitArgs {
+    /// Containers
+    #[arg(value_name = "CONTAINER", required = true)]
+    pub containers: Vec<String>,
+}
+
+/// `attach`.
+#[derive(Debug, Args)]
+pub struct AttachArgs {
+    /// Pass no input on
+    #[arg(long)]
+    pub no_stdin: bool,
+    /// Keys that leave it without ending it [default: ctrl-p,ctrl-q]
+    #[arg(long, value_name = "KEYS")]
+    pub detach_keys: Option<String>,
+    /// Pass signals on to it [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true")]
+    pub sig_proxy: Option<bool>,
+    /// Container
+    #[arg(value_name = "CONTAINER")]
+    pub container: String,
 }
 
 /// `ps`.

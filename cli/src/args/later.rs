@@ -36,17 +36,10 @@ macro_rules! later {
 
 later! {
     Analyze = "analyze",
-    Attach = "attach",
     Config = "config",
-    Exec = "exec",
-    Kill = "kill",
     Network = "network",
     Report = "report",
-    Restart = "restart",
-    Start = "start",
     Stats = "stats",
-    Stop = "stop",
     TopProcesses = "top",
-    Wait = "wait",
     Watch = "watch",
 }

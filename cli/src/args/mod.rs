@@ -27,8 +27,8 @@ pub use build::{
     BuildArgs, ContextLsArgs, FetchArgs, GraphArgs, GraphFormat, LockArgs, PullArg, ResourceArgs,
 };
 pub use container::{
-    CommitArgs, ContainerPruneArgs, CpArgs, DiffArgs, ExportArgs, PortArgs, PsArgs, RenameArgs,
-    RmArgs, RunArgs,
+    AttachArgs, CommitArgs, ContainerPruneArgs, CpArgs, DiffArgs, ExecArgs, ExportArgs, KillArgs,
+    PortArgs, PsArgs, RenameArgs, RmArgs, RunArgs, StartArgs, StopArgs, WaitArgs,
 };
 pub use environment::Environment;
 pub use image::{
@@ -173,8 +173,22 @@ pub enum Command {
     /// Run a program in a new container
     #[command(disable_help_flag = true)]
     Run(Box<RunArgs>),
+    /// Run a program in a container that runs
+    Exec(ExecArgs),
     /// List containers
     Ps(PsArgs),
+    /// Start containers again
+    Start(StartArgs),
+    /// Ask containers to end, and kill those that do not
+    Stop(StopArgs),
+    /// Stop containers and start them again
+    Restart(StopArgs),
+    /// Send a signal to containers
+    Kill(KillArgs),
+    /// Wait until containers have ended; print their exit codes
+    Wait(WaitArgs),
+    /// Stand in front of a container that runs
+    Attach(AttachArgs),
     /// Remove containers
     Rm(RmArgs),
     /// Give a container another name

@@ -111,6 +111,21 @@ pub struct ExplainArgs {
 /// `logs`.
 #[derive(Debug, Args)]
 pub struct LogsArgs {
+    /// Wait for what is printed next (containers)
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only so many lines from the end (containers)
+    #[arg(short = 'n', long, value_name = "LINES")]
+    pub tail: Option<String>,
+    /// Only what was printed since then: a time, or how long ago (containers)
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// Only what was printed until then (containers)
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<String>,
+    /// The time before each line (containers)
+    #[arg(short, long)]
+    pub timestamps: bool,
     /// Which build, by the start of its id [default: the newest]
     #[arg(value_name = "CONTAINER|BUILD")]
     pub build: Option<String>,

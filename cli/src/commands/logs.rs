@@ -9,17 +9,25 @@ use rgraph_solver::Stream;
 use super::explain::{choose, find};
 use super::{Context, container, note};
 use crate::args::LogsArgs;
+use crate::options::LogsOptions;
 use crate::progress::sanitize::{harmless, sanitize};
 use crate::report::CliError;
 use crate::session;
 
 /// Runs the command: standard output of a step to standard output, standard error to standard error.
 pub fn run(cx: &Context, args: LogsArgs) -> Result<(), CliError> {
+    let opts = LogsOptions::new(&args, jiff::Timestamp::now().as_millisecond())?;
     let store = session::open_store(cx.root())?;
     if let (Some(word), None) = (&args.build, &args.step)
-        && container::logs(&store, word)?
+        && container::logs(&store, word, &opts)?
     {
         return Ok(());
+    }
+    if !opts.is_plain() {
+        let name = args.build.as_deref().unwrap_or_default();
+        return Err(CliError::failed(format!("no such container: {}", harmless(name))).help(
+            "`--follow`, `--tail`, `--since`, `--until`, `--timestamps` are for containers",
+        ));
     }
     let (mut build, step) = choose(&store, args.build, args.step)?;
     let logs = BuildLogs::new(&store, &build.id, STEP_MAX);

@@ -150,6 +150,8 @@ fn needs_rights(command: &Command) -> bool {
         | Command::Pull(_)
         | Command::Push(_)
         | Command::Run(_)
+        | Command::Start(_)
+        | Command::Restart(_)
         | Command::Rm(_)
         | Command::Diff(_)
         | Command::Commit(_)
@@ -173,6 +175,11 @@ fn needs_rights(command: &Command) -> bool {
         | Command::Builds(_)
         | Command::Logs(_)
         | Command::Images(_)
+        | Command::Exec(_)
+        | Command::Stop(_)
+        | Command::Kill(_)
+        | Command::Wait(_)
+        | Command::Attach(_)
         | Command::Tag(_)
         | Command::History(_)
         | Command::Version(_)
@@ -201,7 +208,13 @@ pub fn run(cli: Cli, env: Environment) -> Result<(), CliError> {
         // Nothing to clean up: a signal may end it at once.
         Command::Graph(a) if a.build.offline && !a.cached => Signals::default(),
         // The container's, not ours.
-        Command::Run(_) => Signals::default(),
+        Command::Run(_) | Command::Start(_) | Command::Exec(_) | Command::Attach(_) => {
+            Signals::default()
+        }
+        // They wait, and have nothing to clean up.
+        Command::Wait(_) | Command::Stop(_) | Command::Kill(_) | Command::Logs(_) => {
+            Signals::default()
+        }
         _ => Signals::watch(&cancel),
     };
     let style = Style { colours, debug: cli.debug };
@@ -224,6 +237,13 @@ pub fn run(cli: Cli, env: Environment) -> Result<(), CliError> {
         Command::Logs(a) => logs::run(&cx, a),
         Command::Run(a) => container::run(&cx, *a),
         Command::Ps(a) => container::list(&cx, a),
+        Command::Exec(a) => container::exec(&cx, a),
+        Command::Start(a) => container::start(&cx, a),
+        Command::Stop(a) => container::stop(&cx, a),
+        Command::Restart(a) => container::restart(&cx, a),
+        Command::Kill(a) => container::kill(&cx, a),
+        Command::Wait(a) => container::wait(&cx, &a),
+        Command::Attach(a) => container::attach(&cx, a),
         Command::Rm(a) => container::remove(&cx, &a),
         Command::ContainerPrune(a) => container::prune(&cx, a),
         Command::Volume(c) => volume::run(&cx, c),

@@ -47,6 +47,8 @@ pub struct RunOptions {
     /// All ports that the image names too.
     pub all_ports: bool,
     /// `None`: the image's.
+    pub stop_signal: Option<String>,
+    /// `None`: the image's.
     pub workdir: Option<String>,
     /// `None`: the image's.
     pub user: Option<String>,
@@ -69,24 +71,12 @@ impl RunOptions {
         }
         let mut words = raw.words.into_iter().map(text).collect::<Result<Vec<_>, _>>()?;
         let image = ImageName::parse(&words.remove(0))?;
-        let mut vars = Vec::new();
-        for path in &raw.env_file {
-            let failed = |source| OptionsError::Read {
-                flag: "--env-file".to_owned(),
-                path: path.clone(),
-                source,
-            };
-            let lines = std::fs::read_to_string(cwd.join(path)).map_err(failed)?;
-            let lines = lines.lines().map(str::trim_start);
-            for line in lines.filter(|l| !l.is_empty() && !l.starts_with('#')) {
-                vars.extend(variable(line, "--env-file", env)?);
-            }
-        }
-        for line in &raw.env {
-            vars.extend(variable(line, "--env", env)?);
-        }
+        let vars = variables(&raw.env_file, &raw.env, env, cwd)?;
         if let Some(name) = &raw.name {
             container_name("--name", name)?;
+        }
+        if let Some(name) = &raw.stop_signal {
+            super::signal("--stop-signal", name)?;
         }
         Ok(Self {
             image,
@@ -102,6 +92,7 @@ impl RunOptions {
             ports: raw.publish.iter().map(|p| publish(p)).collect::<Result<Vec<_>, _>>()?.concat(),
             all_ports: raw.publish_all,
             mounts: Mounts::new(&raw.volume, &raw.mount, &raw.tmpfs, cwd)?,
+            stop_signal: raw.stop_signal,
             workdir: raw.workdir,
             user: raw.user,
             entrypoint: raw.entrypoint,
@@ -134,7 +125,7 @@ pub fn detach_keys(text: Option<&str>) -> Result<Vec<u8>, OptionsError> {
     text.split(',').map(|word| key(word).ok_or_else(bad)).collect()
 }
 
-fn text(word: OsString) -> Result<String, OptionsError> {
+pub(super) fn text(word: OsString) -> Result<String, OptionsError> {
     word.into_string()
         .map_err(|w| OptionsError::value("COMMAND", &w.to_string_lossy(), "it is not UTF-8"))
 }
@@ -149,6 +140,32 @@ fn is_name(name: &str) -> bool {
     let first = name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
     let rest = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
     first && name.len() > 1 && name.bytes().all(rest)
+}
+
+/// Those of files, then those of the line.
+pub(super) fn variables(
+    files: &[PathBuf],
+    given: &[String],
+    env: &Environment,
+    cwd: &Path,
+) -> Result<Vec<(String, String)>, OptionsError> {
+    let mut vars = Vec::new();
+    for path in files {
+        let failed = |source| OptionsError::Read {
+            flag: "--env-file".to_owned(),
+            path: path.clone(),
+            source,
+        };
+        let lines = std::fs::read_to_string(cwd.join(path)).map_err(failed)?;
+        let lines = lines.lines().map(str::trim_start);
+        for line in lines.filter(|l| !l.is_empty() && !l.starts_with('#')) {
+            vars.extend(variable(line, "--env-file", env)?);
+        }
+    }
+    for line in given {
+        vars.extend(variable(line, "--env", env)?);
+    }
+    Ok(vars)
 }
 
 /// A variable; one without a value is the caller's, or none.

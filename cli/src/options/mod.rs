@@ -17,12 +17,14 @@ mod dirs;
 mod error;
 mod format;
 mod image;
+mod life;
 mod lock;
 mod mounts;
 mod output;
 mod ports;
 mod registry;
 mod resources;
+mod signal;
 mod size;
 mod source;
 mod steps;
@@ -46,11 +48,13 @@ pub use image::{
     HistoryOptions, ImageName, ImagesOptions, ImportOptions, ImportSource, InspectOptions,
     LoadOptions, PullOptions, PushOptions, RmiOptions, SaveOptions, TagOptions, template_or_json,
 };
+pub use life::{AttachOptions, ExecOptions, LogsOptions, StartOptions, StopOptions};
 pub use lock::{FetchOptions, LockDest, LockOptions};
 pub use mounts::{Mounts, NamedVolume};
 pub use output::{normal_tag, parse_output};
 pub use registry::{LoginOptions, Password, SearchOptions, logout_server};
 pub use resources::resources;
+pub use signal::{TERM, signal};
 pub use size::{parse_amount, parse_seconds, parse_size};
 pub use source::{agents, secrets};
 pub use steps::{HOST_GATEWAY, entitlements, host, network, ulimit};

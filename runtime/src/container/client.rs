@@ -2,12 +2,13 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
-use rgraph_sys::channel;
+use rgraph_sys::{channel, wait};
 
-use super::protocol::{self, Attach, End, Event, Request, Word};
+use super::protocol::{self, Attach, End, Event, Exec, Request, Word};
 use super::{ContainerError, at};
 
 /// A connection to a supervisor. Several threads may send; one should receive.
@@ -102,6 +103,16 @@ impl Connection {
         self.ask(&Request::Signal(number))
     }
 
+    /// Starts one more program. From now on all that comes and goes here is that program's.
+    ///
+    /// # Errors
+    /// As [`Self::attach`].
+    pub fn exec(&self, exec: &Exec) -> Result<(), ContainerError> {
+        let bytes = serde_json::to_vec(exec).map_err(|e| talk(e.into()))?;
+        let parcel = channel::parcel(&bytes).map_err(talk)?;
+        told(protocol::send_request(&self.0, &Request::Exec, &[parcel.as_fd()]))
+    }
+
     fn ask(&self, request: &Request) -> Result<(), ContainerError> {
         told(protocol::send_request(&self.0, request, &[]))
     }
@@ -134,17 +145,45 @@ impl Connection {
         }
     }
 
-    /// Waits for the container to end; `None`: its supervisor was killed, and so it was.
+    /// Waits for the container to end, but not longer than `most`.
     ///
     /// # Errors
     /// [`ContainerError::Talk`].
-    pub fn end(&self) -> Result<Option<End>, ContainerError> {
+    pub fn end(&self, most: Option<Duration>) -> Result<Waited, ContainerError> {
+        let until = most.and_then(|most| Instant::now().checked_add(most));
         loop {
+            if let Some(until) = until {
+                let left = until.saturating_duration_since(Instant::now());
+                if !wait::readable(&[self.0.as_fd()], Some(left)).map_err(talk)?[0] {
+                    if left.is_zero() {
+                        return Ok(Waited::Running);
+                    }
+                    continue;
+                }
+            }
             match self.next()? {
-                Some(Event::Word(Word::Ended(end))) => return Ok(Some(end)),
-                None => return Ok(None),
+                Some(Event::Word(Word::Ended(end))) => return Ok(Waited::Ended(end)),
+                None => return Ok(Waited::Gone),
                 Some(_) => {}
             }
         }
     }
+}
+
+impl AsFd for Connection {
+    /// To be waited for with `poll`: something is said.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// What waiting for a container came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Waited {
+    /// It has ended.
+    Ended(End),
+    /// Nobody said so, but its supervisor is gone: the record knows, or it was killed.
+    Gone,
+    /// The time is over.
+    Running,
 }

@@ -4,7 +4,8 @@
 //! the text (4 bytes), both little-endian, the text. What a crash cut off at the end is not read.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, BufReader, Read as _, Seek as _, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::sandbox::Stream;
@@ -59,48 +60,97 @@ impl Writer {
     }
 }
 
-/// What is given each frame: stream, milliseconds since 1970, text.
-pub type Reader<'a> = dyn FnMut(Stream, i64, &[u8]) -> io::Result<()> + 'a;
-
-/// Gives every frame of a container's log, oldest first: stream, milliseconds since 1970, text.
-///
-/// # Errors
-/// That of reading a file, or `f`'s.
-pub fn read(folder: &Path, f: &mut Reader<'_>) -> io::Result<()> {
-    for name in ["log.1", "log"] {
-        let file = match File::open(folder.join(name)) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-            file => file?,
-        };
-        let mut from = BufReader::new(file);
-        while let Some((stream, time, text)) = frame(&mut from)? {
-            f(stream, time, &text)?;
-        }
-    }
-    Ok(())
+/// What was printed at once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    /// Where.
+    pub stream: Stream,
+    /// Milliseconds since 1970.
+    pub time: i64,
+    /// What.
+    pub text: Vec<u8>,
 }
 
-fn frame(from: &mut impl Read) -> io::Result<Option<(Stream, i64, Vec<u8>)>> {
+/// Reads a container's log from its beginning, also while it is written.
+pub struct Reader {
+    folder: PathBuf,
+    /// What is read now, and the inode by which it is known when it has another name.
+    file: Option<(BufReader<File>, u64)>,
+}
+
+impl Reader {
+    /// Of the container in this folder.
+    pub fn new(folder: &Path) -> Self {
+        Self { folder: folder.to_owned(), file: None }
+    }
+
+    /// The next frame; `None`: there is none yet.
+    ///
+    /// # Errors
+    /// That of reading, or `InvalidData`.
+    pub fn next(&mut self) -> io::Result<Option<Frame>> {
+        loop {
+            if let Some((file, _)) = &mut self.file
+                && let Some(frame) = frame(file)?
+            {
+                return Ok(Some(frame));
+            }
+            if !self.turn_over()? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Goes on to the file that follows the one that was read to its end; false: none does.
+    fn turn_over(&mut self) -> io::Result<bool> {
+        let open = |name: &str| match File::open(self.folder.join(name)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            file => file.and_then(|f| Ok(Some((f.metadata()?.ino(), f)))),
+        };
+        let (old, new) = (open("log.1")?, open("log")?);
+        let now = self.file.as_ref().map(|(_, inode)| *inode);
+        let is = |file: &Option<(u64, File)>| now.is_some() && file.as_ref().map(|f| f.0) == now;
+        // In between the older one may have gone, and what was the newer be the older.
+        let next = if is(&new) {
+            None
+        } else if is(&old) {
+            new
+        } else {
+            old.or(new)
+        };
+        let Some((inode, file)) = next else { return Ok(false) };
+        self.file = Some((BufReader::new(file), inode));
+        Ok(true)
+    }
+}
+
+/// A frame; `None`: there is not yet a whole one, and nothing is taken.
+fn frame(from: &mut BufReader<File>) -> io::Result<Option<Frame>> {
+    let start = from.stream_position()?;
     let mut head = [0; 13];
-    let whole = |r: io::Result<()>| match r {
-        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+    let whole = |from: &mut BufReader<File>, to: &mut [u8]| match from.read_exact(to) {
+        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
+            from.seek(io::SeekFrom::Start(start)).map(|_| false)
+        }
         r => r.map(|()| true),
     };
-    if !whole(from.read_exact(&mut head))? {
+    if !whole(from, &mut head)? {
         return Ok(None);
     }
     let [stream, time @ .., a, b, c, d] = head;
-    let length = u32::from_le_bytes([a, b, c, d]);
+    let damaged = || io::Error::new(io::ErrorKind::InvalidData, "the log is damaged");
     let stream = match stream {
         1 => Stream::Stdout,
         2 => Stream::Stderr,
-        _ => return Err(io::Error::new(io::ErrorKind::InvalidData, "the log is damaged")),
+        _ => return Err(damaged()),
     };
+    let length = u32::from_le_bytes([a, b, c, d]);
     if length > MAX_FRAME {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "the log is damaged"));
+        return Err(damaged());
     }
     let mut text = vec![0; length as usize];
-    Ok(whole(from.read_exact(&mut text))?.then_some((stream, i64::from_le_bytes(time), text)))
+    let time = i64::from_le_bytes(time);
+    Ok(whole(from, &mut text)?.then_some(Frame { stream, time, text }))
 }
 
 #[cfg(test)]
@@ -108,13 +158,8 @@ mod tests {
     use super::*;
 
     fn all(dir: &Path) -> Vec<(Stream, Vec<u8>)> {
-        let mut out = Vec::new();
-        read(dir, &mut |s, _, t| {
-            out.push((s, t.to_vec()));
-            Ok(())
-        })
-        .unwrap();
-        out
+        let mut reader = Reader::new(dir);
+        std::iter::from_fn(|| reader.next().unwrap()).map(|f| (f.stream, f.text)).collect()
     }
 
     #[test]
@@ -147,5 +192,20 @@ mod tests {
         }
         let frames = all(dir.path()).len();
         assert!((17..=34).contains(&frames), "{frames}");
+    }
+
+    #[test]
+    fn a_reader_follows_the_writer_into_the_next_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut reader = Reader::new(dir.path());
+        assert_eq!(reader.next().unwrap(), None);
+        let mut w = Writer::open(dir.path()).unwrap();
+        let text = vec![b'x'; MAX_FRAME as usize];
+        for n in 0..40u8 {
+            w.write(Stream::Stdout, &[&[n], &text[1..]].concat()).unwrap();
+            let frame = reader.next().unwrap().unwrap();
+            assert_eq!((frame.text[0], frame.text.len()), (n, text.len()));
+            assert_eq!(reader.next().unwrap(), None);
+        }
     }
 }

@@ -33,12 +33,12 @@ use rgraph_ir::{ConfigDigest, ManifestDigest, SnapshotId};
 use rgraph_store::{ImageRow, KeyLock, Store, StoreError};
 use serde::{Deserialize, Serialize};
 
-pub use client::Connection;
+pub use client::{Connection, Waited};
 pub use commit::{Commit, commit};
 pub use diff::{Change, changes};
 pub use files::{Copying, Files, FilesError, Reach};
 pub use ports::{Bound, PortError, Publish};
-pub use protocol::{Attach, End, Event, Word};
+pub use protocol::{Attach, End, Event, Exec, Word};
 pub use size::{bytes_below, changed_bytes};
 pub use start::{Start, start};
 pub use supervisor::supervisor_main_if_asked;
@@ -158,6 +158,9 @@ pub struct Settings {
     /// Its standard input ends with that of the first one who is attached.
     #[serde(default)]
     pub input_once: bool,
+    /// The signal that asks it to end, as the image or the caller has it; empty: SIGTERM.
+    #[serde(default)]
+    pub stop_signal: String,
 }
 
 /// Which network a container has.
@@ -513,7 +516,7 @@ impl<'a> Containers<'a> {
         {
             supervisor.signal(KILL)?;
             supervisor.answer()?;
-            supervisor.end()?;
+            supervisor.end(None)?;
         }
         let lock = self.store.key_lock(&lock_name(&record.id), &mut |_| true)?;
         self.held(record, lock)

@@ -70,6 +70,30 @@ pub(super) enum Request {
     },
     /// A signal for the first process. [`Word::Done`] or [`Word::Refused`].
     Signal(i32),
+    /// One more program, an [`Exec`] that comes with this as a parcel. From now on the connection is
+    /// that program's, not the container's: [`Word::Began`], or [`Word::Ended`].
+    Exec,
+}
+
+/// One more program in a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exec {
+    /// Program and arguments.
+    pub args: Vec<String>,
+    /// Its whole environment, `KEY=VALUE`.
+    pub env: Vec<String>,
+    /// Working folder.
+    pub cwd: String,
+    /// As that of [`super::Settings`].
+    pub user: String,
+    /// A terminal is its three streams.
+    pub terminal: bool,
+    /// Its standard input is not closed at once.
+    pub open_input: bool,
+    /// Height and width of its terminal, characters.
+    pub size: (u16, u16),
+    /// What is wanted of its streams.
+    pub attach: Attach,
 }
 
 /// What a supervisor says.

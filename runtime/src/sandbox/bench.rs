@@ -152,10 +152,79 @@ impl Bench {
         })
         .map_err(InitError::at("make a process"))?;
         let confined = spec.security == Security::Sandbox;
-        let rootfs = spec.rootfs.clone();
+        let root = Some((root, spec.rootfs.clone()));
         let reported = Vec::new();
-        Ok(Step { pid, report, reported, root, rootfs, place, confined, group, desk })
+        Ok(Step { pid, report, reported, root, place, confined, group, desk })
     }
+
+    /// Makes one more process in the namespaces and control groups of a step, with the rights that
+    /// `spec` says; its root, mounts and network are the step's. `fds` as for [`Self::begin`].
+    ///
+    /// # Errors
+    /// As [`Self::begin`]; the step may have ended.
+    pub fn join(
+        &self,
+        step: &Step,
+        spec: &SandboxSpec,
+        stdout: OwnedFd,
+        stderr: OwnedFd,
+        fds: Vec<OwnedFd>,
+    ) -> Result<Step, InitError> {
+        let (mut report, report_end) =
+            channel::pipe().map_err(InitError::at("make a pipe for the process"))?;
+        for end in [&report, &report_end] {
+            channel::set_nonblocking(end).map_err(InitError::at("prepare the process's pipe"))?;
+        }
+        let doors = step.group.as_ref().map_or(Ok(Vec::new()), Group::doors);
+        let doors = doors.map_err(InitError::no_limits)?;
+        let (desk, asks) = if spec.rootfs.userxattr {
+            let (ours, theirs) = channel::pair().map_err(InitError::at("make a socket"))?;
+            (Desk::Awaited(ours), Some(theirs))
+        } else {
+            (Desk::Closed, None)
+        };
+        let (mut ours, theirs) = channel::pair().map_err(InitError::at("make a socket"))?;
+        let (reading, filters) = (&mut report, self.filters.as_ref());
+        // One that goes into the namespaces and is not yet in that of processes; its child is.
+        let between = spawn::copy_self(|| {
+            if spawn::disarm(reading).and_then(|()| spawn::disarm(&mut ours)).is_err() {
+                return 125;
+            }
+            let fds = fds.into_iter().map(Some).collect();
+            let child =
+                init::Joining { spec, fds, stdout, stderr, report: report_end, filters, asks };
+            child.enter(&step.pid, doors, &theirs)
+        })
+        .map_err(InitError::at("make a process"))?;
+        // Its end is an answer too.
+        drop(theirs);
+        let heard = channel::receive(&ours).map_err(InitError::at("hear of the process"));
+        let _ = between.wait();
+        let pid = heard?.and_then(|(_, fds)| fds.into_iter().next()).map(PidFd::from_fd);
+        let mut step = Step {
+            pid: pid.ok_or_else(|| joined_nothing(&report))?,
+            report,
+            reported: Vec::new(),
+            root: None,
+            place: None,
+            confined: true,
+            group: None,
+            desk,
+        };
+        step.has_begun();
+        Ok(step)
+    }
+}
+
+/// Why there is no process, as far as it was said.
+fn joined_nothing(report: &OwnedFd) -> InitError {
+    let mut said = vec![0; 4096];
+    let n = channel::read(report, &mut said).unwrap_or(0);
+    said.truncate(n);
+    init::parse_reports(&said).1.unwrap_or_else(|| InitError::Setup {
+        step: "join the container".into(),
+        reason: "it has ended".into(),
+    })
 }
 
 /// A step with a process.
@@ -163,8 +232,8 @@ pub(crate) struct Step {
     pid: PidFd,
     report: OwnedFd,
     reported: Vec<u8>,
-    root: OwnedFd,
-    rootfs: Rootfs,
+    /// Its root file system; `None`: it is in another's.
+    root: Option<(OwnedFd, Rootfs)>,
     place: Option<Place>,
     /// It could not change its network.
     confined: bool,
@@ -218,7 +287,9 @@ impl Step {
         }
         self.has_begun();
         let (stubs, failed) = init::parse_reports(&self.reported);
-        rootfs::clean(self.root, &stubs, &self.rootfs);
+        if let Some((root, rootfs)) = self.root {
+            rootfs::clean(root, &stubs, &rootfs);
+        }
         let end = match (failed, ended) {
             (Some(error), _) => End::NotStarted(error),
             (None, Ok(Ended::Exited(code))) => End::Exited(code),

@@ -11,6 +11,7 @@ use std::path::Path;
 
 use rgraph_sys::caps::{self, CapSet};
 use rgraph_sys::seccomp;
+use rgraph_sys::spawn::PidFd;
 use rgraph_sys::terminal::{self, Pair};
 use rgraph_sys::tree::{self, As, Kind};
 use rgraph_sys::{channel, mount, ns, spawn, wait};
@@ -19,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::bench::Filters;
 use super::error::InitError;
 use super::rootfs::{PlaceError, Root, Stub};
-use super::spec::{Input, SandboxSpec, Security};
+use super::spec::{Input, Network, SandboxSpec, Security};
 use super::user::Identity;
 use super::{cgroup, machine, mounts, network, user};
 
@@ -57,10 +58,62 @@ pub(super) struct Child<'a> {
     pub asks: Option<OwnedFd>,
 }
 
+/// What a process needs that joins the namespaces of another; fields as in [`Child`].
+pub(super) struct Joining<'a> {
+    pub spec: &'a SandboxSpec,
+    pub fds: Vec<Option<OwnedFd>>,
+    pub stdout: OwnedFd,
+    pub stderr: OwnedFd,
+    pub report: OwnedFd,
+    pub filters: Option<&'a Filters>,
+    pub asks: Option<OwnedFd>,
+}
+
+impl Joining<'_> {
+    /// Enters control groups and namespaces, and makes the process in them, which is sent to `told`.
+    /// Gives the exit code of this process, which is of no more use.
+    pub(super) fn enter(self, first: &PidFd, doors: Vec<std::fs::File>, told: &OwnedFd) -> i32 {
+        let network = self.spec.network != Network::Host;
+        // Whoever is in there already must not see what this process has open.
+        let entered = ns::hide().map_err(InitError::at("hide the process")).and_then(|()| {
+            for door in doors {
+                cgroup::enter(door).map_err(InitError::at("enter the control group"))?;
+            }
+            Ok(())
+        });
+        let report = self.report.try_clone();
+        let made = entered.and_then(|()| {
+            spawn::copy_into(first, network, || self.run())
+                .map_err(InitError::at("enter the container"))
+        });
+        match (made, report) {
+            (Ok(pid), _) => i32::from(channel::send(told, b"made", &[pid.as_fd()]).is_err()),
+            (Err(e), Ok(report)) => i32::from(tell(&report, &Report::Failed(e)).is_err()),
+            (Err(_), Err(_)) => 1,
+        }
+    }
+
+    /// As [`Child::run`], in a root that is there.
+    fn run(self) -> i32 {
+        let Joining { spec, fds, stdout, stderr, report, filters, asks } = self;
+        let Ok(root) = mount::open_dir(Path::new("/")) else { return 125 };
+        let (place, doors) = (None, Vec::new());
+        let child = Child { spec, root, fds, stdout, stderr, report, place, doors, filters, asks };
+        child.become_it(Child::join)
+    }
+}
+
 impl Child<'_> {
     /// Becomes the step. Returns an exit code when that fails, after the reason was reported.
-    pub(super) fn run(mut self) -> i32 {
-        let Err(error) = self.enter();
+    pub(super) fn run(self) -> i32 {
+        self.become_it(Self::enter)
+    }
+
+    fn become_it(
+        mut self,
+        way: fn(&mut Self) -> Result<std::convert::Infallible, InitError>,
+    ) -> i32 {
+        let Err(error) = way(&mut self);
         let code = error.exit_code().unwrap_or(125);
         // Nobody left to tell: then nobody asks for the code either.
         let _ = self.report(&Report::Failed(error));
@@ -68,10 +121,29 @@ impl Child<'_> {
     }
 
     fn report(&self, report: &Report) -> Result<(), InitError> {
-        let mut line = serde_json::to_vec(report).map_err(InitError::at("encode a report"))?;
-        line.push(b'\n');
-        let pipe = self.report.try_clone().map_err(InitError::at("report"))?;
-        std::fs::File::from(pipe).write_all(&line).map_err(InitError::at("report"))
+        tell(&self.report, report)
+    }
+
+    /// All else is done for the process whose namespaces these are.
+    fn join(&mut self) -> Result<std::convert::Infallible, InitError> {
+        let (args, names) = arguments(self.spec)?;
+        self.guard()?;
+        let input = self.take_input();
+        self.fds.clear();
+        let root = self.root.try_clone().map_err(InitError::at("keep the root"))?;
+        let who = user::look_up(&root, &self.spec.user)?;
+        let root = Root::new(root).map_err(InitError::at("look at the root"))?;
+        self.filter_calls()?;
+        let cwd = format!("/{}", self.spec.cwd);
+        let found = tree::find(root.fd(), Path::new(&cwd), As::Handle);
+        let found = match found {
+            Err(e) if e.raw_os_error() == Some(ELOOP) => {
+                return Err(InitError::CwdOutside { cwd: self.spec.cwd.clone() });
+            }
+            found => found.map_err(InitError::at(format!("open working directory `{cwd}`")))?,
+        };
+        change_dir(self.spec, &found)?;
+        self.settle(&root, &who, input, &args, &names)
     }
 
     fn enter(&mut self) -> Result<std::convert::Infallible, InitError> {
@@ -97,17 +169,30 @@ impl Child<'_> {
         ns::set_hostname(network::hostname(spec)).map_err(InitError::at("set the host name"))?;
         self.filter_calls()?;
         enter_dir(spec, &mut root)?;
+        self.settle(&root, &who, input, &args, &names)
+    }
+
+    /// What is done last, in the root and in the working folder.
+    fn settle(
+        &self,
+        root: &Root,
+        who: &Identity,
+        input: Option<OwnedFd>,
+        args: &[CString],
+        names: &[CString],
+    ) -> Result<std::convert::Infallible, InitError> {
+        let spec = self.spec;
         ns::set_umask(0o022);
         limits(spec)?;
-        self.stdio(&root, &who, input)?;
-        identify(spec, &who)?;
+        self.stdio(root, who, input)?;
+        identify(spec, who)?;
         spawn::seal_fds().map_err(InitError::at("close files"))?;
         // Changing the user undid it.
         ns::die_with_parent().map_err(InitError::at("follow the runner"))?;
         self.check_runner()?;
         spawn::default_signals().map_err(InitError::at("reset signals"))?;
-        let env = environment(spec, &who)?;
-        Err(execute(&root, spec, &args, &names, &env))
+        let env = environment(spec, who)?;
+        Err(execute(root, spec, args, names, &env))
     }
 
     /// From here on the death of the runner is this process's own.
@@ -213,6 +298,13 @@ fn open_terminal(
     Ok(theirs)
 }
 
+fn tell(pipe: &OwnedFd, report: &Report) -> Result<(), InitError> {
+    let mut line = serde_json::to_vec(report).map_err(InitError::at("encode a report"))?;
+    line.push(b'\n');
+    let pipe = pipe.try_clone().map_err(InitError::at("report"))?;
+    std::fs::File::from(pipe).write_all(&line).map_err(InitError::at("report"))
+}
+
 fn text(what: &str, value: &str) -> Result<CString, InitError> {
     CString::new(value).map_err(|_| InitError::Nul { what: what.to_owned() })
 }
@@ -269,9 +361,14 @@ fn enter_dir(spec: &SandboxSpec, root: &mut Root) -> Result<(), InitError> {
         Err(e) if e.raw_os_error() == Some(ELOOP) => return Err(outside()),
         found => found.map_err(InitError::at(format!("open working directory `{}`", spec.cwd)))?,
     };
-    ns::change_dir(&found)
+    change_dir(spec, &found)
+}
+
+fn change_dir(spec: &SandboxSpec, found: &OwnedFd) -> Result<(), InitError> {
+    ns::change_dir(found)
         .map_err(InitError::at(format!("change to working directory `{}`", spec.cwd)))?;
-    ns::current_dir().map_err(|_| outside()).map(drop)
+    let outside = |_| InitError::CwdOutside { cwd: spec.cwd.clone() };
+    ns::current_dir().map_err(outside).map(drop)
 }
 
 fn limits(spec: &SandboxSpec) -> Result<(), InitError> {

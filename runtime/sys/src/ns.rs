@@ -31,6 +31,35 @@ pub fn unshare_cgroups() -> io::Result<()> {
     Ok(unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWCGROUP) }?)
 }
 
+/// Moves this process into the mount, IPC, UTS and control group namespaces of another, and its network's
+/// when `network`. Its next children are born into the other's process namespace. Root and working folder
+/// are the other's root then.
+///
+/// # Errors
+/// `Other` with several threads; that of `setns(2)`; nothing has changed then.
+pub fn join(process: &crate::spawn::PidFd, network: bool) -> io::Result<()> {
+    use rustix::thread::ThreadNameSpaceType as N;
+    single_threaded()?;
+    let mut which = N::MOUNT
+        | N::INTER_PROCESS_COMMUNICATION
+        | N::HOST_NAME_AND_NIS_DOMAIN_NAME
+        | N::CONTROL_GROUP
+        | N::PROCESS_ID;
+    if network {
+        which |= N::NETWORK;
+    }
+    Ok(rustix::thread::move_into_thread_name_spaces(process.as_fd(), which)?)
+}
+
+/// Nobody of the same rights may look into this process until it executes a program.
+///
+/// # Errors
+/// The error of `prctl(2)`.
+pub fn hide() -> io::Result<()> {
+    use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
+}
+
 /// Refuses when this process has more than one thread.
 ///
 /// # Errors

@@ -236,16 +236,35 @@ pub fn copy_self(body: impl FnOnce() -> i32) -> io::Result<PidFd> {
     clone_with(0, body)
 }
 
+/// Moves this process into another's namespaces ([`ns::join`]) and copies it there: the copy is in the
+/// other's process namespace, and a child of this process's parent.
+///
+/// # Errors
+/// As [`ns::join`] and [`clone_child`].
+pub fn copy_into(process: &PidFd, network: bool, body: impl FnOnce() -> i32) -> io::Result<PidFd> {
+    // That there is one thread is seen there; afterwards `/proc` does not show this process.
+    ns::join(process, network)?;
+    clone_alone(libc::CLONE_PARENT, body)
+}
+
 fn clone_with(flags: libc::c_int, body: impl FnOnce() -> i32) -> io::Result<PidFd> {
     ns::single_threaded()?;
+    clone_alone(flags, body)
+}
+
+/// To be called only where there is one thread.
+fn clone_alone(flags: libc::c_int, body: impl FnOnce() -> i32) -> io::Result<PidFd> {
     let mut pidfd: RawFd = -1;
     // SAFETY: `clone_args` is plain data, for which all zeroes is a value.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
     args.flags = (flags | libc::CLONE_PIDFD) as u64;
     args.pidfd = (&raw mut pidfd) as u64;
-    args.exit_signal = libc::SIGCHLD as u64;
+    // A sibling tells its end as this process does.
+    if flags & libc::CLONE_PARENT == 0 {
+        args.exit_signal = libc::SIGCHLD as u64;
+    }
     // SAFETY: without CLONE_VM and without a stack this is a fork: the child gets its own copy of
-    // the memory and goes on at the same place. There is no second thread (checked above), so no
+    // the memory and goes on at the same place. There is no second thread (the callers look), so no
     // lock can be held by somebody who is not there in the copy. `args` has the size passed and
     // `pidfd` lives until the call returns.
     let pid =
@@ -319,12 +338,28 @@ impl PidFd {
     /// Sends it a signal by number; one that has ended already is no error.
     ///
     /// # Errors
-    /// `InvalidInput` for a number that is none of the usual signals, or the error of
-    /// `pidfd_send_signal(2)`.
+    /// `InvalidInput` for a number that no signal has, or the error of `pidfd_send_signal(2)`.
     pub fn send(&self, signal: i32) -> io::Result<()> {
-        let signal = Signal::from_named_raw(signal)
-            .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-        self.signal(signal)
+        if !(1..=64).contains(&signal) {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "there is no such signal"));
+        }
+        // SAFETY: the descriptor is open for the length of the call, and without further information
+        // (the null pointer) the kernel reads nothing of this process. Not through rustix, which takes
+        // no real-time signals.
+        let sent = unsafe {
+            libc::syscall(
+                libc::SYS_pidfd_send_signal,
+                self.0.as_raw_fd(),
+                signal,
+                std::ptr::null::<libc::siginfo_t>(),
+                0u32,
+            )
+        };
+        match (sent, io::Error::last_os_error()) {
+            (0, _) => Ok(()),
+            (_, e) if e.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+            (_, e) => Err(e),
+        }
     }
 
     /// A process by its number, for as long as this is kept.

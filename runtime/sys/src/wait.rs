@@ -65,6 +65,37 @@ pub fn reader_is_gone(write_end: impl AsFd) -> io::Result<bool> {
     Ok(polls[0].revents().contains(PollFlags::ERR))
 }
 
+/// Tells that something in a folder is written, made, renamed or removed. To be waited for with
+/// [`readable`].
+#[derive(Debug)]
+pub struct Changes(OwnedFd);
+
+impl Changes {
+    /// From now on.
+    ///
+    /// # Errors
+    /// Those of `inotify_init1(2)` and `inotify_add_watch(2)`.
+    pub fn of(folder: &std::path::Path) -> io::Result<Self> {
+        use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
+        let fd = init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
+        let what = WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::MOVE | WatchFlags::DELETE;
+        add_watch(&fd, folder, what)?;
+        Ok(Self(fd))
+    }
+
+    /// Forgets what was told until now.
+    pub fn seen(&self) {
+        let mut buf = [0; 4096];
+        while matches!(crate::channel::read(&self.0, &mut buf), Ok(1..)) {}
+    }
+}
+
+impl AsFd for Changes {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 /// A flag that can be waited for with [`readable`]; once set it stays.
 #[derive(Debug)]
 pub struct Flag(OwnedFd);
@@ -103,6 +134,18 @@ mod tests {
         b.set();
         assert_eq!(ask(), [false, true]);
         assert_eq!(ask(), [false, true], "a flag stays set");
+    }
+
+    #[test]
+    fn a_folder_that_changes() {
+        let dir = tempfile::tempdir().unwrap();
+        let changes = Changes::of(dir.path()).unwrap();
+        let told = || readable(&[changes.as_fd()], Some(Duration::ZERO)).unwrap()[0];
+        assert!(!told());
+        std::fs::write(dir.path().join("new"), "x").unwrap();
+        assert!(told());
+        changes.seen();
+        assert!(!told());
     }
 
     #[test]

@@ -3,19 +3,20 @@
 mod attach;
 mod commit;
 mod copy;
+mod exec;
 mod filter;
 pub mod inspect;
 mod keep;
 mod keys;
+mod life;
 mod list;
+mod logs;
 mod ports;
 mod run;
 
-use rgraph_runtime::container::{ContainerError, Containers, State, changes, log};
+use rgraph_runtime::container::{ContainerError, Containers, State, changes};
 use rgraph_runtime::fetch::image::{ImageFetcher, PullPolicy};
-use rgraph_runtime::sandbox::Stream;
 use rgraph_runtime::snapshot::Snapshots;
-use rgraph_store::Store;
 
 use super::{Context, note, note_error, print};
 use crate::args::{DiffArgs, RmArgs};
@@ -25,8 +26,11 @@ use crate::session::{self, store_error};
 
 pub use commit::commit;
 pub use copy::{copy, export};
+pub use exec::exec;
 pub use keep::{agreed, prune, rename};
+pub use life::{attach, kill, restart, start, stop, wait};
 pub use list::list;
+pub use logs::logs;
 pub use ports::port;
 pub use run::run;
 
@@ -80,28 +84,6 @@ pub fn remove(cx: &Context, args: &RmArgs) -> Result<(), CliError> {
         }
     }
     if failed { Err(CliError::reported(ErrorKind::Failed)) } else { Ok(()) }
-}
-
-/// Shows what a container printed, each stream where it went; false: nothing is called so.
-pub fn logs(store: &Store, name: &str) -> Result<bool, CliError> {
-    let containers = Containers::new(store);
-    let record = match containers.find(name) {
-        Err(ContainerError::NotFound(_)) => return Ok(false),
-        found => found.map_err(|e| container_error(&e))?,
-    };
-    let (mut out, mut err) = (std::io::stdout().lock(), std::io::stderr().lock());
-    let mut show = |stream, _time: i64, text: &[u8]| {
-        let to: &mut dyn std::io::Write = match stream {
-            Stream::Stdout => &mut out,
-            Stream::Stderr => &mut err,
-        };
-        to.write_all(text)?;
-        to.flush()
-    };
-    match log::read(&containers.folder(&record), &mut show) {
-        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(true),
-        r => r.map(|()| true).map_err(|e| CliError::failed("cannot show the log").because(e)),
-    }
 }
 
 /// `rgraph diff`.

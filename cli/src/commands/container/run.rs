@@ -145,6 +145,7 @@ fn resolve(opts: &RunOptions, mut image: ContainerConfig) -> Result<Settings, Cl
         terminal: opts.tty,
         open_input: opts.interactive,
         input_once: !opts.detach,
+        stop_signal: opts.stop_signal.clone().or(image.stop_signal).unwrap_or_default(),
     })
 }
 

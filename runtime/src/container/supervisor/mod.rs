@@ -29,7 +29,7 @@ use rgraph_sys::{channel, ns, spawn};
 use self::streams::{Far, Side, Streams};
 use self::visitor::{SessionId, Visitor};
 use super::ports::Proxy;
-use super::protocol::{self, Asked, Attach, CHARGE, Charge, End, PORT, Request, Word, cut};
+use super::protocol::{self, Asked, Attach, CHARGE, Charge, End, Exec, PORT, Request, Word, cut};
 use super::{Record, State, log, now, remove_with_volumes, write_record};
 use crate::sandbox::bench::{self, Bench, Step};
 use crate::sandbox::runner::{self, CONNECT};
@@ -106,7 +106,9 @@ fn take_charge(bench: Bench, control: OwnedFd, fds: Vec<OwnedFd>) -> io::Result<
         listener: Some(listener),
         sessions: Vec::new(),
         visitors: vec![starter],
-        first: Some((charge.spec, charge.size)),
+        next: FIRST.0 + 1,
+        spec: charge.spec,
+        size: charge.size,
         sockets,
         proxy: None,
     })
@@ -132,8 +134,12 @@ struct Supervisor {
     listener: Option<OwnedFd>,
     sessions: Vec<Session>,
     visitors: Vec<Visitor>,
-    /// What is to be started, and the size of its terminal.
-    first: Option<(SandboxSpec, (u16, u16))>,
+    /// The number of the next session.
+    next: u64,
+    /// What the container's processes have in common.
+    spec: SandboxSpec,
+    /// The first size of its terminal.
+    size: (u16, u16),
     /// Of the ports, until somebody serves them.
     sockets: Vec<OwnedFd>,
     proxy: Option<Proxy>,
@@ -155,9 +161,7 @@ enum Source {
 
 impl Supervisor {
     fn run(mut self) -> i32 {
-        if let Some((spec, size)) = self.first.take() {
-            self.begin(spec, size);
-        }
+        self.begin();
         while self.lock.is_some() || self.visitors.iter().any(Visitor::is_behind) {
             let all: Vec<(Source, BorrowedFd<'_>, For)> = self.sources().collect();
             let asked = all.iter().map(|(_, fd, what)| (*fd, *what));
@@ -224,7 +228,7 @@ impl Supervisor {
                 self.pass_on(id, side);
             }
             Source::Process(FIRST) => self.end(),
-            Source::Process(_) => {}
+            Source::Process(id) => self.end_exec(id),
         }
     }
 
@@ -233,8 +237,8 @@ impl Supervisor {
     }
 
     /// Starts the container's process.
-    fn begin(&mut self, spec: SandboxSpec, size: (u16, u16)) {
-        match self.make(spec, size) {
+    fn begin(&mut self) {
+        match self.make() {
             Ok(session) => {
                 let pid = session.step.pid().number().unwrap_or(0);
                 self.sessions.push(session);
@@ -261,14 +265,56 @@ impl Supervisor {
         }
     }
 
-    fn make(&mut self, spec: SandboxSpec, size: (u16, u16)) -> Result<Session, InitError> {
+    fn make(&mut self) -> Result<Session, InitError> {
         let settings = &self.record.settings;
-        let (streams, far) = Streams::new(settings.terminal, settings.open_input, size)
+        let (streams, far) = Streams::new(settings.terminal, settings.open_input, self.size)
             .map_err(InitError::at("prepare the streams of the container"))?;
         let Far { input, stdout, stderr, fds } = far;
-        let spec = SandboxSpec { input, ..spec };
+        let spec = SandboxSpec { input, ..self.spec.clone() };
         let step = self.bench.begin(&spec, stdout, stderr, fds)?;
         Ok(Session { id: FIRST, step, streams, began: false })
+    }
+
+    /// Starts one more program, which is the visitor's from now on.
+    fn exec(&mut self, i: usize, fds: Vec<OwnedFd>) {
+        let id = SessionId(self.next);
+        self.next += 1;
+        self.visitors[i].session = id;
+        match self.make_exec(id, fds) {
+            Ok((session, attach)) => {
+                self.sessions.push(session);
+                self.visitors[i].attach = attach;
+            }
+            Err(e) => self.visitors[i].tell(&Word::Ended(end_of(&e))),
+        }
+    }
+
+    fn make_exec(
+        &mut self,
+        id: SessionId,
+        fds: Vec<OwnedFd>,
+    ) -> Result<(Session, Attach), InitError> {
+        let missing = || InitError::Setup {
+            step: "start the program".into(),
+            reason: "a file is missing in the message".into(),
+        };
+        let parcel = fds.into_iter().next().ok_or_else(missing)?;
+        let exec = channel::unpack(parcel, runner::MAX_SPEC)
+            .map_err(InitError::at("read what is to be run"))?;
+        let exec: Exec =
+            serde_json::from_slice(&exec).map_err(InitError::at("read what is to be run"))?;
+        let (streams, far) = Streams::new(exec.terminal, exec.open_input, exec.size)
+            .map_err(InitError::at("prepare the streams of the program"))?;
+        let Far { input, stdout, stderr, fds } = far;
+        let Exec { args, env, cwd, user, attach, .. } = exec;
+        let spec = SandboxSpec { input, args, env, cwd, user, ..self.spec.clone() };
+        let first = self.sessions.iter().find(|s| s.id == FIRST && s.began);
+        let first = first.ok_or_else(|| InitError::Setup {
+            step: "join the container".into(),
+            reason: "it does not run yet".into(),
+        })?;
+        let step = self.bench.join(&first.step, &spec, stdout, stderr, fds)?;
+        Ok((Session { id, step, streams, began: false }, attach))
     }
 
     /// The report says whether the program could be run; its end that it runs.
@@ -346,6 +392,7 @@ impl Supervisor {
                     }
                 }
             }
+            Ok(Some((Asked::Request(Request::Exec), fds))) => self.exec(i, fds),
             Ok(Some((Asked::Request(request), _))) => self.serve_request(i, request),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
             Ok(None) | Err(_) => {
@@ -391,28 +438,41 @@ impl Supervisor {
                 };
                 self.visitors[i].tell(&answer);
             }
+            // It comes with a file.
+            Request::Exec => {}
         }
     }
 
-    /// The container's process has ended, and all others in it have.
-    fn end(&mut self) {
-        // All writers are dead, so what is in the pipes now is all there will be.
+    /// Takes the last words of a process that has ended; `None`: there is none.
+    fn finish(&mut self, id: SessionId) -> Option<End> {
         for side in [Side::Screen, Side::Stdout, Side::Stderr] {
-            while self.pass_on(FIRST, side) {}
+            while self.pass_on(id, side) {}
         }
-        let end = match self.sessions.iter().position(|s| s.id == FIRST) {
-            Some(i) => {
-                let session = self.sessions.remove(i);
-                let done = session.step.finish(&mut self.bench);
-                match done.end {
-                    bench::End::Exited(code) => End { code, reason: None },
-                    bench::End::Signalled(signal) => End { code: 128 + signal, reason: None },
-                    bench::End::NotStarted(e) => end_of(&e),
-                }
-            }
-            None => return,
-        };
-        self.close(end);
+        let i = self.sessions.iter().position(|s| s.id == id)?;
+        let done = self.sessions.remove(i).step.finish(&mut self.bench);
+        Some(match done.end {
+            bench::End::Exited(code) => End { code, reason: None },
+            bench::End::Signalled(signal) => End { code: 128 + signal, reason: None },
+            bench::End::NotStarted(e) => end_of(&e),
+        })
+    }
+
+    /// One more program has ended. What it started and left may still print, to nobody.
+    fn end_exec(&mut self, id: SessionId) {
+        if let Some(end) = self.finish(id) {
+            self.tell_all(id, &Word::Ended(end));
+        }
+    }
+
+    /// The container's process has ended, and all others in it have: the kernel kills them first, so
+    /// what is in the pipes now is all there will be.
+    fn end(&mut self) {
+        let others: Vec<SessionId> =
+            self.sessions.iter().map(|s| s.id).filter(|id| *id != FIRST).collect();
+        others.into_iter().for_each(|id| self.end_exec(id));
+        if let Some(end) = self.finish(FIRST) {
+            self.close(end);
+        }
     }
 
     /// Notes the end and tells it.

@@ -1,0 +1,356 @@
+//! What happens to a container that was made before, and programs run in one.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::os::fd::OwnedFd;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use rgraph_tests::{BASE, Case, mounts_below, need, setting, wait_until};
+use rustix::termios::{Winsize, tcsetwinsize};
+
+use crate::detached::{detached, first, is_there, kill, status, supervisor, text};
+
+/// Ends on TERM with 5, on USR1 with 6; says when it is ready.
+const POLITE: &str = "trap 'echo term; exit 5' TERM; trap 'echo usr1; exit 6' USR1; echo up; \
+                      while :; do sleep 0.05; done";
+
+/// Waits until its log holds this.
+fn logged(case: &Case, name: &str, what: &str) {
+    let there = || case.rgraph(&["logs", name]).ok().text().contains(what);
+    assert!(wait_until(Duration::from_secs(20), there), "no `{what}` in the log of {name}");
+}
+
+#[test]
+fn it_is_stopped_as_its_image_says_and_started_again() {
+    need!(Root);
+    let case = Case::with_base();
+    case.dockerfile("FROM BASE\nSTOPSIGNAL SIGUSR1\n");
+    case.build(&["-t", "polite"]).ok();
+    let args = ["run", "-d", "--network=none", "--name", "usr", "polite", "sh", "-c", POLITE];
+    case.rgraph(&args).ok();
+    logged(&case, "usr", "up");
+    assert_eq!(text(&case, &["stop", "usr"]), "usr\n");
+    assert_eq!(text(&case, &["wait", "usr"]), "6\n");
+    assert!(status(&case, "usr").starts_with("exited|Exited (6) "), "{}", status(&case, "usr"));
+    // Nothing to do is no error.
+    assert_eq!(text(&case, &["stop", "usr"]), "usr\n");
+    case.rgraph(&["kill", "usr"]).fails(1, &["is not running"]);
+    case.rgraph(&["stop", "nobody", "usr"]).fails(1, &["no such container: nobody"]);
+
+    // What it changed is still there.
+    detached(&case, &["--name", "again"], &format!("echo x >> /count; wc -l < /count; {POLITE}"));
+    logged(&case, "again", "up");
+    assert_eq!(text(&case, &["stop", "-s", "TERM", "again"]), "again\n");
+    assert_eq!(text(&case, &["start", "again"]), "again\n");
+    assert_eq!(text(&case, &["start", "again"]), "again\n");
+    logged(&case, "again", "2\nup");
+    assert_eq!(text(&case, &["restart", "-t", "20", "again"]), "again\n");
+    logged(&case, "again", "term\n3\nup");
+    assert_eq!(text(&case, &["kill", "-s", "SIGUSR1", "again"]), "again\n");
+    assert_eq!(text(&case, &["wait", "again"]), "6\n");
+
+    // One that does not listen is killed when its time is over.
+    detached(&case, &["--name", "deaf"], "echo up; while :; do sleep 1; done");
+    logged(&case, "deaf", "up");
+    let started = Instant::now();
+    assert_eq!(text(&case, &["stop", "-t", "1", "deaf"]), "deaf\n");
+    assert!(started.elapsed() >= Duration::from_secs(1));
+    assert_eq!(text(&case, &["wait", "deaf"]), "137\n");
+    for (args, said) in [
+        (&["stop", "-t", "-2", "deaf"][..], "expected seconds"),
+        (&["kill", "-s", "NOPE", "deaf"], "expected the name of a signal"),
+    ] {
+        case.rgraph(args).fails(2, &[said]);
+    }
+}
+
+#[test]
+fn waiting_hears_of_the_end() {
+    need!(Root);
+    let case = Case::with_base();
+    let script = "while [ ! -e /go ]; do sleep 0.05; done; exit 7";
+    detached(&case, &["--rm", "--name", "one"], script);
+    let wait = case.start(&["wait", "one"]);
+    case.rgraph(&["exec", "one", "touch", "/go"]).ok();
+    let wait = wait.finish().ok();
+    assert_eq!(wait.text(), "7\n");
+    let id = detached(&case, &["--name", "two"], "sleep 1000");
+    let wait = case.start(&["wait", "two"]);
+    let keeper = supervisor(&case, &id);
+    std::thread::sleep(Duration::from_millis(300));
+    kill(keeper);
+    assert_eq!(wait.finish().ok().text(), "137\n");
+    // And it can be started right away, whatever still dies.
+    case.rgraph(&["start", "two"]).ok();
+    assert!(status(&case, "two").starts_with("running|"));
+}
+
+#[test]
+fn logs_follow_and_show_the_end() {
+    need!(Root);
+    let case = Case::with_base();
+    let script = "for i in 1 2 3 4 5; do echo line $i; done; while [ ! -e /go ]; do sleep 0.05; \
+                  done; echo last; printf open";
+    detached(&case, &["--name", "one"], script);
+    logged(&case, "one", "line 5");
+    assert_eq!(text(&case, &["logs", "--tail", "2", "one"]), "line 4\nline 5\n");
+    assert_eq!(text(&case, &["logs", "-n", "0", "one"]), "");
+    assert_eq!(text(&case, &["logs", "--since", "1h", "-n", "1", "one"]), "line 5\n");
+    assert_eq!(text(&case, &["logs", "--until", "1h", "one"]), "");
+    let stamped = text(&case, &["logs", "-t", "-n", "1", "one"]);
+    let (time, line) = stamped.split_once(' ').expect("a time");
+    assert!(line == "line 5\n" && time.ends_with('Z') && time.len() == 30, "{stamped}");
+    let follow = case.start(&["logs", "-f", "--tail=1", "one"]);
+    std::thread::sleep(Duration::from_millis(200));
+    case.rgraph(&["exec", "one", "touch", "/go"]).ok();
+    assert_eq!(follow.finish().ok().text(), "line 5\nlast\nopen");
+    assert_eq!(text(&case, &["logs", "-f", "-n", "1", "one"]), "open");
+    case.rgraph(&["logs", "-f", "nothing"]).fails(1, &["no such container: nothing"]);
+}
+
+#[test]
+fn a_program_joins_all_of_a_container() {
+    need!(Root);
+    let case = Case::with_base();
+    detached(&case, &["--name", "one", "-e", "A=1", "-e", "B=1", "-w", "/tmp"], "sleep 1000");
+    let exec = |flags: &[&str], script: &str| {
+        let args = [&["exec"], flags, &["one", "sh", "-c", script]].concat();
+        case.rgraph(&args)
+    };
+    let ok = |flags: &[&str], script: &str| exec(flags, script).ok().text().to_owned();
+    // Its first process and this one are the same to the kernel.
+    let same = "for p in 1 self; do cd /proc/$p; for n in cgroup ipc mnt net pid uts user; do \
+                readlink ns/$n; done; grep -E '^(Cap|NoNewPrivs|Seccomp|Uid|Gid|Groups)' status; \
+                cat cgroup; readlink root; done";
+    let both = ok(&[], same);
+    let lines: Vec<&str> = both.lines().collect();
+    let (a, b) = lines.split_at(lines.len() / 2);
+    assert_eq!(a, b);
+    assert!(a.contains(&"Seccomp:\t2") && a.contains(&"CapBnd:\t00000000a80425fb"), "{a:?}");
+    // The last one is the folder itself.
+    assert_eq!(ok(&[], "exec ls /proc/self/fd"), "0\n1\n2\n3\n");
+    assert_eq!(ok(&[], "mount -t tmpfs x /mnt 2>/dev/null || echo refused"), "refused\n");
+    assert_eq!(ok(&[], "unshare -U true 2>/dev/null || echo refused"), "refused\n");
+
+    assert_eq!(ok(&["-e", "B=2"], "echo $A $B $HOSTNAME; pwd"), {
+        let id = text(&case, &["ps", "-q"]);
+        format!("1 2 {}\n/tmp\n", id.trim())
+    });
+    assert_eq!(ok(&["-u", "app", "-w", "/etc"], "id -u; id -g; pwd"), "1234\n1235\n/etc\n");
+    assert_eq!(exec(&[], "echo out; echo err >&2; exit 7").fails(7, &["err\n"]).text(), "out\n");
+    for (words, code, said) in [
+        (&["one", "/nowhere"][..], 127, "no such file"),
+        (&["one", "nowhere"], 127, "not found in $PATH"),
+        (&["one", "/etc"], 126, "cannot run"),
+        (&["-u", "nobody7", "one", "true"], 125, "no such user"),
+        (&["-w", "/nowhere", "one", "true"], 125, "working directory"),
+        (&["two", "true"], 1, "no such container: two"),
+        (&["one", "sh", "-c", "kill -9 $$"], 137, ""),
+    ] {
+        case.rgraph(&[&["exec"], words].concat()).fails(code, &[said]);
+    }
+    // In the background, and with input.
+    case.rgraph(&["exec", "-d", "one", "sh", "-c", "echo hidden; sleep 0.2; echo > /made"]).ok();
+    let made = || exec(&[], "test -e /made").code == 0;
+    assert!(wait_until(Duration::from_secs(10), made));
+    let bytes: Vec<u8> =
+        (0..10 << 20u32).map(|i: u32| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let run = case.rgraph_reading(&["exec", "-i", "one", "cat"], &bytes).ok();
+    assert!(run.stdout == bytes, "{} bytes came back", run.stdout.len());
+    assert_eq!(text(&case, &["logs", "one"]), "", "what was run in it is not its log");
+
+    // It ends with the container.
+    let run = case.start(&["exec", "one", "sleep", "1000"]);
+    std::thread::sleep(Duration::from_millis(300));
+    case.rgraph(&["kill", "one"]).ok();
+    assert_eq!(run.finish().code, 137);
+    case.rgraph(&["exec", "one", "true"]).fails(1, &["is not running"]);
+}
+
+/// Both ends of a terminal of this size.
+fn terminal(rows: u16, columns: u16) -> (OwnedFd, OwnedFd) {
+    use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let ours = openpt(flags).expect("a terminal");
+    grantpt(&ours).and_then(|()| unlockpt(&ours)).expect("a terminal");
+    let theirs = ioctl_tiocgptpeer(&ours, flags).expect("its other end");
+    resize(&ours, rows, columns);
+    (ours, theirs)
+}
+
+fn resize(terminal: &OwnedFd, rows: u16, columns: u16) {
+    let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    tcsetwinsize(terminal, size).expect("a size");
+}
+
+/// A command at a terminal, and what the terminal shows.
+struct Screen {
+    child: Child,
+    ours: fs::File,
+    seen: String,
+}
+
+impl Screen {
+    fn start(case: &Case, args: &[&str]) -> Self {
+        let (ours, theirs) = terminal(41, 107);
+        let mut command = case.command(args);
+        let end = || Stdio::from(theirs.try_clone().expect("a handle"));
+        let child = command.stdin(end()).stdout(end()).stderr(end()).spawn().expect("starts");
+        Self { child, ours: fs::File::from(ours), seen: String::new() }
+    }
+
+    fn keys(&mut self, keys: &[u8]) {
+        self.ours.write_all(keys).expect("typed");
+    }
+
+    /// Reads until this was shown, after what was shown before.
+    fn until(&mut self, what: &str) {
+        let started = Instant::now();
+        let mut buf = [0; 4096];
+        while !self.seen.contains(what) {
+            assert!(started.elapsed() < Duration::from_secs(30), "no `{what}`: {}", self.seen);
+            let n = self.ours.read(&mut buf).unwrap_or(0);
+            self.seen.push_str(&String::from_utf8_lossy(&buf[..n]));
+        }
+        let end = self.seen.find(what).expect("just found") + what.len();
+        self.seen.drain(..end);
+    }
+
+    fn code(mut self) -> i32 {
+        self.child.wait().expect("our child").code().expect("an exit code")
+    }
+}
+
+#[test]
+fn a_terminal_is_left_and_found_again() {
+    need!(Root);
+    let case = Case::with_base();
+    let mut screen =
+        Screen::start(&case, &["run", "-it", "--network=none", "--name", "term", BASE, "sh"]);
+    screen.keys(b"echo a$((1+1))b\n");
+    screen.until("a2b");
+    screen.keys(b"\x10\x11");
+    screen.until("read escape sequence");
+    assert_eq!(screen.code(), 0);
+    assert!(status(&case, "term").starts_with("running|"), "{}", status(&case, "term"));
+
+    let mut screen = Screen::start(&case, &["attach", "--detach-keys=ctrl-x,q", "term"]);
+    screen.keys(b"echo c$((2+2))d; stty size\n");
+    screen.until("c4d");
+    screen.until("41 107");
+    screen.keys(b"\x18q");
+    assert_eq!(screen.code(), 0);
+
+    // A new size is told while it runs.
+    let mut screen = Screen::start(&case, &["exec", "-it", "term", "sh"]);
+    screen.keys(b"tty; stty size\n");
+    screen.until("/dev/pts/1");
+    screen.until("41 107");
+    resize(&screen.ours.try_clone().expect("a handle").into(), 33, 99);
+    // A terminal that is nobody's controlling one tells nobody of its size.
+    rustix::process::kill_process(
+        rustix::process::Pid::from_child(&screen.child),
+        rustix::process::Signal::WINCH,
+    )
+    .expect("it runs");
+    std::thread::sleep(Duration::from_millis(300));
+    screen.keys(b"stty size; exit 4\n");
+    screen.until("33 99");
+    assert_eq!(screen.code(), 4);
+
+    let mut screen = Screen::start(&case, &["attach", "term"]);
+    screen.keys(b"exit 3\n");
+    assert_eq!(screen.code(), 3);
+    case.rgraph(&["attach", "term"]).fails(1, &["is not running", "rgraph start"]);
+    let mut screen = Screen::start(&case, &["start", "-ai", "term"]);
+    screen.keys(b"echo e$((3+3))f; exit 2\n");
+    screen.until("e6f");
+    assert_eq!(screen.code(), 2);
+}
+
+#[test]
+fn several_may_stand_in_front_of_one() {
+    need!(Root);
+    let case = Case::with_base();
+    let script =
+        "read x; echo got $x; while [ ! -e /go ]; do sleep 0.05; done; echo end >&2; exit 3";
+    detached(&case, &["-i", "--name", "one"], script);
+    let silent = case.start(&["attach", "--no-stdin", "one"]);
+    std::thread::sleep(Duration::from_millis(300));
+    let typing = case.rgraph_reading(&["exec", "-i", "one", "cat"], b"through\n").ok();
+    assert_eq!(typing.text(), "through\n");
+    // The end of one's input is not that of the program's, which was started without any.
+    let mut typing = case.command(&["attach", "one"]);
+    let mut typing = typing.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("starts");
+    typing.stdin.take().expect("piped").write_all(b"hello\n").expect("written");
+    logged(&case, "one", "got hello");
+    assert!(status(&case, "one").starts_with("running|"));
+    case.rgraph(&["exec", "one", "touch", "/go"]).ok();
+    assert_eq!(typing.wait().expect("our child").code(), Some(3));
+    let silent = silent.finish();
+    assert_eq!((silent.code, silent.text()), (3, "got hello\n"));
+    assert_eq!(silent.stderr, "end\n");
+}
+
+#[test]
+fn fifty_at_once() {
+    need!(Root);
+    let case = Case::with_base();
+    let ids: Vec<String> = std::thread::scope(|scope| {
+        let start = |_| scope.spawn(|| detached(&case, &[], "echo up; exec sleep 1000"));
+        let all: Vec<_> = (0..50).map(start).collect();
+        all.into_iter().map(|t| t.join().expect("started")).collect()
+    });
+    assert_eq!(text(&case, &["ps", "-q"]).lines().count(), 50);
+    let keepers: Vec<i32> = ids.iter().map(|id| supervisor(&case, id)).collect();
+    let firsts: Vec<i32> = ids.iter().map(|id| first(&case, id)).collect();
+    let args: Vec<&str> = ["rm", "-f"].into_iter().chain(ids.iter().map(String::as_str)).collect();
+    case.rgraph(&args).ok();
+    assert_eq!(text(&case, &["ps", "-aq"]), "");
+    let gone = || !keepers.iter().chain(&firsts).any(|pid| is_there(*pid));
+    assert!(wait_until(Duration::from_secs(10), gone), "processes are left");
+}
+
+/// Control groups of ours, in any tree.
+fn groups() -> usize {
+    let mut todo = vec![std::path::PathBuf::from("/sys/fs/cgroup")];
+    let mut count = 0;
+    while let Some(dir) = todo.pop() {
+        for e in fs::read_dir(dir).into_iter().flatten().flatten() {
+            if e.file_type().is_ok_and(|t| t.is_dir()) {
+                let path = e.path();
+                let ours = |p: &std::path::Path| p.file_name().is_some_and(|n| n == "rgraph");
+                count += usize::from(path.parent().is_some_and(ours));
+                todo.push(path);
+            }
+        }
+    }
+    count
+}
+
+/// How often: `RGRAPH_CONTAINERS`.
+#[test]
+fn many_starts_leave_nothing() {
+    need!(Root);
+    let case = Case::with_base();
+    let rounds = setting("RGRAPH_CONTAINERS", 15);
+    let id = detached(&case, &["--name", "kept"], "sleep 100000");
+    let keeper = supervisor(&case, &id);
+    let open = || fs::read_dir(format!("/proc/{keeper}/fd")).expect("it runs").count();
+    let round = |n: u64| {
+        case.rgraph(&["run", "--rm", "--network=none", BASE, "true"]).ok();
+        let id = detached(&case, &[], "sleep 1000");
+        case.rgraph(&["exec", "kept", "true"]).ok();
+        case.rgraph(&["exec", &id, "true"]).ok();
+        if n % 2 == 0 {
+            kill(first(&case, &id));
+        }
+        case.rgraph(&["rm", "-f", &id]).ok();
+    };
+    let look = || (open(), case.state().len(), mounts_below(&case.root()).len(), groups());
+    (0..3).for_each(round);
+    let before = look();
+    (0..rounds).for_each(round);
+    assert!(wait_until(Duration::from_secs(10), || look() == before), "{before:?} {:?}", look());
+}
