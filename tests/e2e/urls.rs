@@ -293,3 +293,28 @@ fn locked_fetched_and_offline() {
     case.file("rgraph.lock", "version 1\n");
     case.build(&["--locked"]).fails(1, &["Dockerfile:2", "has no line for"]);
 }
+
+#[test]
+fn an_archive_by_url_becomes_an_image() {
+    need!(Root);
+    let web = Web::start(|r| match &r.line[..] {
+        "GET /base.tar" => Answer::ok(rgraph_tests::base_tar()),
+        "GET /text" => Answer::ok("no archive\n"),
+        _ => Answer::status(404),
+    });
+    let case = Case::new();
+    let url = web.url("/base.tar");
+    let run = case.rgraph(&["import", "-c", "CMD [\"cat\", \"/etc/group\"]", &url, "web:1"]).ok();
+    assert!(run.text().starts_with("sha256:"), "{}", run.text());
+    let out = case.rgraph(&["run", "--rm", "--network=none", "web:1"]).ok();
+    assert!(out.text().starts_with("root:x:0:"), "{}", out.text());
+    let comment = case.rgraph(&["history", "--format", "{{.Comment}}", "web:1"]).ok();
+    assert_eq!(comment.text().trim(), format!("Imported from {url}"));
+    case.rgraph(&["import", &web.url("/none"), "x"]).fails(1, &["cannot import", "404"]);
+    case.rgraph(&["import", &web.url("/text"), "x"]).fails(1, &["cannot import"]);
+    // A login is not told.
+    let with_login = url.replace("http://", "http://user:word@");
+    case.rgraph(&["import", &with_login, "web:2"]).ok();
+    let told = case.rgraph(&["inspect", "web:2"]).ok();
+    assert!(!told.text().contains("word"), "{}", told.text());
+}

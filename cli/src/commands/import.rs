@@ -1,15 +1,21 @@
 //! `rgraph import`: an image of an archive.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::BufReader;
 use std::os::fd::AsFd;
 
 use rgraph_frontend::{Facts, LowerOptions, Lowering, lower, parse};
+use rgraph_image::registry::shown_url;
 use rgraph_ir::image_config::ImageConfig;
+use rgraph_ir::op::HttpSource;
 use rgraph_ir::{Platform, Severity, SourceMap};
+use rgraph_runtime::fetch::image::{ImageFetcher, PullPolicy};
+use rgraph_runtime::fetch::source::Sources;
 use rgraph_runtime::import::{Import, Interruptible, import};
+use rgraph_store::Store;
 
-use super::{Context, print};
+use super::{Context, print, transfer_note};
 use crate::args::ImportArgs;
 use crate::options::{ImportOptions, ImportSource, host_platform};
 use crate::report::{CliError, ErrorKind};
@@ -21,32 +27,52 @@ pub fn run(cx: &Context, args: ImportArgs) -> Result<(), CliError> {
     let names = opts.name.iter().map(ToString::to_string).collect();
     let platform = opts.platform.clone().unwrap_or_else(host_platform);
     let config = changed(cx, platform, &opts.changes)?;
-    let reading = |from: Interruptible| BufReader::with_capacity(256 << 10, from);
-    let (mut from, source) = match &opts.source {
-        ImportSource::Stdin => {
-            let stdin = std::io::stdin().as_fd().try_clone_to_owned();
-            let stdin =
-                stdin.map_err(|e| CliError::failed("cannot read standard input").because(e))?;
-            (reading(Interruptible::new(File::from(stdin), &cx.cancel)), "-".to_owned())
-        }
-        ImportSource::File(path) => {
-            let shown = path.display().to_string();
-            let file = Interruptible::open(path, &cx.cancel)
-                .map_err(|e| CliError::failed(format!("cannot open `{shown}`")).because(e))?;
-            (reading(file), shown)
-        }
-        ImportSource::Url(url) => {
-            return Err(CliError::not_yet("`rgraph import URL`")
-                .help(format!("pipe it: `curl -L {url} | rgraph import -`")));
-        }
-    };
     let host = cx.host()?;
     let store = session::open_store(cx.root())?;
+    let (from, source) = opened(cx, &store, &opts.source)?;
+    let mut from = BufReader::with_capacity(256 << 10, from);
     let comment = opts.message.clone().unwrap_or_else(|| format!("Imported from {source}"));
     let image =
         import(&store, host, &cx.cancel, Import { from: &mut from, config, comment, names })
             .map_err(|e| CliError::failed(format!("cannot import `{source}`")).because(e))?;
     print(format!("{}\n", image.config).as_bytes())
+}
+
+/// The archive, and what it is called.
+fn opened(
+    cx: &Context,
+    store: &Store,
+    source: &ImportSource,
+) -> Result<(Interruptible, String), CliError> {
+    match source {
+        ImportSource::Stdin => {
+            let stdin = std::io::stdin().as_fd().try_clone_to_owned();
+            let stdin =
+                stdin.map_err(|e| CliError::failed("cannot read standard input").because(e))?;
+            Ok((Interruptible::new(File::from(stdin), &cx.cancel), "-".to_owned()))
+        }
+        ImportSource::File(path) => {
+            let shown = path.display().to_string();
+            let file = Interruptible::open(path, &cx.cancel)
+                .map_err(|e| CliError::failed(format!("cannot open `{shown}`")).because(e))?;
+            Ok((file, shown))
+        }
+        ImportSource::Url(url) => {
+            let shown = shown_url(url);
+            let registries = session::registries(&cx.env, &session::config(&cx.dirs)?, &[]);
+            let policy = PullPolicy::Always;
+            let images = ImageFetcher::new(store, Some(&registries), policy, &cx.cancel)
+                .telling(|e| transfer_note(e, false));
+            let (secrets, agents) = (BTreeMap::new(), BTreeMap::new());
+            let sources = Sources::new(&images, &secrets, session::ssh_access(&cx.env, &agents));
+            let file =
+                HttpSource { url: url.clone(), filename: "import".to_owned(), checksum: None };
+            let failed = |e| CliError::failed(format!("cannot import `{shown}`")).because(e);
+            let content = sources.url(&file, &|_, _| {}).map_err(failed)?;
+            let file = sources.open(&content).map_err(failed)?;
+            Ok((Interruptible::new(file, &cx.cancel), shown))
+        }
+    }
 }
 
 /// The settings that `-c` lines make: they are instructions, so the compiler reads them.
