@@ -34,6 +34,12 @@ fn an_image_keeps_the_index_it_came_with() {
     let run = case.rgraph(&["pull", &name]).ok();
     assert_eq!(digest(&run), index);
     assert!(run.text().contains("Status: Downloaded newer image for"), "{}", run.text());
+    let said: Vec<&str> =
+        run.stderr.lines().filter_map(|l| l.split_once(": ").map(|(_, what)| what)).collect();
+    let want = ["Pulling from multi", "Pulling fs layer", "Download complete", "Pull complete"];
+    assert_eq!(said, want);
+    let short = run.stderr.lines().nth(2).and_then(|l| l.split(':').next()).expect("a line");
+    assert_eq!(short.len(), 12);
     assert!(case.rgraph(&["pull", &name]).ok().text().contains("Image is up to date"));
     let known = text(&case, &["images", "--digests", "--format", "{{.Digest}}"]);
     assert_eq!(known.trim(), index);
@@ -86,6 +92,14 @@ fn nothing_is_sent_twice() {
     let run = case.rgraph(&["push", &one]).ok();
     assert_eq!(run.stderr.matches(": Pushed").count(), 2, "{}", run.stderr);
     assert!(run.stderr.contains("The push refers to repository ["), "{}", run.stderr);
+    // Lines are about layers by their diff IDs, as in Docker.
+    let template = "{{json .RootFS.Layers}}";
+    let layers = text(&case, &["inspect", "--format", template, &one]);
+    let layers: Vec<String> = serde_json::from_str(layers.trim()).expect("JSON");
+    for layer in &layers {
+        let line = format!("{}: Pushed\n", &layer["sha256:".len()..][..12]);
+        assert!(run.stderr.contains(&line), "no `{line}` in {}", run.stderr);
+    }
     let last = run.text().trim().to_owned();
     assert!(last.starts_with("1: digest: sha256:") && last.contains(" size: "), "{last}");
     // Another repository of the registry: mounted.
@@ -133,4 +147,31 @@ fn a_pushed_image_and_one_that_builds_push_are_the_same() {
     case.rgraph(&["push", &base]).ok();
     let run = Case::new().rgraph(&["pull", &base]).ok();
     assert_eq!(run.text().lines().last(), Some(&*base));
+}
+
+#[test]
+fn an_index_that_came_in_part_is_kept_whole_when_it_is_built() {
+    need!(Root, Tool("docker-registry"));
+    let registry = Registry::start(Access::Open);
+    let mut maker = Case::new();
+    maker.env("SOURCE_DATE_EPOCH", "1700000000");
+    // Without layers the index is the same, whether it is kept or sent.
+    maker.dockerfile("FROM scratch\nLABEL a=b\n");
+    let name = registry.name("multi:1");
+    let both = "--platform=linux/amd64,linux/arm64";
+    maker.build(&[both, "--push", "-t", &name]).ok();
+    let mut case = Case::new();
+    case.env("SOURCE_DATE_EPOCH", "1700000000").dockerfile("FROM scratch\nLABEL a=b\n");
+    case.rgraph(&["pull", &name]).ok();
+    case.build(&[both, "-t", "kept:1"]).ok();
+    let digests = text(&case, &["images", "--digests", "--format", "{{.Digest}}"]);
+    let digests: BTreeSet<&str> = digests.lines().collect();
+    assert_eq!(digests.len(), 1, "one index under both names");
+    // What the index names stays with it.
+    case.rgraph(&["prune", "-f"]).ok();
+    let platforms = text(&case, &["images", "-a", "--format", "{{.Platform}}", "kept:1"]);
+    assert_eq!(platforms, "linux/amd64\nlinux/arm64\n");
+    case.rgraph(&["push", &registry.name("again:1")]).fails(1, &["does not exist locally"]);
+    case.rgraph(&["tag", "kept:1", &registry.name("again:1")]).ok();
+    case.rgraph(&["push", &registry.name("again:1")]).ok();
 }

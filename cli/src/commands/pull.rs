@@ -2,7 +2,7 @@
 
 use rgraph_ir::Reference;
 use rgraph_runtime::fetch::image::{ImageFetcher, PullPolicy};
-use rgraph_runtime::images::{self, World};
+use rgraph_runtime::images::{self, Pulling, World};
 
 use super::{Context, images_error, note, print, transfer_note};
 use crate::args::PullArgs;
@@ -42,10 +42,14 @@ pub fn run(cx: &Context, args: PullArgs) -> Result<(), CliError> {
             let what = name.tag.clone().or_else(|| name.digest.map(|d| d.to_string()));
             note(&format!("{}: Pulling from {}", what.unwrap_or_default(), name.repository));
         }
-        let told = |digest: rgraph_ir::BlobDigest, there: bool| {
-            if !opts.quiet {
-                let what = if there { "Already exists" } else { "Pull complete" };
-                note(&format!("{}: {what}", digest.short()));
+        let told = |digest: rgraph_ir::BlobDigest, what: Pulling| {
+            let lines: &[&str] = match what {
+                Pulling::Exists => &["Already exists"],
+                Pulling::Begins => &["Pulling fs layer"],
+                Pulling::Arrived => &["Download complete", "Pull complete"],
+            };
+            for line in lines.iter().filter(|_| !opts.quiet) {
+                note(&format!("{}: {line}", digest.short()));
             }
         };
         let done = images::pull(&world, name, &platform, &told).map_err(|e| images_error(&e))?;

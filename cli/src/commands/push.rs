@@ -56,13 +56,14 @@ pub fn run(cx: &Context, args: PushArgs) -> Result<(), CliError> {
     for (name, manifest) in &wanted {
         let told = |p: Pushing| match p {
             _ if opts.quiet => {}
-            Pushing::Layer(digest, how) => {
+            Pushing::Begins(layer) => note(&format!("{}: Preparing", layer.short())),
+            Pushing::Layer(layer, how) => {
                 let what = match how {
                     Arrival::Exists => "Layer already exists".to_owned(),
                     Arrival::Mounted(from) => format!("Mounted from {from}"),
                     Arrival::Uploaded => "Pushed".to_owned(),
                 };
-                note(&format!("{}: {what}", digest.short()));
+                note(&format!("{}: {what}", layer.short()));
             }
             Pushing::Partly(platforms) => note(&format!(
                 "Only {} is here: that is pushed, without the index it came with",

@@ -14,8 +14,10 @@ use crate::fetch::push::Arrival;
 /// What a push is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Pushing {
+    /// A layer is to go.
+    Begins(DiffId),
     /// A layer got there.
-    Layer(BlobDigest, Arrival),
+    Layer(DiffId, Arrival),
     /// Only the images of these platforms are here: the index that the name means is left out.
     Partly(Vec<String>),
     /// What the index says of the images is not here: it is left out.
@@ -190,26 +192,27 @@ fn send_blobs(
         for (l, diff_id) in &r.layers {
             if seen.insert(l.digest) {
                 let maybe = elsewhere.layers.get(diff_id).map(String::as_str);
-                blobs.push((l.digest, l.size, maybe, true));
+                told(Pushing::Begins(*diff_id));
+                blobs.push((l.digest, l.size, maybe, Some(*diff_id)));
             }
         }
         for a in &r.said {
             for digest in a.children() {
                 if seen.insert(digest) {
-                    blobs.push((digest, a.documents[&digest].len() as u64, None, false));
+                    blobs.push((digest, a.documents[&digest].len() as u64, None, None));
                 }
             }
         }
         if seen.insert(r.config.0) {
             let maybe = elsewhere.configs.get(&r.config.0).map(String::as_str);
-            blobs.push((r.config.0, r.config.1, maybe, false));
+            blobs.push((r.config.0, r.config.1, maybe, None));
         }
     }
     side_by_side(&blobs, &|&(digest, size, maybe, layer)| {
         w.check()?;
         let how = w.images.push_blob(name, digest, size, maybe, &|_, _| ()).map_err(failed)?;
-        if layer {
-            told(Pushing::Layer(digest, how));
+        if let Some(layer) = layer {
+            told(Pushing::Layer(layer, how));
         }
         Ok(())
     })

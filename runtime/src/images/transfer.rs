@@ -30,13 +30,25 @@ pub struct Pulled {
     pub newer: bool,
 }
 
-/// Brings an image into the store with all its layers, unpacked, and names it: as the index that it came with,
-/// if it came with one. `told` hears of each layer, in any order: its digest, and whether it was there.
+/// What a pull is doing with a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pulling {
+    /// It was there.
+    Exists,
+    /// It is to come.
+    Begins,
+    /// It is here, and what its digest says.
+    Arrived,
+}
+
+/// Brings an image into the store with all its layers, unpacked, and names it: as the index that it
+/// came with, if it came with one. `told` hears of each layer by its digest: first which are to come, bottom first,
+/// then of each when it is here.
 pub fn pull(
     w: &World<'_>,
     name: &Reference,
     platform: &Platform,
-    told: &(dyn Fn(BlobDigest, bool) + Sync),
+    told: &(dyn Fn(BlobDigest, Pulling) + Sync),
 ) -> Result<Pulled, ImagesError> {
     // Held until the name is there.
     let lease = w.store.lease()?;
@@ -52,14 +64,14 @@ pub fn pull(
     let waiting = Mutex::new(BTreeSet::new());
     for (_, blob) in &image.layers {
         if here.contains(&blob.digest) {
-            told(blob.digest, true);
-        } else {
-            guard(&waiting).insert(blob.digest);
+            told(blob.digest, Pulling::Exists);
+        } else if guard(&waiting).insert(blob.digest) {
+            told(blob.digest, Pulling::Begins);
         }
     }
     let arrived = |digest: BlobDigest| {
         if guard(&waiting).remove(&digest) {
-            told(digest, false);
+            told(digest, Pulling::Arrived);
         }
     };
     unpack(w, &image, &lease, &arrived)?;
