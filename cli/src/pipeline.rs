@@ -222,6 +222,7 @@ pub fn lower_options(opts: &BuildOptions, loaded: &Loaded) -> LowerOptions {
         build_platform: host_platform(),
         build_args: opts.build_args.clone(),
         labels: opts.labels.clone(),
+        inherit_labels: opts.inherit_labels,
         no_cache: match (opts.no_cache, opts.no_cache_filter.is_empty()) {
             (true, _) => NoCache::All,
             (false, true) => NoCache::None,
@@ -310,6 +311,8 @@ pub fn request(opts: &BuildOptions, compiled: &Compiled) -> BuildRequest {
         host_platform: host_platform(),
         place: compiled.place.clone(),
         args: arg_names(opts, &compiled.ast),
+        squash: opts.squash,
+        omit_history: opts.omit_history,
         attest: opts.attest.clone(),
         asked: Default::default(),
     }

@@ -19,6 +19,8 @@ pub struct LowerOptions {
     pub build_args: BTreeMap<String, String>,
     /// `--label`.
     pub labels: BTreeMap<String, String>,
+    /// Labels of bases from outside are the result's too.
+    pub inherit_labels: bool,
     /// `--no-cache`, `--no-cache-filter`.
     pub no_cache: NoCache,
     /// `--network`, for every step that does not say otherwise.
@@ -122,6 +124,7 @@ impl Default for LowerOptions {
             build_platform: Platform::linux_amd64(),
             build_args: BTreeMap::new(),
             labels: BTreeMap::new(),
+            inherit_labels: true,
             no_cache: NoCache::None,
             network: NetworkMode::Default,
             add_hosts: Vec::new(),

@@ -57,6 +57,10 @@ pub struct BuildRequest {
     pub place: String,
     /// Names of build arguments, for explanations.
     pub args: BTreeSet<String>,
+    /// Which layers become one.
+    pub squash: Squash,
+    /// Configs do not tell how images were made.
+    pub omit_history: bool,
     /// What is said of the result.
     pub attest: Attestations,
     /// What was asked, for what is said.
@@ -144,6 +148,20 @@ pub struct ImageOutput {
     pub annotations: Annotations,
     /// Statements are in the form of OCI's artifacts.
     pub artifact: bool,
+    /// Without any name it is called `PREFIX@DIGEST`.
+    pub dangling_prefix: Option<String>,
+}
+
+/// Which layers of an image become one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Squash {
+    /// None.
+    #[default]
+    No,
+    /// Those above the base.
+    Own,
+    /// All.
+    All,
 }
 
 /// How new layers are packed.
@@ -184,6 +202,7 @@ impl Default for ImageOutput {
             canonical: false,
             annotations: Annotations::default(),
             artifact: true,
+            dangling_prefix: None,
         }
     }
 }

@@ -121,6 +121,8 @@ pub(crate) fn request(tags: Vec<String>, host_platform: Platform) -> BuildReques
         host_platform,
         place: String::new(),
         args: Default::default(),
+        squash: Default::default(),
+        omit_history: false,
         attest: Default::default(),
         asked: Default::default(),
     }

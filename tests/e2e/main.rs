@@ -39,6 +39,7 @@ mod resources;
 mod rootless;
 mod soundness;
 mod sources;
+mod squash;
 mod steps;
 mod store;
 mod transfer;

@@ -111,6 +111,39 @@ pub struct BuildArgs {
     /// Annotation of the image; TYPE: manifest, index, manifest-descriptor, index-descriptor
     #[arg(long, value_name = "[TYPE:]NAME=VALUE", help_heading = "Output")]
     pub annotation: Vec<String>,
+    /// Time of the image in seconds since 1970; later times of files in archives and pushes become it
+    #[arg(long, value_name = "SECONDS", allow_hyphen_values = true, help_heading = "Output")]
+    pub timestamp: Option<String>,
+    /// Leave out of the image how it was made
+    #[arg(
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        hide_possible_values = true,
+        help_heading = "Output"
+    )]
+    pub omit_history: Option<bool>,
+    /// =false: labels of bases are not the image's
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        hide_possible_values = true,
+        help_heading = "Output"
+    )]
+    pub inherit_labels: Option<bool>,
+    /// `--inherit-annotations`; `false` is what happens anyway.
+    #[arg(
+        hide = true,
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    pub inherit_annotations: Option<bool>,
     /// What is said of the image beside it: type=provenance[,mode=min|max][,version=v1|v0.2], type=sbom
     #[arg(long, value_name = "SPEC", help_heading = "Output")]
     pub attest: Vec<String>,
@@ -201,10 +234,10 @@ pub struct BuildArgs {
     /// How many layers the image has: auto or a number
     #[arg(hide = true, long, value_name = "auto|N", help_heading = "Layers")]
     pub layers: Option<String>,
-    /// Own layers into one
-    #[arg(hide = true,
+    /// One layer above the base; all: one layer in all
+    #[arg(
         long,
-        value_name = "WHAT",
+        value_name = "all",
         num_args = 0..=1,
         require_equals = true,
         default_missing_value = "true",

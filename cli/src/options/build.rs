@@ -7,7 +7,8 @@ use std::time::Duration;
 use rgraph_ir::attest::Attestations;
 use rgraph_ir::op::{HostIp, NetworkMode, Ulimit};
 use rgraph_ir::request::{
-    CacheFrom, CacheTo, Dest, Entitlements, ImageOutput, OutputSpec, Resources, Secret, SshSource,
+    CacheFrom, CacheTo, Dest, Entitlements, ImageOutput, OutputSpec, Resources, Secret, Squash,
+    SshSource,
 };
 use rgraph_ir::{Platform, Ttl};
 
@@ -65,6 +66,12 @@ pub struct BuildOptions {
     pub tags: Vec<String>,
     /// Where results go; empty: the local image store.
     pub outputs: Vec<OutputSpec>,
+    /// Labels of bases are the result's too.
+    pub inherit_labels: bool,
+    /// Which layers become one.
+    pub squash: Squash,
+    /// Images do not tell how they were made.
+    pub omit_history: bool,
     /// What is said of results.
     pub attest: Attestations,
     /// Caches to read.
@@ -216,6 +223,17 @@ impl BuildOptions {
             build_contexts: raw.build_context.iter().map(|l| named(l)).collect::<Result<_, _>>()?,
             platforms: platforms(&raw.platform)?,
             outputs: outputs(&raw, &tags, terminals)?,
+            inherit_labels: raw.inherit_labels.unwrap_or(true),
+            squash: match raw.squash.as_deref() {
+                None | Some("false" | "0") => Squash::No,
+                Some("true" | "1") => Squash::Own,
+                Some("all") => Squash::All,
+                Some(other) => {
+                    let known = ["true", "false", "all"];
+                    return Err(OptionsError::word("--squash", other, "value", &known));
+                }
+            },
+            omit_history: raw.omit_history.unwrap_or(false),
             attest: attestations(&raw.attest, raw.provenance.as_deref(), raw.sbom.as_deref())?,
             tags,
             cache_from: cache_from(&raw.cache_from)?,
@@ -293,6 +311,7 @@ impl BuildOptions {
             insecure_registries: insecure_registries(&raw.registry.insecure_registry, env)?,
             warnings: legacy(&raw),
         };
+        options.timestamp(raw.timestamp.as_deref())?;
         options.attest_outputs()?;
         options.check()?;
         refuse_later(&raw)?;
@@ -321,6 +340,23 @@ impl BuildOptions {
             }
             Pull::Missing | Pull::Never => Ok(()),
         }
+    }
+
+    /// `--timestamp` is `SOURCE_DATE_EPOCH` for the image alone: no step sees it.
+    fn timestamp(&mut self, seconds: Option<&str>) -> Result<(), OptionsError> {
+        let Some(text) = seconds else { return Ok(()) };
+        let seconds = text.parse().map_err(|_| {
+            OptionsError::value("--timestamp", text, "expected a number of seconds since 1970")
+        })?;
+        self.source_date_epoch = Some(seconds);
+        for o in &mut self.outputs {
+            match o {
+                OutputSpec::Oci(a) | OutputSpec::Docker(a) => a.layers.rewrite_timestamp = true,
+                OutputSpec::Image(i) | OutputSpec::Registry(i) => i.layers.rewrite_timestamp = true,
+                OutputSpec::Local { .. } | OutputSpec::Tar { .. } | OutputSpec::CacheOnly => {}
+            }
+        }
+        Ok(())
     }
 
     /// Statements about an image are entries of an OCI index.
@@ -552,10 +588,9 @@ fn legacy(raw: &BuildArgs) -> Vec<String> {
 /// Refuses by name what is not built yet and would change the result.
 fn refuse_later(raw: &BuildArgs) -> Result<(), OptionsError> {
     let r = &raw.refused;
-    // `--squash=false` asks for what happens anyway.
-    let on = |v: &Option<String>| v.as_deref().is_some_and(|v| v != "false");
     let given = [
-        ("--squash", on(&raw.squash)),
+        // Annotations of a base are never the result's, as in BuildKit.
+        ("--inherit-annotations", raw.inherit_annotations == Some(true)),
         ("--layers", raw.layers.is_some()),
         ("--debug-on-error", raw.debug_on_error),
         ("--security-opt", !r.security_opt.is_empty()),

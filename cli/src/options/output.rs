@@ -30,11 +30,11 @@ const KEYS: &[&str] = &[
     "oci-artifact",
     "attestation-prefix",
     "platform-split",
+    "dangling-name-prefix",
 ];
 /// BuildKit has these; nothing here does them yet.
 const LATER: &[&str] = &[
     "buildinfo",
-    "dangling-name-prefix",
     "mode",
     "prefer-nondist-layers",
     "store",
@@ -76,6 +76,7 @@ struct Fields {
     canonical: bool,
     annotations: Annotations,
     artifact: Option<bool>,
+    dangling: Option<String>,
     form: FilesForm,
 }
 
@@ -111,6 +112,16 @@ impl Fields {
                 "push-by-digest" => f.by_digest = switch()?,
                 "name-canonical" => f.canonical = switch()?,
                 "oci-artifact" => f.artifact = Some(switch()?),
+                "dangling-name-prefix" => {
+                    let prefix = text()?;
+                    let name: Result<Reference, _> = prefix.parse();
+                    match name {
+                        Ok(r) if r.digest.is_none() && !prefix.ends_with(":latest") => {
+                            f.dangling = Some(r.familiar_name());
+                        }
+                        _ => return Err(bad("it is no name without a tag".to_owned())),
+                    }
+                }
                 "platform-split" => f.form.split = Some(switch()?),
                 "attestation-prefix" => {
                     f.form.prefix = text()?;
@@ -178,6 +189,7 @@ impl Fields {
                 canonical: self.canonical,
                 annotations: self.annotations.clone(),
                 artifact: self.artifact.unwrap_or(true),
+                dangling_prefix: self.dangling.clone(),
             })
         };
         let no_dest = || match self.dest {

@@ -252,7 +252,9 @@ fn refusals() {
         (&["-q", "-o", "-", "."], true, "image id"),
         (&["--check", "--call", "outline", "."], true, "exclude"),
         (&["--insecure-registry", "http://x:5", "."], true, "--insecure-registry"),
-        (&["--squash", "."], false, "`--squash` is not supported yet"),
+        (&["--squash=some", "."], true, "unknown value"),
+        (&["--inherit-annotations", "."], false, "`--inherit-annotations` is not supported yet"),
+        (&["--timestamp=now", "."], true, "seconds since 1970"),
         (&["--memory", "1x", "."], true, "--memory"),
         (
             &["--provenance", "-o", "type=oci,dest=x,oci-mediatypes=false", "."],

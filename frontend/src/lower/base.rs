@@ -356,7 +356,11 @@ impl<'a> super::Cx<'a> {
         let empty = image.layers == 0 && image.history.iter().all(|h| h.empty_layer);
         let root = (!empty)
             .then(|| self.draft.add(Op::Source(source), Vec::new(), Some(platform.clone()), meta));
-        let mut st = Box::new(StageState::on(root, image.config.clone(), platform));
+        let mut config = image.config.clone();
+        if !self.opts.inherit_labels {
+            config.config.labels.clear();
+        }
+        let mut st = Box::new(StageState::on(root, config, platform));
         st.base = TargetBase {
             reference: Some(image.reference.clone()),
             layers: image.layers,

@@ -39,6 +39,8 @@ pub struct AssembleOptions {
     pub annotations: BTreeMap<String, String>,
     /// Annotations of what names the manifest.
     pub descriptor: BTreeMap<String, String>,
+    /// It tells how it was made, line by line.
+    pub history: bool,
     /// Further fields of the config.
     pub config: BTreeMap<String, serde_json::Value>,
 }
@@ -123,6 +125,9 @@ pub fn assemble(
     }));
     // An image without steps of its own is as old as its base.
     let created = history.iter().rev().find_map(|h| h.created.clone()).or(Some(now));
+    if !opts.history {
+        history.clear();
+    }
     let diff_ids: Vec<_> = layers.iter().map(|l| l.diff_id).collect();
     let mut config =
         config::ImageConfigFile::new(&target.config, &history, &diff_ids, created.as_deref());
@@ -236,6 +241,7 @@ mod tests {
             oci_media_types: true,
             annotations: BTreeMap::new(),
             descriptor: BTreeMap::new(),
+            history: true,
             config: BTreeMap::new(),
         }
     }
@@ -283,6 +289,18 @@ mod tests {
         }
         let only_base = assemble(&target(base, &[]), &all[..1], &options()).unwrap();
         assert_eq!(only_base.created.as_deref(), Some(t));
+    }
+
+    #[test]
+    fn without_a_history_only_the_time_is_left_of_it() {
+        let t = "2020-01-01T00:00:00Z";
+        let base =
+            TargetBase { layers: 1, history: vec![entry(t, false)], ..TargetBase::default() };
+        let opts = AssembleOptions { history: false, ..options() };
+        let image = assemble(&target(base, &[]), &[layer(0)], &opts).unwrap();
+        let (_, history, diff_ids) = config::from_json(&image.config).unwrap();
+        assert_eq!((history.len(), diff_ids.len()), (0, 1));
+        assert_eq!(image.created.as_deref(), Some(t));
     }
 
     #[test]

@@ -58,11 +58,12 @@ impl Exporter<'_> {
             &AssembleOptions {
                 // What an image is does not depend on when it is looked at: it is as old as its
                 // newest layer, so that an unchanged rebuild gives the same image id.
-                created: newest(&layers),
+                created: since_1970(b.created.unwrap_or_else(|| newest(&layers))),
                 epoch: self.request.source_date_epoch,
                 oci_media_types: opts.oci_media_types,
                 annotations: annotations.of(AnnotationPlace::Manifest, platform),
                 descriptor: annotations.of(AnnotationPlace::ManifestDescriptor, platform),
+                history: !self.request.omit_history,
                 config: self.inline.map(|i| i.of(b.target, &diff_ids)).into_iter().collect(),
             },
         )?;
@@ -133,6 +134,11 @@ impl Exporter<'_> {
             self.put(&whole, b.top)?;
             out.push(whole);
         }
+        if o.layers.rewrite_timestamp && self.request.source_date_epoch.is_some() {
+            let text = "files of an image in the store keep their times: they are cut at \
+                        SOURCE_DATE_EPOCH in archives, and where the build pushes";
+            self.emit(rgraph_solver::EventKind::Warning { text: text.to_owned() });
+        }
         let names = self.names(&o.names);
         let top = match &out[..] {
             [one] if one.attested.is_none() => one.built.manifest,
@@ -152,6 +158,13 @@ impl Exporter<'_> {
                 self.store.tag(&name, &ImageRef { manifest: top })?;
                 self.say(&format!("naming to {name}"));
             }
+        }
+        if let (Some(prefix), true) = (&o.dangling_prefix, names.is_empty()) {
+            let name = format!("{prefix}@{top}");
+            let name = name.parse::<Reference>().map_or(name, |r| r.to_string());
+            self.make_durable(&out, Some(top))?;
+            self.store.tag(&name, &ImageRef { manifest: top })?;
+            self.say(&format!("naming to {name}"));
         }
         Ok(out.into_iter().map(|w| w.built).collect())
     }
@@ -179,7 +192,7 @@ impl Exporter<'_> {
         layers: &LayerOptions,
     ) -> Result<BuiltImage, ExportError> {
         let o = ImageOutput { layers: layers.clone(), ..ImageOutput::default() };
-        let images = self.keep(&[Built { target, top, said: Vec::new() }], &o)?;
+        let images = self.keep(&[Built { target, top, created: None, said: Vec::new() }], &o)?;
         images.into_iter().next().ok_or(ExportError::NotASnapshot)
     }
 
@@ -310,8 +323,11 @@ impl Exporter<'_> {
     }
 }
 
-/// When the newest layer was made; 1970 for an image without layers.
-fn newest(layers: &[NamedLayer]) -> SystemTime {
-    let seconds = layers.iter().map(|l| l.created).max().unwrap_or(0);
+/// When the newest layer was made, seconds since 1970; 0 for an image without layers.
+fn newest(layers: &[NamedLayer]) -> i64 {
+    layers.iter().map(|l| l.created).max().unwrap_or(0)
+}
+
+fn since_1970(seconds: i64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
 }

@@ -8,6 +8,7 @@ mod attest;
 mod image;
 mod index;
 mod layers;
+mod squash;
 mod tree;
 mod whole;
 
@@ -91,6 +92,9 @@ pub enum ExportError {
     /// A cache could not be written.
     #[error(transparent)]
     Cache(Box<dyn std::error::Error + Send + Sync>),
+    /// Layers could not be laid together.
+    #[error("cannot make one layer: {0}")]
+    Squash(String),
     /// A statement's file would lie on one of the result.
     #[error(
         "`{0}` is a file of the result: a statement about it needs another name (attestation-prefix=)"
@@ -153,6 +157,8 @@ pub struct Exporter<'a> {
 struct Built<'a> {
     target: &'a Target,
     top: Option<SnapshotId>,
+    /// When it was made, seconds since 1970; `None`: when its newest layer was.
+    created: Option<i64>,
     /// What is said of it.
     said: Vec<attest::Said>,
 }
@@ -184,7 +190,7 @@ impl Exporter<'_> {
         plan: &BuildPlan,
         solution: &Solution,
     ) -> Result<Vec<BuiltImage>, ExportError> {
-        let mut built = Vec::new();
+        let mut targets = Vec::new();
         for target in &plan.targets {
             let top = match target.root {
                 None => None,
@@ -193,8 +199,12 @@ impl Exporter<'_> {
                     _ => return Err(ExportError::NotASnapshot),
                 },
             };
-            built.push(Built { target, top, said: Vec::new() });
+            targets.push(self.squashed(target, top)?);
         }
+        let mut built: Vec<Built<'_>> = targets
+            .iter()
+            .map(|s| Built { target: &s.target, top: s.top, created: s.created, said: Vec::new() })
+            .collect();
         self.say_all(&mut built)?;
         let default = [OutputSpec::Image(ImageOutput::default())];
         let outputs =

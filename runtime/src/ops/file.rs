@@ -461,7 +461,7 @@ fn rm(root: BorrowedFd<'_>, a: &RmAction) -> Result<(), TreeError> {
 }
 
 /// Removes a name and all below it, without following links.
-fn remove(parent: &OwnedFd, name: &OsStr, shown: &str) -> Result<(), TreeError> {
+pub(crate) fn remove(parent: &OwnedFd, name: &OsStr, shown: &str) -> Result<(), TreeError> {
     match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
         Err(Errno::ISDIR | Errno::PERM) => {}
