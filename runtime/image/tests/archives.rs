@@ -98,6 +98,7 @@ fn image(how: Compression, oci: bool, platform: &str) -> (Image, Memory) {
         annotations: BTreeMap::new(),
         descriptor: BTreeMap::new(),
         config: BTreeMap::new(),
+        history: true,
     };
     (assemble(&target, &layers, &opts).unwrap(), blobs)
 }

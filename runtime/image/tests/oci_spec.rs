@@ -56,6 +56,7 @@ fn image() -> Image {
         annotations: BTreeMap::from([("org.opencontainers.image.title".into(), "t".into())]),
         descriptor: BTreeMap::new(),
         config: BTreeMap::new(),
+        history: true,
     };
     assemble(&target, &layers, &options).unwrap()
 }
