@@ -87,6 +87,8 @@ pub fn export(cx: &Context, args: ExportArgs) -> Result<(), CliError> {
             }
             Dest::Path(path) => {
                 let path = std::path::Path::new(path);
+                let unwritten =
+                    |e| CliError::failed(format!("cannot write `{}`", path.display())).because(e);
                 write_whole(path, &unwritten, &mut |out| files.export(out).map_err(packed))
             }
         }

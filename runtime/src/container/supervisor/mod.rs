@@ -239,18 +239,14 @@ impl Supervisor {
     /// Starts the container's process.
     fn begin(&mut self) {
         match self.make() {
-            Ok(session) => {
-                let pid = session.step.pid().number().unwrap_or(0);
-                self.sessions.push(session);
-                self.publish(pid);
-            }
+            Ok(session) => self.sessions.push(session),
             Err(e) => self.close(end_of(&e)),
         }
         self.bench.no_more_networks();
     }
 
-    /// Serves the ports, when there are any. They need not wait for the program: what comes before it
-    /// listens is refused, as it is by a host.
+    /// Serves the ports, when there are any. The process has to be in its network by now; who came
+    /// before that has waited.
     fn publish(&mut self, pid: i32) {
         let sockets = std::mem::take(&mut self.sockets);
         if sockets.is_empty() {
@@ -258,6 +254,8 @@ impl Supervisor {
         }
         match Proxy::start(pid, &self.record.bound, sockets) {
             Ok(proxy) => self.proxy = Some(proxy),
+            // It has ended already, and its network with it.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => self.record.bound = Vec::new(),
             Err(e) => {
                 self.record.bound = Vec::new();
                 self.tell_all(FIRST, &Word::Warning(cut(format!("ports are not published: {e}"))));
@@ -331,6 +329,7 @@ impl Supervisor {
         if id == FIRST {
             let pid = session.step.pid().number().unwrap_or(0);
             let born = spawn::began(pid).unwrap_or(0);
+            self.publish(pid);
             self.record.state = State::Running { pid, born, since: now() };
             if let Err(e) = write_record(&self.folder, &self.record) {
                 self.kill_first();
