@@ -1,5 +1,7 @@
 //! `rgraph du`, `rgraph system df`: what the store takes on disk.
 
+use rgraph_runtime::container::{Containers, State, blocks_below};
+use rgraph_runtime::volumes::Volumes;
 use rgraph_store::{DiskUsage, Entry, OpenOptions, Share, Store, StoreError};
 
 use super::{Context, print};
@@ -33,7 +35,7 @@ pub fn run(cx: &Context, args: DfArgs) -> Result<(), CliError> {
         .filter(|e| opts.filter.matches(e) && opts.unused_for.is_none_or(|s| idle(e) >= s))
         .collect();
     records.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.id.cmp(&b.id)));
-    let lines = lines(&du);
+    let lines = lines(&du, &shares(&store)?);
     if opts.format == Format::Json {
         return print(json(&du, &lines, opts.verbose.then_some(&records)).as_bytes());
     }
@@ -68,24 +70,64 @@ pub fn run(cx: &Context, args: DfArgs) -> Result<(), CliError> {
     print(&out)
 }
 
+/// What the store does not know of itself.
+struct Own {
+    containers: Share,
+    volumes: Share,
+}
+
+/// How many containers and volumes there are, how many are in use, and what the others take.
+fn shares(store: &Store) -> Result<Own, CliError> {
+    let (mut containers, mut volumes) = (Share::default(), Share::default());
+    let all = Containers::new(store);
+    let failed = |e: &dyn std::error::Error| CliError::failed(rgraph_runtime::report(e));
+    for r in all.list().map_err(|e| failed(&e))? {
+        containers.count += 1;
+        match r.state {
+            State::Running { .. } => containers.active += 1,
+            _ => {
+                containers.reclaimable += blocks_below(&all.folder(&r)).map_err(|e| failed(&e))?;
+            }
+        }
+    }
+    let kept = Volumes::new(store);
+    for v in kept.list().map_err(|e| failed(&e))? {
+        volumes.count += 1;
+        match kept.users(&v.name).map_err(|e| failed(&e))?.is_empty() {
+            false => volumes.active += 1,
+            true => {
+                volumes.reclaimable += blocks_below(&kept.data(&v.name)).map_err(|e| failed(&e))?;
+            }
+        }
+    }
+    Ok(Own { containers, volumes })
+}
+
 /// Docker's lines, then those that only this store has.
-fn lines(du: &DiskUsage) -> Vec<(&'static str, Share)> {
+fn lines(du: &DiskUsage, own: &Own) -> Vec<(&'static str, Share)> {
     let none = Share::default();
     let rest: u64 = du.rest.values().sum();
     let named = |n: &str| du.rest.get(n).copied().unwrap_or(0);
     let bytes = |bytes| Share { bytes, ..none };
+    // The folders around them cannot go.
+    let with = |share: Share, bytes: u64| Share {
+        bytes,
+        reclaimable: share.reclaimable.min(bytes),
+        ..share
+    };
+    let known = ["index", "containers", "volumes"].map(named).iter().sum::<u64>();
     // What is kept to tell later how builds went.
     let logs = named("logs") + named("builds") + named("file-lists");
     vec![
         ("Images", du.images),
-        ("Containers", none),
-        ("Local Volumes", none),
+        ("Containers", with(own.containers, named("containers"))),
+        ("Local Volumes", with(own.volumes, named("volumes"))),
         ("Build Cache", du.cache),
         ("Cache Mounts", du.mounts),
         ("Left-overs", du.leftovers),
         ("Index", bytes(named("index"))),
         ("Logs", bytes(logs)),
-        ("Other", bytes(rest - named("index") - logs)),
+        ("Other", bytes(rest.saturating_sub(known + logs))),
     ]
 }
 

@@ -39,7 +39,7 @@ pub use diff::{Change, changes};
 pub use files::{Copying, Files, FilesError, Reach};
 pub use ports::{Bound, PortError, Publish};
 pub use protocol::{Attach, End, Event, Exec, Word};
-pub use size::{bytes_below, changed_bytes};
+pub use size::{blocks_below, bytes_below, changed_bytes};
 pub use start::{Start, start};
 pub use supervisor::supervisor_main_if_asked;
 

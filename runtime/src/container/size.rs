@@ -1,6 +1,7 @@
 //! What a container takes beyond its image.
 
 use std::collections::HashSet;
+use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -20,6 +21,18 @@ pub fn changed_bytes(folder: &Path) -> Result<u64, ContainerError> {
 /// # Errors
 /// As [`changed_bytes`].
 pub fn bytes_below(top: &Path) -> Result<u64, ContainerError> {
+    sum(top, &|meta| if meta.is_dir() { 0 } else { meta.size() })
+}
+
+/// What a folder takes on disk, with all that is in it.
+///
+/// # Errors
+/// As [`changed_bytes`].
+pub fn blocks_below(top: &Path) -> Result<u64, ContainerError> {
+    sum(top, &|meta| meta.blocks() * 512)
+}
+
+fn sum(top: &Path, of: &dyn Fn(&Metadata) -> u64) -> Result<u64, ContainerError> {
     let gone = |e: &std::io::Error| e.kind() == std::io::ErrorKind::NotFound;
     let (mut sum, mut seen) = (0, HashSet::new());
     let mut todo: Vec<PathBuf> = vec![top.to_owned()];
@@ -36,8 +49,9 @@ pub fn bytes_below(top: &Path) -> Result<u64, ContainerError> {
             };
             if meta.is_dir() {
                 todo.push(path);
+                sum += of(&meta);
             } else if meta.nlink() == 1 || seen.insert((meta.dev(), meta.ino())) {
-                sum += meta.size();
+                sum += of(&meta);
             }
         }
     }
