@@ -128,8 +128,7 @@ fn names_listing_and_removal() {
     assert!(table.starts_with("CONTAINER ID   IMAGE"), "{table}");
 
     // Its image stays as long as it is there.
-    case.rgraph(&["rmi", "-f", BASE])
-        .fails(1, &["conflict: unable to delete", "stopped container"]);
+    case.rgraph(&["rmi", BASE]).fails(1, &["conflict: unable to delete", "stopped container"]);
     case.rgraph(&["prune", "-af"]).ok();
     case.rgraph(&["commit", "one", "kept"]).ok();
     case.rgraph(&["run", "--rm", "kept", "true"]).ok();

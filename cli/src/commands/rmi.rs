@@ -1,7 +1,7 @@
 //! `rgraph rmi`: names and images go; one that cannot does not stop the rest.
 
 use rgraph_ir::ManifestDigest;
-use rgraph_runtime::container::{Containers, State};
+use rgraph_runtime::container::{Containers, Record, State};
 use rgraph_runtime::images::{self, Removed};
 use rgraph_store::Store;
 
@@ -57,8 +57,21 @@ fn remove(store: &Store, name: &ImageName, opts: &RmiOptions) -> Result<Removed,
             all
         }
     };
-    if !keeps_name(store, top, &names)? {
-        in_use(store, top, name)?;
+    if !keeps_name(store, top, &names)?
+        && let Some(user) = user(store, top)?
+    {
+        let running = matches!(user.state, State::Running { .. });
+        if running || !opts.force || names.is_empty() {
+            return Err(in_use(name, &user, running));
+        }
+        // The names go; the image stays without one, for the container is made of it.
+        let mut done = Removed::default();
+        for name in names {
+            store.untag(&name).map_err(failed)?;
+            let shown = name.parse().map_or(name, |r: rgraph_ir::Reference| r.familiar());
+            done.untagged.push(shown);
+        }
+        return Ok(done);
     }
     images::remove(store, top, &names, opts.prune).map_err(|e| images_error(&e))
 }
@@ -69,25 +82,28 @@ fn keeps_name(store: &Store, top: ManifestDigest, gone: &[String]) -> Result<boo
     Ok(tags.iter().any(|t| t.manifest == top && !gone.contains(&t.name)))
 }
 
-/// Refuses to remove what a container stands on. A container needs its image for `commit`, so there
-/// is no force for that.
-fn in_use(store: &Store, top: ManifestDigest, name: &ImageName) -> Result<(), CliError> {
+/// A container that is made of the image; one that runs before others.
+fn user(store: &Store, top: ManifestDigest) -> Result<Option<Record>, CliError> {
     let mut all: Vec<ManifestDigest> = vec![top];
     if let Ok(rows) = images::rows(store, top) {
         all.extend(rows.iter().map(|r| r.manifest));
     }
     let users = Containers::new(store).using(&all);
     let users = users.map_err(|e| CliError::failed(e.to_string()))?;
-    let Some(user) = users.first() else { return Ok(()) };
-    let state = match user.state {
-        State::Running { .. } => "running",
-        State::Created | State::Exited { .. } => "stopped",
+    Ok(users.into_iter().max_by_key(|r| matches!(r.state, State::Running { .. })))
+}
+
+/// Why it cannot go.
+fn in_use(name: &ImageName, user: &Record, running: bool) -> CliError {
+    let (force, state) = match running {
+        true => ("cannot", "running"),
+        false => ("must", "stopped"),
     };
-    Err(CliError::failed(format!(
-        "conflict: unable to delete {} (cannot be forced) - image is being used by {state} \
+    CliError::failed(format!(
+        "conflict: unable to delete {} ({force} be forced) - image is being used by {state} \
          container {}",
         name.text,
         user.short()
     ))
-    .help(format!("remove the container first: `rgraph rm {}`", user.name)))
+    .help(format!("remove the container first: `rgraph rm {}`", user.name))
 }
