@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 
 use rgraph_frontend::{Facts, LowerOptions, Lowering, lower, parse};
 use rgraph_image::registry::shown_url;
-use rgraph_ir::image_config::ImageConfig;
+use rgraph_ir::image_config::{BaseImage, ImageConfig};
 use rgraph_ir::op::HttpSource;
 use rgraph_ir::{Platform, Severity, SourceMap};
 use rgraph_runtime::fetch::image::{ImageFetcher, PullPolicy};
@@ -26,7 +26,7 @@ pub fn run(cx: &Context, args: ImportArgs) -> Result<(), CliError> {
     let opts = ImportOptions::new(args, cx.terminals)?;
     let names = opts.name.iter().map(ToString::to_string).collect();
     let platform = opts.platform.clone().unwrap_or_else(host_platform);
-    let config = changed(cx, platform, &opts.changes)?;
+    let config = changed(cx, platform, &opts.changes, &[])?;
     let host = cx.host()?;
     let store = session::open_store(cx.root())?;
     let (from, source) = opened(cx, &store, &opts.source)?;
@@ -75,11 +75,13 @@ fn opened(
     }
 }
 
-/// The settings that `-c` lines make: they are instructions, so the compiler reads them.
+/// The settings that `-c` lines make: they are instructions, so the compiler reads them. What they name
+/// is looked up in `env`, which the result has too.
 pub(super) fn changed(
     cx: &Context,
     platform: Platform,
     changes: &[String],
+    env: &[(String, String)],
 ) -> Result<ImageConfig, CliError> {
     const ALLOWED: [&str; 9] =
         ["CMD", "ENTRYPOINT", "ENV", "EXPOSE", "LABEL", "ONBUILD", "STOPSIGNAL", "USER", "VOLUME"];
@@ -97,7 +99,7 @@ pub(super) fn changed(
         }
     }
     let mut sources = SourceMap::default();
-    let text = format!("FROM scratch\n{}\n", changes.join("\n"));
+    let text = format!("FROM base\n{}\n", changes.join("\n"));
     let file = sources.add("--change", text);
     let parsed = parse(&sources.file(file).clone());
     let errors: Vec<_> =
@@ -110,13 +112,26 @@ pub(super) fn changed(
         return Err(fail(&errors));
     }
     let options = LowerOptions { platforms: vec![platform], ..LowerOptions::default() };
-    match lower(&parsed.ast, &options, &Facts::offline()) {
+    // An image that has nothing but the variables.
+    let mut base = ImageConfig::empty(options.platforms[0].clone());
+    base.config.env = env.to_vec();
+    let mut facts = Facts::new();
+    if let Ok(Lowering::Missing(queries)) = lower(&parsed.ast, &options, &facts) {
+        for query in queries {
+            let config = base.clone();
+            let reference = "docker.io/library/base:latest".to_owned();
+            let image = BaseImage { reference, config, layers: 0, history: Vec::new() };
+            facts.insert(query, Ok(image));
+        }
+    }
+    match lower(&parsed.ast, &options, &facts) {
         Ok(Lowering::Done(done)) => {
             if let Some(t) = done.plan.targets.into_iter().next() {
                 config = t.config;
             }
-            // What `FROM scratch` adds by itself was not asked for.
-            if !changes.iter().any(|c| c.to_ascii_uppercase().contains("PATH")) {
+            // What `FROM` adds by itself was not asked for.
+            let named = env.iter().any(|(k, _)| k == "PATH");
+            if !named && !changes.iter().any(|c| c.to_ascii_uppercase().contains("PATH")) {
                 config.config.env.retain(|(k, _)| k != "PATH");
             }
             if config.config.working_dir == "/" {

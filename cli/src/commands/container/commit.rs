@@ -21,7 +21,7 @@ pub fn commit(cx: &Context, args: CommitArgs) -> Result<(), CliError> {
     let record = containers.find(&opts.container).map_err(|e| container_error(&e))?;
     let row = containers.image(&record).map_err(|e| container_error(&e))?;
     let base = images::config(&store, &row).map_err(|e| images_error(&e))?.into_ir();
-    let changes = changed(cx, base.platform.clone(), &opts.changes)?;
+    let changes = changed(cx, base.platform.clone(), &opts.changes, &base.config.env)?;
     let what = Commit {
         record: &record,
         config: merged(base, changes),
