@@ -43,5 +43,6 @@ mod squash;
 mod steps;
 mod store;
 mod transfer;
+mod tutorials;
 mod urls;
 mod volumes;
