@@ -185,7 +185,9 @@ impl Supervisor {
                 s.step.desk().map(|fd| (Source::Desk(s.id), fd)),
             ];
             let own = own.into_iter().flatten().map(|(s, fd)| (s, fd, For::Reading));
-            let streams = s.streams.sides(!self.holds_up(s.id)).map(|(side, fd)| {
+            // Who hears something of it finds it in `ps`: first it is noted that it runs.
+            let streams = s.streams.sides(!self.holds_up(s.id)).filter(|_| s.began);
+            let streams = streams.map(|(side, fd)| {
                 let what = if side == Side::Input { For::Writing } else { For::Reading };
                 (Source::Stream(s.id, side), fd, what)
             });
