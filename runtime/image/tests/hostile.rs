@@ -379,6 +379,24 @@ fn bombs_are_refused_before_they_grow() {
 }
 
 #[test]
+fn zeros_take_no_room() {
+    let jail = Jail::new();
+    let mut content = vec![0u8; 8 << 20];
+    content[5 << 20] = 7;
+    let mut out = Vec::new();
+    let mut w = TarWriter::new(&mut out);
+    let mut m = Member::new(b"zeros".to_vec(), Kind::File);
+    m.size = content.len() as u64;
+    w.member(&m, &content).unwrap();
+    w.finish().unwrap();
+    unpack_layer(out.as_slice(), &jail.root(), &UnpackOptions::default()).unwrap();
+    let path = jail.root().join("zeros");
+    assert!(fs::read(&path).unwrap() == content);
+    assert!(fs::metadata(&path).unwrap().blocks() * 512 < 2 << 20);
+    fs::remove_file(path).unwrap();
+}
+
+#[test]
 fn content_is_limited_when_asked() {
     if !root() {
         return;

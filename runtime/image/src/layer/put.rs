@@ -16,6 +16,8 @@ use crate::tar::{Kind, Member, Mtime, TarError, TarReader};
 
 /// Claims from here on are checked against the free space first.
 const LARGE: u64 = 16 << 20;
+/// So many zeros and more become a hole.
+const HOLE: usize = 64 << 10;
 /// Bytes of paths and attributes of folders kept for the end.
 const MAX_FOLDERS: u64 = 256 << 20;
 
@@ -264,6 +266,10 @@ impl Put {
         let fd = fs::create_file(dir, name).map_err(err("make"))?;
         let mut end = 0;
         while let Some(chunk) = tar.chunk()? {
+            // A bomb of zeros takes no room.
+            if chunk.data.len() >= HOLE && chunk.data.iter().all(|b| *b == 0) {
+                continue;
+            }
             fs::write_at(&fd, chunk.data, chunk.offset).map_err(err("write"))?;
             end = chunk.offset + chunk.data.len() as u64;
         }
