@@ -48,8 +48,8 @@ pub(crate) fn bring<T>(
         if transfer != Transfer::Broken {
             copy.discard();
             // Perhaps what was kept is wrong: nothing tells. Of a wrong diff ID it is known that the
-            // blob was right.
-            if resumed && !matches!(e, SnapshotError::DiffId { .. }) {
+            // blob was right, and a full disk says nothing of it.
+            if resumed && matches!(e, SnapshotError::Unpack { .. } | SnapshotError::Read { .. }) {
                 resumable = false;
                 continue;
             }

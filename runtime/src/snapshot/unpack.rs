@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use rgraph_image::layer::{Below, LayerError, UnpackOptions, unpack_blob};
+use rgraph_image::tar::TarError;
 use rgraph_ir::{DiffId, SnapshotId};
 use rgraph_solver::{EventKind, Stream, TaskCx};
 use rgraph_store::{BlobRef, LayerInfo, Prepared, SnapshotRecord, StoreError};
@@ -79,6 +80,18 @@ impl Stack<'_> {
     }
 }
 
+/// A layer whose thread panics has failed: others may wait for it.
+struct IfPanics<'s, 'a>(&'s Stack<'a>, usize);
+
+impl Drop for IfPanics<'_, '_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let Self(stack, n) = *self;
+            stack.finished(n, Err(SnapshotError::Lost(stack.layers[n].id)));
+        }
+    }
+}
+
 impl Snapshots<'_> {
     /// The directories of `id`, top first; those that are missing are made.
     pub(crate) fn unpacked(
@@ -97,6 +110,7 @@ impl Snapshots<'_> {
                 if stack.state().failed.is_some() {
                     return;
                 }
+                let _told = IfPanics(&stack, *n);
                 stack.finished(*n, self.materialise(&stack, *n, w));
             }
         };
@@ -240,12 +254,23 @@ impl Snapshots<'_> {
         // Also what stands behind the compressed stream: it counts for the blob's digest.
         let (_, got) = unpack_blob(told, prepared.fs(), &opts).map_err(|source| match source {
             LayerError::Below(_) => SnapshotError::Lost(stack.layers[n].id),
+            e if is_full(&e) => StoreError::NoSpace { root: self.store.root().to_owned() }.into(),
             source => SnapshotError::Unpack { blob: blob.digest, source },
         })?;
         if got != want {
             return Err(SnapshotError::DiffId { blob: blob.digest, want, got });
         }
         Ok(prepared)
+    }
+}
+
+/// Whether there was no room for a layer, or for its blob, which is written while it is read.
+fn is_full(e: &LayerError) -> bool {
+    match e {
+        LayerError::Io { source: e, .. } | LayerError::Tar(TarError::Io(e)) => {
+            matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        }
+        _ => false,
     }
 }
 
