@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -538,4 +539,102 @@ fn a_push_is_sent_once() {
     assert!(run.stderr.contains(": Layer already exists"), "{}", run.stderr);
     let second = server.lines();
     assert!(!second.iter().any(|l| l.contains("/uploads/")), "{second:?}");
+}
+
+/// A small file system of its own at `at`, gone when dropped.
+struct Small(std::path::PathBuf);
+
+impl Small {
+    fn mount(at: std::path::PathBuf, size: &str) -> Self {
+        fs::create_dir(&at).expect("a folder");
+        let options = format!("size={size},mode=700");
+        let mount =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(&at).status();
+        assert!(mount.expect("mount").success());
+        Self(at)
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        Command::new("umount").arg("-l").arg(&self.0).status().map(drop).unwrap_or(());
+    }
+}
+
+/// A store without room for the image (ROB-03).
+#[test]
+fn a_full_store_is_told_and_all_is_well_after() {
+    need!(Root);
+    let files: Vec<Vec<u8>> = (0..4).map(|_| noise(5_000_000)).collect();
+    let names: Vec<String> = (0..4).map(|n| format!("noise{n}")).collect();
+    let members: Vec<Member<'_>> =
+        names.iter().zip(&files).map(|(n, f)| Member::File(n, f)).collect();
+    let large = Parts::new(&[tar_of(&members)]);
+    let small = Parts::new(&stack());
+    let server = Web::start(move |q| match q.line.contains("/large/") {
+        true => large.answer(q),
+        false => small.answer(q),
+    });
+    let case = Case::new();
+    let _root = Small::mount(case.root(), "24m");
+    let text = "no space left in store";
+    case.rgraph(&["pull", &format!("{}/large:1", server.host())]).fails(1, &[text]);
+    assert!(!entries(&case.root().join("tmp")).iter().any(|n| n.starts_with("part-")));
+    let name = format!("{}/small:1", server.host());
+    case.rgraph(&["pull", &name]).ok();
+    case.rgraph(&["store", "check", "--read-data"]).ok();
+    case.rgraph(&["prune", "-f"]).ok();
+}
+
+/// A target without room (ROB-02): the older file stays, nothing is left beside it.
+#[test]
+fn a_full_target_keeps_the_older_file() {
+    need!(Root);
+    let case = Case::with_base();
+    case.dockerfile("FROM BASE\nRUN dd if=/dev/urandom of=/big bs=1M count=20 2>/dev/null\n");
+    case.build(&["-t", "big"]).ok();
+    let target = Small::mount(case.out("small"), "16m");
+    let file = target.0.join("out.tar");
+    fs::write(&file, "the older file").expect("a file");
+    let path = file.display().to_string();
+    let full = "No space left on device";
+    case.rgraph(&["save", "-o", &path, "big"]).fails(1, &[full]);
+    for kind in ["oci", "docker", "tar"] {
+        let to = format!("type={kind},dest={path}");
+        case.build(&["-o", &to]).fails(1, &[full]);
+    }
+    let to = format!("type=oci,compression=uncompressed,dest={path}");
+    case.build(&["-o", &to]).fails(1, &[full]);
+    assert_eq!(fs::read(&file).expect("the file"), b"the older file");
+    assert_eq!(entries(&target.0), ["out.tar"]);
+}
+
+/// No name is a path, and none says how it is to be reached (SECU-26).
+#[test]
+fn names_that_are_none() {
+    let case = Case::new();
+    for name in [
+        "docker-archive:/etc/passwd",
+        "oci:/etc/passwd:x",
+        "dir:/etc",
+        "http://127.0.0.1/x",
+        "../../etc/passwd",
+        "/etc/passwd",
+        "a/../b",
+        "a//b",
+        "a/",
+        "x:../y",
+        "x:.",
+        "x:a/b:c",
+        "x:t:u",
+        "UPPER",
+        "x@sha256:zz",
+        "x@sha256:../../x",
+        "x y",
+        "x\u{1b}[2J",
+        "x:tag\n",
+    ] {
+        let run = case.rgraph(&["pull", name]).fails(2, &["invalid reference"]);
+        assert!(!run.stderr.contains("\u{1b}[2J"), "{name:?}");
+    }
 }

@@ -248,6 +248,28 @@ fn endless_answers_stop_at_their_limit() {
 }
 
 #[test]
+fn an_endless_token_ends() {
+    let sent = Arc::new(AtomicUsize::new(0));
+    let count = sent.clone();
+    let server = Server::start("127.0.0.1", move |q, out| {
+        if !q.path.starts_with("/token") {
+            let host = q.header("host").unwrap();
+            let challenge = format!("Bearer realm=\"http://{host}/token\",service=\"s\"");
+            return answer(out, 401, &[("WWW-Authenticate", &challenge)], b"");
+        }
+        head(out, 200, &[]);
+        let _ = out.write_all(b"{\"token\":\"");
+        let piece = vec![b'a'; 64 << 10];
+        while out.write_all(&piece).is_ok() {
+            count.fetch_add(piece.len(), Ordering::SeqCst);
+        }
+    });
+    let (error, _) = pull(&server, with_login(&server.addr.to_string()), b"x");
+    assert!(error.contains("larger than the limit of 1048576 bytes"), "{error}");
+    assert!(sent.load(Ordering::SeqCst) < 32 << 20, "{sent:?}");
+}
+
+#[test]
 fn a_wrong_manifest_by_digest_is_refused() {
     let server = Server::start("127.0.0.1", |q, out| {
         let claimed = q.path.rsplit('/').next().unwrap().to_owned();
