@@ -32,7 +32,7 @@ fn streams_and_exit_codes_are_the_programs() {
     }
     for (args, said) in [
         (&["run", "--nope", BASE][..], "--nope"),
-        (&["run", "--init", BASE], "`run --init` is not supported yet"),
+        (&["run", "-m", "1m", BASE], "the least is 6m"),
         (&["run", "--network=none", "localhost:1/none:1"], "localhost:1"),
     ] {
         case.rgraph(args).fails(125, &[said]);

@@ -69,7 +69,8 @@ fn it_is_stopped_as_its_image_says_and_started_again() {
 fn waiting_hears_of_the_end() {
     need!(Root);
     let case = Case::with_base();
-    let script = "while [ ! -e /go ]; do sleep 0.05; done; exit 7";
+    // Long enough for the one that waits to come.
+    let script = "while [ ! -e /go ]; do sleep 0.05; done; sleep 2; exit 7";
     detached(&case, &["--rm", "--name", "one"], script);
     let wait = case.start(&["wait", "one"]);
     case.rgraph(&["exec", "one", "touch", "/go"]).ok();
@@ -291,6 +292,110 @@ fn several_may_stand_in_front_of_one() {
     let silent = silent.finish();
     assert_eq!((silent.code, silent.text()), (3, "got hello\n"));
     assert_eq!(silent.stderr, "end\n");
+}
+
+#[test]
+fn process_one_waits_for_orphans_and_passes_signals_on() {
+    need!(Root);
+    let case = Case::with_base();
+    // A subshell that ends before its child leaves an orphan, which soon ends too.
+    let script = "(sleep 0.1 & ) ; sleep 0.5; ps -o pid,stat,comm | grep -c ' Z' ; echo up; \
+                  trap 'echo term; exit 5' TERM; while :; do sleep 0.05; done";
+    let id = detached(&case, &["--init", "--name", "init"], script);
+    logged(&case, "init", "up");
+    assert_eq!(text(&case, &["logs", "init"]), "0\nup\n");
+    let status = text(&case, &["exec", "init", "sh", "-c", "grep -E '^(Cap|Secc)' /proc/1/status"]);
+    assert!(
+        status.contains("CapEff:\t00000000a80425fb") && status.contains("Seccomp:\t2"),
+        "{status}"
+    );
+    let open = fs::read_dir(format!("/proc/{}/fd", first(&case, &id))).expect("it runs").count();
+    assert_eq!(open, 3, "process 1 has more open than its streams");
+    let inside =
+        text(&case, &["exec", "init", "sh", "-c", "cat /proc/1/exe >/dev/null || echo no"]);
+    assert_eq!(inside, "no\n", "the program of process 1 can be read");
+    assert_eq!(text(&case, &["stop", "init"]), "init\n");
+    assert_eq!(text(&case, &["wait", "init"]), "5\n");
+    let run = |words: &[&str]| {
+        case.rgraph(&[&["run", "--rm", "--init", "--network=none", BASE], words].concat())
+    };
+    assert_eq!(run(&["sh", "-c", "echo $$; exit 7"]).fails(7, &[]).text(), "2\n");
+    run(&["/nowhere"]).fails(127, &["no such file"]);
+    run(&["sh", "-c", "kill -9 $$"]).fails(137, &[]);
+    let mut screen =
+        Screen::start(&case, &["run", "--rm", "-it", "--init", "--network=none", BASE, "sh"]);
+    screen.keys(b"trap 'echo t$((1+1))t' INT; echo r$((2+2))y\n");
+    screen.until("r4y");
+    screen.keys(b"\x03");
+    screen.until("t2t");
+    screen.keys(b"exit 3\n");
+    assert_eq!(screen.code(), 3);
+}
+
+#[test]
+fn it_stands_still_while_it_is_committed() {
+    need!(Root);
+    let case = Case::with_base();
+    // Large, so that the copy takes a while.
+    let script = "head -c 60000000 /dev/urandom > /bulk; echo up; n=0; while :; do n=$((n+1)); \
+                  echo $n > /a; done";
+    let id = detached(&case, &["--name", "busy"], script);
+    logged(&case, "busy", "up");
+    let pid = first(&case, &id);
+    let stands =
+        || fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs").contains(") T ");
+    let commit = case.start(&["commit", "busy", "still:1"]);
+    assert!(wait_until(Duration::from_secs(20), stands), "it was not made to stand still");
+    commit.finish().ok();
+    case.rgraph(&["run", "--rm", "--network=none", "still:1", "ls", "/a"]).ok();
+    // It goes on, whatever became of who made it stand still.
+    let now = || text(&case, &["exec", "busy", "cat", "/a"]);
+    let before = now();
+    assert!(wait_until(Duration::from_secs(10), || now() != before), "it stands still");
+    let run = case.start(&["commit", "busy", "still:2"]);
+    assert!(wait_until(Duration::from_secs(20), stands), "it was not made to stand still");
+    run.signal(rustix::process::Signal::KILL);
+    run.finish();
+    assert!(wait_until(Duration::from_secs(10), || !stands()), "it stands still");
+    let before = now();
+    assert!(wait_until(Duration::from_secs(10), || now() != before), "it stands still");
+    case.rgraph(&["commit", "--no-pause", "busy"]).ok();
+}
+
+#[test]
+fn limits_are_kept_and_named() {
+    need!(Root);
+    let case = Case::with_base();
+    let doctor = case.rgraph(&["doctor"]).ok();
+    let line = doctor.text().lines().find(|l| l.starts_with("cgroups")).expect("a line").to_owned();
+    let bomb = "dd if=/dev/zero of=/dev/null bs=200M count=1";
+    let args = ["run", "--rm", "--network=none", "-m", "32m", BASE, "sh", "-c", bomb];
+    if !line.contains(" ok ") {
+        case.rgraph(&args).fails(125, &["limits"]);
+        rgraph_tests::shout(&format!("limits, for this machine has no control groups: {line}"));
+        return;
+    }
+    case.rgraph(&[
+        "run",
+        "--rm",
+        "--network=none",
+        "-m",
+        "32m",
+        BASE,
+        "sh",
+        "-c",
+        &format!("exec {bomb}"),
+    ])
+    .fails(137, &["out of memory"]);
+    let before = groups();
+    detached(&case, &["--name", "few", "--pids-limit", "20", "--cpus", "0.5"], "exec sleep 1000");
+    assert!(groups() > before);
+    // What joins it counts as well.
+    let fork = "for i in $(seq 40); do sleep 3 & done; wait";
+    let run = case.rgraph(&["exec", "few", "sh", "-c", fork]);
+    assert!(run.stderr.contains("can't fork"), "{}", run.stderr);
+    case.rgraph(&["rm", "-f", "few"]).ok();
+    assert!(wait_until(Duration::from_secs(10), || groups() == before), "a group is left");
 }
 
 #[test]

@@ -256,17 +256,17 @@ pub struct BuildArgs {
     pub refused: RefusedArgs,
 }
 
-/// Limits of all processes of a RUN together, by control groups.
+/// Limits of all processes of a RUN, or of a container, together, by control groups.
 #[derive(Debug, Clone, Default, Args)]
-#[command(next_help_heading = "Steps")]
+#[command(next_help_heading = "Limits")]
 pub struct ResourceArgs {
-    /// Memory of each RUN
+    /// Memory
     #[arg(short, long, value_name = "BYTES")]
     pub memory: Option<String>,
-    /// Memory and swap of each RUN together; -1: all swap [default: twice the memory]
+    /// Memory and swap together; -1: all swap [default: twice the memory]
     #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
     pub memory_swap: Option<String>,
-    /// Processors of each RUN: 1.5
+    /// Processors: 1.5
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     pub cpus: Option<String>,
     /// Weight against others; 1024 is usual
@@ -284,7 +284,7 @@ pub struct ResourceArgs {
     /// Memory nodes that may be used
     #[arg(long, value_name = "LIST")]
     pub cpuset_mems: Option<String>,
-    /// Processes and threads of each RUN; -1: no limit
+    /// Processes and threads; -1: no limit
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     pub pids_limit: Option<String>,
     /// The same limits as NAME=VALUE, with commas

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args};
 
-use super::RegistryArgs;
+use super::{RegistryArgs, ResourceArgs};
 
 /// `run`.
 #[derive(Debug, Args)]
@@ -29,9 +29,12 @@ pub struct RunArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true")]
     pub sig_proxy: Option<bool>,
-    /// Run a small process 1 (not supported yet)
-    #[arg(long, hide = true)]
+    /// Run a small process 1, which waits for orphans and passes signals on
+    #[arg(long)]
     pub init: bool,
+    /// Control group to make its group in
+    #[arg(long, value_name = "PATH")]
+    pub cgroup_parent: Option<String>,
     /// Let a port of the host lead to one of its own
     #[arg(short, long, value_name = "[[IP:]HOST:]PORT")]
     pub publish: Vec<String>,
@@ -80,6 +83,9 @@ pub struct RunArgs {
     /// Registries.
     #[command(flatten)]
     pub registry: RegistryArgs,
+    /// Limits.
+    #[command(flatten)]
+    pub resources: ResourceArgs,
     /// Image, program, and arguments
     #[arg(value_name = "IMAGE [COMMAND...]", required = true, trailing_var_arg = true)]
     pub words: Vec<OsString>,
@@ -304,6 +310,13 @@ pub struct DiffArgs {
 /// `commit`.
 #[derive(Debug, Args)]
 pub struct CommitArgs {
+    /// All its processes stand still meanwhile [default: true]
+    #[arg(short, long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true")]
+    pub pause: Option<bool>,
+    /// It goes on meanwhile
+    #[arg(long)]
+    pub no_pause: bool,
     /// Container
     #[arg(value_name = "CONTAINER")]
     pub container: String,

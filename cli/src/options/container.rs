@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 
 use rgraph_ir::Reference;
 use rgraph_ir::op::NetworkMode;
-use rgraph_ir::request::Dest;
+use rgraph_ir::request::{Dest, Resources};
 use rgraph_runtime::container::{Copying, NetworkChoice, Publish};
 
 use super::error::OptionsError;
 use super::image::{ImageName, archive_dest, new_name};
 use super::mounts::Mounts;
 use super::ports::publish;
-use super::{Layout, Terminals, filters, insecure_registries, network, parse_seconds};
+use super::{Layout, Terminals, filters, insecure_registries, network, parse_seconds, resources};
 use crate::args::{
     CommitArgs, ContainerPruneArgs, CpArgs, Environment, ExportArgs, PsArgs, RunArgs,
 };
@@ -28,6 +28,12 @@ pub struct RunOptions {
     pub interactive: bool,
     /// A terminal.
     pub tty: bool,
+    /// A process 1 of ours.
+    pub init: bool,
+    /// Limits of all its processes together.
+    pub resources: Resources,
+    /// Where its control group is made; `None`: below the caller's.
+    pub cgroup_parent: Option<String>,
     /// In the background.
     pub detach: bool,
     /// What leaves it without ending it, bytes of a terminal.
@@ -65,10 +71,6 @@ pub struct RunOptions {
 impl RunOptions {
     /// The one conversion. Files of variables are read here.
     pub fn new(raw: RunArgs, env: &Environment, cwd: &Path) -> Result<Self, OptionsError> {
-        let not_yet = [(raw.init, "`run --init`")];
-        if let Some((_, what)) = not_yet.iter().find(|(given, _)| *given) {
-            return Err(OptionsError::Unsupported((*what).to_owned()));
-        }
         let mut words = raw.words.into_iter().map(text).collect::<Result<Vec<_>, _>>()?;
         let image = ImageName::parse(&words.remove(0))?;
         let vars = variables(&raw.env_file, &raw.env, env, cwd)?;
@@ -83,6 +85,9 @@ impl RunOptions {
             words,
             interactive: raw.interactive,
             tty: raw.tty,
+            init: raw.init,
+            resources: resources(&raw.resources)?,
+            cgroup_parent: raw.cgroup_parent.filter(|p| !p.is_empty()),
             detach: raw.detach,
             detach_keys: detach_keys(raw.detach_keys.as_deref())?,
             sig_proxy: raw.sig_proxy.unwrap_or(true),
@@ -406,6 +411,8 @@ pub struct CommitOptions {
     pub message: String,
     /// Dockerfile instructions, as typed.
     pub changes: Vec<String>,
+    /// Its processes stand still meanwhile.
+    pub pause: bool,
 }
 
 impl CommitOptions {
@@ -417,6 +424,7 @@ impl CommitOptions {
             author: raw.author,
             message: raw.message.unwrap_or_default(),
             changes: raw.change,
+            pause: raw.pause.unwrap_or(true) && !raw.no_pause,
         })
     }
 }

@@ -103,6 +103,15 @@ impl Connection {
         self.ask(&Request::Signal(number))
     }
 
+    /// All processes of the container stand still as long as this connection lasts.
+    ///
+    /// # Errors
+    /// [`ContainerError::Refused`], [`ContainerError::Talk`].
+    pub fn pause(&self) -> Result<(), ContainerError> {
+        self.ask(&Request::Pause)?;
+        self.answer()
+    }
+
     /// Starts one more program. From now on all that comes and goes here is that program's.
     ///
     /// # Errors

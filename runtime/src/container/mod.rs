@@ -33,6 +33,8 @@ use rgraph_ir::{ConfigDigest, ManifestDigest, SnapshotId};
 use rgraph_store::{ImageRow, KeyLock, Store, StoreError};
 use serde::{Deserialize, Serialize};
 
+pub use crate::ops::limits::of_step as limits;
+pub use crate::sandbox::Limits;
 pub use client::{Connection, Waited};
 pub use commit::{Commit, commit};
 pub use diff::{Change, changes};
@@ -161,6 +163,12 @@ pub struct Settings {
     /// The signal that asks it to end, as the image or the caller has it; empty: SIGTERM.
     #[serde(default)]
     pub stop_signal: String,
+    /// Limits of all its processes together.
+    #[serde(default)]
+    pub limits: Limits,
+    /// Process 1 is one of ours, which waits for orphans and passes signals on to the program.
+    #[serde(default)]
+    pub init: bool,
 }
 
 /// Which network a container has.

@@ -70,6 +70,8 @@ pub(super) enum Request {
     },
     /// A signal for the first process. [`Word::Done`] or [`Word::Refused`].
     Signal(i32),
+    /// All processes stand still until this connection ends. [`Word::Done`] or [`Word::Refused`].
+    Pause,
     /// One more program, an [`Exec`] that comes with this as a parcel. From now on the connection is
     /// that program's, not the container's: [`Word::Began`], or [`Word::Ended`].
     Exec,

@@ -180,6 +180,8 @@ fn spec(s: &Settings, short: &str, rootfs: Rootfs, network: Network) -> SandboxS
         cwd: s.cwd.clone(),
         user: s.user.clone(),
         hostname,
+        limits: s.limits.clone(),
+        init: s.init,
         mounts: mounts.collect(),
         network,
         ..SandboxSpec::new(rootfs, s.args.clone())

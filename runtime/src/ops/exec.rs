@@ -246,6 +246,7 @@ fn spec(
         limits: super::limits::of_step(&w.request.resources, op.cgroup_parent.as_deref()),
         shm_size: w.request.shm_size.unwrap_or(0),
         dns: Dns::default(),
+        init: false,
         no_new_privileges: false,
         grace: SandboxSpec::GRACE,
     })

@@ -14,7 +14,7 @@ use rgraph_sys::seccomp;
 use rgraph_sys::spawn::PidFd;
 use rgraph_sys::terminal::{self, Pair};
 use rgraph_sys::tree::{self, As, Kind};
-use rgraph_sys::{channel, mount, ns, spawn, wait};
+use rgraph_sys::{channel, init, mount, ns, spawn, wait};
 use serde::{Deserialize, Serialize};
 
 use super::bench::Filters;
@@ -192,6 +192,9 @@ impl Child<'_> {
         self.check_runner()?;
         spawn::default_signals().map_err(InitError::at("reset signals"))?;
         let env = environment(spec, who)?;
+        if spec.init {
+            init::split().map_err(InitError::at("make a process 1"))?;
+        }
         Err(execute(root, spec, args, names, &env))
     }
 

@@ -42,6 +42,8 @@ pub struct SandboxSpec {
     pub dns: Dns,
     /// Set `no_new_privs`: setuid programs give no rights.
     pub no_new_privileges: bool,
+    /// Process 1 is one of ours, which waits for orphans and passes signals on to the program.
+    pub init: bool,
     /// How long the step may take to end by itself when it is cancelled.
     pub grace: Duration,
 }
@@ -71,6 +73,7 @@ impl SandboxSpec {
             shm_size: 0,
             dns: Dns::default(),
             no_new_privileges: false,
+            init: false,
             grace: Self::GRACE,
         }
     }

@@ -29,7 +29,17 @@ pub fn commit(cx: &Context, args: CommitArgs) -> Result<(), CliError> {
         message: opts.message,
         names: opts.name.iter().map(ToString::to_string).collect(),
     };
+    // It goes on when this ends, whatever becomes of this process.
+    let still = if opts.pause {
+        containers.connect(&record).map_err(|e| container_error(&e))?
+    } else {
+        None
+    };
+    if let Some(supervisor) = &still {
+        supervisor.pause().map_err(|e| container_error(&e))?;
+    }
     let image = make(&store, host, &cx.cancel, what).map_err(|e| container_error(&e))?;
+    drop(still);
     print(format!("{}\n", image.config).as_bytes())
 }
 

@@ -3,7 +3,7 @@
 use nix::sys::signal::Signal;
 use rgraph_ir::image_config::ContainerConfig;
 use rgraph_runtime::container::{
-    Attach, ContainerError, Containers, New, Publish, Settings, Start, VolumeMount, start,
+    Attach, ContainerError, Containers, New, Publish, Settings, Start, VolumeMount, limits, start,
 };
 use rgraph_runtime::fetch::image::{ImageFetcher, PullPolicy};
 use rgraph_runtime::images::{self, World};
@@ -145,6 +145,8 @@ fn resolve(opts: &RunOptions, mut image: ContainerConfig) -> Result<Settings, Cl
         terminal: opts.tty,
         open_input: opts.interactive,
         input_once: !opts.detach,
+        init: opts.init,
+        limits: limits(&opts.resources, opts.cgroup_parent.as_deref()),
         stop_signal: opts.stop_signal.clone().or(image.stop_signal).unwrap_or_default(),
     })
 }

@@ -14,6 +14,7 @@
 //! the record says how it ended (or the folder is gone), the lock is free, and then those who are
 //! connected hear of it.
 
+mod pause;
 mod streams;
 mod visitor;
 
@@ -26,6 +27,7 @@ use rgraph_store::KeyLock;
 use rgraph_sys::wait::{self, For};
 use rgraph_sys::{channel, ns, spawn};
 
+use self::pause::Paused;
 use self::streams::{Far, Side, Streams};
 use self::visitor::{SessionId, Visitor};
 use super::ports::Proxy;
@@ -33,12 +35,14 @@ use super::protocol::{self, Asked, Attach, CHARGE, Charge, End, Exec, PORT, Requ
 use super::{Record, State, log, now, remove_with_volumes, write_record};
 use crate::sandbox::bench::{self, Bench, Step};
 use crate::sandbox::runner::{self, CONNECT};
-use crate::sandbox::{InitError, SandboxSpec};
+use crate::sandbox::{Hit, InitError, SandboxSpec};
 
 /// The program name by which the own binary knows that it shall be a supervisor.
 pub(super) const ARGV0: &std::ffi::CStr = c"rgraph-supervisor";
 /// The container's own process.
 const FIRST: SessionId = SessionId(0);
+/// The exit code of what was killed.
+const KILLED: i32 = 128 + 9;
 /// What a container comes to that could not be started.
 const NOT_STARTED: i32 = 125;
 
@@ -93,7 +97,7 @@ fn take_charge(bench: Bench, control: OwnedFd, fds: Vec<OwnedFd>) -> io::Result<
     // Nobody's folder is kept busy, and nobody's screen is written to.
     ns::change_dir(File::open("/")?)?;
     spawn::set_stdio(2, File::options().write(true).open("/dev/null")?)?;
-    let starter = Visitor::new(control, FIRST, charge.attach)?;
+    let starter = Visitor::new(control, FIRST, charge.attach, 0)?;
     let listener = channel::listen(File::open(&charge.folder)?, protocol::SOCKET)?;
     channel::set_nonblocking(&listener)?;
     Ok(Supervisor {
@@ -106,6 +110,7 @@ fn take_charge(bench: Bench, control: OwnedFd, fds: Vec<OwnedFd>) -> io::Result<
         listener: Some(listener),
         sessions: Vec::new(),
         visitors: vec![starter],
+        paused: None,
         next: FIRST.0 + 1,
         spec: charge.spec,
         size: charge.size,
@@ -134,7 +139,9 @@ struct Supervisor {
     listener: Option<OwnedFd>,
     sessions: Vec<Session>,
     visitors: Vec<Visitor>,
-    /// The number of the next session.
+    /// While somebody wants it to stand still: whoever that is, by the number of the visit.
+    paused: Option<(u64, Paused)>,
+    /// The number of the next session or visit.
     next: u64,
     /// What the container's processes have in common.
     spec: SandboxSpec,
@@ -170,6 +177,8 @@ impl Supervisor {
                 all.iter().zip(ready).filter_map(|((s, ..), ready)| ready.then_some(*s)).collect();
             ready.into_iter().for_each(|source| self.handle(source));
             self.visitors.retain(|v| v.socket().is_some());
+            // Whoever made it stand still is gone: it goes on.
+            self.paused.take_if(|(visit, _)| !self.visitors.iter().any(|v| v.visit == *visit));
         }
         0
     }
@@ -307,7 +316,7 @@ impl Supervisor {
             .map_err(InitError::at("prepare the streams of the program"))?;
         let Far { input, stdout, stderr, fds } = far;
         let Exec { args, env, cwd, user, attach, .. } = exec;
-        let spec = SandboxSpec { input, args, env, cwd, user, ..self.spec.clone() };
+        let spec = SandboxSpec { input, args, env, cwd, user, init: false, ..self.spec.clone() };
         let first = self.sessions.iter().find(|s| s.id == FIRST && s.began);
         let first = first.ok_or_else(|| InitError::Setup {
             step: "join the container".into(),
@@ -374,8 +383,9 @@ impl Supervisor {
     /// Somebody connects.
     fn admit(&mut self) {
         let Some(listener) = &self.listener else { return };
+        self.next += 1;
         let visitor = channel::accept(listener)
-            .and_then(|socket| Visitor::new(socket, FIRST, Attach::default()));
+            .and_then(|socket| Visitor::new(socket, FIRST, Attach::default(), self.next));
         // Gone again already.
         self.visitors.extend(visitor);
     }
@@ -439,6 +449,23 @@ impl Supervisor {
                 };
                 self.visitors[i].tell(&answer);
             }
+            Request::Pause => {
+                let already = self.paused.is_some();
+                let paused = match self.session(FIRST) {
+                    Some(first) if !already => Paused::new(first.step.pid()),
+                    Some(_) => Err(io::Error::other("it is paused already")),
+                    None => Err(io::Error::other("it has ended")),
+                };
+                let visit = self.visitors[i].visit;
+                let answer = match paused {
+                    Ok(paused) => {
+                        self.paused = Some((visit, paused));
+                        Word::Done
+                    }
+                    Err(e) => Word::Refused(cut(format!("pause: {e}"))),
+                };
+                self.visitors[i].tell(&answer);
+            }
             // It comes with a file.
             Request::Exec => {}
         }
@@ -451,11 +478,15 @@ impl Supervisor {
         }
         let i = self.sessions.iter().position(|s| s.id == id)?;
         let done = self.sessions.remove(i).step.finish(&mut self.bench);
-        Some(match done.end {
+        let mut end = match done.end {
             bench::End::Exited(code) => End { code, reason: None },
             bench::End::Signalled(signal) => End { code: 128 + signal, reason: None },
             bench::End::NotStarted(e) => end_of(&e),
-        })
+        };
+        if end.code == KILLED && done.hit == Some(Hit::Memory) {
+            end.reason = Some("the container ran out of memory: see its --memory".to_owned());
+        }
+        Some(end)
     }
 
     /// One more program has ended. What it started and left may still print, to nobody.

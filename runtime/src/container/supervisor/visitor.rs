@@ -25,13 +25,20 @@ pub(super) struct Visitor {
     /// It is not taken for the end of the input when this goes.
     pub leaves: bool,
     waiting: VecDeque<Vec<u8>>,
+    /// A number that no other has.
+    pub visit: u64,
 }
 
 impl Visitor {
-    pub fn new(socket: OwnedFd, session: SessionId, attach: Attach) -> io::Result<Self> {
+    pub fn new(
+        socket: OwnedFd,
+        session: SessionId,
+        attach: Attach,
+        visit: u64,
+    ) -> io::Result<Self> {
         channel::set_nonblocking(&socket)?;
         let waiting = VecDeque::new();
-        Ok(Self { socket: Some(socket), session, attach, leaves: false, waiting })
+        Ok(Self { socket: Some(socket), session, attach, leaves: false, waiting, visit })
     }
 
     /// Its socket; `None`: it is gone.
