@@ -112,6 +112,11 @@ impl CapSet {
         self.0
     }
 
+    /// These and one more.
+    pub const fn with(self, cap: Cap) -> Self {
+        Self(self.0 | 1 << cap as u8)
+    }
+
     /// True when `cap` is in it.
     pub const fn has(self, cap: Cap) -> bool {
         self.0 & (1 << cap as u8) != 0

@@ -14,6 +14,7 @@ pub mod mount;
 pub mod netlink;
 pub mod netns;
 pub mod ns;
+pub mod other;
 pub mod probe;
 pub mod seccomp;
 pub mod spawn;

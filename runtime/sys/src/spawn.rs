@@ -247,6 +247,21 @@ pub fn copy_into(process: &PidFd, network: bool, body: impl FnOnce() -> i32) -> 
     clone_alone(libc::CLONE_PARENT, body)
 }
 
+/// As [`copy_self`], but the copy has no files beside its standard streams and `files`, and keeps
+/// nothing of what this process was doing.
+///
+/// # Errors
+/// As [`copy_self`].
+pub fn copy_with_only<const N: usize>(
+    files: [OwnedFd; N],
+    body: impl FnOnce([OwnedFd; N]) -> i32 + 'static,
+) -> io::Result<PidFd> {
+    copy_self(move || match keep_only(files.into()).map(<[OwnedFd; N]>::try_from) {
+        Ok(Ok(files)) => body(files),
+        _ => 1,
+    })
+}
+
 fn clone_with(flags: libc::c_int, body: impl FnOnce() -> i32) -> io::Result<PidFd> {
     ns::single_threaded()?;
     clone_alone(flags, body)

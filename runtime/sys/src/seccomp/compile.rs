@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use libc::sock_filter;
 
+use super::asked::{ASKED, Rule};
 use super::profile::{BY_CAP, PLAIN, RULED, Row};
 use crate::caps::CapSet;
 
@@ -35,6 +36,12 @@ enum Answer {
     Personality,
     /// No new namespaces.
     Clone,
+    /// Whoever listens is asked.
+    Ask,
+    /// Asked about when the argument of this number has one of these bits.
+    AskIf(u8, u32),
+    /// Asked about when the argument of this number is this.
+    AskIfIs(u8, u32),
 }
 
 const EPERM: u16 = 1;
@@ -103,7 +110,11 @@ impl Program {
         // A call made through any other architecture's door: nobody honest does that.
         let mut otherwise = w.ret(libc::SECCOMP_RET_KILL_PROCESS);
         for &(audit, column) in arch.sets().iter().rev() {
-            let search = w.search(&ranges(&answers(column, caps)));
+            // What the profile does not name is refused with EPERM, but calls newer than all it
+            // names with ENOSYS: a libc that tries a new call then falls back to an older one,
+            // instead of failing.
+            let (unknown, newer) = (Answer::Errno(EPERM), Answer::Errno(ENOSYS));
+            let search = w.search(&ranges(&answers(column, caps), unknown, newer));
             let mut entry = search;
             if audit == AUDIT_X86_64 {
                 let refuse = w.answer(Answer::Errno(ENOSYS));
@@ -143,6 +154,27 @@ impl Program {
         Self(w.0)
     }
 
+    /// Asks whoever listens about the calls by which owners of files, and users and groups of
+    /// processes, are changed and looked at ([`super::asked`]), and allows all others. To be loaded
+    /// beside another filter, as [`Self::device_nodes`]. Programs for the machine's second set of
+    /// calls (i386) are not asked about.
+    pub fn owners(arch: Arch) -> Self {
+        let mut w = Writer(Vec::new());
+        let mut otherwise = w.ret(libc::SECCOMP_RET_ALLOW);
+        if let Some(&(audit, column)) = arch.sets().first() {
+            let table: BTreeMap<u32, Answer> = ASKED
+                .iter()
+                .filter_map(|(name, rule)| Some((number(name, column)?, Answer::from(*rule))))
+                .collect();
+            let search = w.search(&ranges(&table, Answer::Allow, Answer::Allow));
+            let numbered = w.load(NR, search);
+            otherwise = w.jump(libc::BPF_JEQ, audit, numbered, otherwise);
+        }
+        w.load(ARCH, otherwise);
+        w.0.reverse();
+        Self(w.0)
+    }
+
     /// Number of instructions.
     pub fn len(&self) -> usize {
         self.0.len()
@@ -151,6 +183,23 @@ impl Program {
     /// False: there is always an instruction.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+}
+
+/// A call's number in a column of the profile; `None`: there it has none.
+pub(super) fn number(name: &str, column: usize) -> Option<u32> {
+    let by_cap = BY_CAP.iter().flat_map(|(_, rows)| *rows);
+    let row = PLAIN.iter().chain(by_cap).find(|row| row.0 == name)?;
+    u32::try_from(row.1[column]).ok()
+}
+
+impl From<Rule> for Answer {
+    fn from(rule: Rule) -> Self {
+        match rule {
+            Rule::Always => Self::Ask,
+            Rule::IfBits(argument, bits) => Self::AskIf(argument, bits),
+            Rule::IfIs(argument, value) => Self::AskIfIs(argument, value),
+        }
     }
 }
 
@@ -185,24 +234,22 @@ fn answers(column: usize, caps: CapSet) -> BTreeMap<u32, Answer> {
     out
 }
 
-/// Start of each range and its answer; the first starts at 0.
-///
-/// What the profile does not name is refused with EPERM, but calls newer than all it names with
-/// ENOSYS: a libc that tries a new call then falls back to an older one, instead of failing.
-fn ranges(answers: &BTreeMap<u32, Answer>) -> Vec<(u32, Answer)> {
+/// Start of each range and its answer; the first starts at 0. Calls that are not named have the
+/// answer `unknown`, and `newer` after the last that is.
+fn ranges(answers: &BTreeMap<u32, Answer>, unknown: Answer, newer: Answer) -> Vec<(u32, Answer)> {
     let mut out: Vec<(u32, Answer)> = Vec::new();
     let mut put = |start: u32, answer: Answer| match out.last_mut() {
         Some(last) if last.0 == start => last.1 = answer,
         Some(last) if last.1 == answer => {}
         _ => out.push((start, answer)),
     };
-    put(0, Answer::Errno(EPERM));
+    put(0, unknown);
     for (&nr, &answer) in answers {
         put(nr, answer);
-        put(nr + 1, Answer::Errno(EPERM));
+        put(nr + 1, unknown);
     }
     let newest = answers.keys().next_back().map_or(0, |n| n + 1);
-    put(newest, Answer::Errno(ENOSYS));
+    put(newest, newer);
     // Replacing a start may have made two neighbours equal.
     out.dedup_by(|b, a| a.1 == b.1);
     out
@@ -260,6 +307,9 @@ impl Writer {
             Answer::Socket => return self.socket(),
             Answer::Personality => return self.personality(),
             Answer::Clone => return self.clone_flags(),
+            Answer::Ask => libc::SECCOMP_RET_USER_NOTIF,
+            Answer::AskIf(argument, bits) => return self.ask_if(libc::BPF_JSET, argument, bits),
+            Answer::AskIfIs(argument, is) => return self.ask_if(libc::BPF_JEQ, argument, is),
         };
         let ret = (libc::BPF_RET | libc::BPF_K) as u16;
         let end = self.0.len();
@@ -267,6 +317,13 @@ impl Writer {
         let first = end.saturating_sub(200);
         let found = self.0[first..].iter().rposition(|i| i.code == ret && i.k == k);
         found.map_or_else(|| self.ret(k), |i| first + i)
+    }
+
+    fn ask_if(&mut self, test: u32, argument: u8, value: u32) -> usize {
+        let allow = self.answer(Answer::Allow);
+        let ask = self.answer(Answer::Ask);
+        let test = self.jump(test, value, ask, allow);
+        self.load(ARG0 + 8 * u32::from(argument), test)
     }
 
     fn socket(&mut self) -> usize {
@@ -365,6 +422,9 @@ mod tests {
                             Answer::Allow | Answer::Socket | Answer::Personality | Answer::Clone,
                         ) => libc::SECCOMP_RET_ALLOW,
                         Some(Answer::Errno(e)) => errno(*e),
+                        Some(Answer::Ask | Answer::AskIf(..) | Answer::AskIfIs(..)) => {
+                            panic!("asks nobody")
+                        }
                         None if nr > newest => errno(ENOSYS),
                         None => errno(EPERM),
                     };
@@ -437,6 +497,29 @@ mod tests {
             }
             assert_eq!(run(&p, audit, other, 0o020_644), allow);
         }
+    }
+
+    #[test]
+    fn calls_about_owners_are_asked_about() {
+        let (ask, allow) = (libc::SECCOMP_RET_USER_NOTIF, libc::SECCOMP_RET_ALLOW);
+        for arch in [Arch::X86_64, Arch::Aarch64] {
+            let (audit, column) = arch.sets()[0];
+            let p = Program::owners(arch);
+            for nr in 0..500 {
+                let asked = ASKED.iter().find(|(name, _)| number(name, column) == Some(nr));
+                let want = match asked {
+                    Some((_, Rule::Always)) => [ask, ask, ask],
+                    Some((_, Rule::IfBits(..))) => [allow, ask, allow],
+                    Some((_, Rule::IfIs(..))) => [allow, allow, ask],
+                    None => [allow, allow, allow],
+                };
+                for (argument, want) in [0o2, 0o102, 10].into_iter().zip(want) {
+                    assert_eq!(run(&p, audit, nr, argument), want, "{arch:?} {nr} {argument}");
+                }
+            }
+        }
+        let other = Program::owners(Arch::X86_64);
+        assert_eq!(run(&other, AUDIT_I386, 182, 0), allow);
     }
 
     #[test]

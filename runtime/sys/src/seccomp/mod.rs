@@ -1,5 +1,6 @@
 //! The system call filter of a step: moby's default profile, compiled to classic BPF.
 
+pub mod asked;
 mod compile;
 pub mod notify;
 mod profile;
@@ -25,11 +26,20 @@ pub fn load(program: &Program) -> io::Result<()> {
 /// # Errors
 /// The error of `seccomp(2)`; `EBUSY` when there is such a filter already.
 pub fn load_asking(program: &Program) -> io::Result<OwnedFd> {
-    let fd = set_filter(program, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER)?;
+    // A call that is being answered is not to be interrupted by a signal, or it would be done twice.
+    let listener = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
+    let fd = match set_filter(program, listener | WAIT_KILLABLE) {
+        // Before Linux 5.19.
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => set_filter(program, listener),
+        set => set,
+    }?;
     let fd = i32::try_from(fd).map_err(io::Error::other)?;
     // SAFETY: the kernel just made this descriptor (closed on exec) and nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
+
+/// `SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV`
+const WAIT_KILLABLE: libc::c_ulong = 1 << 5;
 
 fn set_filter(program: &Program, flags: libc::c_ulong) -> io::Result<libc::c_long> {
     let len = u16::try_from(program.0.len())

@@ -4,19 +4,26 @@
 //! Who answers must take nothing for granted: the process may be gone and its number another's
 //! ([`Question::still_asked`]), and what its arguments point to may change at any time.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileExt;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 
+use super::asked::Call;
 use super::compile::{Arch, MKNOD, MKNODAT};
+use crate::other;
 
 // _IOWR('!', 0, struct seccomp_notif), _IOWR('!', 1, struct seccomp_notif_resp), _IOW('!', 2, u64)
 const RECEIVE: libc::Ioctl = 0xc050_2100u32 as libc::Ioctl;
 const SEND: libc::Ioctl = 0xc018_2101u32 as libc::Ioctl;
 const IS_VALID: libc::Ioctl = 0x4008_2102u32 as libc::Ioctl;
+// _IOW('!', 3, struct seccomp_notif_addfd), _IOW('!', 4, __u64)
+const ADD_FD: libc::Ioctl = 0x4018_2103u32 as libc::Ioctl;
+const SET_FLAGS: libc::Ioctl = 0x4008_2104u32 as libc::Ioctl;
+/// The listener is woken on the processor of who asks.
+const SYNC_WAKE_UP: libc::c_ulong = 1;
+/// The descriptor's number is the answer.
+const AND_ANSWER: u32 = 1 << 1;
 
 /// Longest path the kernel takes, bytes, with its end.
 const PATH_MAX: usize = 4096;
@@ -40,8 +47,22 @@ pub struct Question {
     id: u64,
     /// The thread that calls, in this process's namespace.
     pub thread: u32,
-    /// What it wants.
+    /// The device it wants to make, with the filter that asks about those alone.
     pub call: Option<MakeNode>,
+    arch: u32,
+    number: u32,
+    args: [u64; 6],
+}
+
+/// The answer to a call.
+#[derive(Debug)]
+pub enum Reply {
+    /// It gives this.
+    Value(i64),
+    /// It fails with this error number.
+    Error(i32),
+    /// The kernel does it after all. What its arguments point to may have changed since.
+    LetKernel,
 }
 
 /// A call of `mknod` or `mknodat` for a device.
@@ -83,7 +104,15 @@ pub fn hear(listener: &OwnedFd) -> io::Result<Heard> {
         return if gone { Ok(Heard::Nothing) } else { Err(e) };
     }
     let call = make_node(got.data.arch, got.data.nr as u32, &got.data.args);
-    Ok(Heard::Question(Question { id: got.id, thread: got.pid, call }))
+    let (arch, number, args) = (got.data.arch, got.data.nr as u32, got.data.args);
+    Ok(Heard::Question(Question { id: got.id, thread: got.pid, call, arch, number, args }))
+}
+
+/// Makes answers quicker where one process asks and another answers in turn (Linux 6.6).
+pub fn answer_quickly(listener: &OwnedFd) {
+    // SAFETY: SET_FLAGS takes its argument by value and changes the listener only. An older kernel
+    // refuses, and then nothing is different.
+    unsafe { libc::ioctl(listener.as_raw_fd(), SET_FLAGS, SYNC_WAKE_UP) };
 }
 
 fn make_node(arch: u32, number: u32, args: &[u64; 6]) -> Option<MakeNode> {
@@ -95,10 +124,14 @@ fn make_node(arch: u32, number: u32, args: &[u64; 6]) -> Option<MakeNode> {
         () => return None,
     };
     let (mode, dev) = (rest[1] as u32, rest[2] as u32);
-    // As the kernel reads it (include/linux/kdev_t.h).
-    let device = ((dev & 0xf_ff00) >> 8, (dev & 0xff) | ((dev >> 12) & 0xf_ff00));
+    let device = device_numbers(dev);
     let block = mode & libc::S_IFMT == libc::S_IFBLK;
     Some(MakeNode { folder, path: rest[0], mode: mode & 0o7777, block, device })
+}
+
+/// Major and minor number of an argument, as the kernel reads it (include/linux/kdev_t.h).
+pub fn device_numbers(dev: u32) -> (u32, u32) {
+    ((dev & 0xf_ff00) >> 8, (dev & 0xff) | ((dev >> 12) & 0xf_ff00))
 }
 
 impl Question {
@@ -108,23 +141,61 @@ impl Question {
         unsafe { libc::ioctl(listener.as_raw_fd(), IS_VALID, &raw const self.id) == 0 }
     }
 
+    /// The call by its meaning, with the filter that asks about owners; `None`: another.
+    pub fn meaning(&self) -> Option<Call> {
+        Call::read(Arch::column(self.arch)?, self.number, &self.args)
+    }
+
     /// Ends the call with success, or with an error number. One that nobody waits for any more is
     /// no error.
     ///
     /// # Errors
     /// That of sending.
     pub fn answer(self, listener: &OwnedFd, result: Result<(), i32>) -> io::Result<()> {
-        let error = result.err().map_or(0, |e| -e);
-        let answer = libc::seccomp_notif_resp { id: self.id, val: 0, error, flags: 0 };
+        self.reply(listener, &result.map_or_else(Reply::Error, |()| Reply::Value(0)))
+    }
+
+    /// Ends the call. One that nobody waits for any more is no error.
+    ///
+    /// # Errors
+    /// That of sending.
+    pub fn reply(self, listener: &OwnedFd, reply: &Reply) -> io::Result<()> {
+        let (val, error, flags) = match reply {
+            Reply::Value(value) => (*value, 0, 0),
+            Reply::Error(error) => (0, -error, 0),
+            Reply::LetKernel => (0, 0, libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32),
+        };
+        let answer = libc::seccomp_notif_resp { id: self.id, val, error, flags };
         // SAFETY: SEND reads one `seccomp_notif_resp`, which lives until the call returns.
-        let done = unsafe { libc::ioctl(listener.as_raw_fd(), SEND, &raw const answer) };
-        match done {
-            0 => Ok(()),
-            _ => match io::Error::last_os_error() {
-                e if e.raw_os_error() == Some(libc::ENOENT) => Ok(()),
-                e => Err(e),
-            },
-        }
+        sent(unsafe { libc::ioctl(listener.as_raw_fd(), SEND, &raw const answer) })
+    }
+
+    /// Ends the call with a descriptor of the caller's for `file`. The error is the caller's: that it
+    /// has too many, or that the kernel is older than 5.14. The call still waits then.
+    ///
+    /// # Errors
+    /// That of adding the descriptor; one that nobody waits for any more is no error.
+    pub fn give(&self, listener: &OwnedFd, file: impl AsFd, cloexec: bool) -> io::Result<()> {
+        let give = libc::seccomp_notif_addfd {
+            id: self.id,
+            flags: AND_ANSWER,
+            srcfd: file.as_fd().as_raw_fd() as u32,
+            newfd: 0,
+            newfd_flags: if cloexec { libc::O_CLOEXEC as u32 } else { 0 },
+        };
+        // SAFETY: ADD_FD reads one `seccomp_notif_addfd`, which lives until the call returns, and
+        // makes a descriptor in the other process.
+        sent(unsafe { libc::ioctl(listener.as_raw_fd(), ADD_FD, &raw const give) })
+    }
+}
+
+fn sent(done: libc::c_int) -> io::Result<()> {
+    match done {
+        -1 => match io::Error::last_os_error() {
+            e if e.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+            e => Err(e),
+        },
+        _ => Ok(()),
     }
 }
 
@@ -133,7 +204,6 @@ impl Question {
 /// # Errors
 /// `ENAMETOOLONG`, or those of reading its memory.
 pub fn read_path(thread: u32, address: u64) -> io::Result<Vec<u8>> {
-    let memory = File::open(format!("/proc/{thread}/mem"))?;
     let mut path = Vec::new();
     let mut part = [0; 256];
     while path.len() < PATH_MAX {
@@ -142,7 +212,7 @@ pub fn read_path(thread: u32, address: u64) -> io::Result<Vec<u8>> {
             .checked_add(path.len() as u64)
             .ok_or_else(|| io::Error::from_raw_os_error(libc::EFAULT))?;
         let room = (4096 - at % 4096).min(part.len() as u64) as usize;
-        let n = memory.read_at(&mut part[..room], at)?;
+        let n = other::read(thread, at, &mut part[..room])?;
         match part[..n].iter().position(|b| *b == 0) {
             Some(end) => {
                 path.extend_from_slice(&part[..end]);
