@@ -171,7 +171,9 @@ fn take(
     if is_archive(&mut *file) {
         file.rewind()?;
         let root = File::open(folder)?;
-        unpack_archive(&mut *file, root.as_fd(), b"", &ArchiveOptions::default())?;
+        // Its files count as root's, whoever they were.
+        let opts = ArchiveOptions { owner: Some((0, 0)), ..ArchiveOptions::default() };
+        unpack_archive(&mut *file, root.as_fd(), b"", &opts)?;
         return Ok(None);
     }
     file.rewind()?;

@@ -1,12 +1,13 @@
 //! What every command that touches the world opens: store, host, registries, signals.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal};
+use rgraph_image::layer::Owners;
 use rgraph_image::registry::{CredentialStore, Proxies, RegistryConfig};
 use rgraph_ir::request::SshSource;
 use rgraph_runtime::fetch::git::SshAccess;
@@ -37,6 +38,24 @@ pub fn enter_host() -> Result<Host, CliError> {
 /// Opens the state root for writing.
 pub fn open_store(root: &Path) -> Result<Store, CliError> {
     Store::open(root, OpenOptions::default()).map_err(|e| store_error(&e))
+}
+
+/// Sees that the owners of files in the state root are kept as this process keeps them.
+pub fn claim(host: &Host, root: &Path) -> Result<(), CliError> {
+    // One that is not there yet is made, to be marked before anything is in it.
+    let store = match host.owners {
+        Owners::Recorded => Some(open_store(root)?),
+        Owners::Kernel => None,
+    };
+    let snapshots = store.map_or_else(PathBuf::new, |s| s.layout().snapshots());
+    host.claim(root, &snapshots).map_err(|e| {
+        let help = e.help();
+        let failed = CliError::failed(e.to_string()).help(help);
+        match std::error::Error::source(&e) {
+            Some(why) => failed.because(rgraph_runtime::report(why)),
+            None => failed,
+        }
+    })
 }
 
 /// A store's error as the user reads it.

@@ -11,6 +11,7 @@ use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
 use divan::{Bencher, black_box};
+use rgraph_image::layer::Owners;
 use rgraph_ir::op::{ExecOp, InputIndex, NetworkMode, SecurityMode, Selector};
 use rgraph_ir::{Edge, Env, Graph, GraphBuilder, Op, SnapshotId, VertexId, VertexMeta};
 use rgraph_runtime::builds::{BuildRecord, BuildStatus, Journal};
@@ -149,7 +150,7 @@ impl World {
 
     fn scan(&self, of: &tempfile::TempDir) -> Scan {
         let root = std::fs::File::open(of.path()).expect("a folder");
-        scan(root.as_fd(), &Selector::all(), None, None).expect("a scan")
+        scan(root.as_fd(), &Selector::all(), None, None, Owners::Kernel).expect("a scan")
     }
 }
 
@@ -173,7 +174,8 @@ fn record() -> BuildRecord {
 fn explain_all(w: &World) -> usize {
     let (files, flight) = (FileLists::new(&w.store), Flight::new(&w.store));
     let journal = Journal::new(&w.store, "");
-    let known = InBuild { flight: &flight, files: &files, journal: &journal };
+    let known =
+        InBuild { flight: &flight, files: &files, journal: &journal, owners: Owners::Kernel };
     let cache = LocalCache::of_build(&w.store, known);
     let args = BTreeSet::from(["V".to_owned()]);
     let explainer = Explainer::new(&w.new, &cache, "", &args);

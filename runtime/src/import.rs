@@ -51,7 +51,11 @@ pub fn import(
     let stats = unpack_layer(
         plain,
         prepared.fs(),
-        &UnpackOptions { userxattr: host.userxattr, ..UnpackOptions::default() },
+        &UnpackOptions {
+            userxattr: host.userxattr,
+            owners: host.owners,
+            ..UnpackOptions::default()
+        },
     )
     .map_err(failed)?;
     if stats.members == 0 {

@@ -162,7 +162,8 @@ impl Build<'_> {
         let Self { request, sink, cancel, lease, .. } = *self;
         let providers = Providers::new(imports, images);
         let (flight, files) = (Flight::new(store), FileLists::new(store));
-        let known = InBuild { flight: &flight, files: &files, journal };
+        let owners = host.owners;
+        let known = InBuild { flight: &flight, files: &files, journal, owners };
         let worker = LocalWorker::new(store, host, request, sources, &providers, lease, known);
         let cache = CombinedCache::new(LocalCache::of_build(store, known), imports, feed);
         let clock = SystemClock;
@@ -297,7 +298,8 @@ impl LocalBackend<'_> {
             request.cache_from.iter().map(|c| self.import(c, request)).collect();
         let providers = Providers::new(&imports, self.images);
         let (flight, files) = (Flight::new(self.store), FileLists::new(self.store));
-        let known = InBuild { flight: &flight, files: &files, journal: self.journal };
+        let (journal, owners) = (self.journal, self.host.owners);
+        let known = InBuild { flight: &flight, files: &files, journal, owners };
         let worker = LocalWorker::new(
             self.store,
             self.host,

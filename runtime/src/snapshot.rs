@@ -11,6 +11,7 @@ use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
+use rgraph_image::layer::Owners;
 use rgraph_ir::{BlobDigest, DiffId, SnapshotId};
 use rgraph_solver::{TaskCx, TaskError};
 use rgraph_store::{BlobRef, Lease, NewSnapshot, Part, Prepared, Store, StoreError};
@@ -166,8 +167,8 @@ impl<'a> Snapshots<'a> {
         let prepared = self.store.prepare(self.lease)?;
         // The merged root shows the upper's own mode and owner.
         if let Some(top) = lowers.first() {
-            copy_root_attributes(top, prepared.fs())
-                .map_err(|source| SnapshotError::Root { source: source.into() })?;
+            copy_root_attributes(top, prepared.fs(), self.host.owners)
+                .map_err(|source| SnapshotError::Root { source })?;
         }
         Ok(LayerInProgress { store: self.store, host: self.host, base, lowers, prepared })
     }
@@ -181,14 +182,19 @@ fn lost_or(e: StoreError, id: SnapshotId) -> SnapshotError {
 }
 
 /// Gives the new root directory the mode and owner of the one below.
-fn copy_root_attributes(from: &std::path::Path, to: &std::path::Path) -> rustix::io::Result<()> {
-    let st = rustix::fs::stat(from)?;
+pub(crate) fn copy_root_attributes(
+    from: &std::path::Path,
+    to: &std::path::Path,
+    owners: Owners,
+) -> std::io::Result<()> {
     let flags =
         rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
-    let dir = rustix::fs::open(to, flags, rustix::fs::Mode::empty())?;
-    let (uid, gid) = (rustix::fs::Uid::from_raw(st.st_uid), rustix::fs::Gid::from_raw(st.st_gid));
-    rustix::fs::fchown(&dir, Some(uid), Some(gid))?;
-    rustix::fs::fchmod(&dir, rustix::fs::Mode::from_raw_mode(st.st_mode & 0o7777))
+    let open = |path| rustix::fs::open(path, flags, rustix::fs::Mode::empty());
+    let (from, to) = (open(from)?, open(to)?);
+    let st = rustix::fs::fstat(&from)?;
+    let (uid, gid) = owners.recorded(&from)?.unwrap_or((st.st_uid, st.st_gid));
+    owners.give(&to, uid, gid)?;
+    Ok(rustix::fs::fchmod(&to, rustix::fs::Mode::from_raw_mode(st.st_mode & 0o7777))?)
 }
 
 /// A layer being written. Dropped without [`Self::commit`], it leaves nothing.

@@ -15,6 +15,7 @@ use std::io::{self, Read as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use rgraph_image::layer::Owners;
 use rgraph_store::{KeyLock, Store, StoreError};
 use rustix::fs::Mode;
 use serde::{Deserialize, Serialize};
@@ -197,6 +198,7 @@ impl<'a> Volumes<'a> {
     pub fn attach(
         &self,
         mounts: &[VolumeMount],
+        owners: Owners,
         image: &dyn Fn() -> Result<Option<OwnedFd>, ContainerError>,
     ) -> Result<(), ContainerError> {
         if mounts.is_empty() {
@@ -217,7 +219,7 @@ impl<'a> Volumes<'a> {
                 root = Some(image()?);
             }
             if let Some(Some(root)) = &root {
-                fill(root, &m.dest, &data)
+                fill(root, &m.dest, &data, owners)
                     .map_err(|source| VolumeError::Fill { name: m.name.clone(), source })?;
             }
         }
@@ -226,7 +228,7 @@ impl<'a> Volumes<'a> {
 }
 
 /// Copies what an image has at a path into the folder of a volume.
-fn fill(image: &OwnedFd, path: &str, data: &Path) -> Result<(), TreeError> {
+fn fill(image: &OwnedFd, path: &str, data: &Path, owners: Owners) -> Result<(), TreeError> {
     let place = match resolve(image.as_fd(), OsStr::new(path), true, None) {
         Err(TreeError::NotFound { .. }) => return Ok(()),
         place => place?,
@@ -234,9 +236,12 @@ fn fill(image: &OwnedFd, path: &str, data: &Path) -> Result<(), TreeError> {
     let Some(like) = place.stat.filter(|_| place.is_dir()) else { return Ok(()) };
     let to = open_dir(rustix::fs::CWD, data.as_os_str()).map_err(TreeError::io("open", data))?;
     let source = Source { root: image.as_fd(), ignore: None, as_root: false };
-    copy(&source, path, to.as_fd(), "/", &CopyOptions::contents(&|| false))?;
+    copy(&source, path, to.as_fd(), "/", &CopyOptions::contents(owners, &|| false))?;
     // The folder is the image's too.
-    chown(to.as_fd(), OsStr::new("."), like.st_uid, like.st_gid)
+    let own = (like.st_uid, like.st_gid);
+    let own = owners.recorded_at(&place.parent, &*place.name).map(|o| o.unwrap_or(own));
+    let own = own.map_err(TreeError::std("look at", path))?;
+    chown(to.as_fd(), OsStr::new("."), own, owners)
         .and_then(|()| rustix::fs::fchmod(&to, Mode::from_raw_mode(like.st_mode & 0o7777)))
         .map_err(TreeError::io("set up", data))
 }
@@ -290,8 +295,8 @@ mod tests {
         std::os::unix::fs::symlink("/var/lib/db", image.join("db")).unwrap();
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(&image, flags, Mode::empty()).unwrap();
-        fill(&root, "/none", &data).unwrap();
-        fill(&root, "/db", &data).unwrap();
+        fill(&root, "/none", &data, Owners::Kernel).unwrap();
+        fill(&root, "/db", &data, Owners::Kernel).unwrap();
         assert_eq!(fs::read_to_string(data.join("sub/f")).unwrap(), "x");
         assert_eq!(fs::metadata(&data).unwrap().mode() & 0o7777, 0o1770);
     }

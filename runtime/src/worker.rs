@@ -95,7 +95,7 @@ impl<'a> LocalWorker<'a> {
         lease: &'a Lease,
         build: InBuild<'a>,
     ) -> Self {
-        let InBuild { flight, files, journal } = build;
+        let InBuild { flight, files, journal, .. } = build;
         Self {
             store,
             host,
@@ -163,7 +163,7 @@ impl<'a> LocalWorker<'a> {
                     as_root: true,
                 };
                 let cancelled = || cx.cancel.is_cancelled();
-                let opts = crate::tree::copy::CopyOptions::contents(&cancelled);
+                let opts = crate::tree::copy::CopyOptions::contents(self.host.owners, &cancelled);
                 crate::tree::copy::copy(&source, "/", root.as_fd(), "/", &opts)
                     .map_err(TaskError::failed)?;
                 drop(root);
@@ -316,7 +316,9 @@ impl<'a> LocalWorker<'a> {
         }
         let cache = crate::cache::stat::StoreStatCache::new(self.store);
         let cache: Option<&dyn context::StatCache> = if tree.as_root { Some(&cache) } else { None };
-        let scan = context::scan(tree.root.as_fd(), &sel, tree.ignore.as_deref(), cache)
+        let ignore = tree.ignore.as_deref();
+        let owners = self.host.owners;
+        let scan = context::scan(tree.root.as_fd(), &sel, ignore, cache, owners)
             .map_err(TaskError::failed)?;
         Ok((scan, tree.ignore))
     }

@@ -37,6 +37,7 @@ mod rebuilt_base;
 mod registry;
 mod resources;
 mod rootless;
+mod single_id;
 mod soundness;
 mod sources;
 mod squash;

@@ -41,18 +41,21 @@ fn image(case: &Case, dockerfile: &str) -> rgraph_tests::Image {
 #[test]
 fn the_same_layers_as_roots() {
     need!(Root, Tool("newuidmap"), Tool("setpriv"));
-    let (root, user) = (image(&case(None), STEPS), image(&case(Some(Ids::Range)), STEPS));
-    for (n, (want, got)) in root.layers.iter().zip(&user.layers).enumerate() {
-        assert_eq!(got.0, want.0, "layer {n}");
+    let root = image(&case(None), STEPS);
+    for ids in [Ids::Range, Ids::One] {
+        let user = image(&case(Some(ids)), STEPS);
+        for (n, (want, got)) in root.layers.iter().zip(&user.layers).enumerate() {
+            assert_eq!(got.0, want.0, "{ids:?}: layer {n}");
+        }
+        assert_eq!(user.config["rootfs"], root.config["rootfs"]);
+        assert_eq!(user.config["config"], root.config["config"]);
     }
-    assert_eq!(user.config["rootfs"], root.config["rootfs"]);
-    assert_eq!(user.config["config"], root.config["config"]);
 }
 
 #[test]
 fn nodes_are_made_as_the_kernel_would_make_them() {
     need!(Root, Tool("newuidmap"), Tool("setpriv"));
-    for ids in [None, Some(Ids::Range)] {
+    for ids in [None, Some(Ids::Range), Some(Ids::One)] {
         let case = case(ids);
         case.dockerfile(
             "FROM BASE AS a
@@ -88,7 +91,7 @@ const ATTEMPTS: [&str; 12] = [
 #[test]
 fn the_same_walls_as_roots() {
     need!(Root, Tool("newuidmap"), Tool("setpriv"));
-    for ids in [None, Some(Ids::Range)] {
+    for ids in [None, Some(Ids::Range), Some(Ids::One)] {
         let case = case(ids);
         // The host's network is the harder case: `/sys` is then somebody else's.
         for network in ["none", "host"] {
@@ -163,27 +166,6 @@ fn signals_end_it_as_they_end_roots() {
     }
     case.dockerfile("FROM BASE\nRUN exit 3\n");
     case.build(&[]).fails(1, &["exit code: 3"]);
-}
-
-/// With one id what needs no other works, and the rest says why it does not.
-#[test]
-fn one_id_is_enough_for_files_of_one_user() {
-    need!(Root, Tool("setpriv"));
-    let case = case(Some(Ids::One));
-    let help = ["/etc/subuid", "usermod --add-subuids"];
-    case.dockerfile("FROM BASE\nRUN echo a > /a && mkdir /d && test $(id -u) = 0\n");
-    let run = case.build(&["--network", "none"]).ok();
-    assert!(help.iter().all(|h| run.stderr.contains(h)), "{}", run.stderr);
-    for (step, said) in [
-        ("COPY --chown=5:5 Dockerfile /f", "Invalid argument"),
-        ("USER app\nRUN true", "Invalid argument"),
-        ("RUN chown 5 /bin", "exit code: 1"),
-    ] {
-        case.dockerfile(&format!("FROM BASE\n{step}\n"));
-        case.build(&["--network", "none"]).fails(1, &[said, help[0], help[1]]);
-    }
-    let doctor = case.rgraph(&["doctor"]).ok();
-    assert!(help.iter().all(|h| doctor.text().contains(h)), "{}", doctor.text());
 }
 
 /// By `pasta`; the loopback of the host, where something listens, is not the step's.

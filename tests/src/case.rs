@@ -133,8 +133,9 @@ impl Case {
     /// `setpriv`, `unshare`.
     pub fn of_user(mut self, ids: Ids) -> Self {
         if !self.user {
-            user::prepare(self.dir.path(), ids);
+            user::prepare(self.dir.path());
         }
+        user::give_ids(self.dir.path(), ids);
         self.user = true;
         self
     }

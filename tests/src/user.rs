@@ -21,22 +21,27 @@ pub enum Ids {
 }
 
 /// Makes the user's folder below the case's, which the user gets.
-pub(crate) fn prepare(dir: &Path, ids: Ids) {
+pub(crate) fn prepare(dir: &Path) {
     let home = dir.join("user");
     let write = |name: &str, text: &str| fs::write(home.join(name), text).expect("a file");
     fs::create_dir(&home).expect("a folder");
     write("passwd", &format!("root:x:0:0::/root:/bin/sh\nplain:x:{USER}:{USER}::/:/bin/sh\n"));
     write("group", &format!("root:x:0:\nplain:x:{USER}:\n"));
-    let range = match ids {
-        Ids::Range => format!("plain:{}:{}\n", SUBIDS.0, SUBIDS.1),
-        Ids::One => String::new(),
-    };
-    write("subuid", &range);
-    write("subgid", &range);
     // What the program is shown as: its own place may be closed to the user.
     write("rgraph", "");
     for path in [dir.to_owned(), dir.join("context"), dir.join("docker"), home] {
         chown(path, Some(USER), Some(USER)).expect("root gives away");
+    }
+}
+
+/// What the user has from now on.
+pub(crate) fn give_ids(dir: &Path, ids: Ids) {
+    let range = match ids {
+        Ids::Range => format!("plain:{}:{}\n", SUBIDS.0, SUBIDS.1),
+        Ids::One => String::new(),
+    };
+    for name in ["subuid", "subgid"] {
+        fs::write(dir.join("user").join(name), &range).expect("a file");
     }
 }
 

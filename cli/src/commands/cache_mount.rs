@@ -91,7 +91,8 @@ fn seed(cx: &Context, id: &str, dir: &std::path::Path, replace: bool) -> Result<
         .map_err(|e| CliError::failed("cannot fill the cache mount").because(e))?;
     let source = Source { root: from.as_fd(), ignore: None, as_root: false };
     let cancelled = || cx.cancel.is_cancelled();
-    copy(&source, "/", to.as_fd(), "/", &CopyOptions::contents(&cancelled))
+    let owners = cx.host()?.owners;
+    copy(&source, "/", to.as_fd(), "/", &CopyOptions::contents(owners, &cancelled))
         .map_err(|e| CliError::failed("cannot fill the cache mount").because(e))?;
     if store.seed_cache_mount(id, new, replace).map_err(failed)? {
         return Ok(());

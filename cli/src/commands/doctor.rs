@@ -75,8 +75,8 @@ fn rights(level: &Level) -> (bool, String) {
         Level::SingleId { why } => (
             false,
             format!(
-                "a user namespace of your own with one user, you as root, so files of others cannot \
-                 be made: {why}: {}",
+                "a user namespace of your own with one user, you as root; the owners of files and \
+                 the users of steps are recorded, which is slower and keeps no users apart: {why}: {}",
                 why.help
             ),
         ),

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::os::fd::AsFd as _;
 use std::sync::{Mutex, MutexGuard};
 
+use rgraph_image::layer::Owners;
 use rgraph_ir::fields::{FieldVisitor, KeyHasher, Value};
 use rgraph_ir::op::Selector;
 use rgraph_ir::{CacheKey, Op, Platform, SnapshotId, TreeDigest};
@@ -39,6 +40,8 @@ pub struct InBuild<'a> {
     pub files: &'a FileLists<'a>,
     /// What was built here before.
     pub journal: &'a Journal<'a>,
+    /// Where the owners of files are kept.
+    pub owners: Owners,
 }
 
 impl<'a> LocalCache<'a> {
@@ -52,6 +55,10 @@ impl<'a> LocalCache<'a> {
         Self { build: Some(build), ..Self::new(store) }
     }
 
+    fn owners(&self) -> Owners {
+        self.build.as_ref().map_or(Owners::Kernel, |build| build.owners)
+    }
+
     /// Digest of what a step itself changed; costs a walk of the layer only. `None`: not on disk, or
     /// unreadable.
     fn layer_of(
@@ -61,7 +68,7 @@ impl<'a> LocalCache<'a> {
         let Some(rec) = self.store.snapshot(top)? else { return Ok(None) };
         let Some(dir) = rec.dir else { return Ok(None) };
         let Ok(fd) = File::open(&dir) else { return Ok(None) };
-        let digest = context::layer_digest(fd.as_fd()).ok();
+        let digest = context::layer_digest(fd.as_fd(), self.owners()).ok();
         Ok(digest.map(|d| (d, rec.parent)))
     }
 
@@ -86,7 +93,7 @@ impl<'a> LocalCache<'a> {
         for (o, n) in old.iter().zip(&new).filter(|(o, n)| o.id != n.id) {
             let (Some(o), Some(n)) = (&o.dir, &n.dir) else { return Ok(false) };
             let (Ok(o), Ok(n)) = (File::open(o), File::open(n)) else { return Ok(false) };
-            if !context::same_layer(o.as_fd(), n.as_fd()).unwrap_or(false) {
+            if !context::same_layer(o.as_fd(), n.as_fd(), self.owners()).unwrap_or(false) {
                 return Ok(false);
             }
         }

@@ -59,20 +59,24 @@ pub fn commit(
     };
     let upper = containers.folder(what.record).join("fs");
     let prepared = store.prepare(&lease)?;
-    let userxattr = host.userxattr;
+    let (userxattr, owners) = (host.userxattr, host.owners);
     let (reader, writer) = std::io::pipe().map_err(at("make a pipe for", &upper))?;
     // As a layer goes from one store to another: nothing but the difference, checked on arrival.
     std::thread::scope(|scope| {
         let (upper, lowers) = (&upper, &lowers);
         let writing = scope.spawn(move || {
             let mut out = BufWriter::with_capacity(256 << 10, writer);
-            let options = LayerWriteOptions { clamp_mtime: None, userxattr };
+            let options = LayerWriteOptions { clamp_mtime: None, userxattr, owners };
             let source = LayerSource { upper, lowers };
             write_layer(&source, &options, &mut out).map_err(ContainerError::Layer)?;
             out.flush().map_err(at("read", upper))
         });
-        let options =
-            UnpackOptions { below: Below::Known(lowers), userxattr, ..UnpackOptions::default() };
+        let options = UnpackOptions {
+            below: Below::Known(lowers),
+            userxattr,
+            owners,
+            ..UnpackOptions::default()
+        };
         let from = BufReader::with_capacity(256 << 10, reader);
         let read = unpack_layer(from, prepared.fs(), &options);
         let written = writing.join().unwrap_or_else(|p| std::panic::resume_unwind(p));

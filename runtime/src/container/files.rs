@@ -242,7 +242,7 @@ impl<'a> Files<'a> {
             follow,
             // With the right numbers one is the host's disk, open to whom the container says.
             no_devices: true,
-            ..CopyOptions::contents(&|| false)
+            ..CopyOptions::contents(self.reach.host.owners, &|| false)
         };
         let source = Source { root: root.as_fd(), ignore: None, as_root: false };
         Ok(copy(&source, &plain(&at), host.as_fd(), &to, &opts)?)
@@ -264,7 +264,11 @@ impl<'a> Files<'a> {
             Some("" | "." | "..") | None => ".",
             Some(name) => name,
         };
-        let options = LayerWriteOptions { clamp_mtime: None, userxattr: self.reach.host.userxattr };
+        let options = LayerWriteOptions {
+            clamp_mtime: None,
+            userxattr: self.reach.host.userxattr,
+            owners: self.reach.host.owners,
+        };
         write_entry(place.parent, place.name.as_bytes(), shown.as_bytes(), &options, out)
             .map(drop)
             .map_err(FilesError::Archive)
@@ -288,7 +292,7 @@ impl<'a> Files<'a> {
         let opts = CopyOptions {
             dir_contents: contents(&shown),
             follow,
-            ..CopyOptions::contents(&|| false)
+            ..CopyOptions::contents(self.reach.host.owners, &|| false)
         };
         let source = Source { root: host.as_fd(), ignore: None, as_root: !how.keep_owners };
         Ok(copy(&source, &plain(&shown), root.as_fd(), &to, &opts)?)
@@ -332,7 +336,11 @@ impl<'a> Files<'a> {
     pub fn export(&self, out: &mut dyn Write) -> Result<(), LayerError> {
         let path = PathBuf::from(format!("/proc/self/fd/{}", self.root.as_raw_fd()));
         let source = LayerSource { upper: &path, lowers: &[] };
-        let options = LayerWriteOptions { clamp_mtime: None, userxattr: self.reach.host.userxattr };
+        let options = LayerWriteOptions {
+            clamp_mtime: None,
+            userxattr: self.reach.host.userxattr,
+            owners: self.reach.host.owners,
+        };
         write_layer(&source, &options, out).map(drop)
     }
 }

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
 use rgraph_ir::request::NetworkFallback;
 use rgraph_store::{Lease, Store};
@@ -19,7 +18,7 @@ use crate::sandbox::{
     MountSource, Network, Rootfs, Runner, SandboxError, SandboxMount, SandboxMountKind,
     SandboxSpec, fill_mount_points,
 };
-use crate::snapshot::{LayerProvider, Snapshots};
+use crate::snapshot::{LayerProvider, Snapshots, copy_root_attributes};
 use crate::volumes::Volumes;
 
 /// What a start needs.
@@ -86,15 +85,10 @@ fn prepare(
         && let Some(top) = lowers.first()
     {
         // The merged root shows the upper's own mode and owner.
-        let like = fs::metadata(top).map_err(at("look at", top))?;
-        std::os::unix::fs::chown(&upper, Some(like.uid()), Some(like.gid()))
-            .and_then(|()| {
-                fs::set_permissions(&upper, fs::Permissions::from_mode(like.mode() & 0o7777))
-            })
-            .map_err(at("set up", &upper))?;
+        copy_root_attributes(top, &upper, s.host.owners).map_err(at("set up", &upper))?;
     }
     let volumes = Volumes::new(s.store);
-    volumes.attach(&record.settings.volumes, &|| match record.base() {
+    volumes.attach(&record.settings.volumes, s.host.owners, &|| match record.base() {
         Some(id) => Ok(Some(snapshots.mount_read_only(id, None)?)),
         None => Ok(None),
     })?;
@@ -113,7 +107,10 @@ fn prepare(
         (bound, sockets) = (Vec::new(), Vec::new());
     }
     let below = s.store.fixed_tree("mount-points", s.lease, fill_mount_points).ok();
-    let rootfs = Rootfs { lowers, upper, work, userxattr: s.host.userxattr, below };
+    let rootfs = {
+        let (userxattr, owners) = (s.host.userxattr, s.host.owners);
+        Rootfs { lowers, upper, work, userxattr, owners, below }
+    };
     let mut spec = spec(&record.settings, record.short(), rootfs, network);
     spec.mounts.extend(mounts(&record.settings, &volumes));
     Ok(Prepared { spec, runner, bound, sockets })

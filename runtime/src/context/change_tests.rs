@@ -43,7 +43,7 @@ fn put(root: &Path, line: &str) {
 fn list_of(dir: &Path, sel: &Selector, rules: &[&str]) -> FileList {
     let set = PatternSet::new(rules).unwrap();
     let root = fs::File::open(dir).unwrap();
-    let scan = scan(root.as_fd(), sel, Some(&set), None).unwrap();
+    let scan = scan(root.as_fd(), sel, Some(&set), None, Owners::Kernel).unwrap();
     let rules: Vec<String> = rules.iter().map(|r| (*r).to_owned()).collect();
     FileList::of(&scan, &rules)
 }
@@ -191,8 +191,12 @@ fn layers_are_the_same_when_their_digests_are() {
             put(new.path(), line);
         }
         let [old, new] = [&old, &new].map(|d| fs::File::open(d.path()).unwrap());
-        assert_eq!(same_layer(old.as_fd(), new.as_fd()).unwrap(), same, "{put_in:?} {taken_out:?}");
-        let [old, new] = [&old, &new].map(|d| layer_digest(d.as_fd()).unwrap());
+        assert_eq!(
+            same_layer(old.as_fd(), new.as_fd(), Owners::Kernel).unwrap(),
+            same,
+            "{put_in:?} {taken_out:?}"
+        );
+        let [old, new] = [&old, &new].map(|d| layer_digest(d.as_fd(), Owners::Kernel).unwrap());
         assert_eq!(old == new, same, "{put_in:?} {taken_out:?}");
     }
 }

@@ -25,6 +25,7 @@ mod walk;
 use std::io;
 use std::os::fd::BorrowedFd;
 
+use rgraph_image::layer::Owners;
 use rgraph_ir::TreeDigest;
 use rgraph_ir::op::{SelectedPath, Selector};
 use rgraph_ir::pattern::{PatternError, PatternSet};
@@ -134,26 +135,32 @@ pub fn scan(
     sel: &Selector,
     ignore: Option<&PatternSet>,
     cache: Option<&dyn StatCache>,
+    owners: Owners,
 ) -> Result<Scan, ContextError> {
-    scan_with(root, sel, ignore, cache, false)
+    scan_with(root, sel, ignore, cache, (false, owners))
 }
 
 /// The digest of an overlay's upper folder, or of a layer kept in that form: all of it, with the
 /// marks that say a folder hides what is below it. Two layers with equal ones do the same to
 /// whatever they lie on.
-pub fn layer_digest(root: BorrowedFd<'_>) -> Result<TreeDigest, ContextError> {
-    Ok(scan_with(root, &Selector::all(), None, None, true)?.digest())
+pub fn layer_digest(root: BorrowedFd<'_>, owners: Owners) -> Result<TreeDigest, ContextError> {
+    Ok(scan_with(root, &Selector::all(), None, None, (true, owners))?.digest())
 }
 
 /// Whether two layers do the same to whatever they lie on: [`layer_digest`]s of both would be equal.
 /// Files are read only when all else is.
-pub fn same_layer(a: BorrowedFd<'_>, b: BorrowedFd<'_>) -> Result<bool, ContextError> {
+pub fn same_layer(
+    a: BorrowedFd<'_>,
+    b: BorrowedFd<'_>,
+    owners: Owners,
+) -> Result<bool, ContextError> {
     let found = |root| -> Result<_, ContextError> {
         let tree = Tree::new(root, None);
         let all = Selector::all();
         let mut entries = Vec::new();
         for path in &all.paths {
-            entries.extend(select(&tree, path, true)?.into_iter().flat_map(|p| p.entries));
+            entries
+                .extend(select(&tree, path, (true, owners))?.into_iter().flat_map(|p| p.entries));
         }
         Ok((tree, entries))
     };
@@ -173,12 +180,12 @@ fn scan_with(
     sel: &Selector,
     ignore: Option<&PatternSet>,
     cache: Option<&dyn StatCache>,
-    overlay: bool,
+    kind: (bool, Owners),
 ) -> Result<Scan, ContextError> {
     let tree = Tree::new(root, ignore);
     let mut parts = Vec::with_capacity(sel.paths.len());
     for path in &sel.paths {
-        parts.push(select(&tree, path, overlay)?);
+        parts.push(select(&tree, path, kind)?);
     }
     let entries = parts.iter_mut().flatten().flat_map(|p: &mut Pick| &mut p.entries);
     digest::hash_files(&tree, entries, cache)?;
@@ -192,7 +199,7 @@ pub fn digest(
     ignore: Option<&PatternSet>,
     cache: Option<&dyn StatCache>,
 ) -> Result<TreeDigest, ContextError> {
-    Ok(scan(root, sel, ignore, cache)?.digest())
+    Ok(scan(root, sel, ignore, cache, Owners::Kernel)?.digest())
 }
 
 /// What `sel` picks, in the order of the digest; see [`scan`].
@@ -202,10 +209,15 @@ pub fn list(
     ignore: Option<&PatternSet>,
     cache: Option<&dyn StatCache>,
 ) -> Result<Vec<ListedEntry>, ContextError> {
-    Ok(scan(root, sel, ignore, cache)?.entries())
+    Ok(scan(root, sel, ignore, cache, Owners::Kernel)?.entries())
 }
 
-fn select(tree: &Tree<'_>, sel: &SelectedPath, overlay: bool) -> Result<Vec<Pick>, ContextError> {
+/// The kind of tree: an overlay's upper folder or not, and where owners are kept.
+fn select(
+    tree: &Tree<'_>,
+    sel: &SelectedPath,
+    (overlay, owners): (bool, Owners),
+) -> Result<Vec<Pick>, ContextError> {
     let SelectedPath { path, wildcard, follow, name, include, exclude } = sel;
     let compile = |list: &[String]| {
         PatternSet::new(list).map_err(|source| ContextError::Pattern { path: path.clone(), source })
@@ -215,6 +227,7 @@ fn select(tree: &Tree<'_>, sel: &SelectedPath, overlay: bool) -> Result<Vec<Pick
         include: compile(include)?,
         exclude: compile(exclude)?,
         overlay,
+        owners,
         most: usize::MAX,
     };
     let named: Vec<Vec<u8>> = if *wildcard {

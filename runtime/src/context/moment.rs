@@ -83,7 +83,7 @@ mod tests {
     use rgraph_ir::op::{SelectedPath, Selector};
 
     use super::*;
-    use crate::context::scan;
+    use crate::context::{Owners, scan};
 
     fn away_and_back(dir: &Path) {
         let away = dir.with_file_name("away");
@@ -138,7 +138,7 @@ mod tests {
             let sel = Selector { paths, owner: false, mode: true };
             let root = fs::File::open(d).unwrap();
             let look = || {
-                let scan = scan(root.as_fd(), &sel, None, None).unwrap();
+                let scan = scan(root.as_fd(), &sel, None, None, Owners::Kernel).unwrap();
                 (scan.digest(), scan.moment())
             };
             let (digest, moment) = look();

@@ -139,7 +139,8 @@ fn hard_links_count_as_far_as_a_copy_keeps_them() {
     };
     assert_ne!(three("a", "c"), three("b", "c"));
     // A layer says it too: its tar does.
-    let layer = |d: &TempDir| layer_digest(File::open(d.path()).unwrap().as_fd()).unwrap();
+    let layer =
+        |d: &TempDir| layer_digest(File::open(d.path()).unwrap().as_fd(), Owners::Kernel).unwrap();
     let (apart, one) = (tree(), tree());
     put(apart.path(), "same");
     link(one.path(), "src/deep/util.h", "same");
@@ -441,7 +442,7 @@ fn all_paths(dir: &Path, at: &str, out: &mut Vec<(String, bool)>) {
 fn marks_of_opaque_folders_count_in_layers_only() {
     let dir = tree();
     let root = File::open(dir.path()).unwrap();
-    let layer = || layer_digest(root.as_fd()).unwrap();
+    let layer = || layer_digest(root.as_fd(), Owners::Kernel).unwrap();
     let (plain, before) = (digest_of(dir.path(), &Selector::all()), layer());
     let flags = rustix::fs::XattrFlags::empty();
     rustix::fs::setxattr(dir.path().join("src"), "user.overlay.opaque", b"y", flags).unwrap();

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 
+use rgraph_image::layer::Owners;
 use rgraph_ir::limits::MAX_TAR_PATH;
 use rgraph_ir::pattern::PatternSet;
 use rustix::fs::{
@@ -118,6 +119,8 @@ pub(super) struct Filter<'a> {
     pub exclude: PatternSet,
     /// The tree is an overlay's upper folder: its marks of opaque folders count.
     pub overlay: bool,
+    /// Where owners are kept. Of files and folders a record is among the attributes.
+    pub owners: Owners,
     /// The walk ends when it has found more.
     pub most: usize,
 }
@@ -210,7 +213,15 @@ pub(super) fn walk(
             }
             kind => leaf(kind, &stat),
         };
-        out.entries.push(entry(real, below, kind, &stat, content));
+        let mut only = entry(real, below, kind, &stat, content);
+        if kind != Kind::File && filter.owners == Owners::Recorded {
+            let fd = tree.open(&only.path, OFlags::PATH | OFlags::NOFOLLOW);
+            let owner = fd
+                .map_err(|e| ContextError::read(&only.path, e))
+                .map(|fd| filter.owners.recorded(&fd).ok().flatten())?;
+            (only.uid, only.gid) = owner.unwrap_or((only.uid, only.gid));
+        }
+        out.entries.push(only);
         return Ok(out.entries);
     }
     let dir = tree
@@ -277,12 +288,17 @@ fn visit(
         Kind::Symlink => match readlinkat(dir, name, Vec::new()) {
             Ok(link) => {
                 let content = Content::Link(link.into_bytes());
-                out.push(entry(path, below, kind, &stat, content), &stat);
+                let owned = recorded(dir, name, filter);
+                out.push(owned(entry(path, below, kind, &stat, content)), &stat);
             }
             Err(Errno::NOENT | Errno::INVAL) => {}
             Err(e) => return Err(ContextError::read(&path, e)),
         },
-        kind => out.push(entry(path, below, kind, &stat, leaf(kind, &stat)), &stat),
+        Kind::File => out.push(entry(path, below, kind, &stat, Content::Unread), &stat),
+        kind => {
+            let owned = recorded(dir, name, filter);
+            out.push(owned(entry(path, below, kind, &stat, leaf(kind, &stat))), &stat);
+        }
     }
     Ok(None)
 }
@@ -315,6 +331,20 @@ fn entry(path: Vec<u8>, below: usize, kind: Kind, stat: &Statx, content: Content
         stamp: Stamp::of(stat),
         content,
         twin: None,
+    }
+}
+
+/// Puts the recorded owner of `name` in `dir` into an entry. One that cannot be read any more counts
+/// as it is.
+fn recorded(
+    dir: &OwnedFd,
+    name: &[u8],
+    filter: &Filter<'_>,
+) -> impl FnOnce(Entry) -> Entry + use<> {
+    let owner = filter.owners.recorded_at(dir, name).ok().flatten();
+    move |mut e| {
+        (e.uid, e.gid) = owner.unwrap_or((e.uid, e.gid));
+        e
     }
 }
 

@@ -139,6 +139,7 @@ impl Exporter<'_> {
         LayerWriteOptions {
             clamp_mtime: if clamp { self.request.source_date_epoch } else { None },
             userxattr: self.host.userxattr,
+            owners: self.host.owners,
         }
     }
 

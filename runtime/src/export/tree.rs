@@ -52,7 +52,8 @@ impl Exporter<'_> {
     fn copy_out(&self, from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), ExportError> {
         let me = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         let cancelled = || self.cancel.is_cancelled();
-        let opts = CopyOptions { owner: Some(me), ..CopyOptions::contents(&cancelled) };
+        let opts =
+            CopyOptions { owner: Some(me), ..CopyOptions::contents(self.host.owners, &cancelled) };
         copy(&Source { root: from, ignore: None, as_root: false }, "/", to, "/", &opts)?;
         Ok(())
     }
@@ -94,7 +95,8 @@ impl Exporter<'_> {
             .collect();
         let clamp_mtime = self.request.source_date_epoch;
         let now = i64::try_from(self.clock.now().0 / 1_000_000_000).unwrap_or(0);
-        let opts = LayerWriteOptions { clamp_mtime, userxattr: self.host.userxattr };
+        let (userxattr, owners) = (self.host.userxattr, self.host.owners);
+        let opts = LayerWriteOptions { clamp_mtime, userxattr, owners };
         self.write_output(dest, &mut |out| {
             write_parts(&parts, clamp_mtime.unwrap_or(now), &opts, out)?;
             Ok(())

@@ -3,12 +3,15 @@
 //! A user who is not root moves into a user namespace, where all that follows is as for root: ids,
 //! mounts, namespaces of steps. What is left of the difference is in [`Host`].
 
+mod claim;
 mod subid;
 
+use rgraph_image::layer::Owners;
 use rgraph_sys::caps::{self, Cap};
 use rgraph_sys::userns::{self, EnterError, IdMap};
 use rgraph_sys::{ns, spawn};
 
+pub use claim::ClaimError;
 use subid::Ids;
 pub use subid::NoRanges;
 
@@ -17,6 +20,8 @@ pub use subid::NoRanges;
 pub struct Host {
     /// Overlay marks live in `user.overlay.*` (inside a user namespace).
     pub userxattr: bool,
+    /// Where the owners of files are kept.
+    pub owners: Owners,
     /// How this process came to its rights.
     pub level: Level,
 }
@@ -63,13 +68,13 @@ impl Host {
         let admin = caps::effective().is_ok_and(|set| set.has(Cap::SYS_ADMIN));
         if rustix::process::geteuid().is_root() && admin {
             if first {
-                return Ok(Self { userxattr: false, level: Level::Root });
+                return Ok(Self { userxattr: false, owners: Owners::Kernel, level: Level::Root });
             }
             // The mounts may still be those of somebody with more rights.
             spawn::remember_binary()
                 .and_then(|()| ns::unshare_mounts())
                 .map_err(HostError::Mounts)?;
-            return Ok(Self { userxattr: true, level: Level::Namespace });
+            return Ok(Self { userxattr: true, owners: Owners::Kernel, level: Level::Namespace });
         }
         let (map, level) = match Ids::look() {
             Ids::Ranges { map, ids } => (map, Level::FullMap { ids }),
@@ -80,7 +85,11 @@ impl Host {
         if !caps::effective().is_ok_and(|set| set.has(Cap::SYS_ADMIN)) {
             return Err(HostError::NoRights);
         }
-        Ok(Self { userxattr: true, level })
+        let owners = match level {
+            Level::SingleId { .. } => Owners::Recorded,
+            Level::Root | Level::Namespace | Level::FullMap { .. } => Owners::Kernel,
+        };
+        Ok(Self { userxattr: true, owners, level })
     }
 }
 

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
+use rgraph_image::layer::Owners;
+use rustix::fs::{AtFlags, Mode, OFlags};
 
 /// A socket that serves until dropped.
 pub struct AgentProxy {
@@ -30,9 +31,9 @@ impl AgentProxy {
         dir: &Path,
         name: &str,
         agent: &Path,
-        uid: u32,
-        gid: u32,
+        (uid, gid): (u32, u32),
         mode: u32,
+        owners: Owners,
     ) -> io::Result<Self> {
         let fd = rustix::fs::open(
             dir,
@@ -42,13 +43,7 @@ impl AgentProxy {
         // A socket's address has 108 bytes and a state root may be long: bind relative to the folder.
         let door = PathBuf::from(format!("/proc/self/fd/{}/{name}", fd.as_raw_fd()));
         let listener = UnixListener::bind(&door)?;
-        rustix::fs::chownat(
-            &fd,
-            name,
-            Some(Uid::from_raw(uid)),
-            Some(Gid::from_raw(gid)),
-            AtFlags::empty(),
-        )?;
+        owners.give_at(&fd, name, uid, gid)?;
         rustix::fs::chmodat(&fd, name, Mode::from_raw_mode(mode), AtFlags::empty())?;
         let stop = Arc::new(AtomicBool::new(false));
         let (flag, agent) = (stop.clone(), agent.to_owned());
@@ -121,9 +116,9 @@ mod tests {
             tmp.path(),
             "own",
             &agent,
-            me,
-            rustix::process::getegid().as_raw(),
+            (me, rustix::process::getegid().as_raw()),
             0o600,
+            Owners::Kernel,
         )
         .unwrap();
         assert_eq!(std::fs::metadata(&proxy.path).unwrap().mode() & 0o777, 0o600);

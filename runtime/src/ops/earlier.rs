@@ -44,7 +44,7 @@ pub fn find(
             return None;
         }
         let same = w.files.in_common(&sel, then, now)?;
-        Earlier::open(&record.dir?, same).ok()
+        Earlier::open(&record.dir?, same, w.host.owners).ok()
     })
 }
 

@@ -188,6 +188,7 @@ fn spec(
         upper: layer.prepared.fs().to_owned(),
         work: layer.prepared.work().to_owned(),
         userxattr: w.host.userxattr,
+        owners: w.host.owners,
         below: w.mount_points(),
     };
     let mut env = op.env.to_strings();
@@ -306,10 +307,17 @@ fn mount(
             match w.request.ssh.get(id) {
                 Some(s) => {
                     let p = w.store.prepare(w.lease()).map_err(TaskError::failed)?;
-                    let proxy = AgentProxy::start(p.fs(), "agent", &s.socket, *uid, *gid, *mode)
-                        .map_err(|source| {
-                            TaskError::failed(ExecError::Prepare { path: m.dest.clone(), source })
-                        })?;
+                    let proxy = AgentProxy::start(
+                        p.fs(),
+                        "agent",
+                        &s.socket,
+                        (*uid, *gid),
+                        *mode,
+                        w.host.owners,
+                    )
+                    .map_err(|source| {
+                        TaskError::failed(ExecError::Prepare { path: m.dest.clone(), source })
+                    })?;
                     let source = proxy.path.clone();
                     held.agents.push(proxy);
                     held.scratch.push(p);
@@ -438,14 +446,14 @@ fn fill(
         as_root: false,
     };
     let cancelled = || cx.cancel.is_cancelled();
-    let opts = crate::tree::copy::CopyOptions::contents(&cancelled);
+    let opts = crate::tree::copy::CopyOptions::contents(w.host.owners, &cancelled);
     let place = crate::tree::resolve::resolve(source.root, std::ffi::OsStr::new(from), true, None)
         .map_err(TaskError::failed)?;
     if let Some(st) = place.stat {
         // The folder itself takes the seed's mode and owner.
-        let (uid, gid) =
-            (rustix::fs::Uid::from_raw(st.st_uid), rustix::fs::Gid::from_raw(st.st_gid));
-        rustix::fs::fchown(&to, Some(uid), Some(gid)).map_err(|e| prepare(e.into()))?;
+        let recorded = w.host.owners.recorded_at(&place.parent, &place.name).map_err(prepare)?;
+        let (uid, gid) = recorded.unwrap_or((st.st_uid, st.st_gid));
+        w.host.owners.give(&to, uid, gid).map_err(prepare)?;
         rustix::fs::fchmod(&to, Mode::from_raw_mode(st.st_mode & 0o7777))
             .map_err(|e| prepare(e.into()))?;
     }

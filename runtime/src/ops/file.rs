@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
+use rgraph_image::layer::Owners;
 use rgraph_ir::op::{
     ActionRef, CopyAction, FileAction, FileActionKind, FileOp, MkdirAction, MkfileAction, Owner,
     OwnerId, RmAction, SymlinkAction,
@@ -145,12 +146,13 @@ fn apply(
         Some(o) => Some(find_owner(w, o, root, task, cx)?),
         None => None,
     };
+    let owners = w.host.owners;
     let result = match &action.kind {
         FileActionKind::Copy(c) => return copy_action(w, c, owner, earlier, root, task, cx),
-        FileActionKind::Mkdir(a) => mkdir(root, a, owner),
-        FileActionKind::Mkfile(a) => mkfile(root, a, owner),
+        FileActionKind::Mkdir(a) => mkdir(root, a, owner, owners),
+        FileActionKind::Mkfile(a) => mkfile(root, a, owner, owners),
         FileActionKind::Rm(a) => rm(root, a),
-        FileActionKind::Symlink(a) => symlink(root, a, owner),
+        FileActionKind::Symlink(a) => symlink(root, a, owner, owners),
     };
     result.map_err(|e| TaskError::failed(FileError::from(e)))
 }
@@ -215,7 +217,7 @@ fn copy_action(
     };
     let source =
         Source { root: from.root.as_fd(), ignore: from.ignore.as_deref(), as_root: from.as_root };
-    copy_paths(c, &source, owner, earlier, root, cx).map_err(|e| match e {
+    copy_paths(c, &source, (owner, w.host.owners), earlier, root, cx).map_err(|e| match e {
         FileError::Tree(TreeError::Cancelled) => TaskError::Cancelled,
         FileError::Tree(TreeError::NotFound { path }) => {
             TaskError::failed(explain_missing(path, &source))
@@ -311,7 +313,7 @@ pub fn check_sources(
 fn copy_paths(
     c: &CopyAction,
     source: &Source<'_>,
-    owner: Option<(u32, u32)>,
+    (owner, owners): (Option<(u32, u32)>, Owners),
     earlier: Option<&Earlier>,
     root: BorrowedFd<'_>,
     cx: &TaskCx<'_>,
@@ -335,6 +337,7 @@ fn copy_paths(
         follow: c.follow_symlink,
         no_devices: false,
         earlier,
+        owners,
         cancelled: &|| cx.cancel.is_cancelled(),
     };
     for path in &c.required_paths {
@@ -363,7 +366,7 @@ fn copy_paths(
         cx.warn(format!("`{}` matches nothing: nothing is copied for it", c.src));
     }
     for src in &sources {
-        if c.attempt_unpack && unpack(c, src, source, owner, root)? {
+        if c.attempt_unpack && unpack(c, src, source, (owner, owners), root)? {
             continue;
         }
         copy(source, src, root, &c.dest, &opts)?;
@@ -376,7 +379,7 @@ fn unpack(
     c: &CopyAction,
     src: &str,
     source: &Source<'_>,
-    owner: Option<(u32, u32)>,
+    (owner, owners): (Option<(u32, u32)>, Owners),
     root: BorrowedFd<'_>,
 ) -> Result<bool, FileError> {
     let place = resolve(source.root, OsStr::new(src), true, None)?;
@@ -392,9 +395,9 @@ fn unpack(
         return Ok(false);
     }
     std::io::Seek::rewind(&mut file).map_err(TreeError::std("read", src))?;
-    let new = NewDir { mode: 0o755, owner, time: c.timestamp.map(times) };
+    let new = NewDir { mode: 0o755, owner, time: c.timestamp.map(times), owners };
     make_dirs(root, OsStr::new(&c.dest), &new)?;
-    let opts = rgraph_image::layer::ArchiveOptions { owner, ..Default::default() };
+    let opts = rgraph_image::layer::ArchiveOptions { owner, owners, ..Default::default() };
     rgraph_image::layer::unpack_archive(file, root, c.dest.as_bytes(), &opts).map_err(failed)?;
     Ok(true)
 }
@@ -403,8 +406,9 @@ fn mkdir(
     root: BorrowedFd<'_>,
     a: &MkdirAction,
     owner: Option<(u32, u32)>,
+    owners: Owners,
 ) -> Result<(), TreeError> {
-    let new = NewDir { mode: a.mode & 0o777, owner, time: a.timestamp.map(times) };
+    let new = NewDir { mode: a.mode & 0o777, owner, time: a.timestamp.map(times), owners };
     if a.make_parents {
         return make_dirs(root, OsStr::new(&a.path), &new).map(drop);
     }
@@ -421,6 +425,7 @@ fn mkfile(
     root: BorrowedFd<'_>,
     a: &MkfileAction,
     owner: Option<(u32, u32)>,
+    owners: Owners,
 ) -> Result<(), TreeError> {
     let place = resolve(root, OsStr::new(&a.path), true, None)?;
     if place.is_dir() {
@@ -436,8 +441,8 @@ fn mkfile(
             .map_err(TreeError::io("create", &a.path))?;
     let mut out = std::fs::File::from(file.try_clone().map_err(TreeError::std("create", &a.path))?);
     std::io::Write::write_all(&mut out, &a.data).map_err(TreeError::std("write", &a.path))?;
-    let (uid, gid) = owner.unwrap_or((0, 0));
-    chown(place.parent.as_fd(), &place.name, uid, gid).map_err(TreeError::io("chown", &a.path))?;
+    chown(place.parent.as_fd(), &place.name, owner.unwrap_or((0, 0)), owners)
+        .map_err(TreeError::io("chown", &a.path))?;
     rustix::fs::fchmod(&file, Mode::from_raw_mode(a.mode & 0o777))
         .map_err(TreeError::io("chmod", &a.path))?;
     if let Some(t) = a.timestamp {
@@ -483,12 +488,13 @@ fn symlink(
     root: BorrowedFd<'_>,
     a: &SymlinkAction,
     owner: Option<(u32, u32)>,
+    owners: Owners,
 ) -> Result<(), TreeError> {
     let place = resolve(root, OsStr::new(&a.path), false, None)?;
     rustix::fs::symlinkat(a.target.as_str(), &place.parent, &place.name)
         .map_err(TreeError::io("make link", &a.path))?;
-    let (uid, gid) = owner.unwrap_or((0, 0));
-    chown(place.parent.as_fd(), &place.name, uid, gid).map_err(TreeError::io("chown", &a.path))?;
+    chown(place.parent.as_fd(), &place.name, owner.unwrap_or((0, 0)), owners)
+        .map_err(TreeError::io("chown", &a.path))?;
     if let Some(t) = a.timestamp {
         rustix::fs::utimensat(&place.parent, &place.name, &times(t), AtFlags::SYMLINK_NOFOLLOW)
             .map_err(TreeError::io("set times of", &a.path))?;

@@ -41,6 +41,8 @@ pub(super) struct Filters {
     pub calls: Program,
     /// What is done for it.
     pub nodes: Program,
+    /// What is done for it where owners are recorded.
+    pub owners: Program,
 }
 
 /// Where steps are made. Its process has one thread.
@@ -61,6 +63,7 @@ impl Bench {
         let filters = Arch::native().map(|arch| Filters {
             calls: Program::docker_default(arch, CapSet::DOCKER),
             nodes: Program::device_nodes(arch),
+            owners: Program::owners(arch),
         });
         let mut groups = Groups::default();
         groups.sweep();
@@ -122,7 +125,7 @@ impl Bench {
             Namespaces { network: network::own(spec.network), later_cgroup: group.is_some() };
         let (desk, asks) = if spec.rootfs.userxattr {
             let (ours, theirs) = channel::pair().map_err(InitError::at("make a socket"))?;
-            (Desk::Awaited(ours), Some(theirs))
+            (Desk::Awaited(ours, spec.rootfs.owners), Some(theirs))
         } else {
             (Desk::Closed, None)
         };
@@ -179,7 +182,7 @@ impl Bench {
         let doors = doors.map_err(InitError::no_limits)?;
         let (desk, asks) = if spec.rootfs.userxattr {
             let (ours, theirs) = channel::pair().map_err(InitError::at("make a socket"))?;
-            (Desk::Awaited(ours), Some(theirs))
+            (Desk::Awaited(ours, spec.rootfs.owners), Some(theirs))
         } else {
             (Desk::Closed, None)
         };
@@ -254,7 +257,7 @@ impl Step {
 
     /// Does what there is to do for it, without waiting.
     pub fn attend(&mut self) {
-        self.desk.attend();
+        self.desk.attend(&self.pid);
     }
 
     /// Readable when [`Self::has_begun`] has something to say.
@@ -282,6 +285,8 @@ impl Step {
     /// The process has ended or is about to: cleans up.
     pub fn finish(mut self, bench: &mut Bench) -> Done {
         let ended = self.pid.wait();
+        // It is in the step's mounts.
+        self.desk = Desk::Closed;
         if let (Some(place), Some(router)) = (self.place.take(), &mut bench.router) {
             router.give_back(place, self.confined);
         }

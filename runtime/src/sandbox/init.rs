@@ -9,6 +9,7 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
+use rgraph_image::layer::Owners;
 use rgraph_sys::caps::{self, CapSet};
 use rgraph_sys::seccomp;
 use rgraph_sys::spawn::PidFd;
@@ -230,9 +231,20 @@ impl Child<'_> {
             ns::no_new_privileges().map_err(InitError::at("set no_new_privs"))?;
         }
         if let (Some(socket), Some(filters)) = (&self.asks, self.filters) {
-            match seccomp::load_asking(&filters.nodes) {
+            let recorded = self.spec.rootfs.owners == Owners::Recorded;
+            let filter = if recorded { &filters.owners } else { &filters.nodes };
+            match seccomp::load_asking(filter) {
                 Ok(listener) => channel::send(socket, b"listen", &[listener.as_fd()])
                     .map_err(InitError::at("tell what to listen to"))?,
+                Err(e) if e.raw_os_error() == Some(EBUSY) && recorded => {
+                    return Err(InitError::Setup {
+                        step: "record owners".into(),
+                        reason: "a program around this one answers its system calls already, and \
+                                 there can be only one; ranges of ids are needed here (see \
+                                 `rgraph doctor`)"
+                            .into(),
+                    });
+                }
                 // Somebody around this process listens already; then the kernel has the last word.
                 Err(e) if e.raw_os_error() == Some(EBUSY) => {}
                 Err(e) => return Err(InitError::at("load the filter that asks")(e)),

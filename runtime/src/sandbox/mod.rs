@@ -24,6 +24,7 @@ mod machine;
 mod mounts;
 mod network;
 mod nodes;
+mod owners;
 mod rootfs;
 pub(crate) mod runner;
 mod spec;

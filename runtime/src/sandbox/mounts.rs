@@ -10,6 +10,7 @@ use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use rgraph_image::layer::Owners;
 use rgraph_sys::mount::{self, Attr, AttrFlags, MountError, OverlaySpec};
 use rgraph_sys::tree::{self, As, Kind};
 
@@ -55,7 +56,7 @@ pub(super) fn mount_all(
         if is_reserved(&m.dest, &m.kind) {
             return Err(InitError::ReservedTarget { dest: m.dest.clone() });
         }
-        ready.push(prepare(m, at, &files, &park, fds)?);
+        ready.push(prepare(m, at, (&files, spec.rootfs.owners), &park, fds)?);
     }
     ready.extend(name_files(spec, &files, facts)?);
 
@@ -93,13 +94,13 @@ fn memory_file(
     name: &str,
     bytes: &[u8],
     mode: u32,
-    owner: (u32, u32),
+    (owner, owners): ((u32, u32), Owners),
 ) -> Result<OwnedFd, InitError> {
     let name = OsStr::new(name);
     let write = || -> io::Result<OwnedFd> {
         let mut file = tree::make_file(files, name, mode)?;
         file.write_all(bytes)?;
-        tree::set_owner(&file, owner.0, owner.1)?;
+        owners.give(&file, owner.0, owner.1)?;
         tree::entry(files, name, As::Handle)
     };
     let handle = write().map_err(InitError::at("write a file in memory"))?;
@@ -147,7 +148,7 @@ fn dev_name(dest: &str) -> Option<&OsStr> {
 fn prepare<'a>(
     m: &'a SandboxMount,
     at: usize,
-    files: &OwnedFd,
+    (files, owners): (&OwnedFd, Owners),
     park: &dyn Fn(&OwnedFd) -> Result<(), MountError>,
     fds: &mut [Option<OwnedFd>],
 ) -> Result<Ready<'a>, InitError> {
@@ -165,7 +166,8 @@ fn prepare<'a>(
                 fds.get_mut(*data).and_then(Option::take).ok_or_else(|| missing_fd(&m.dest))?;
             let bytes = rgraph_sys::channel::unpack(fd, MAX_FILE)
                 .map_err(InitError::at(step("read the content")))?;
-            (memory_file(files, &format!("m{at}"), &bytes, *mode, (*uid, *gid))?, Kind::File)
+            let owner = ((*uid, *gid), owners);
+            (memory_file(files, &format!("m{at}"), &bytes, *mode, owner)?, Kind::File)
         }
         SandboxMountKind::Socket { source } => {
             let tree =
@@ -242,7 +244,7 @@ fn name_files<'a>(
     let wanted = |dest: &str| !spec.mounts.iter().any(|m| m.dest == dest);
     let mut out = Vec::new();
     let mut add = |dest: &'static str, name: &str, text: &str| -> Result<(), InitError> {
-        let tree = memory_file(files, name, text.as_bytes(), 0o644, (0, 0))?;
+        let tree = memory_file(files, name, text.as_bytes(), 0o644, ((0, 0), Owners::Kernel))?;
         out.push(Ready { dest, tree, kind: Kind::File, optional: true });
         Ok(())
     };

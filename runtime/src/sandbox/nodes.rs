@@ -7,13 +7,15 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rgraph_image::layer::{DEVICE_ATTRIBUTE, device_note};
+use rgraph_image::layer::{DEVICE_ATTRIBUTE, Owners, device_note};
 use rgraph_sys::caps::{self, Cap, CapSet};
 use rgraph_sys::seccomp::notify::{self, AT_FDCWD, Heard, MakeNode, Question};
-use rgraph_sys::spawn::{self, Ended};
+use rgraph_sys::spawn::{self, Ended, PidFd};
 use rgraph_sys::{channel, ns};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
+
+use super::owners;
 
 /// Where a step's questions are heard.
 #[derive(Debug)]
@@ -21,9 +23,11 @@ pub(super) enum Desk {
     /// It asks none, or no more.
     Closed,
     /// The child has yet to send what they are heard by.
-    Awaited(OwnedFd),
+    Awaited(OwnedFd, Owners),
     /// They are heard by this.
     Open(OwnedFd),
+    /// Another process hears and answers them.
+    Elsewhere(PidFd),
 }
 
 impl Desk {
@@ -31,24 +35,32 @@ impl Desk {
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Closed => None,
-            Self::Awaited(fd) | Self::Open(fd) => Some(fd.as_fd()),
+            Self::Awaited(fd, _) | Self::Open(fd) => Some(fd.as_fd()),
+            Self::Elsewhere(process) => Some(process.as_fd()),
         }
     }
 
-    /// Does what there is to do, without waiting.
-    pub fn attend(&mut self) {
+    /// Does what there is to do for the process `step`, without waiting.
+    pub fn attend(&mut self, step: &PidFd) {
         let open = match self {
             Self::Closed => true,
-            Self::Awaited(socket) => {
+            Self::Awaited(socket, owners) => {
                 // A child that failed before has closed its end.
                 let sent = channel::receive(&*socket).ok().flatten();
-                match sent.and_then(|(_, fds)| fds.into_iter().next()) {
-                    Some(listener) => {
-                        *self = Self::Open(listener);
-                        true
+                let listener = sent.and_then(|(_, fds)| fds.into_iter().next());
+                let desk = match (listener, owners) {
+                    (Some(listener), Owners::Kernel) => Some(Self::Open(listener)),
+                    (Some(listener), Owners::Recorded) => {
+                        owners::start(listener, step).ok().map(Self::Elsewhere)
                     }
-                    None => false,
-                }
+                    (None, _) => None,
+                };
+                desk.map(|desk| *self = desk).is_some()
+            }
+            Self::Elsewhere(process) => {
+                // It has ended.
+                let _ = process.wait();
+                false
             }
             Self::Open(listener) => match notify::hear(listener) {
                 Ok(Heard::Question(question)) => {
@@ -61,6 +73,16 @@ impl Desk {
         };
         if !open {
             *self = Self::Closed;
+        }
+    }
+}
+
+impl Drop for Desk {
+    /// Once the step has ended: nothing of it may be left.
+    fn drop(&mut self) {
+        if let Self::Elsewhere(process) = self {
+            let _ = process.kill();
+            let _ = process.wait();
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use rgraph_image::layer::Owners;
 use serde::{Deserialize, Serialize};
 
 use super::cgroup::Limits;
@@ -110,6 +111,8 @@ pub struct Rootfs {
     pub work: PathBuf,
     /// Overlay's marks are in `user.*` attributes (in a user namespace).
     pub userxattr: bool,
+    /// Where the owners of files are kept. Recorded ones need [`Self::userxattr`].
+    pub owners: Owners,
     /// A tree below all layers, on the same file system, with the mount points that a root may
     /// lack: they need not be made in the upper then, and taken out of it again.
     pub below: Option<PathBuf>,

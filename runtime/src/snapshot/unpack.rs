@@ -248,6 +248,7 @@ impl Snapshots<'_> {
         let opts = UnpackOptions {
             below: Below::Later(&below),
             userxattr: self.host.userxattr,
+            owners: self.host.owners,
             ..UnpackOptions::default()
         };
         let told = Told { from, seen: 0, told: 0, blob, action, w };

@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
+use rgraph_image::layer::Owners;
 use rgraph_ir::op::FileMode;
 use rgraph_ir::pattern::PatternSet;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, Timespec, Timestamps};
@@ -47,13 +48,15 @@ pub struct CopyOptions<'a> {
     pub no_devices: bool,
     /// Files that need not be copied.
     pub earlier: Option<&'a Earlier>,
+    /// Where owners are kept, in both trees.
+    pub owners: Owners,
     /// Polled often; true ends the copy.
     pub cancelled: &'a dyn Fn() -> bool,
 }
 
 impl<'a> CopyOptions<'a> {
     /// All that a folder holds, as it is.
-    pub fn contents(cancelled: &'a dyn Fn() -> bool) -> Self {
+    pub fn contents(owners: Owners, cancelled: &'a dyn Fn() -> bool) -> Self {
         Self {
             owner: None,
             mode: None,
@@ -64,6 +67,7 @@ impl<'a> CopyOptions<'a> {
             follow: true,
             no_devices: false,
             earlier: None,
+            owners,
             cancelled,
         }
     }
@@ -86,7 +90,16 @@ pub fn copy(
     opts: &CopyOptions<'_>,
 ) -> Result<(), TreeError> {
     let source = resolve(from.root, OsStr::new(src), opts.follow, None)?;
-    let Some(stat) = source.stat else { return Err(TreeError::NotFound { path: src.to_owned() }) };
+    let Some(mut stat) = source.stat else {
+        return Err(TreeError::NotFound { path: src.to_owned() });
+    };
+    if let Some(owner) = opts
+        .owners
+        .recorded_at(&source.parent, &source.name)
+        .map_err(TreeError::std("look at", src))?
+    {
+        (stat.st_uid, stat.st_gid) = owner;
+    }
     if from.hides_for_sure(&source.real, source.is_dir()) {
         return Err(TreeError::NotFound { path: src.to_owned() });
     }
@@ -97,6 +110,7 @@ pub fn copy(
         },
         owner: opts.owner,
         time: opts.time.clone(),
+        owners: opts.owners,
     };
     let into_dir = dest.ends_with('/') || dest.ends_with("/.");
     if into_dir {
@@ -230,7 +244,8 @@ impl Copier<'_> {
                 rustix::fs::symlinkat(&target, parent, name)
                     .map_err(TreeError::io("make link", shown))?;
                 let (uid, gid) = self.owner(&e.stat);
-                chown(parent, name, uid, gid).map_err(TreeError::io("chown", shown))?;
+                chown(parent, name, (uid, gid), self.opts.owners)
+                    .map_err(TreeError::io("chown", shown))?;
                 self.time(e, name, shown)
             }
             kind => {
@@ -238,7 +253,8 @@ impl Copier<'_> {
                 rustix::fs::mknodat(parent, name, kind, mode, e.stat.st_rdev)
                     .map_err(TreeError::io("make device", shown))?;
                 let (uid, gid) = self.owner(&e.stat);
-                chown(parent, name, uid, gid).map_err(TreeError::io("chown", shown))?;
+                chown(parent, name, (uid, gid), self.opts.owners)
+                    .map_err(TreeError::io("chown", shown))?;
                 rustix::fs::chmodat(parent, name, mode, AtFlags::empty())
                     .map_err(TreeError::io("chmod", shown))?;
                 self.time(e, name, shown)
@@ -328,8 +344,16 @@ impl Copier<'_> {
             let text = n.to_string_lossy();
             let join =
                 |a: &str| if a.is_empty() { text.to_string() } else { format!("{a}/{text}") };
-            let stat = rustix::fs::statat(&source, &n, AtFlags::SYMLINK_NOFOLLOW)
+            let mut stat = rustix::fs::statat(&source, &n, AtFlags::SYMLINK_NOFOLLOW)
                 .map_err(TreeError::io("look at", join(e.real)))?;
+            if let Some(owner) = self
+                .opts
+                .owners
+                .recorded_at(&source, &n)
+                .map_err(TreeError::std("look at", join(e.real)))?
+            {
+                (stat.st_uid, stat.st_gid) = owner;
+            }
             let real = join(e.real);
             let child = Entry { dir: source.as_fd(), name: &n, stat, real: &real };
             let mut below = shown.to_owned();
@@ -453,11 +477,11 @@ impl Copier<'_> {
         shown: &OsStr,
     ) -> Result<(), TreeError> {
         let (uid, gid) = self.owner(&e.stat);
-        let (u, g) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
-        rustix::fs::fchown(target, Some(u), Some(g)).map_err(TreeError::io("chown", shown))?;
+        self.opts.owners.give(target, uid, gid).map_err(TreeError::std("chown", shown))?;
         rustix::fs::fchmod(target, Mode::from_raw_mode(self.mode(&e.stat)?))
             .map_err(TreeError::io("chmod", shown))?;
-        copy_xattrs(source, target).map_err(TreeError::io("copy attributes of", shown))?;
+        copy_xattrs(source, target, e.stat.st_mode, self.opts.owners)
+            .map_err(TreeError::io("copy attributes of", shown))?;
         rustix::fs::futimens(target, &self.times(&e.stat))
             .map_err(TreeError::io("set times of", shown))
     }
@@ -584,9 +608,16 @@ fn by_hand(source: &OwnedFd, target: &OwnedFd) -> io::Result<()> {
 
 /// Copies extended attributes but the ones of overlayfs and of the host's security modules. A file
 /// system that has none is no error.
-fn copy_xattrs(source: &OwnedFd, target: &OwnedFd) -> rustix::io::Result<()> {
+fn copy_xattrs(
+    source: &OwnedFd,
+    target: &OwnedFd,
+    mode: u32,
+    owners: Owners,
+) -> rustix::io::Result<()> {
     let skip: [&[u8]; 4] = [b"trusted.", b"user.overlay.", b"security.selinux", b"system."];
-    xattrs(source, target, &|name| !skip.iter().any(|p| name.starts_with(p)))
+    xattrs(source, target, &|name| {
+        !skip.iter().any(|p| name.starts_with(p)) && !owners.is_record(name, mode)
+    })
 }
 
 /// Copies every extended attribute, those of overlayfs too: a layer's directory made again.
@@ -646,6 +677,7 @@ mod tests {
             follow: true,
             no_devices: false,
             earlier: None,
+            owners: Owners::Kernel,
             cancelled: &|| false,
         };
         let source = Source { root: from.as_fd(), ignore: None, as_root: false };

@@ -14,6 +14,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use rgraph_image::layer::Owners;
 use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, fstat, futimens,
     linkat, openat2, statat,
@@ -25,6 +26,8 @@ pub struct Earlier {
     layer: OwnedFd,
     /// Files of the source, by real path, that are what they were when it was copied from.
     same: HashSet<Vec<u8>>,
+    /// Where owners are kept.
+    owners: Owners,
     /// The folder of `layer` that was looked into last.
     looked: RefCell<Option<(OsString, OwnedFd)>>,
     links: RefCell<Links>,
@@ -67,10 +70,10 @@ impl Earlier {
     ///
     /// # Errors
     /// When the folder cannot be opened.
-    pub fn open(layer: &Path, same: HashSet<Vec<u8>>) -> io::Result<Self> {
+    pub fn open(layer: &Path, same: HashSet<Vec<u8>>, owners: Owners) -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let layer = rustix::fs::open(layer, flags, Mode::empty())?;
-        Ok(Self { layer, same, looked: RefCell::default(), links: RefCell::default() })
+        Ok(Self { layer, same, owners, looked: RefCell::default(), links: RefCell::default() })
     }
 
     /// Whether the file that would be copied from `real` to `path` is there already; if so, `path` gets
@@ -86,7 +89,12 @@ impl Earlier {
             *looked = beneath(&self.layer, dir, OFlags::PATH).ok().map(|fd| (dir.to_owned(), fd));
         }
         let Some((_, fd)) = looked.as_ref() else { return false };
-        let Ok(stat) = statat(fd, name, AtFlags::SYMLINK_NOFOLLOW) else { return false };
+        let Ok(mut stat) = statat(fd, name, AtFlags::SYMLINK_NOFOLLOW) else { return false };
+        match self.owners.recorded_at(fd, name) {
+            Ok(Some(owner)) => (stat.st_uid, stat.st_gid) = owner,
+            Ok(None) => {}
+            Err(_) => return false,
+        }
         let mut links = self.links.borrow_mut();
         if Look::of(&stat) != Some(*look) || !links.taken.insert(stat.st_ino) {
             return false;
@@ -172,7 +180,7 @@ mod tests {
         std::os::unix::fs::symlink("d", old.join("way")).unwrap();
         let names = ["d/a", "d/e/c", "d/twin", "d/twin2", "top", "gone", "way/a", "d/\u{fffd}"];
         let same = names.iter().map(|n| format!("s/{n}").into_bytes()).collect();
-        let e = Earlier::open(&old, same).unwrap();
+        let e = Earlier::open(&old, same, Owners::Kernel).unwrap();
         let takes = |n: &str, l: &Look| e.takes(&format!("s/{n}"), OsStr::new(n), l);
         let is = |n: &str| look(&old.join(n));
         assert!(takes("top", &is("top")));
@@ -210,7 +218,7 @@ mod tests {
         fs::create_dir(&old).unwrap();
         fs::create_dir(&new).unwrap();
         fs::write(old.join("a"), "a").unwrap();
-        let e = Earlier::open(&old, HashSet::from([b"a".to_vec()])).unwrap();
+        let e = Earlier::open(&old, HashSet::from([b"a".to_vec()]), Owners::Kernel).unwrap();
         assert!(e.takes("a", OsStr::new("a"), &look(&old.join("a"))));
         fs::remove_file(old.join("a")).unwrap();
         assert!(e.make_links(&new).is_err());

@@ -5,6 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
+use rgraph_image::layer::Owners;
 use rustix::fs::{AtFlags, FileType, Mode, Stat, Timestamps};
 use rustix::io::Errno;
 
@@ -54,6 +55,8 @@ pub struct NewDir {
     pub owner: Option<(u32, u32)>,
     /// Times; `None`: now.
     pub time: Option<Timestamps>,
+    /// Where owners are kept.
+    pub owners: Owners,
 }
 
 /// Finds `path` in the tree at `root`. Links on the way are followed within the tree, the last one
@@ -159,7 +162,7 @@ pub fn make_dir(parent: BorrowedFd<'_>, name: &OsStr, new: &NewDir) -> rustix::i
     rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o700))?;
     let dir = open_dir(parent, name)?;
     let (uid, gid) = new.owner.unwrap_or((0, 0));
-    chown(dir.as_fd(), OsStr::new("."), uid, gid)?;
+    new.owners.give(&dir, uid, gid).map_err(errno)?;
     rustix::fs::fchmod(&dir, Mode::from_raw_mode(new.mode & 0o7777))?;
     if let Some(t) = &new.time {
         rustix::fs::futimens(&dir, t)?;
@@ -168,9 +171,17 @@ pub fn make_dir(parent: BorrowedFd<'_>, name: &OsStr, new: &NewDir) -> rustix::i
 }
 
 /// Sets owner and group of `name` itself, link or not.
-pub fn chown(dir: BorrowedFd<'_>, name: &OsStr, uid: u32, gid: u32) -> rustix::io::Result<()> {
-    let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
-    rustix::fs::chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+pub fn chown(
+    dir: BorrowedFd<'_>,
+    name: &OsStr,
+    (uid, gid): (u32, u32),
+    owners: Owners,
+) -> rustix::io::Result<()> {
+    owners.give_at(dir, name, uid, gid).map_err(errno)
+}
+
+pub(super) fn errno(e: std::io::Error) -> Errno {
+    Errno::from_io_error(&e).unwrap_or(Errno::IO)
 }
 
 fn components(path: &OsStr) -> impl Iterator<Item = OsString> {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use rgraph_image::layer::Owners;
 use rgraph_runtime::sandbox::*;
 use rgraph_solver::cancel::CancelToken;
 
@@ -52,6 +53,7 @@ impl Image {
             upper: self.at("u"),
             work: self.at("w"),
             userxattr: false,
+            owners: Owners::Kernel,
             below: None,
         };
         let mut spec = SandboxSpec::new(rootfs, args.iter().map(|a| (*a).to_owned()).collect());

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
+use rgraph_image::layer::Owners;
 use rgraph_runtime::sandbox::*;
 use rgraph_solver::cancel::CancelToken;
 
@@ -103,6 +104,7 @@ pub fn hold(dir: &Path) -> ExitCode {
         upper: dir.join("u"),
         work: dir.join("w"),
         userxattr: false,
+        owners: Owners::Kernel,
         below: None,
     };
     let mark = fs::read_to_string(dir.join("mark")).unwrap();

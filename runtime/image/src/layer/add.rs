@@ -11,6 +11,7 @@ use std::rc::Rc;
 use super::LayerError;
 use super::compress::decompress;
 use super::fs::{self, Meta};
+use super::owner::Owners;
 use super::put::{DirMeta, Put, UnpackStats, clean, split};
 use super::resolve::join;
 use crate::tar::{Kind, Mtime, TarReader};
@@ -28,6 +29,8 @@ pub struct ArchiveOptions {
     pub mtime: Mtime,
     /// Owners that do not exist in this user's map are left out instead of failing.
     pub ignore_owner: bool,
+    /// Where owners are kept.
+    pub owners: Owners,
     /// Most bytes of file content.
     pub max_content: u64,
 }
@@ -35,7 +38,13 @@ pub struct ArchiveOptions {
 impl Default for ArchiveOptions {
     fn default() -> Self {
         let mtime = Mtime::default();
-        Self { owner: None, mtime, ignore_owner: false, max_content: u64::MAX }
+        Self {
+            owner: None,
+            mtime,
+            ignore_owner: false,
+            owners: Owners::Kernel,
+            max_content: u64::MAX,
+        }
     }
 }
 
@@ -54,7 +63,7 @@ pub fn unpack_archive(
     opts: &ArchiveOptions,
 ) -> Result<UnpackStats, LayerError> {
     let content = decompress(file).map_err(|e| LayerError::Tar(crate::tar::TarError::Io(e)))?;
-    let mut put = Put::new(opts.ignore_owner, opts.max_content);
+    let mut put = Put::new(opts.ignore_owner, opts.owners, opts.max_content);
     let dest = dest.split(|b| *b == b'/').filter(|p| !matches!(*p, b"" | b"."));
     let dest = dest.collect::<Vec<_>>().join(&b'/');
     let mut tree = InRoot { root, opts, cache: HashMap::new(), made: Vec::new() };
@@ -180,7 +189,7 @@ impl InRoot<'_> {
         }
         let dir = fs::open_dir(&*parent, name).map_err(LayerError::io("open", path))?;
         let (uid, gid) = self.opts.owner.unwrap_or((0, 0));
-        match fs::chown_fd(&dir, uid, gid) {
+        match self.opts.owners.give(&dir, uid, gid) {
             Err(e) if self.opts.ignore_owner && fs::owner_unsupported(&e) => {}
             other => other.map_err(LayerError::io("set the owner of", path))?,
         }

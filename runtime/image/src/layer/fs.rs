@@ -7,8 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{
-    AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid,
-    XattrFlags,
+    AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, XattrFlags,
 };
 use rustix::io::Errno;
 
@@ -217,20 +216,6 @@ pub(crate) fn remove(dir: impl AsFd, name: &[u8]) -> io::Result<()> {
         remove(&inner, child.to_bytes())?;
     }
     Ok(rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR)?)
-}
-
-fn owner(uid: u32, gid: u32) -> (Option<Uid>, Option<Gid>) {
-    (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
-}
-
-pub(crate) fn chown_fd(fd: impl AsFd, uid: u32, gid: u32) -> io::Result<()> {
-    let (uid, gid) = owner(uid, gid);
-    Ok(rustix::fs::fchown(fd, uid, gid)?)
-}
-
-pub(crate) fn chown_at(dir: impl AsFd, name: &[u8], uid: u32, gid: u32) -> io::Result<()> {
-    let (uid, gid) = owner(uid, gid);
-    Ok(rustix::fs::chownat(dir, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
 pub(crate) fn chmod_fd(fd: impl AsFd, mode: u32) -> io::Result<()> {

@@ -4,6 +4,7 @@
 mod device;
 pub(crate) mod fs;
 mod overlay;
+pub mod owner;
 mod put;
 mod resolve;
 
@@ -20,6 +21,7 @@ pub use crate::layer::compress::{
     Compressor, Format, GZIP_LEVEL, ZSTD_LEVEL, decompress, decompress_layer,
 };
 pub use crate::layer::device::{DEVICE_ATTRIBUTE, device_note};
+pub use crate::layer::owner::Owners;
 pub use crate::layer::pack::{Packed, hashed, mismatch, pack, repack, unpack_blob};
 pub use crate::layer::read::{Below, UnpackOptions, UnpackStats, unpack_layer};
 pub use crate::layer::write::{

@@ -6,7 +6,11 @@ use std::path::PathBuf;
 
 use super::LayerError;
 use super::fs::{self, Meta, Xattrs};
+use super::owner::Owners;
 use crate::tar::Kind;
+
+/// A folder's kind as part of a mode.
+const DIR_MODE: u32 = 0o040_000;
 
 /// Attributes that belong to overlayfs itself, in either name space. They are never content: one
 /// in a layer would let it redirect a lookup to any file below.
@@ -29,6 +33,7 @@ pub(super) fn is_opaque(dir: impl AsFd, userxattr: bool) -> io::Result<bool> {
 pub(super) struct Lowers {
     roots: Vec<OwnedFd>,
     userxattr: bool,
+    owners: Owners,
 }
 
 /// What the merged view has at a path.
@@ -39,14 +44,14 @@ pub(super) enum Found {
 }
 
 impl Lowers {
-    pub fn open(paths: &[PathBuf], userxattr: bool) -> Result<Self, LayerError> {
+    pub fn open(paths: &[PathBuf], userxattr: bool, owners: Owners) -> Result<Self, LayerError> {
         let roots = paths
             .iter()
             .map(|p| {
                 fs::open_root(p).map_err(LayerError::io("open", p.as_os_str().as_encoded_bytes()))
             })
             .collect::<Result<_, _>>()?;
-        Ok(Self { roots, userxattr })
+        Ok(Self { roots, userxattr, owners })
     }
 
     /// The numbers of all layers.
@@ -58,8 +63,12 @@ impl Lowers {
     pub fn dir_meta(&self, layer: usize, path: &[u8]) -> io::Result<(Meta, Xattrs)> {
         let fd = fs::read_beneath(self.roots[layer].as_fd(), path)?;
         let mut xattrs = fs::xattrs(&fd)?;
-        xattrs.retain(|(n, _)| !is_overlay_xattr(n));
-        Ok((fs::stat(&fd)?, xattrs))
+        xattrs.retain(|(n, _)| !is_overlay_xattr(n) && !self.owners.is_record(n, DIR_MODE));
+        let mut meta = fs::stat(&fd)?;
+        if let Some(owner) = self.owners.recorded(&fd)? {
+            (meta.uid, meta.gid) = owner;
+        }
+        Ok((meta, xattrs))
     }
 
     /// Opens what is at `path` in one layer for reading.

@@ -12,6 +12,7 @@ use super::LayerError;
 use super::device;
 use super::fs::{self, Meta, Xattrs};
 use super::overlay::is_overlay_xattr;
+use super::owner::{OWNER_ATTRIBUTE, Owners};
 use crate::tar::{Kind, Member, Mtime, TarError, TarReader};
 
 /// Claims from here on are checked against the free space first.
@@ -65,6 +66,7 @@ impl DirMeta {
 pub(super) struct Put {
     pub stats: UnpackStats,
     pub ignore_owner: bool,
+    pub owners: Owners,
     /// Most bytes of content.
     pub max_content: u64,
     dirs: BTreeMap<Vec<u8>, DirMeta>,
@@ -72,10 +74,11 @@ pub(super) struct Put {
 }
 
 impl Put {
-    pub fn new(ignore_owner: bool, max_content: u64) -> Self {
+    pub fn new(ignore_owner: bool, owners: Owners, max_content: u64) -> Self {
         Self {
             stats: UnpackStats::default(),
             ignore_owner,
+            owners,
             max_content,
             dirs: BTreeMap::new(),
             dirs_size: 0,
@@ -132,9 +135,9 @@ impl Put {
                 Err(e) if e.kind() == io::ErrorKind::NotFound || fs::not_a_dir(&e) => continue,
                 Err(e) => return Err(LayerError::io("open", path)(e)),
             };
-            self.owner(fs::chown_fd(&fd, meta.uid, meta.gid), path)?;
+            self.owner(self.owners.give(&fd, meta.uid, meta.gid), path)?;
             fs::chmod_fd(&fd, meta.mode).map_err(LayerError::io("set the mode of", path))?;
-            self.xattrs(path, &meta.xattrs, |n, v| fs::set_xattr(&fd, n, v))?;
+            self.xattrs(path, Kind::Dir, &meta.xattrs, |n, v| fs::set_xattr(&fd, n, v))?;
             fs::utime_fd(&fd, meta.mtime).map_err(LayerError::io("set the time of", path))?;
         }
         Ok(())
@@ -153,11 +156,15 @@ impl Put {
     fn xattrs(
         &mut self,
         path: &[u8],
+        kind: Kind,
         xattrs: &Xattrs,
         set: impl Fn(&[u8], &[u8]) -> io::Result<()>,
     ) -> Result<(), LayerError> {
         for (name, value) in xattrs {
-            if is_overlay_xattr(name) {
+            // A record is written by this program alone, never taken from an archive.
+            let record = self.owners == Owners::Recorded
+                && (name == OWNER_ATTRIBUTE.as_bytes() || !matches!(kind, Kind::File | Kind::Dir));
+            if is_overlay_xattr(name) || record {
                 self.stats.skipped_xattrs += 1;
                 continue;
             }
@@ -193,8 +200,8 @@ impl Put {
                     return Err(LayerError::refused(&m.path, "its link target is empty"));
                 }
                 fs::symlink(&m.link, dir, name).map_err(err("make"))?;
-                self.owner(fs::chown_at(dir, name, m.uid, m.gid), &m.path)?;
-                self.xattrs(&m.path, &m.xattrs, |n, v| fs::set_xattr_at(dir, name, n, v))?;
+                self.owner(self.owners.give_at(dir, name, m.uid, m.gid), &m.path)?;
+                self.xattrs(&m.path, m.kind, &m.xattrs, |n, v| fs::set_xattr_at(dir, name, n, v))?;
                 fs::utime_at(dir, name, m.mtime).map_err(err("set the time of"))?;
             }
             Kind::Char | Kind::Block | Kind::Fifo => {
@@ -213,9 +220,9 @@ impl Put {
                     }
                     made => made.map_err(err("make"))?,
                 }
-                self.owner(fs::chown_at(dir, name, m.uid, m.gid), &m.path)?;
+                self.owner(self.owners.give_at(dir, name, m.uid, m.gid), &m.path)?;
                 fs::chmod_at(dir, name, m.mode).map_err(err("set the mode of"))?;
-                self.xattrs(&m.path, &m.xattrs, |n, v| fs::set_xattr_at(dir, name, n, v))?;
+                self.xattrs(&m.path, m.kind, &m.xattrs, |n, v| fs::set_xattr_at(dir, name, n, v))?;
                 fs::utime_at(dir, name, m.mtime).map_err(err("set the time of"))?;
             }
             Kind::Hardlink => {
@@ -277,9 +284,9 @@ impl Put {
             fs::truncate(&fd, m.size).map_err(err("write"))?;
         }
         self.stats.content = total;
-        self.owner(fs::chown_fd(&fd, m.uid, m.gid), &m.path)?;
+        self.owner(self.owners.give(&fd, m.uid, m.gid), &m.path)?;
         fs::chmod_fd(&fd, m.mode).map_err(err("set the mode of"))?;
-        self.xattrs(&m.path, &m.xattrs, |n, v| fs::set_xattr(fd.as_fd(), n, v))?;
+        self.xattrs(&m.path, m.kind, &m.xattrs, |n, v| fs::set_xattr(fd.as_fd(), n, v))?;
         fs::utime_fd(&fd, m.mtime).map_err(err("set the time of"))
     }
 }

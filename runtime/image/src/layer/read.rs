@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::fs::{self, Meta};
 use super::overlay::{Found, is_overlay_xattr};
+use super::owner::Owners;
 pub use super::put::UnpackStats;
 use super::put::{DirMeta, Put, clean, split};
 use super::resolve::{Place, Upper, join};
@@ -35,6 +36,8 @@ pub struct UnpackOptions<'a> {
     pub userxattr: bool,
     /// Owners that do not exist in this user's map are left out instead of failing.
     pub ignore_owner: bool,
+    /// Where owners are kept, of the layers below too.
+    pub owners: Owners,
     /// Most bytes of file content.
     pub max_content: u64,
 }
@@ -45,6 +48,7 @@ impl Default for UnpackOptions<'_> {
             below: Below::Known(&[]),
             userxattr: false,
             ignore_owner: false,
+            owners: Owners::Kernel,
             max_content: u64::MAX,
         }
     }
@@ -65,8 +69,8 @@ pub fn unpack_layer(
     let name = dest.as_os_str().as_encoded_bytes();
     let root = fs::open_root(dest).map_err(LayerError::io("open", name))?;
     let mut un = Unpack {
-        upper: Upper::new(root, opts.below, opts.userxattr),
-        put: Put::new(opts.ignore_owner, opts.max_content),
+        upper: Upper::new(root, opts.below, opts.userxattr, opts.owners),
+        put: Put::new(opts.ignore_owner, opts.owners, opts.max_content),
     };
     let mut tar = TarReader::new(tar);
     while let Some(m) = tar.next_member()? {

@@ -6,11 +6,13 @@ use std::cell::OnceCell;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::rc::Rc;
 
 use super::LayerError;
 use super::fs;
 use super::overlay::{Found, Lowers, is_opaque, opaque_name};
+use super::owner::Owners;
 use super::put::{DirMeta, Put, split};
 use super::read::Below;
 use crate::tar::Kind;
@@ -35,6 +37,7 @@ pub(super) struct Upper<'a> {
     /// Opened at the first question.
     lowers: OnceCell<Lowers>,
     userxattr: bool,
+    owners: Owners,
     cache: HashMap<Vec<u8>, Rc<Place>>,
 }
 
@@ -48,8 +51,8 @@ enum Seen {
 }
 
 impl<'a> Upper<'a> {
-    pub fn new(root: OwnedFd, below: Below<'a>, userxattr: bool) -> Self {
-        Self { root, below, lowers: OnceCell::new(), userxattr, cache: HashMap::new() }
+    pub fn new(root: OwnedFd, below: Below<'a>, userxattr: bool, owners: Owners) -> Self {
+        Self { root, below, lowers: OnceCell::new(), userxattr, owners, cache: HashMap::new() }
     }
 
     pub fn root(&self) -> BorrowedFd<'_> {
@@ -61,9 +64,10 @@ impl<'a> Upper<'a> {
         if let Some(lowers) = self.lowers.get() {
             return Ok(lowers);
         }
+        let open = |paths: &[PathBuf]| Lowers::open(paths, self.userxattr, self.owners);
         let opened = match self.below {
-            Below::Known(paths) => Lowers::open(paths, self.userxattr)?,
-            Below::Later(ask) => Lowers::open(&ask().map_err(LayerError::Below)?, self.userxattr)?,
+            Below::Known(paths) => open(paths)?,
+            Below::Later(ask) => open(&ask().map_err(LayerError::Below)?)?,
         };
         Ok(self.lowers.get_or_init(|| opened))
     }

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use super::device;
 use super::fs::{self, Meta, Xattrs};
 use super::overlay::{Lowers, is_overlay_xattr, opaque_name};
+use super::owner::Owners;
 use super::{LayerError, OPAQUE, WHITEOUT};
 use crate::tar::{Kind, Member, Mtime, TarWriter, show};
 
@@ -33,6 +34,8 @@ pub struct LayerWriteOptions {
     pub clamp_mtime: Option<i64>,
     /// The upper was written by a mount with `userxattr` (rootless).
     pub userxattr: bool,
+    /// Where owners are kept.
+    pub owners: Owners,
 }
 
 /// What was written.
@@ -131,7 +134,7 @@ pub fn write_entry(
     out: &mut dyn Write,
 ) -> Result<LayerStats, LayerError> {
     let mut walk = Walk::new(opts, out);
-    walk.lowers = Lowers::open(&[], opts.userxattr)?;
+    walk.lowers = Lowers::open(&[], opts.userxattr, opts.owners)?;
     let names = Vec::new().into_iter();
     walk.stack = vec![Frame { dir: parent, names, path_len: 0, pending: None, live: Vec::new() }];
     let mut path = shown.to_vec();
@@ -158,7 +161,7 @@ impl<'a> Walk<'a> {
         let dir = fs::open_root(src.upper)
             .map_err(LayerError::io("open", src.upper.as_os_str().as_encoded_bytes()))?;
         let names = fs::list(&dir).map_err(LayerError::io("list", b"/"))?.into_iter();
-        self.lowers = Lowers::open(src.lowers, self.opts.userxattr)?;
+        self.lowers = Lowers::open(src.lowers, self.opts.userxattr, self.opts.owners)?;
         let live = self.lowers.all();
         let path_len = prefix.len();
         self.stack = vec![Frame { dir, names, path_len, pending: None, live }];
@@ -193,7 +196,7 @@ impl Walk<'_> {
     }
 
     fn entry(&mut self, name: &[u8], path: &mut Vec<u8>) -> Result<(), LayerError> {
-        let meta = fs::stat_at(&self.top().dir, name).map_err(LayerError::io("read", path))?;
+        let mut meta = fs::stat_at(&self.top().dir, name).map_err(LayerError::io("read", path))?;
         let Some(kind) = meta.kind else { return Ok(()) };
         if name.starts_with(WHITEOUT) {
             return Err(LayerError::refused(
@@ -208,6 +211,10 @@ impl Walk<'_> {
         }
         if kind == Kind::Dir {
             return self.dir(name, path);
+        }
+        let owner = self.opts.owners.recorded_at(&self.top().dir, name);
+        if let Some(owner) = owner.map_err(LayerError::io("read", path))? {
+            (meta.uid, meta.gid) = owner;
         }
         if meta.nlink > 1 {
             if let Some(first) = self.links.get(&(meta.dev, meta.ino)) {
@@ -230,7 +237,7 @@ impl Walk<'_> {
 
     fn dir(&mut self, name: &[u8], path: &mut Vec<u8>) -> Result<(), LayerError> {
         let dir = fs::open_dir(&self.top().dir, name).map_err(LayerError::io("open", path))?;
-        let meta = fs::stat(&dir).map_err(LayerError::io("read", path))?;
+        let meta = self.stat(&dir).map_err(LayerError::io("read", path))?;
         let xattrs = fs::xattrs(&dir).map_err(LayerError::io("read", path))?;
         let has = |name: &str| xattrs.iter().find(|(n, _)| n == name.as_bytes());
         for attribute in ["trusted.overlay.redirect", "user.overlay.redirect"] {
@@ -253,7 +260,7 @@ impl Walk<'_> {
                     .lowers
                     .dir_meta(*layer, path)
                     .map_err(LayerError::io("read the lower's", path))?;
-                let own = xattrs.iter().filter(|(n, _)| !is_overlay_xattr(n));
+                let own = xattrs.iter().filter(|(n, _)| self.is_content(n, Kind::Dir));
                 (lower.mode, lower.uid, lower.gid, lower.mtime)
                     == (meta.mode, meta.uid, meta.gid, meta.mtime)
                     && own.eq(&lower_xattrs)
@@ -278,7 +285,7 @@ impl Walk<'_> {
     fn file(&mut self, name: &[u8], path: &[u8]) -> Result<(), LayerError> {
         let fd = fs::open_file(&self.top().dir, name).map_err(LayerError::io("open", path))?;
         // What was opened is what counts, not what the name was a moment ago.
-        let meta = fs::stat(&fd).map_err(LayerError::io("read", path))?;
+        let meta = self.stat(&fd).map_err(LayerError::io("read", path))?;
         if meta.kind != Some(Kind::File) {
             return Err(LayerError::Changed(show(path)));
         }
@@ -310,8 +317,28 @@ impl Walk<'_> {
         Ok(())
     }
 
+    /// What is known about an open file, its recorded owner included.
+    fn stat(&self, fd: &OwnedFd) -> std::io::Result<Meta> {
+        let mut meta = fs::stat(fd)?;
+        if let Some(owner) = self.opts.owners.recorded(fd)? {
+            (meta.uid, meta.gid) = owner;
+        }
+        Ok(meta)
+    }
+
+    /// False for the attributes that overlayfs and records of owners use.
+    fn is_content(&self, attribute: &[u8], kind: Kind) -> bool {
+        let mode = match kind {
+            Kind::Dir => 0o040_000,
+            Kind::File => 0o100_000,
+            _ => 0,
+        };
+        !is_overlay_xattr(attribute) && !self.opts.owners.is_record(attribute, mode)
+    }
+
     fn header(&self, path: Vec<u8>, kind: Kind, meta: &Meta, mut xattrs: Xattrs) -> Member {
-        xattrs.retain(|(n, _)| !is_overlay_xattr(n));
+        let on_disk = meta.kind.unwrap_or(kind);
+        xattrs.retain(|(n, _)| self.is_content(n, on_disk));
         let mtime = match self.opts.clamp_mtime {
             Some(epoch) => meta.mtime.min(Mtime { secs: epoch, nanos: 0 }),
             None => meta.mtime,
