@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
-use rgraph_tests::{Access, Case, Registry, need};
+use rgraph_tests::{Access, Case, Docker, Registry, need};
 use serde_json::Value;
 
 fn json(path: &Path) -> Value {
@@ -134,6 +134,7 @@ fn an_image_goes_with_what_is_said_of_it() {
     assert_eq!(facts["containerimage.digest"], root["digest"]);
     assert_eq!(facts["containerimage.descriptor"]["digest"], root["digest"]);
     assert_eq!(facts["containerimage.config.digest"], run.image());
+    assert_eq!(facts["buildx.build.ref"], meta["invocationId"]);
     // Other tools take the image, and copy all of it.
     let (from, to) = (format!("oci:{}:1", dir.display()), case.out("copy"));
     ok("skopeo", &["inspect", &from]);
@@ -272,6 +273,15 @@ fn files_come_with_files_that_tell_of_them() {
     assert!(subjects.iter().all(|s| s["name"] != "provenance.json"));
     let sbom = json(&out.join("sbom.spdx.json"));
     assert_eq!(sbom["predicate"]["spdxVersion"], "SPDX-2.3");
+    // Times are the epoch's where there is one.
+    let dated = case.out("dated");
+    let output = format!("type=local,dest={}", dated.display());
+    case.build(&["--build-arg=SOURCE_DATE_EPOCH=1000000000", &secret, "-o", &output]).ok();
+    let time = |p: &str| std::os::unix::fs::MetadataExt::mtime(&dated.join(p).metadata().unwrap());
+    assert_eq!(
+        (time("hi"), time("bin/busybox"), time("etc")),
+        (1_000_000_000, 1_000_000_000, 1_000_000_000)
+    );
     // Again, over them.
     case.build(&[&flags[..], &["-o", &output]].concat()).ok();
     // As a tar, under other names; only beside images.
@@ -322,7 +332,6 @@ fn hostile_package_databases_change_nothing_but_the_list() {
     assert!(said["creationInfo"]["comment"].as_str().is_some_and(|c| c.contains("not read")));
 }
 
-/// docker-engine takes the archive and runs what is in it, when there is one to ask.
 #[test]
 fn the_archive_is_one_that_docker_reads() {
     need!(Root, Tool("skopeo"));
@@ -340,12 +349,41 @@ fn the_archive_is_one_that_docker_reads() {
     other.rgraph(&["load", "-i", &file.display().to_string()]).ok();
     let run = other.rgraph(&["run", "--rm", "--network=none", "said:1", "cat", "/made"]).ok();
     assert_eq!(run.text(), "made\n");
-    if !tool("docker", &["version"]).status.success() {
-        rgraph_tests::shout("no Docker engine answers");
-        return;
-    }
-    ok("docker", &["load", "-i", &file.display().to_string()]);
-    let out = ok("docker", &["run", "--rm", "--network=none", "said:1", "cat", "/made"]);
-    ok("docker", &["rmi", "said:1"]);
-    assert_eq!(out, b"made\n");
+}
+
+#[test]
+fn dockers_engine_takes_images_with_statements() {
+    need!(Root, Tool("dockerd"), Tool("docker"), Tool("docker-registry"));
+    let engine = match Docker::start() {
+        Ok(engine) => engine,
+        Err(why) => return rgraph_tests::shout(&why),
+    };
+    let docker = |args: &[&str]| engine.run(args);
+    let made = |name: &str| docker(&["run", "--rm", "--network=none", name, "cat", "/made"]);
+    let registry = Registry::start(Access::Open);
+    let case = Case::with_base();
+    case.dockerfile("FROM BASE\nRUN echo made > /made\nRUN echo more > /more\n");
+    let flags = ["--network=none", "--provenance", "--sbom"];
+    let file = case.out("d.tar").display().to_string();
+    // As an archive, squashed; as what `save` writes; from a registry.
+    let output = format!("type=docker,dest={file}");
+    let run = case.build(&[&flags[..], &["--squash", "-t", "said:1", "-o", &output]].concat()).ok();
+    docker(&["load", "-i", &file]);
+    assert_eq!(made("said:1"), "made");
+    assert_eq!(docker(&["images", "-q", "--no-trunc", "said:1"]), run.image());
+    let name = registry.name("said:2");
+    case.build(&[&flags[..], &["-t", &name]].concat()).ok();
+    case.rgraph(&["save", "-o", &file, &name]).ok();
+    docker(&["load", "-i", &file]);
+    assert_eq!(made(&name), "made");
+    docker(&["rmi", &name]);
+    case.rgraph(&["push", &name]).ok();
+    docker(&["pull", "-q", &name]);
+    assert_eq!(made(&name), "made");
+    // What the engine pushes is the image alone.
+    docker(&["push", "-q", &name]);
+    let other = Case::new();
+    other.rgraph(&["pull", &name]).ok();
+    let run = other.rgraph(&["run", "--rm", "--network=none", &name, "cat", "/more"]).ok();
+    assert_eq!(run.text(), "more\n");
 }

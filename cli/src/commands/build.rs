@@ -3,6 +3,7 @@
 use std::sync::atomic::AtomicU32;
 use std::time::Instant;
 
+use base64::Engine as _;
 use rgraph_image::manifest::OCI_INDEX;
 use rgraph_ir::request::{Dest, OutputSpec};
 use rgraph_ir::{Diagnostic, SourceMap, Ttl};
@@ -121,7 +122,7 @@ pub fn run(cx: &Context, args: BuildArgs) -> Result<(), CliError> {
         cx.report(|r| r.warnings(&compiled.warnings, &compiled.sources));
     }
     let result = match outcome {
-        Ok(outcome) => finish(&opts, &outcome, started, &progress, &compiled, quiet),
+        Ok(outcome) => finish(&opts, &outcome, started, &progress, &compiled, journal.id(), quiet),
         Err(_) if alarm.rang() => Err(late(&opts)),
         Err(e) => Err(failure(cx, e, &progress, &compiled)),
     };
@@ -269,11 +270,12 @@ fn finish(
     started: Instant,
     progress: &Progress,
     compiled: &Compiled,
+    id_of_build: &str,
     quiet: bool,
 ) -> Result<(), CliError> {
     let id = image(outcome);
     if let Some(path) = &opts.metadata_file {
-        write_whole(path, &metadata(opts, outcome))?;
+        write_whole(path, &metadata(opts, outcome, compiled, id_of_build))?;
     }
     if let (Some(path), Some(id)) = (&opts.iidfile, &id) {
         write_whole(path, id.as_bytes())?;
@@ -319,7 +321,12 @@ fn files(outputs: &[OutputSpec]) -> Vec<String> {
 }
 
 /// The keys buildx writes.
-fn metadata(opts: &BuildOptions, outcome: &BuildOutcome) -> Vec<u8> {
+fn metadata(
+    opts: &BuildOptions,
+    outcome: &BuildOutcome,
+    compiled: &Compiled,
+    id_of_build: &str,
+) -> Vec<u8> {
     let mut out = serde_json::Map::new();
     if let [i] = &outcome.images[..] {
         out.insert("containerimage.config.digest".into(), i.config.to_string().into());
@@ -349,10 +356,40 @@ fn metadata(opts: &BuildOptions, outcome: &BuildOutcome) -> Vec<u8> {
         };
         out.insert(key, serde_json::from_str(text).expect("it was written as JSON"));
     }
+    out.insert("buildx.build.ref".into(), id_of_build.into());
+    let warnings: Vec<_> =
+        compiled.warnings.iter().map(|d| warning(d, &compiled.sources)).collect();
+    if !warnings.is_empty() {
+        out.insert("buildx.build.warnings".into(), warnings.into());
+    }
     if !opts.tags.is_empty() {
         out.insert("image.name".into(), opts.tags.join(",").into());
     }
     let mut bytes = serde_json::to_vec_pretty(&out).expect("always serialises");
     bytes.push(b'\n');
     bytes
+}
+
+/// A warning in the form of BuildKit's `VertexWarning`, its texts in base64.
+fn warning(d: &Diagnostic, sources: &SourceMap) -> serde_json::Value {
+    let text = |t: &str| base64::engine::general_purpose::STANDARD.encode(t);
+    let mut out = serde_json::json!({
+        "level": 1,
+        "short": text(&format!("{}: {}", d.code, d.message)),
+    });
+    if let Some(help) = &d.help {
+        out["detail"] = vec![text(help)].into();
+    }
+    if let Some(url) = d.url {
+        out["url"] = url.into();
+    }
+    if let Some(label) = d.labels.first() {
+        let file = sources.file(label.span.file);
+        let name = file.name.rsplit('/').next().unwrap_or(&file.name);
+        let at = |byte| serde_json::json!({"line": file.line_col(byte).line});
+        out["sourceInfo"] = serde_json::json!({"filename": name, "language": "Dockerfile"});
+        out["range"] =
+            serde_json::json!([{"start": at(label.span.start), "end": at(label.span.end)}]);
+    }
+    out
 }

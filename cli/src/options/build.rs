@@ -10,7 +10,7 @@ use rgraph_ir::request::{
     CacheFrom, CacheTo, Dest, Entitlements, ImageOutput, OutputSpec, Resources, Secret, Squash,
     SshSource,
 };
-use rgraph_ir::{Platform, Ttl};
+use rgraph_ir::{Platform, Reference, Ttl};
 
 use super::context::{ContextSpec, FileSpec, NamedContext, named};
 use super::error::OptionsError;
@@ -311,6 +311,7 @@ impl BuildOptions {
             insecure_registries: insecure_registries(&raw.registry.insecure_registry, env)?,
             warnings: legacy(&raw),
         };
+        options.insecure_outputs();
         options.timestamp(raw.timestamp.as_deref())?;
         options.attest_outputs()?;
         options.check()?;
@@ -339,6 +340,17 @@ impl BuildOptions {
                 conflict("`--offline` uses no network, and a push needs it: give one of them")
             }
             Pull::Missing | Pull::Never => Ok(()),
+        }
+    }
+
+    /// `registry.insecure=true` is about the hosts of that output's names.
+    fn insecure_outputs(&mut self) {
+        for o in &self.outputs {
+            let (OutputSpec::Image(i) | OutputSpec::Registry(i)) = o else { continue };
+            let names = if i.names.is_empty() { &self.tags } else { &i.names };
+            let hosts =
+                names.iter().filter_map(|n| n.parse::<Reference>().ok()).map(|r| r.registry);
+            self.insecure_registries.extend(hosts.filter(|_| i.insecure));
         }
     }
 

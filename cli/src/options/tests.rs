@@ -271,6 +271,14 @@ fn refusals() {
 }
 
 #[test]
+fn an_output_says_that_its_registry_is_insecure() {
+    let of = |output: &str| ok(&["-t", "r.example:5/a", "-o", output, "."]).insecure_registries;
+    assert_eq!(of("type=registry,registry.insecure=true"), ["r.example:5"]);
+    assert_eq!(of("type=image,push=true,name=other/b,registry.insecure=true"), ["docker.io"]);
+    assert_eq!(of("type=registry"), [""; 0]);
+}
+
+#[test]
 fn registries_are_hosts() {
     let env = Environment::from_vars([("RGRAPH_INSECURE_REGISTRIES".into(), "b:1,r.io".into())]);
     let got = insecure_registries(&["10.0.0.1:5000".into(), "b:1".into(), "reg".into()], &env);

@@ -66,7 +66,7 @@ pub fn commit(
         let (upper, lowers) = (&upper, &lowers);
         let writing = scope.spawn(move || {
             let mut out = BufWriter::with_capacity(256 << 10, writer);
-            let options = LayerWriteOptions { clamp_mtime: None, userxattr, owners };
+            let options = LayerWriteOptions { userxattr, owners, ..LayerWriteOptions::default() };
             let source = LayerSource { upper, lowers };
             write_layer(&source, &options, &mut out).map_err(ContainerError::Layer)?;
             out.flush().map_err(at("read", upper))

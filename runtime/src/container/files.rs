@@ -265,9 +265,9 @@ impl<'a> Files<'a> {
             Some(name) => name,
         };
         let options = LayerWriteOptions {
-            clamp_mtime: None,
             userxattr: self.reach.host.userxattr,
             owners: self.reach.host.owners,
+            ..LayerWriteOptions::default()
         };
         write_entry(place.parent, place.name.as_bytes(), shown.as_bytes(), &options, out)
             .map(drop)
@@ -337,9 +337,9 @@ impl<'a> Files<'a> {
         let path = PathBuf::from(format!("/proc/self/fd/{}", self.root.as_raw_fd()));
         let source = LayerSource { upper: &path, lowers: &[] };
         let options = LayerWriteOptions {
-            clamp_mtime: None,
             userxattr: self.reach.host.userxattr,
             owners: self.reach.host.owners,
+            ..LayerWriteOptions::default()
         };
         write_layer(&source, &options, out).map(drop)
     }

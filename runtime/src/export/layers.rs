@@ -138,6 +138,7 @@ impl Exporter<'_> {
     fn write_options(&self, clamp: bool) -> LayerWriteOptions {
         LayerWriteOptions {
             clamp_mtime: if clamp { self.request.source_date_epoch } else { None },
+            mtime: None,
             userxattr: self.host.userxattr,
             owners: self.host.owners,
         }

@@ -12,7 +12,7 @@ use rgraph_ir::request::{Dest, FilesForm};
 use rustix::fs::{AtFlags, Mode, OFlags};
 
 use super::{Built, ExportError, Exporter, write_whole};
-use crate::tree::copy::{CopyOptions, Source, copy};
+use crate::tree::copy::{CopyOptions, Source, copy, times};
 
 impl Exporter<'_> {
     /// The files of every target, into `dest`; of several platforms, each into a folder of its own.
@@ -52,8 +52,9 @@ impl Exporter<'_> {
     fn copy_out(&self, from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), ExportError> {
         let me = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         let cancelled = || self.cancel.is_cancelled();
-        let opts =
-            CopyOptions { owner: Some(me), ..CopyOptions::contents(self.host.owners, &cancelled) };
+        let time = self.request.source_date_epoch.map(|s| times(s.saturating_mul(1_000_000_000)));
+        let all = CopyOptions::contents(self.host.owners, &cancelled);
+        let opts = CopyOptions { owner: Some(me), time, ..all };
         copy(&Source { root: from, ignore: None, as_root: false }, "/", to, "/", &opts)?;
         Ok(())
     }
@@ -93,12 +94,12 @@ impl Exporter<'_> {
                 files: said,
             })
             .collect();
-        let clamp_mtime = self.request.source_date_epoch;
+        let mtime = self.request.source_date_epoch;
         let now = i64::try_from(self.clock.now().0 / 1_000_000_000).unwrap_or(0);
         let (userxattr, owners) = (self.host.userxattr, self.host.owners);
-        let opts = LayerWriteOptions { clamp_mtime, userxattr, owners };
+        let opts = LayerWriteOptions { clamp_mtime: None, mtime, userxattr, owners };
         self.write_output(dest, &mut |out| {
-            write_parts(&parts, clamp_mtime.unwrap_or(now), &opts, out)?;
+            write_parts(&parts, mtime.unwrap_or(now), &opts, out)?;
             Ok(())
         })
     }

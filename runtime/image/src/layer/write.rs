@@ -32,6 +32,8 @@ pub struct LayerSource<'a> {
 pub struct LayerWriteOptions {
     /// Times later than this many seconds since 1970 become it.
     pub clamp_mtime: Option<i64>,
+    /// All times become this many seconds since 1970.
+    pub mtime: Option<i64>,
     /// The upper was written by a mount with `userxattr` (rootless).
     pub userxattr: bool,
     /// Where owners are kept.
@@ -339,9 +341,11 @@ impl Walk<'_> {
     fn header(&self, path: Vec<u8>, kind: Kind, meta: &Meta, mut xattrs: Xattrs) -> Member {
         let on_disk = meta.kind.unwrap_or(kind);
         xattrs.retain(|(n, _)| self.is_content(n, on_disk));
-        let mtime = match self.opts.clamp_mtime {
-            Some(epoch) => meta.mtime.min(Mtime { secs: epoch, nanos: 0 }),
-            None => meta.mtime,
+        let at = |secs| Mtime { secs, nanos: 0 };
+        let mtime = match (self.opts.mtime, self.opts.clamp_mtime) {
+            (Some(time), _) => at(time),
+            (None, Some(epoch)) => meta.mtime.min(at(epoch)),
+            (None, None) => meta.mtime,
         };
         let mut m = Member::new(path, kind);
         m.mode = meta.mode;
