@@ -45,11 +45,11 @@ pub(super) fn of(
     Ok(out)
 }
 
+/// Documents by digest.
+type Documents = BTreeMap<BlobDigest, Vec<u8>>;
+
 /// An attestation manifest with all it names; `None`: something of it is not here.
-fn read(
-    store: &Store,
-    entry: &Descriptor,
-) -> Result<Option<(Manifest, BTreeMap<BlobDigest, Vec<u8>>)>, ImagesError> {
+fn read(store: &Store, entry: &Descriptor) -> Result<Option<(Manifest, Documents)>, ImagesError> {
     let blob = |digest: &BlobDigest, limit| match store.read_blob_verified(digest, limit) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(StoreError::NoBlob { .. } | StoreError::BlobDamaged { .. }) => Ok(None),
@@ -73,7 +73,7 @@ fn read(
 fn follow(
     entry: &Descriptor,
     manifest: &Manifest,
-    mut documents: BTreeMap<BlobDigest, Vec<u8>>,
+    mut documents: Documents,
     was: ManifestDigest,
     now: &Descriptor,
 ) -> Result<Attested, ImagesError> {
