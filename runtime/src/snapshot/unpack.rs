@@ -20,7 +20,7 @@ use rgraph_store::{BlobRef, LayerInfo, Prepared, SnapshotRecord, StoreError};
 use super::{SnapshotError, Snapshots, bring, lost_or};
 use crate::cache::flight::waiting;
 
-/// Layers that are unpacked at once. Each takes some 8 MiB.
+/// Layers that are unpacked at once. Each takes some 4 MiB.
 const AT_ONCE: usize = 4;
 /// How often progress is told, bytes.
 const PROGRESS_STEP: u64 = 4 << 20;

@@ -17,7 +17,7 @@ use crate::hash::HashWriter;
 use crate::tar::TarError;
 
 /// Content bytes of a piece that waits to be unpacked.
-const AHEAD: usize = 512 << 10;
+const AHEAD: usize = 256 << 10;
 
 /// Digests and sizes of a layer that was packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
