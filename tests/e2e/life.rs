@@ -448,7 +448,7 @@ fn many_starts_leave_nothing() {
         let id = detached(&case, &[], "sleep 1000");
         case.rgraph(&["exec", "kept", "true"]).ok();
         case.rgraph(&["exec", &id, "true"]).ok();
-        if n % 2 == 0 {
+        if n.is_multiple_of(2) {
             kill(first(&case, &id));
         }
         case.rgraph(&["rm", "-f", &id]).ok();

@@ -88,7 +88,7 @@ impl Reader {
     ///
     /// # Errors
     /// That of reading, or `InvalidData`.
-    pub fn next(&mut self) -> io::Result<Option<Frame>> {
+    pub fn take(&mut self) -> io::Result<Option<Frame>> {
         loop {
             if let Some((file, _)) = &mut self.file
                 && let Some(frame) = frame(file)?
@@ -159,7 +159,7 @@ mod tests {
 
     fn all(dir: &Path) -> Vec<(Stream, Vec<u8>)> {
         let mut reader = Reader::new(dir);
-        std::iter::from_fn(|| reader.next().unwrap()).map(|f| (f.stream, f.text)).collect()
+        std::iter::from_fn(|| reader.take().unwrap()).map(|f| (f.stream, f.text)).collect()
     }
 
     #[test]
@@ -198,14 +198,14 @@ mod tests {
     fn a_reader_follows_the_writer_into_the_next_file() {
         let dir = tempfile::tempdir().unwrap();
         let mut reader = Reader::new(dir.path());
-        assert_eq!(reader.next().unwrap(), None);
+        assert_eq!(reader.take().unwrap(), None);
         let mut w = Writer::open(dir.path()).unwrap();
         let text = vec![b'x'; MAX_FRAME as usize];
         for n in 0..40u8 {
             w.write(Stream::Stdout, &[&[n], &text[1..]].concat()).unwrap();
-            let frame = reader.next().unwrap().unwrap();
+            let frame = reader.take().unwrap().unwrap();
             assert_eq!((frame.text[0], frame.text.len()), (n, text.len()));
-            assert_eq!(reader.next().unwrap(), None);
+            assert_eq!(reader.take().unwrap(), None);
         }
     }
 }

@@ -30,7 +30,7 @@ pub fn logs(store: &Store, name: &str, opts: &LogsOptions) -> Result<bool, CliEr
     let mut reader = Reader::new(&folder);
     let mut view = View::new(opts);
     let drain = |reader: &mut Reader, view: &mut View| -> io::Result<()> {
-        while let Some(frame) = reader.next()? {
+        while let Some(frame) = reader.take()? {
             view.take(&frame)?;
         }
         Ok(())
