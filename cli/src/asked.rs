@@ -4,14 +4,15 @@
 use std::collections::BTreeMap;
 
 use rgraph_image::registry::shown_url;
+use rgraph_ir::SourceMap;
 use rgraph_ir::attest::{Asked, Dependency};
 use rgraph_ir::op::{HostIp, NetworkMode};
 use rgraph_runtime::attest::provenance::repository;
 use rgraph_runtime::fetch::source::Sources;
 
-use crate::context::Origin;
+use crate::context;
 use crate::options::{BuildOptions, NamedContext};
-use crate::pipeline::Compiled;
+use crate::pipeline::Origin;
 
 /// Proxies are of the machine, and often have a password in them.
 const PROXIES: [&str; 5] = ["HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"];
@@ -19,20 +20,21 @@ const PROXIES: [&str; 5] = ["HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY"
 /// Puts it together. `id`: names the build; `started`: RFC 3339.
 pub fn asked(
     opts: &BuildOptions,
-    compiled: &Compiled,
+    origin: &Origin,
+    texts: &SourceMap,
     sources: &Sources<'_>,
     id: &str,
     started: &str,
 ) -> Asked {
-    let file = compiled.sources.file(compiled.dockerfile);
+    let file = texts.file(origin.loaded.dockerfile);
     let name = file.name.rsplit('/').next().unwrap_or(&file.name).to_owned();
-    let context = compiled.brought.as_ref().and_then(|b| match &b.origin {
-        Origin::Stdin => None,
-        Origin::Url(h) => Some(match sources.url_digest(h) {
+    let context = origin.brought.as_ref().and_then(|b| match &b.origin {
+        context::Origin::Stdin => None,
+        context::Origin::Url(h) => Some(match sources.url_digest(h) {
             Ok(digest) => Dependency::sha256(shown_url(&h.url), digest.hex()),
             Err(_) => Dependency { uri: shown_url(&h.url), digest: None },
         }),
-        Origin::Repository(g) => Some(match sources.git_commit(g) {
+        context::Origin::Repository(g) => Some(match sources.git_commit(g) {
             Ok(commit) => Dependency::commit(repository(g), commit),
             Err(_) => Dependency { uri: repository(g), digest: None },
         }),

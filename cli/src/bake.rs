@@ -10,9 +10,10 @@ use rgraph_ir::{Diagnostic, SourceMap};
 
 use crate::args::Environment;
 use crate::load;
-use crate::options::{BakeOptions, BuildOptions, ContextSpec, Terminals, host_platform};
+use crate::options::{BakeOptions, ContextSpec, Terminals, host_platform};
 use crate::pipeline::CompileError;
 use crate::report::CliError;
+use crate::units::Unit;
 
 /// Where bake files are looked for, in the order in which they are merged.
 const NAMES: [&str; 8] = [
@@ -25,6 +26,12 @@ const NAMES: [&str; 8] = [
     "docker-bake.override.json",
     "docker-bake.override.hcl",
 ];
+
+/// The file that a definition of this folder begins with, for records.
+pub fn first_file() -> PathBuf {
+    let found = NAMES.iter().map(Path::new).find(|p| p.exists());
+    found.unwrap_or(Path::new(NAMES[5])).to_owned()
+}
 
 /// Reads the definition.
 pub fn definition(opts: &BakeOptions, env: &Environment) -> Result<Definition, CompileError> {
@@ -121,7 +128,7 @@ pub fn builds(
     resolved: &Resolved,
     env: &Environment,
     terminals: Terminals,
-) -> Result<Vec<(String, BuildOptions)>, CliError> {
+) -> Result<Vec<Unit>, CliError> {
     // What the command line sets is the caller's own word.
     let unset = all.resolve(&opts.targets, &Overrides::default()).unwrap_or_default();
     let of_file = Paths::of(unset.targets.values());
@@ -137,7 +144,7 @@ pub fn builds(
             let e = CliError::from(e);
             about(CliError { kind: crate::report::ErrorKind::Failed, ..e })
         })?;
-        out.push((t.name.clone(), build));
+        out.push(Unit { name: t.name.clone(), opts: build, wanted: !t.linked });
     }
     Ok(out)
 }

@@ -1,8 +1,8 @@
 //! The person's side of rgraph: what was typed, what is shown.
 //!
 //! Reading order: [`args`] (raw flags and the environment), [`options`] (typed, every error of the
-//! command line), [`bake`] (many builds of one file), [`mod@context`], [`load`], [`pipeline`],
-//! [`mod@script`] and [`sources`] (the way of a build), [`commands`],
+//! command line), [`bake`] (many builds of one file), [`mod@context`], [`load`], [`units`],
+//! [`pipeline`], [`mod@script`] and [`sources`] (the way of a build), [`commands`],
 //! [`progress`] (readers of the event stream), [`journal`] (what is kept of it), [`report`]
 //! (diagnostics, failures, exit codes), [`table`] (columns, sizes, times). `main.rs` is the program.
 
@@ -16,6 +16,7 @@ pub mod load;
 pub mod pipeline;
 pub mod script;
 pub mod sources;
+pub mod units;
 
 pub mod commands;
 pub mod output;

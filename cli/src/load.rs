@@ -75,8 +75,6 @@ pub enum LoadError {
 
 /// See the module.
 pub struct Loaded {
-    /// The texts, for diagnostics.
-    pub sources: SourceMap,
     /// The Dockerfile.
     pub dockerfile: FileId,
     /// The main context's ignore file.
@@ -85,10 +83,38 @@ pub struct Loaded {
     pub contexts: BTreeMap<String, LocalContext>,
     /// Named contexts as lowering wants them.
     pub named: BTreeMap<String, Lowered>,
+    /// What folders are called in the graph where that is not the name of their context.
+    pub folders: BTreeMap<String, String>,
 }
 
-/// Reads everything. `brought`: the context, when it is no folder of the caller.
-pub fn load(opts: &BuildOptions, brought: Option<&Brought>) -> Result<Loaded, LoadError> {
+/// Names of folders in one graph: each stands for one folder.
+#[derive(Debug, Default)]
+pub struct FolderNames(BTreeMap<String, PathBuf>);
+
+impl FolderNames {
+    /// The name of a folder: the wanted one, unless that is another folder's.
+    fn of(&mut self, wanted: &str, path: &Path) -> String {
+        let mut name = wanted.to_owned();
+        for n in 2.. {
+            match self.0.get(&name) {
+                None => break,
+                Some(known) if known == path => return name,
+                Some(_) => name = format!("{wanted}#{n}"),
+            }
+        }
+        self.0.insert(name.clone(), path.to_owned());
+        name
+    }
+}
+
+/// Reads everything. `brought`: the context, when it is no folder of the caller. Texts are added to
+/// `sources`, folders to `names`.
+pub fn load(
+    opts: &BuildOptions,
+    brought: Option<&Brought>,
+    sources: &mut SourceMap,
+    names: &mut FolderNames,
+) -> Result<Loaded, LoadError> {
     let folder = match (&opts.context, brought) {
         (ContextSpec::Folder(p), None) => p.clone(),
         (_, Some(brought)) => brought.path().to_owned(),
@@ -102,7 +128,6 @@ pub fn load(opts: &BuildOptions, brought: Option<&Brought>) -> Result<Loaded, Lo
         }
         _ => dockerfile(&opts.file, &folder, &root, brought.is_some())?,
     };
-    let mut sources = SourceMap::default();
     let dockerfile = sources.add(name, text);
     let own = match beside {
         Beside::Nothing => None,
@@ -113,13 +138,21 @@ pub fn load(opts: &BuildOptions, brought: Option<&Brought>) -> Result<Loaded, Lo
         Some(patterns) => patterns,
         None => ignore_in(&root)?,
     };
-    let mut contexts = BTreeMap::from([("context".to_owned(), LocalContext { path: folder })]);
+    let (mut contexts, mut folders) = (BTreeMap::new(), BTreeMap::new());
+    let mut add = |context: &str, path: PathBuf| {
+        let name = names.of(context, &path);
+        if name != context {
+            folders.insert(context.to_owned(), name.clone());
+        }
+        contexts.insert(name, LocalContext { path });
+    };
+    add("context", folder);
     let mut named = BTreeMap::new();
     for (name, context) in &opts.build_contexts {
         let lowered = match context {
             NamedContext::Folder(path) => {
                 let ignore_patterns = ignore_in(&open_folder(path)?)?.rules.to_strings();
-                contexts.insert(name.clone(), LocalContext { path: path.clone() });
+                add(name, path.clone());
                 Lowered::Local { ignore_patterns }
             }
             NamedContext::Image(reference) => Lowered::Image { reference: reference.clone() },
@@ -135,13 +168,13 @@ pub fn load(opts: &BuildOptions, brought: Option<&Brought>) -> Result<Loaded, Lo
             }
             NamedContext::Http(url) => Lowered::Http { url: url.clone() },
             NamedContext::Git(url) => Lowered::Git { url: url.clone() },
-            NamedContext::Target(name) | NamedContext::Build(name) => {
-                Lowered::Target { name: name.clone() }
-            }
+            NamedContext::Target(name) => Lowered::Target { name: name.clone() },
+            // Its plan comes later.
+            NamedContext::Build(_) => continue,
         };
         named.insert(name.clone(), lowered);
     }
-    Ok(Loaded { sources, dockerfile, ignore, contexts, named })
+    Ok(Loaded { dockerfile, ignore, contexts, named, folders })
 }
 
 /// The ignore file of a folder: that of the Dockerfile, else the folder's own. There need be no

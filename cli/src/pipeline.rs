@@ -1,14 +1,15 @@
 //! The whole way of a build in one screen: load, parse, lower until no fact is missing, verify,
 //! hand over to a backend, report.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use rgraph_frontend::ast::{Dockerfile, Kind};
-use rgraph_frontend::{Facts, LowerOptions, Lowered, Lowering, NoCache, Query, lower, parse};
-use rgraph_ir::request::BuildRequest;
+use rgraph_frontend::{Facts, LowerOptions, Lowering, NoCache, Query, lower, parse};
+use rgraph_ir::request::{BuildRequest, Export};
 use rgraph_ir::{BuildPlan, Diagnostic, FileId, Severity, SourceMap};
 use rgraph_runtime::fetch::image::ImageFetcher;
 use rgraph_runtime::fetch::source::Sources;
@@ -17,28 +18,38 @@ use rgraph_solver::Clock;
 use rgraph_solver::event::{Event, EventKind, EventSink, Step};
 
 use crate::context::{Brought, bring};
-use crate::load::{Loaded, load};
-use crate::options::{BuildOptions, ContextSpec, FileSpec, Pull, host_platform};
+use crate::load::{FolderNames, Loaded, load};
+use crate::options::{BuildOptions, ContextSpec, FileSpec, NamedContext, Pull, host_platform};
 use crate::report::CliError;
+use crate::units::{self, Unit};
 
-/// A Dockerfile turned into a plan.
+/// Dockerfiles turned into a plan.
 pub struct Compiled {
     /// The plan.
     pub plan: Arc<BuildPlan>,
+    /// What is made of its targets.
+    pub exports: Vec<Export>,
     /// The texts.
     pub sources: SourceMap,
-    /// Which of them is the Dockerfile.
-    pub dockerfile: FileId,
     /// What lint and lowering found.
     pub warnings: Vec<Diagnostic>,
     /// Folders by name.
     pub contexts: BTreeMap<String, rgraph_ir::request::LocalContext>,
     /// Which Dockerfile and target, to find what was built here before.
     pub place: String,
-    /// The context, when it is no folder of the caller. Goes when all goes.
-    pub brought: Option<Brought>,
     /// What the plan was made of. Goes when all goes: to take a large tree apart costs time.
-    pub ast: Dockerfile,
+    pub origins: Vec<Origin>,
+    /// Of each unit, which of them it was made of.
+    of_unit: Vec<usize>,
+    /// Names of build arguments that the caller gives.
+    given: BTreeSet<String>,
+}
+
+impl Compiled {
+    /// What the unit in this place was made of.
+    pub fn origin(&self, unit: usize) -> &Origin {
+        &self.origins[self.of_unit[unit]]
+    }
 }
 
 /// Why there is no plan.
@@ -78,57 +89,190 @@ const LARGE_TEXT: usize = 64 << 10;
 const HEAP_PER_BYTE: usize = 120;
 const MAX_HEAP: usize = 256 << 20;
 
-/// Text to plan. With `warnings` false nobody reads them, and most are not looked for.
+/// A Dockerfile with its context, read once for all units that build from it.
+pub struct Origin {
+    /// The context, when it is no folder of the caller. Goes when this goes.
+    pub brought: Option<Brought>,
+    /// What was found.
+    pub loaded: Loaded,
+    /// The Dockerfile.
+    pub ast: Dockerfile,
+}
+
+/// Texts to one plan. `common`: what holds for all units. With `warnings` false nobody reads them, and
+/// most are not looked for.
 pub fn compile(
-    opts: &BuildOptions,
+    common: &BuildOptions,
+    units: &[Unit],
     answers: &Answers<'_>,
     warnings: bool,
 ) -> Result<Compiled, CompileError> {
-    let brought = bring_shown(opts, answers)?;
-    let loaded = load(opts, brought.as_ref()).map_err(|e| CliError::failed(report(&e)))?;
-    let file = loaded.sources.file(loaded.dockerfile).clone();
-    if file.text.len() >= LARGE_TEXT {
-        rgraph_sys::memory::expect(MAX_HEAP.min(file.text.len() * HEAP_PER_BYTE));
+    let (mut sources, mut names) = (SourceMap::default(), FolderNames::default());
+    let (mut noticed, mut origins, mut of_unit) = (Vec::new(), Vec::<Origin>::new(), Vec::new());
+    for (at, unit) in units.iter().enumerate() {
+        let same = (0..at).find(|other| units[*other].same_source(unit));
+        if let Some(other) = same {
+            of_unit.push(of_unit[other]);
+            continue;
+        }
+        of_unit.push(origins.len());
+        let brought = bring_shown(&unit.opts, answers)?;
+        let loaded = load(&unit.opts, brought.as_ref(), &mut sources, &mut names)
+            .map_err(|e| CliError::failed(report(&e)))
+            .map_err(|e| about(unit, e))?;
+        let file = sources.file(loaded.dockerfile).clone();
+        if file.text.len() >= LARGE_TEXT {
+            rgraph_sys::memory::expect(MAX_HEAP.min(file.text.len() * HEAP_PER_BYTE));
+        }
+        let parsed = parse(&file);
+        let (errors, found): (Vec<_>, Vec<_>) =
+            parsed.diags.into_iter().partition(|d| d.severity == Severity::Error);
+        if !errors.is_empty() {
+            return Err(CompileError::Text(errors, sources));
+        }
+        noticed.extend(found);
+        origins.push(Origin { brought, loaded, ast: parsed.ast });
     }
-    let parsed = parse(&file);
-    let (mut found, mut noticed): (Vec<_>, Vec<_>) =
-        parsed.diags.into_iter().partition(|d| d.severity == Severity::Error);
-    if !found.is_empty() {
-        return Err(CompileError::Text(found, loaded.sources));
+    let origin = |at: usize| &origins[of_unit[at]];
+    for (at, unit) in units.iter().enumerate() {
+        known_stages(&unit.opts.no_cache_filter, &origin(at).ast).map_err(|e| about(unit, e))?;
     }
-    known_stages(&opts.no_cache_filter, &parsed.ast)?;
-    let options = LowerOptions { warnings, ..lower_options(opts, &loaded) };
     let mut facts = match answers {
         Answers::Stubs => Facts::offline(),
         Answers::Images { .. } => Facts::new(),
     };
-    let lowered: Lowered = loop {
-        match lower(&parsed.ast, &options, &facts) {
-            Ok(Lowering::Done(done)) => break done,
-            Ok(Lowering::Missing(queries)) => {
-                answer(&queries.into_iter().collect::<Vec<_>>(), answers, &mut facts)?
+    let mut plans: Vec<Option<Arc<BuildPlan>>> = vec![None; units.len()];
+    while plans.iter().any(Option::is_none) {
+        let (mut missing, mut errors) = (BTreeSet::new(), Vec::new());
+        let before = plans.iter().flatten().count();
+        for (at, unit) in units.iter().enumerate() {
+            if plans[at].is_some() {
+                continue;
             }
-            Err(diags) => {
-                found.extend(diags);
-                return Err(CompileError::Text(found, loaded.sources));
+            // What it stands on comes first.
+            let Some(linked) = links(&unit.opts, units, &plans)? else { continue };
+            let Origin { loaded, ast, .. } = origin(at);
+            let mut options = LowerOptions { warnings, ..lower_options(&unit.opts, loaded) };
+            options.build_contexts.extend(linked);
+            match lower(ast, &options, &facts) {
+                Ok(Lowering::Done(done)) => {
+                    noticed.extend(done.warnings);
+                    let mut plan = done.plan;
+                    if origins.len() > 1 {
+                        name_steps(&mut plan, &unit.name, loaded.dockerfile);
+                    }
+                    plans[at] = Some(Arc::new(plan));
+                }
+                Ok(Lowering::Missing(queries)) => missing.extend(queries),
+                Err(diags) => errors.extend(diags),
             }
         }
+        if !errors.is_empty() {
+            return Err(CompileError::Text(unique(errors), sources));
+        }
+        if !missing.is_empty() {
+            answer(&missing.into_iter().collect::<Vec<_>>(), answers, &mut facts)?;
+        } else if plans.iter().flatten().count() == before {
+            return Err(CliError::internal("builds wait for each other").into());
+        }
+    }
+    let plans: Vec<Arc<BuildPlan>> = plans.into_iter().flatten().collect();
+    let wanted = || units.iter().zip(&plans).filter(|(u, _)| u.wanted);
+    let (mut exports, mut from) = (Vec::new(), 0);
+    for (unit, plan) in wanted() {
+        let targets = from..from + plan.targets.len();
+        from = targets.end;
+        exports.push(export(unit, targets));
+    }
+    let plan = match &plans[..] {
+        [one] => one.clone(),
+        _ => Arc::new(BuildPlan::join(wanted().map(|(_, plan)| &**plan))),
     };
-    let broken = rgraph_ir::verify::verify(&lowered.plan);
+    let broken = rgraph_ir::verify::verify(&plan);
     if let Some(v) = broken.first() {
         return Err(CliError::internal(format!("the plan breaks an invariant: {v}")).into());
     }
-    noticed.extend(lowered.warnings);
+    let contexts = origins.iter_mut().flat_map(|o| std::mem::take(&mut o.loaded.contexts));
+    let contexts = contexts.collect();
     Ok(Compiled {
-        plan: Arc::new(lowered.plan),
-        dockerfile: loaded.dockerfile,
-        sources: loaded.sources,
-        warnings: noticed,
-        contexts: loaded.contexts,
-        place: place(opts),
-        brought,
-        ast: parsed.ast,
+        plan,
+        exports,
+        sources,
+        warnings: unique(noticed),
+        contexts,
+        place: units::place(common, units),
+        origins,
+        of_unit,
+        given: units.iter().flat_map(|u| u.opts.build_args.keys().cloned()).collect(),
     })
+}
+
+fn about(unit: &Unit, e: CliError) -> CliError {
+    match unit.name.is_empty() {
+        true => e,
+        false => CliError { message: format!("target `{}`: {}", unit.name, e.message), ..e },
+    }
+}
+
+fn export(unit: &Unit, targets: Range<usize>) -> Export {
+    Export {
+        name: unit.name.clone(),
+        targets,
+        outputs: unit.opts.outputs.clone(),
+        tags: unit.opts.tags.clone(),
+        source_date_epoch: unit.opts.source_date_epoch,
+        squash: unit.opts.squash,
+        omit_history: unit.opts.omit_history,
+        attest: unit.opts.attest.clone(),
+        asked: Default::default(),
+    }
+}
+
+/// The contexts of a unit that are results of others; `None`: one of them is not known yet.
+fn links(
+    opts: &BuildOptions,
+    units: &[Unit],
+    plans: &[Option<Arc<BuildPlan>>],
+) -> Result<Option<Vec<(String, rgraph_frontend::NamedContext)>>, CliError> {
+    let mut out = Vec::new();
+    for (name, context) in &opts.build_contexts {
+        let NamedContext::Build(other) = context else { continue };
+        let Some(at) = units.iter().position(|u| u.name == *other) else {
+            return Err(CliError::internal(format!("the target `{other}` is not built")));
+        };
+        match &plans[at] {
+            None => return Ok(None),
+            Some(plan) => {
+                let linked = rgraph_frontend::Linked(plan.clone());
+                out.push((name.clone(), rgraph_frontend::NamedContext::Result(linked)));
+            }
+        }
+    }
+    Ok(Some(out))
+}
+
+/// Puts the unit's name into the lines of its own steps: those of another unit have it already.
+fn name_steps(plan: &mut BuildPlan, name: &str, file: FileId) {
+    plan.graph.rename(|meta| {
+        let own = match meta.span {
+            Some(span) => span.file == file,
+            None => meta.name.starts_with("[internal]") || meta.name.starts_with("[context "),
+        };
+        if let (true, Some(rest)) = (own, meta.name.strip_prefix('[')) {
+            meta.name = format!("[{name} {rest}");
+        }
+    });
+}
+
+/// Each finding once, in the order found.
+fn unique(found: Vec<Diagnostic>) -> Vec<Diagnostic> {
+    let mut seen = HashSet::new();
+    let key = |d: &Diagnostic| (d.code, d.message.clone(), d.span());
+    // Within one text the same is said as often as there is a reason.
+    match found.iter().filter_map(Diagnostic::span).map(|s| s.file).collect::<HashSet<_>>().len() {
+        0 | 1 => found,
+        _ => found.into_iter().filter(|d| seen.insert(key(d))).collect(),
+    }
 }
 
 /// The context, with a line of progress when it is not a folder.
@@ -196,10 +340,10 @@ pub fn dockerfile(opts: &BuildOptions) -> PathBuf {
 
 /// Names that `ARG` declares or the caller gives, but for those that `ENV` sets: steps see the
 /// latter's value.
-fn arg_names(opts: &BuildOptions, ast: &Dockerfile) -> BTreeSet<String> {
-    let of_stages = ast.stages.iter().flat_map(|s| &s.instructions);
-    let mut names: BTreeSet<String> = opts.build_args.keys().cloned().collect();
-    for i in ast.global_args.iter().chain(of_stages.clone()) {
+fn arg_names(c: &Compiled) -> BTreeSet<String> {
+    let of_stages = c.origins.iter().flat_map(|o| &o.ast.stages).flat_map(|s| &s.instructions);
+    let mut names = c.given.clone();
+    for i in c.origins.iter().flat_map(|o| &o.ast.global_args).chain(of_stages.clone()) {
         if let Kind::Arg(defs) = &i.kind {
             names.extend(defs.iter().map(|d| d.key.text.to_string()));
         }
@@ -234,6 +378,7 @@ pub fn lower_options(opts: &BuildOptions, loaded: &Loaded) -> LowerOptions {
         shm_size: opts.shm_size,
         cgroup_parent: opts.cgroup_parent.clone(),
         build_contexts: loaded.named.clone(),
+        folders: loaded.folders.clone(),
         ignore: loaded.ignore.clone(),
         pull: opts.pull == Pull::Always,
         source_date_epoch: opts.source_date_epoch,
@@ -288,32 +433,26 @@ fn answer(queries: &[Query], answers: &Answers<'_>, facts: &mut Facts) -> Result
     Ok(())
 }
 
-/// The request of a build.
-pub fn request(opts: &BuildOptions, compiled: &Compiled) -> BuildRequest {
+/// The request of a build. `common`: what all units together are given.
+pub fn request(common: &BuildOptions, compiled: &Compiled) -> BuildRequest {
     BuildRequest {
         plan: compiled.plan.clone(),
         contexts: compiled.contexts.clone(),
-        outputs: opts.outputs.clone(),
-        tags: opts.tags.clone(),
-        cache_from: opts.cache_from.clone(),
-        cache_to: opts.cache_to.clone(),
-        cache_ttl: opts.cache_ttl,
-        secrets: opts.secrets.clone(),
-        ssh: opts.ssh.clone(),
-        allow: opts.allow.clone(),
+        exports: compiled.exports.clone(),
+        cache_from: common.cache_from.clone(),
+        cache_to: common.cache_to.clone(),
+        cache_ttl: common.cache_ttl,
+        secrets: common.secrets.clone(),
+        ssh: common.ssh.clone(),
+        allow: common.allow.clone(),
         network_fallback: Default::default(),
-        jobs: opts.jobs,
-        step_timeout: opts.timeouts.step,
-        retries: opts.retries,
-        source_date_epoch: opts.source_date_epoch,
-        shm_size: opts.shm_size,
-        resources: opts.resources.clone(),
+        jobs: common.jobs,
+        step_timeout: common.timeouts.step,
+        retries: common.retries,
+        shm_size: common.shm_size,
+        resources: common.resources.clone(),
         host_platform: host_platform(),
         place: compiled.place.clone(),
-        args: arg_names(opts, &compiled.ast),
-        squash: opts.squash,
-        omit_history: opts.omit_history,
-        attest: opts.attest.clone(),
-        asked: Default::default(),
+        args: arg_names(compiled),
     }
 }

@@ -45,7 +45,7 @@ enum Pinned {
 fn of(c: &Compiled) -> Vec<Source<'_>> {
     let plan = &c.plan;
     let reachable = rgraph_ir::analysis::reachable(plan);
-    let context = c.brought.as_ref().and_then(|b| {
+    let contexts = c.origins.iter().filter_map(|o| o.brought.as_ref()).filter_map(|b| {
         let (op, (name, pinned)) = match &b.origin {
             Origin::Stdin => return None,
             Origin::Url(h) => (Remote::Url(h), url(h)),
@@ -62,7 +62,7 @@ fn of(c: &Compiled) -> Vec<Source<'_>> {
         };
         Some(Source { op, name, pinned, span: v.meta.span })
     });
-    context.into_iter().chain(steps).collect()
+    contexts.chain(steps).collect()
 }
 
 fn url(h: &HttpSource) -> (String, Pinned) {

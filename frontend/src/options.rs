@@ -1,10 +1,11 @@
 //! What the caller asks of lowering. The command line's strings end before this.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use rgraph_ir::Platform;
 use rgraph_ir::op::{HostIp, NetworkMode, Ulimit};
 use rgraph_ir::pattern::PatternSet;
+use rgraph_ir::{BuildPlan, Platform};
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -37,6 +38,9 @@ pub struct LowerOptions {
     pub hostname: Option<String>,
     /// `--build-context` by name (or `name::platform`).
     pub build_contexts: BTreeMap<String, NamedContext>,
+    /// What folders are called in the graph, by the name of their context, where that is another one:
+    /// plans that become one graph must not call two folders the same.
+    pub folders: BTreeMap<String, String>,
     /// The main context's ignore file.
     pub ignore: IgnoreFile,
     /// `--pull`.
@@ -109,12 +113,26 @@ pub enum NamedContext {
         /// The URL with its fragment.
         url: String,
     },
-    /// Another target of a bake file.
+    /// A stage of the same file.
     Target {
         /// Its name.
         name: String,
     },
+    /// The result of another build.
+    Result(Linked),
 }
+
+/// A plan whose targets are a context: the one for the platform, or the only one.
+#[derive(Debug, Clone)]
+pub struct Linked(pub Arc<BuildPlan>);
+
+impl PartialEq for Linked {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Linked {}
 
 impl Default for LowerOptions {
     fn default() -> Self {
@@ -133,6 +151,7 @@ impl Default for LowerOptions {
             cgroup_parent: None,
             hostname: None,
             build_contexts: BTreeMap::new(),
+            folders: BTreeMap::new(),
             ignore: IgnoreFile::default(),
             pull: false,
             source_date_epoch: None,

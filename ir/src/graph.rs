@@ -81,6 +81,11 @@ impl Graph {
         self.vertices.is_empty()
     }
 
+    /// Changes what vertices carry for people: names and places enter no key.
+    pub fn rename(&mut self, change: impl Fn(&mut VertexMeta)) {
+        self.vertices.iter_mut().for_each(|v| change(&mut v.meta));
+    }
+
     /// For every vertex, who uses it (each user once), by position.
     pub fn users(&self) -> Vec<Vec<VertexId>> {
         let mut users: Vec<Vec<VertexId>> = vec![Vec::new(); self.vertices.len()];

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::graph::{Edge, Graph};
+use crate::graph::{Edge, Graph, GraphBuilder};
 use crate::image_config::{BaseHistory, ImageConfig};
 use crate::platform::Platform;
 use crate::span::Span;
@@ -14,6 +14,31 @@ pub struct BuildPlan {
     pub graph: Graph,
     /// What to make, one per target and platform.
     pub targets: Vec<Target>,
+}
+
+impl BuildPlan {
+    /// Several plans as one: equal vertices are one vertex, targets stand in the order of the plans.
+    pub fn join<'a>(plans: impl IntoIterator<Item = &'a Self>) -> Self {
+        let (mut graph, mut targets) = (GraphBuilder::new(), Vec::new());
+        for plan in plans {
+            graph.reserve(plan.graph.len());
+            let mut at = Vec::with_capacity(plan.graph.len());
+            for (_, v) in plan.graph.iter() {
+                let moved = |e: &Edge| Edge { vertex: at[e.vertex.at()], output: e.output };
+                let inputs = v.inputs.iter().map(moved).collect();
+                at.push(graph.add(v.op.clone(), inputs, v.platform.clone(), v.meta.clone()));
+            }
+            let moved = |e: Edge| Edge { vertex: at[e.vertex.at()], output: e.output };
+            targets.extend(plan.targets.iter().cloned().map(|mut t| {
+                t.root = t.root.map(moved);
+                for h in &mut t.history {
+                    h.layer = h.layer.map(moved);
+                }
+                t
+            }));
+        }
+        Self { graph: graph.finish(), targets }
+    }
 }
 
 /// One image to make.

@@ -2,6 +2,7 @@
 //! command line end before this.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,10 +22,8 @@ pub struct BuildRequest {
     pub plan: Arc<BuildPlan>,
     /// Folders by the name their [`crate::op::LocalSource`] gives.
     pub contexts: BTreeMap<String, LocalContext>,
-    /// Where results go; empty: the local image store.
-    pub outputs: Vec<OutputSpec>,
-    /// Names for the result, normalised with tag.
-    pub tags: Vec<String>,
+    /// What is made of the plan's targets.
+    pub exports: Vec<Export>,
     /// Caches to read, in order.
     pub cache_from: Vec<CacheFrom>,
     /// Caches to write.
@@ -45,8 +44,6 @@ pub struct BuildRequest {
     pub step_timeout: Option<Duration>,
     /// How often a `RUN` that failed is tried again.
     pub retries: u32,
-    /// Seconds since 1970 that replace "now" in the image.
-    pub source_date_epoch: Option<i64>,
     /// Size of `/dev/shm` in bytes.
     pub shm_size: Option<u64>,
     /// Limits of each `RUN`.
@@ -57,6 +54,21 @@ pub struct BuildRequest {
     pub place: String,
     /// Names of build arguments, for explanations.
     pub args: BTreeSet<String>,
+}
+
+/// What is made of some targets of a plan: one image, or an index of several platforms.
+#[derive(Debug, Clone, Default)]
+pub struct Export {
+    /// Tells it from others of the build; empty: it is the only one.
+    pub name: String,
+    /// The targets, by their place in the plan: one per platform.
+    pub targets: Range<usize>,
+    /// Where results go; empty: the local image store.
+    pub outputs: Vec<OutputSpec>,
+    /// Names for the result, normalised with tag.
+    pub tags: Vec<String>,
+    /// Seconds since 1970 that replace "now" in the image.
+    pub source_date_epoch: Option<i64>,
     /// Which layers become one.
     pub squash: Squash,
     /// Configs do not tell how images were made.

@@ -14,9 +14,8 @@ use std::collections::BTreeSet;
 
 use rgraph_image::config::{ConfigError, ImageConfigFile};
 use rgraph_image::manifest::{Document, Manifest, ManifestError};
-use rgraph_ir::{
-    BlobDigest, ChainId, ConfigDigest, ManifestDigest, Platform, Reference, SnapshotId, limits,
-};
+use rgraph_ir::request::Export;
+use rgraph_ir::{BlobDigest, ChainId, ConfigDigest, ManifestDigest, Reference, SnapshotId, limits};
 use rgraph_solver::CancelToken;
 use rgraph_solver::event::{EventSink, Step};
 use rgraph_store::{ImageRow, Policy, Store, StoreError};
@@ -24,7 +23,6 @@ use rgraph_store::{ImageRow, Policy, Store, StoreError};
 use crate::export::{ExportError, Exporter};
 use crate::fetch::image::{FetchError, ImageFetcher};
 use crate::host::Host;
-use crate::import::request;
 use crate::local_backend::SystemClock;
 use crate::snapshot::{SnapshotError, Snapshots};
 
@@ -121,8 +119,6 @@ pub struct World<'a> {
     pub host: &'a Host,
     /// Registries.
     pub images: &'a ImageFetcher<'a>,
-    /// Of this machine.
-    pub platform: Platform,
     /// Polled often.
     pub cancel: &'a CancelToken,
 }
@@ -135,7 +131,7 @@ impl World<'_> {
     ) -> Result<T, ImagesError> {
         let lease = self.store.lease()?;
         let snapshots = Snapshots::new(self.store, self.host, self.images, &lease);
-        let request = request(Vec::new(), self.platform.clone());
+        let export = Export::default();
         let sink: &dyn EventSink = &();
         f(&Exporter {
             store: self.store,
@@ -143,7 +139,7 @@ impl World<'_> {
             snapshots: &snapshots,
             provider: self.images,
             images: self.images,
-            request: &request,
+            export: &export,
             sink,
             clock: &SystemClock,
             cancel: self.cancel,

@@ -6,8 +6,8 @@ use std::io::Read;
 use rgraph_image::layer::{UnpackOptions, decompress, unpack_layer};
 use rgraph_image::tar::TarError;
 use rgraph_ir::plan::TargetBase;
-use rgraph_ir::request::{BuildRequest, Entitlements, LayerOptions};
-use rgraph_ir::{Edge, HistoryEntry, Platform, Target, VertexId};
+use rgraph_ir::request::{Export, LayerOptions};
+use rgraph_ir::{Edge, HistoryEntry, Target, VertexId};
 use rgraph_solver::CancelToken;
 use rgraph_solver::backend::BuiltImage;
 use rgraph_solver::event::{EventSink, Step};
@@ -81,7 +81,7 @@ pub fn import(
         base: TargetBase::default(),
     };
     let images = ImageFetcher::new(store, None, PullPolicy::Never, cancel);
-    let request = request(what.names, target.platform.clone());
+    let export = Export { tags: what.names, ..Export::default() };
     let snapshots = Snapshots::new(store, host, &images, &lease);
     let sink: &dyn EventSink = &();
     let exporter = Exporter {
@@ -90,7 +90,7 @@ pub fn import(
         snapshots: &snapshots,
         provider: &images,
         images: &images,
-        request: &request,
+        export: &export,
         sink,
         clock: &SystemClock,
         cancel,
@@ -101,35 +101,6 @@ pub fn import(
         provenance: Default::default(),
     };
     exporter.keep_one(&target, Some(top), &LayerOptions::default())
-}
-
-pub(crate) fn request(tags: Vec<String>, host_platform: Platform) -> BuildRequest {
-    BuildRequest {
-        plan: Default::default(),
-        contexts: Default::default(),
-        outputs: Vec::new(),
-        tags,
-        cache_ttl: None,
-        cache_from: Vec::new(),
-        cache_to: Vec::new(),
-        secrets: Default::default(),
-        ssh: Default::default(),
-        allow: Entitlements::default(),
-        network_fallback: Default::default(),
-        jobs: None,
-        step_timeout: None,
-        retries: 0,
-        source_date_epoch: None,
-        shm_size: None,
-        resources: Default::default(),
-        host_platform,
-        place: String::new(),
-        args: Default::default(),
-        squash: Default::default(),
-        omit_history: false,
-        attest: Default::default(),
-        asked: Default::default(),
-    }
 }
 
 /// Reads a file or pipe until the build is to stop: a pipe that nobody writes to does not keep a

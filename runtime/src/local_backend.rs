@@ -4,14 +4,14 @@
 mod caches;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel, sync_channel};
 use std::time::{Duration, Instant};
 
 use rgraph_ir::op::{NetworkMode, SecurityMode, SourceOp};
-use rgraph_ir::request::{BuildRequest, CacheTo};
+use rgraph_ir::request::{BuildRequest, CacheTo, Export};
 use rgraph_ir::{CacheKey, Op, VertexId};
-use rgraph_solver::backend::{Backend, BuildError, BuildOutcome};
+use rgraph_solver::backend::{Backend, BuildError, BuildOutcome, Exported};
 use rgraph_solver::drive::solve;
 use rgraph_solver::event::{Event, EventKind, EventSink, Step, Timestamp};
 use rgraph_solver::policy::Policy;
@@ -134,6 +134,36 @@ impl Drop for Ending<'_> {
     }
 }
 
+/// Exports at once: each packs on all processors, but waits for disks and registries.
+const EXPORTS: usize = 4;
+
+/// Does something for each export; results stand in the order of the exports.
+fn side_by_side<T: Send>(exports: &[Export], one: &(dyn Fn(&Export) -> T + Sync)) -> Vec<T> {
+    if let [only] = exports {
+        return vec![one(only)];
+    }
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut done = Vec::new();
+        while let at = next.fetch_add(1, Ordering::Relaxed)
+            && let Some(export) = exports.get(at)
+        {
+            done.push((at, one(export)));
+        }
+        done
+    };
+    let mut all: Vec<(usize, T)> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..EXPORTS.min(exports.len())).map(|_| scope.spawn(work)).collect();
+        let joined = threads.into_iter().map(|t| match t.join() {
+            Ok(done) => done,
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        joined.flatten().collect()
+    });
+    all.sort_by_key(|(at, _)| *at);
+    all.into_iter().map(|(_, t)| t).collect()
+}
+
 fn setup(e: rgraph_store::StoreError) -> BuildError {
     BuildError::Setup(Box::new(e))
 }
@@ -183,76 +213,102 @@ impl Build<'_> {
         };
         let snapshots = Snapshots::new(store, host, &providers, lease);
         let mut attempts = 0;
-        let (images, index, provenance, solution) = loop {
+        let lose = |solution: &Solution, policy: &mut Policy| {
+            policy.lost.extend(solution.trees.values().filter_map(|t| match t {
+                Tree::Snapshot(id) => Some(*id),
+                Tree::Context(_) => None,
+            }));
+        };
+        let (results, solution) = loop {
             let solved = solve(&request.plan, &ports, &policy, cancel, sink);
             warn();
             files.tidy();
             let solution = solved?;
             let inline = self.inline(&solution, feed)?;
-            let step = Step::Other(next_step.fetch_add(1, Ordering::Relaxed));
-            let exporter = Exporter {
-                store,
-                host,
-                snapshots: &snapshots,
-                provider: &providers,
-                images,
-                request,
-                sink,
-                clock: &clock,
-                cancel,
-                step,
-                inline: inline.as_ref(),
-                sources: Some(sources),
-                index: Default::default(),
-                provenance: Default::default(),
+            let retry = attempts < 2;
+            let one = |export: &Export| {
+                let exporter = Exporter {
+                    store,
+                    host,
+                    snapshots: &snapshots,
+                    provider: &providers,
+                    images,
+                    export,
+                    sink,
+                    clock: &clock,
+                    cancel,
+                    step: Step::Other(next_step.fetch_add(1, Ordering::Relaxed)),
+                    inline: inline.as_ref(),
+                    sources: Some(sources),
+                    index: Default::default(),
+                    provenance: Default::default(),
+                };
+                self.export(&exporter, &solution, retry)
             };
-            let emit = |kind| sink.emit(Event { at: clock.now(), step, kind });
-            emit(EventKind::Announced { name: "exporting".to_owned() });
-            emit(EventKind::Started);
-            match exporter.run(&request.plan, &solution) {
-                Ok(images) => {
-                    emit(EventKind::Finished);
-                    let lost = feed.settle(&solution.keys, cancel);
-                    if lost.is_empty() || attempts >= 2 || cancel.is_cancelled() {
-                        let index = exporter.index.get().copied();
-                        let provenance = exporter.provenance.into_inner().unwrap_or_default();
-                        break (images, index, provenance, solution);
-                    }
-                    // A cache is to have what the store only knows of.
-                    attempts += 1;
-                    policy.lost.extend(lost);
-                    policy.lost.extend(solution.trees.values().filter_map(|t| match t {
-                        Tree::Snapshot(id) => Some(*id),
-                        Tree::Context(_) => None,
-                    }));
+            let done = side_by_side(&request.exports, &one);
+            if done.iter().all(Result::is_ok) {
+                let results = done.into_iter().flatten().collect();
+                let lost = feed.settle(&solution.keys, cancel);
+                if lost.is_empty() || attempts >= 2 || cancel.is_cancelled() {
+                    break (results, solution);
                 }
-                Err(_) if cancel.is_cancelled() => {
-                    emit(EventKind::Cancelled);
-                    return Err(cancelled());
-                }
-                // A hit whose layers turn out to be gone or damaged is no hit: what it stands for is
-                // built again.
-                Err(e) if e.is_loss() && attempts < 2 => {
-                    attempts += 1;
-                    let text = format!("{}: building it again", crate::worker::report(&e));
-                    emit(EventKind::Warning { text });
-                    emit(EventKind::Finished);
-                    warn();
-                    policy.lost.extend(solution.trees.values().filter_map(|t| match t {
-                        Tree::Snapshot(id) => Some(*id),
-                        Tree::Context(_) => None,
-                    }));
-                }
-                Err(e) => {
-                    emit(EventKind::Failed { message: crate::worker::report(&e) });
-                    return Err(BuildError::Export(Box::new(e)));
-                }
+                // A cache is to have what the store only knows of.
+                attempts += 1;
+                policy.lost.extend(lost);
+                lose(&solution, &mut policy);
+                continue;
             }
+            if cancel.is_cancelled() {
+                return Err(cancelled());
+            }
+            let errors = done.into_iter().filter_map(Result::err);
+            let (losses, mut others): (Vec<_>, Vec<_>) = errors.partition(|e| retry && e.is_loss());
+            if let Some(e) = others.drain(..).next() {
+                return Err(BuildError::Export(Box::new(e)));
+            }
+            // A hit whose layers turn out to be gone or damaged is no hit: what it stands for is built
+            // again.
+            debug_assert!(!losses.is_empty());
+            attempts += 1;
+            warn();
+            lose(&solution, &mut policy);
         };
         warn();
         store.flush_uses(lease).map_err(setup)?;
         let (cached, ran) = (solution.cached, solution.ran);
-        Ok((BuildOutcome { images, index, provenance, cached, ran }, solution.keys))
+        Ok((BuildOutcome { results, cached, ran }, solution.keys))
+    }
+
+    /// Makes one export, and tells of it. `retry`: what is lost is built again.
+    fn export(
+        &self,
+        exporter: &Exporter<'_>,
+        solution: &Solution,
+        retry: bool,
+    ) -> Result<Exported, ExportError> {
+        let (step, name) = (exporter.step, exporter.export.name.clone());
+        let emit = |kind| self.sink.emit(Event { at: SystemClock.now(), step, kind });
+        let shown = match name.is_empty() {
+            true => "exporting".to_owned(),
+            false => format!("[{name}] exporting"),
+        };
+        emit(EventKind::Announced { name: shown });
+        emit(EventKind::Started);
+        let done = exporter.run(&self.request.plan, &self.request.host_platform, solution);
+        emit(match &done {
+            Ok(_) => EventKind::Finished,
+            Err(_) if self.cancel.is_cancelled() => EventKind::Cancelled,
+            Err(e) if retry && e.is_loss() => {
+                let text = format!("{}: building it again", crate::worker::report(e));
+                emit(EventKind::Warning { text });
+                EventKind::Finished
+            }
+            Err(e) => EventKind::Failed { message: crate::worker::report(e) },
+        });
+        let images = done?;
+        let index = exporter.index.get().copied();
+        let provenance = exporter.provenance.get().cloned().unwrap_or_default();
+        Ok(Exported { name, images, index, provenance })
     }
 
     /// What the configs of the images say of their keys, when that was asked for.

@@ -22,6 +22,19 @@ pub trait Backend {
 /// What came out of a build.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BuildOutcome {
+    /// One per export of the request, in its order.
+    pub results: Vec<Exported>,
+    /// How many vertices a cache answered.
+    pub cached: usize,
+    /// How many ran.
+    pub ran: usize,
+}
+
+/// What came out of one export.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Exported {
+    /// The export's name.
+    pub name: String,
     /// One per target, in the plan's order.
     pub images: Vec<BuiltImage>,
     /// The index over them, when there are several, or something is said of one: digest and size in
@@ -29,10 +42,6 @@ pub struct BuildOutcome {
     pub index: Option<(ManifestDigest, u64)>,
     /// What was said of how they were made, as JSON, one per target, when that was asked for.
     pub provenance: Vec<(Platform, String)>,
-    /// How many vertices a cache answered.
-    pub cached: usize,
-    /// How many ran.
-    pub ran: usize,
 }
 
 /// One image.

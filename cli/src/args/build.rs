@@ -46,9 +46,9 @@ pub struct BuildArgs {
     /// Dockerfile [default: CONTEXT/Dockerfile]
     #[arg(short, long, value_name = "PATH")]
     pub file: Option<PathBuf>,
-    /// Stage to build
+    /// Stage to build; repeated: several, in one graph
     #[arg(long, value_name = "STAGE")]
-    pub target: Option<String>,
+    pub target: Vec<String>,
     /// Value of an ARG; a name alone takes it from the environment
     #[arg(long, value_name = "NAME[=VALUE]", allow_hyphen_values = true)]
     pub build_arg: Vec<String>,

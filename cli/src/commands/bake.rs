@@ -1,16 +1,20 @@
 //! `rgraph bake`: the targets of a bake file, as one build.
 
+use std::time::Instant;
+
 use rgraph_bake::Listing;
 
-use super::{Context, print};
+use super::{Context, build, call, print};
 use crate::args::BakeArgs;
 use crate::bake;
-use crate::options::{BakeMode, BakeOptions};
+use crate::options::{BakeMode, BakeOptions, Call};
 use crate::report::CliError;
 use crate::table::Table;
+use crate::units::named_after;
 
 /// Runs the command.
 pub fn run(cx: &Context, args: BakeArgs) -> Result<(), CliError> {
+    let started = Instant::now();
     let opts = BakeOptions::new(args, &cx.env, cx.terminals)?;
     let all = bake::definition(&opts, &cx.env).map_err(|e| cx.compile_error(e))?;
     match opts.mode {
@@ -22,8 +26,24 @@ pub fn run(cx: &Context, args: BakeArgs) -> Result<(), CliError> {
     if opts.mode == BakeMode::Print {
         return print(rgraph_bake::print(&resolved).as_bytes());
     }
-    bake::builds(&opts, &all, &resolved, &cx.env, cx.terminals)?;
-    Err(CliError::not_yet("`rgraph bake` without `--print` or `--list`"))
+    let units = bake::builds(&opts, &all, &resolved, &cx.env, cx.terminals)?;
+    let asked = units.iter().filter(|u| u.wanted && u.opts.call != Call::Build);
+    if asked.clone().next().is_none() {
+        let file = opts.files.first().cloned().unwrap_or_else(bake::first_file);
+        let common = named_after(opts.common.clone(), file);
+        return build::execute(cx, &common, &units, started);
+    }
+    // One after the other: each is told in full.
+    let mut worst = None;
+    for (at, unit) in asked.enumerate() {
+        let gap = if at > 0 { "\n" } else { "" };
+        print(format!("{gap}{}\n\n", unit.name).as_bytes())?;
+        if let Err(e) = call::run(cx, &unit.opts) {
+            cx.report(|r| r.error(&e));
+            worst = Some(CliError::reported(e.kind));
+        }
+    }
+    worst.map_or(Ok(()), Err)
 }
 
 fn list(listing: Listing) -> Result<(), CliError> {

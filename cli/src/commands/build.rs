@@ -5,14 +5,14 @@ use std::time::Instant;
 
 use base64::Engine as _;
 use rgraph_image::manifest::OCI_INDEX;
-use rgraph_ir::request::{Dest, OutputSpec};
+use rgraph_ir::request::{Dest, Export, OutputSpec};
 use rgraph_ir::{Diagnostic, SourceMap, Ttl};
 use rgraph_runtime::LocalBackend;
 use rgraph_runtime::builds::{BuildRecord, BuildStatus, Journal};
 use rgraph_runtime::fetch::image::{ImageFetcher, Lock};
 use rgraph_runtime::fetch::source::Sources;
 use rgraph_runtime::logs::BuildLogs;
-use rgraph_solver::backend::{Backend, BuildError, BuildOutcome};
+use rgraph_solver::backend::{Backend, BuildError, BuildOutcome, Exported};
 use rgraph_solver::{SolveError, Step, TaskError};
 
 use super::graph::policy;
@@ -22,11 +22,12 @@ use crate::asked::asked;
 use crate::journal::{Ending, Span, record};
 use crate::options::{BuildOptions, Call, Config, ContextSpec, ProgressMode, Pull};
 use crate::output::write_whole;
-use crate::pipeline::{Answers, CompileError, Compiled, compile, place, request};
+use crate::pipeline::{Answers, CompileError, Compiled, compile, request};
 use crate::progress::{Progress, Recorder, Settings, Summary, write_classic, write_summary};
 use crate::report::{CliError, ErrorKind, FailedStep};
 use crate::script::script;
 use crate::session::Alarm;
+use crate::units::{self, Unit};
 use crate::{session, sources};
 
 /// Rules about layers: what they find is shown in full.
@@ -34,7 +35,7 @@ const LAYER_RULES: [&str; 2] = ["ChainedRun", "TooManyLayers"];
 
 /// Runs the command.
 pub fn run(cx: &Context, args: BuildArgs) -> Result<(), CliError> {
-    let (started, begun) = (Instant::now(), jiff::Timestamp::now());
+    let started = Instant::now();
     let opts = BuildOptions::new(args, &cx.env, cx.terminals)?;
     for w in &opts.warnings {
         cx.report(|r| r.warning(w));
@@ -42,6 +43,23 @@ pub fn run(cx: &Context, args: BuildArgs) -> Result<(), CliError> {
     if opts.call != Call::Build {
         return call::run(cx, &opts);
     }
+    let units = Unit::of(&opts);
+    execute(cx, &opts, &units, started)
+}
+
+/// Builds units as one. `common`: what was said for all of them.
+pub fn execute(
+    cx: &Context,
+    common: &BuildOptions,
+    units: &[Unit],
+    started: Instant,
+) -> Result<(), CliError> {
+    if common.progress == ProgressMode::Legacy && units.len() > 1 {
+        return Err(CliError::usage("`--progress=legacy` shows one target only")
+            .help("the form has no place for a second one: use `--progress=plain`"));
+    }
+    let begun = jiff::Timestamp::now();
+    let opts = &units::together(common, units)?;
     let alarm = Alarm::set(opts.timeouts.build, &cx.cancel);
     let config = session::config(&cx.dirs)?;
     let host = cx.host()?;
@@ -49,9 +67,9 @@ pub fn run(cx: &Context, args: BuildArgs) -> Result<(), CliError> {
     let store = session::open_store(cx.root())?;
     let registry = session::registries(&cx.env, &config, &opts.insecure_registries);
     let network = (!opts.offline && opts.pull != Pull::Never).then_some(&registry);
-    let journal = Journal::new(&store, &place(&opts));
+    let journal = Journal::new(&store, &units::place(opts, units));
     let logs = BuildLogs::new(&store, journal.id(), config.log_size());
-    let mut settings = Settings::for_build(&opts, cx.style.colours);
+    let mut settings = Settings::for_build(opts, cx.style.colours);
     settings.log_hint = Some(format!("rgraph logs {}", journal.id()));
     let progress = Progress::new(&settings, Box::new(std::io::stderr()));
     let recorder = Recorder::new(&progress, logs.clone(), settings.secrets.clone());
@@ -71,7 +89,7 @@ pub fn run(cx: &Context, args: BuildArgs) -> Result<(), CliError> {
         started: begun.to_string(),
         millis: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
     };
-    let compiled = compile(&opts, &answers, true).and_then(|c| match &lock {
+    let compiled = compile(opts, units, &answers, true).and_then(|c| match &lock {
         Some(lock) => match sources::unlocked(&c, lock) {
             errors if errors.is_empty() => Ok(c),
             errors => Err(CompileError::Text(errors, c.sources)),
@@ -83,8 +101,8 @@ pub fn run(cx: &Context, args: BuildArgs) -> Result<(), CliError> {
         Err(e) => {
             progress.close();
             let end = Ending { status: status(cx, false), error: Some(told(&e)), image: None };
-            keep(journal, record(&opts, None, &progress, &logs, span(started), end));
-            return Err(if alarm.rang() { late(&opts) } else { cx.compile_error(e) });
+            keep(journal, record(opts, None, &progress, &logs, span(started), end));
+            return Err(if alarm.rang() { late(opts) } else { cx.compile_error(e) });
         }
     };
     if opts.progress == ProgressMode::Legacy {
@@ -93,7 +111,7 @@ pub fn run(cx: &Context, args: BuildArgs) -> Result<(), CliError> {
             let bytes = crate::table::size(bytes);
             progress.message(&format!("Build context of {files} files, {bytes}"));
         }
-        progress.script(script(&compiled.ast, &compiled.plan));
+        progress.script(script(&compiled.origin(0).ast, &compiled.plan));
     }
     loud(cx, &progress, &compiled);
     let backend = LocalBackend {
@@ -104,17 +122,22 @@ pub fn run(cx: &Context, args: BuildArgs) -> Result<(), CliError> {
         next_step: &next_step,
         journal: &journal,
     };
-    let mut request = request(&opts, &compiled);
+    let mut request = request(opts, &compiled);
     request.network_fallback = config.network_fallback();
-    if request.attest.provenance.is_some() {
-        request.asked = asked(&opts, &compiled, &remote, journal.id(), &begun.to_string());
+    let wanted = units.iter().enumerate().filter(|(_, u)| u.wanted);
+    for (export, (at, unit)) in request.exports.iter_mut().zip(wanted) {
+        if export.attest.provenance.is_some() {
+            let (origin, begun) = (compiled.origin(at), begun.to_string());
+            export.asked =
+                asked(&unit.opts, origin, &compiled.sources, &remote, journal.id(), &begun);
+        }
     }
     let outcome = backend.build(&request, &recorder, &cx.cancel);
     progress.close();
     let end = Ending {
         status: status(cx, outcome.is_ok()),
         error: outcome.as_ref().err().map(cause),
-        image: outcome.as_ref().ok().and_then(image),
+        image: outcome.as_ref().ok().and_then(|o| o.results.first().and_then(image)),
     };
     let span = span(started);
     let quiet = opts.progress == ProgressMode::Quiet;
@@ -122,11 +145,11 @@ pub fn run(cx: &Context, args: BuildArgs) -> Result<(), CliError> {
         cx.report(|r| r.warnings(&compiled.warnings, &compiled.sources));
     }
     let result = match outcome {
-        Ok(outcome) => finish(&opts, &outcome, started, &progress, &compiled, journal.id(), quiet),
-        Err(_) if alarm.rang() => Err(late(&opts)),
+        Ok(outcome) => finish(opts, &outcome, started, &progress, &compiled, journal.id(), quiet),
+        Err(_) if alarm.rang() => Err(late(opts)),
         Err(e) => Err(failure(cx, e, &progress, &compiled)),
     };
-    keep(journal, record(&opts, Some(&compiled), &progress, &logs, span, end));
+    keep(journal, record(opts, Some(&compiled), &progress, &logs, span, end));
     result?;
     collect(cx, &store, &config, quiet);
     Ok(())
@@ -180,8 +203,8 @@ fn told(e: &CompileError) -> String {
 }
 
 /// What is named at the end.
-fn image(outcome: &BuildOutcome) -> Option<String> {
-    match (&outcome.index, &outcome.images[..]) {
+fn image(result: &Exported) -> Option<String> {
+    match (&result.index, &result.images[..]) {
         (_, []) => None,
         // What is said of an image does not change which one it is.
         (_, [one]) | (None, [one, ..]) => Some(one.config.to_string()),
@@ -273,18 +296,16 @@ fn finish(
     id_of_build: &str,
     quiet: bool,
 ) -> Result<(), CliError> {
-    let id = image(outcome);
+    let ids: Vec<String> = outcome.results.iter().filter_map(image).collect();
+    let id = Some(&ids).filter(|_| outcome.results.len() == 1).and_then(|ids| ids.first().cloned());
     if let Some(path) = &opts.metadata_file {
-        write_whole(path, &metadata(opts, outcome, compiled, id_of_build))?;
+        write_whole(path, &metadata(outcome, compiled, id_of_build))?;
     }
     if let (Some(path), Some(id)) = (&opts.iidfile, &id) {
         write_whole(path, id.as_bytes())?;
     }
     if quiet {
-        return match id {
-            Some(id) => print(format!("{id}\n").as_bytes()),
-            None => Ok(()),
-        };
+        return ids.iter().try_for_each(|id| print(format!("{id}\n").as_bytes()));
     }
     let summary = Summary {
         elapsed: u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX),
@@ -320,18 +341,38 @@ fn files(outputs: &[OutputSpec]) -> Vec<String> {
         .collect()
 }
 
-/// The keys buildx writes.
-fn metadata(
-    opts: &BuildOptions,
-    outcome: &BuildOutcome,
-    compiled: &Compiled,
-    id_of_build: &str,
-) -> Vec<u8> {
+/// The keys buildx writes; of several results, by their names.
+fn metadata(outcome: &BuildOutcome, compiled: &Compiled, id_of_build: &str) -> Vec<u8> {
+    let facts = |(result, export): (&Exported, &Export)| {
+        let mut out = image_facts(result);
+        out.insert("buildx.build.ref".into(), id_of_build.into());
+        if !export.tags.is_empty() {
+            out.insert("image.name".into(), export.tags.join(",").into());
+        }
+        (result.name.clone(), out)
+    };
+    let mut all = outcome.results.iter().zip(&compiled.exports).map(facts);
+    let mut out = match &compiled.exports[..] {
+        [one] if one.name.is_empty() => all.next().map(|(_, facts)| facts).unwrap_or_default(),
+        _ => all.map(|(name, facts)| (name, facts.into())).collect(),
+    };
+    let warnings: Vec<_> =
+        compiled.warnings.iter().map(|d| warning(d, &compiled.sources)).collect();
+    if !warnings.is_empty() {
+        out.insert("buildx.build.warnings".into(), warnings.into());
+    }
+    let mut bytes = serde_json::to_vec_pretty(&out).expect("always serialises");
+    bytes.push(b'\n');
+    bytes
+}
+
+/// What one export came to.
+fn image_facts(result: &Exported) -> serde_json::Map<String, serde_json::Value> {
     let mut out = serde_json::Map::new();
-    if let [i] = &outcome.images[..] {
+    if let [i] = &result.images[..] {
         out.insert("containerimage.config.digest".into(), i.config.to_string().into());
     }
-    let descriptor = match (outcome.index, outcome.images.first()) {
+    let descriptor = match (result.index, result.images.first()) {
         (Some((digest, size)), _) => Some(serde_json::json!({
             "mediaType": OCI_INDEX,
             "digest": digest.to_string(),
@@ -349,25 +390,14 @@ fn metadata(
         out.insert("containerimage.digest".into(), d["digest"].clone());
         out.insert("containerimage.descriptor".into(), d);
     }
-    for (platform, text) in &outcome.provenance {
-        let key = match outcome.provenance.len() {
+    for (platform, text) in &result.provenance {
+        let key = match result.provenance.len() {
             1 => "buildx.build.provenance".to_owned(),
             _ => format!("buildx.build.provenance/{platform}"),
         };
         out.insert(key, serde_json::from_str(text).expect("it was written as JSON"));
     }
-    out.insert("buildx.build.ref".into(), id_of_build.into());
-    let warnings: Vec<_> =
-        compiled.warnings.iter().map(|d| warning(d, &compiled.sources)).collect();
-    if !warnings.is_empty() {
-        out.insert("buildx.build.warnings".into(), warnings.into());
-    }
-    if !opts.tags.is_empty() {
-        out.insert("image.name".into(), opts.tags.join(",").into());
-    }
-    let mut bytes = serde_json::to_vec_pretty(&out).expect("always serialises");
-    bytes.push(b'\n');
-    bytes
+    out
 }
 
 /// A warning in the form of BuildKit's `VertexWarning`, its texts in base64.

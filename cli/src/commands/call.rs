@@ -13,7 +13,7 @@ use rgraph_ir::{Diagnostic, Severity, SourceFile, SourceMap, Span};
 use serde_json::{Map, Value, json};
 
 use super::{Context, print};
-use crate::load::load;
+use crate::load::{FolderNames, load};
 use crate::options::{BuildOptions, Call};
 use crate::pipeline::{CompileError, lower_options};
 use crate::progress::sanitize::harmless;
@@ -22,14 +22,14 @@ use crate::report::{CliError, ErrorKind};
 /// Runs what `opts.call` names.
 pub fn run(cx: &Context, opts: &BuildOptions) -> Result<(), CliError> {
     let brought = crate::context::bring(opts, None)?;
-    let loaded =
-        load(opts, brought.as_ref()).map_err(|e| CliError::failed(rgraph_runtime::report(&e)))?;
-    let file = loaded.sources.file(loaded.dockerfile).clone();
+    let mut sources = SourceMap::default();
+    let loaded = load(opts, brought.as_ref(), &mut sources, &mut FolderNames::default())
+        .map_err(|e| CliError::failed(rgraph_runtime::report(&e)))?;
+    let file = sources.file(loaded.dockerfile).clone();
     let mut options = lower_options(opts, &loaded);
     let parsed = parse(&file);
     let (errors, mut warnings): (Vec<_>, Vec<_>) =
         parsed.diags.into_iter().partition(|d| d.severity == Severity::Error);
-    let sources = loaded.sources;
     let failed = |errors| cx.compile_error(CompileError::Text(errors, sources.clone()));
     match opts.call {
         Call::Build => Err(CliError::internal("a build is no call")),

@@ -6,7 +6,7 @@ use rgraph_store::{CheckReport, Finding, FindingKind, OpenOptions, Store, StoreE
 
 use super::{Context, images_error, note, print};
 use crate::args::CheckArgs;
-use crate::options::{CheckOptions, Format, host_platform};
+use crate::options::{CheckOptions, Format};
 use crate::report::{CliError, ErrorKind, chain_text};
 use crate::session::store_error;
 
@@ -83,8 +83,7 @@ fn read_layers(
 ) -> Result<u64, CliError> {
     let host = cx.host()?;
     let fetcher = ImageFetcher::new(store, None, PullPolicy::Missing, &cx.cancel);
-    let world =
-        World { store, host, images: &fetcher, platform: host_platform(), cancel: &cx.cancel };
+    let world = World { store, host, images: &fetcher, cancel: &cx.cancel };
     let read = images::read_layers(&world).map_err(|e| images_error(&e))?;
     for id in read.damaged {
         if repair {

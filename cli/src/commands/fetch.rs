@@ -9,10 +9,11 @@ use rgraph_runtime::images::{self, World};
 use super::graph::policy;
 use super::{Context, images_error, note};
 use crate::args::FetchArgs;
-use crate::options::{FetchOptions, ProgressMode, host_platform};
+use crate::options::{FetchOptions, ProgressMode};
 use crate::pipeline::{Answers, CompileError, compile};
 use crate::progress::{Progress, Settings};
 use crate::report::CliError;
+use crate::units::Unit;
 use crate::{session, sources};
 
 /// Runs the command.
@@ -40,7 +41,7 @@ pub fn run(cx: &Context, args: FetchArgs) -> Result<(), CliError> {
         sink: &progress,
         next_step: &next_step,
     };
-    let compiled = compile(&opts, &answers, false);
+    let compiled = compile(&opts, &Unit::of(&opts), &answers, false);
     let compiled = compiled.map_err(|e| {
         progress.close();
         cx.compile_error(e)
@@ -50,13 +51,7 @@ pub fn run(cx: &Context, args: FetchArgs) -> Result<(), CliError> {
     if !errors.is_empty() {
         return Err(cx.compile_error(CompileError::Text(errors, compiled.sources)));
     }
-    let world = World {
-        store: &store,
-        host,
-        images: &fetcher,
-        platform: host_platform(),
-        cancel: &cx.cancel,
-    };
+    let world = World { store: &store, host, images: &fetcher, cancel: &cx.cancel };
     if opts.progress != ProgressMode::Quiet {
         fetched.iter().for_each(|line| note(line));
     }

@@ -21,13 +21,14 @@ use crate::options::{GraphOptions, Pull};
 use crate::output::write_whole;
 use crate::pipeline::{Answers, Compiled, compile, request};
 use crate::report::CliError;
+use crate::units::Unit;
 use crate::{session, sources};
 
 /// Runs the command.
 pub fn run(cx: &Context, args: GraphArgs) -> Result<(), CliError> {
     let opts = GraphOptions::new(args, &cx.env, cx.terminals)?;
     let (mut compiled, cached) = if opts.build.offline && !opts.cached {
-        let compiled = compile(&opts.build, &Answers::Stubs, false);
+        let compiled = compile(&opts.build, &Unit::of(&opts.build), &Answers::Stubs, false);
         (compiled.map_err(|e| cx.compile_error(e))?, BTreeMap::new())
     } else {
         with_store(cx, &opts)?
@@ -37,7 +38,7 @@ pub fn run(cx: &Context, args: GraphArgs) -> Result<(), CliError> {
     }
     let style = render::Style { cached, ..render::Style::default() };
     draw(&compiled, opts.format, &style)?;
-    drop(compiled.brought.take());
+    compiled.origins.iter_mut().for_each(|o| drop(o.brought.take()));
     // Taking a large plan apart, piece by piece, would be a tenth of the whole time, and the process
     // ends here.
     std::mem::forget(compiled);
@@ -73,7 +74,8 @@ fn with_store(
     let next_step = AtomicU32::new(0);
     let answers =
         Answers::Images { images: &images, sources: &remote, sink: &(), next_step: &next_step };
-    let compiled = compile(build, &answers, false).map_err(|e| cx.compile_error(e))?;
+    let compiled =
+        compile(build, &Unit::of(build), &answers, false).map_err(|e| cx.compile_error(e))?;
     if !opts.cached {
         return Ok((compiled, BTreeMap::new()));
     }
@@ -102,7 +104,7 @@ fn draw(c: &Compiled, format: GraphFormat, style: &render::Style) -> Result<(), 
         GraphFormat::Json => json(&Json::new(plan, map, style)),
         GraphFormat::Llb => match &plan.targets[..] {
             [one] => print(&rgraph_llb::encode(&plan.graph, one.root).bytes),
-            _ => Err(CliError::not_yet("`--format llb` of several platforms")),
+            _ => Err(CliError::not_yet("`--format llb` of several platforms or targets")),
         },
         GraphFormat::Svg => print(&svg(render::dot(plan, map, style).as_bytes())?),
     }

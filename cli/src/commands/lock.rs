@@ -14,6 +14,7 @@ use crate::output::write_whole;
 use crate::pipeline::{Answers, CompileError, compile};
 use crate::progress::{Progress, Settings};
 use crate::report::CliError;
+use crate::units::Unit;
 use crate::{session, sources};
 
 /// Runs the command.
@@ -47,7 +48,7 @@ pub fn run(cx: &Context, args: LockArgs) -> Result<(), CliError> {
         sink: &progress,
         next_step: &next_step,
     };
-    let compiled = compile(build, &answers, false);
+    let compiled = compile(build, &Unit::of(build), &answers, false);
     let compiled = compiled.map_err(|e| {
         progress.close();
         cx.compile_error(e)

@@ -20,13 +20,7 @@ pub fn run(cx: &Context, args: PullArgs) -> Result<(), CliError> {
     let fetcher = ImageFetcher::new(&store, Some(&registries), PullPolicy::Always, &cx.cancel)
         .telling(|e| transfer_note(e, opts.quiet));
     let platform = opts.platform.clone().unwrap_or_else(host_platform);
-    let world = World {
-        store: &store,
-        host,
-        images: &fetcher,
-        platform: host_platform(),
-        cancel: &cx.cancel,
-    };
+    let world = World { store: &store, host, images: &fetcher, cancel: &cx.cancel };
     if opts.default_tag && !opts.quiet {
         note("Using default tag: latest");
     }

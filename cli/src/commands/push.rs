@@ -6,7 +6,7 @@ use rgraph_runtime::images::{self, Arrival, Pushing, World};
 
 use super::{Context, images_error, note, print, transfer_note};
 use crate::args::PushArgs;
-use crate::options::{PushOptions, host_platform};
+use crate::options::PushOptions;
 use crate::report::CliError;
 use crate::session::{self, store_error};
 
@@ -19,13 +19,7 @@ pub fn run(cx: &Context, args: PushArgs) -> Result<(), CliError> {
         session::registries(&cx.env, &session::config(&cx.dirs)?, &opts.insecure_registries);
     let fetcher = ImageFetcher::new(&store, Some(&registries), PullPolicy::Missing, &cx.cancel)
         .telling(|e| transfer_note(e, opts.quiet));
-    let world = World {
-        store: &store,
-        host,
-        images: &fetcher,
-        platform: host_platform(),
-        cancel: &cx.cancel,
-    };
+    let world = World { store: &store, host, images: &fetcher, cancel: &cx.cancel };
     if opts.default_tag && !opts.quiet {
         note("Using default tag: latest");
     }

@@ -6,7 +6,7 @@ use rgraph_runtime::images::{self, World};
 
 use super::{Context, images_error, tag};
 use crate::args::SaveArgs;
-use crate::options::{SaveOptions, host_platform};
+use crate::options::SaveOptions;
 use crate::report::CliError;
 use crate::session;
 
@@ -34,12 +34,6 @@ pub fn run(cx: &Context, args: SaveArgs) -> Result<(), CliError> {
     // Layers of a base that nothing had to read yet come from its registry.
     let registries = session::registries(&cx.env, &session::config(&cx.dirs)?, &[]);
     let fetcher = ImageFetcher::new(&store, Some(&registries), PullPolicy::Missing, &cx.cancel);
-    let world = World {
-        store: &store,
-        host,
-        images: &fetcher,
-        platform: host_platform(),
-        cancel: &cx.cancel,
-    };
+    let world = World { store: &store, host, images: &fetcher, cancel: &cx.cancel };
     images::save(&world, &wanted, opts.platform.as_ref(), &opts.dest).map_err(|e| images_error(&e))
 }

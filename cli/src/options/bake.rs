@@ -165,7 +165,7 @@ impl BakeOptions {
         let resource = |name: &str| t.resources.get(name).cloned();
         let raw = BuildArgs {
             context: context.clone().into(),
-            target: t.target.clone(),
+            target: t.target.clone().into_iter().collect(),
             build_arg: lines(&t.args),
             build_context: contexts,
             label: lines(&t.labels),

@@ -54,6 +54,8 @@ pub struct BuildOptions {
     pub file: FileSpec,
     /// The stage; `None`: the last.
     pub target: Option<String>,
+    /// Further stages, each built beside the first.
+    pub more_targets: Vec<String>,
     /// `ARG` values. A name without a value that the environment does not have is not here.
     pub build_args: BTreeMap<String, String>,
     /// Labels; the last of equal names counts.
@@ -214,10 +216,12 @@ impl BuildOptions {
         let mut allow = entitlements(&raw.allow)?;
         allow.network_host |= network == Some(NetworkMode::Host);
         let tags = raw.tag.iter().map(|t| normal_tag("--tag", t)).collect::<Result<Vec<_>, _>>()?;
+        let mut targets = raw.target.iter().filter(|t| !t.is_empty()).cloned();
         let mut options = Self {
             context: ContextSpec::parse(&raw.context)?,
             file: FileSpec::parse(raw.file.clone())?,
-            target: raw.target.clone().filter(|t| !t.is_empty()),
+            target: targets.next(),
+            more_targets: targets.collect(),
             build_args,
             labels: labels(&raw.label)?,
             build_contexts: raw.build_context.iter().map(|l| named(l)).collect::<Result<_, _>>()?,
@@ -315,6 +319,7 @@ impl BuildOptions {
         options.timestamp(raw.timestamp.as_deref())?;
         options.attest_outputs()?;
         options.check()?;
+        options.check_targets()?;
         refuse_later(&raw)?;
         let secrets = secrets(&raw.secret, env)?;
         let ssh = agents(&raw.ssh, env)?;
@@ -396,6 +401,43 @@ impl BuildOptions {
                         .to_owned(),
                 ));
             }
+        }
+        Ok(())
+    }
+
+    /// What several targets cannot have in common.
+    fn check_targets(&self) -> Result<(), OptionsError> {
+        let count = 1 + self.more_targets.len();
+        if count == 1 {
+            return Ok(());
+        }
+        let conflict = |text: String| Err(OptionsError::Conflict(text));
+        let all: Vec<&String> = self.target.iter().chain(&self.more_targets).collect();
+        if let Some(twice) = all.iter().enumerate().find(|(i, t)| all[..*i].contains(t)) {
+            return conflict(format!("`--target {}` is given twice", twice.1));
+        }
+        if !self.tags.is_empty() && self.tags.len() != count {
+            return conflict(format!(
+                "{count} targets need as many `-t`, each for the target in its place, or none"
+            ));
+        }
+        let one_file = |o: &OutputSpec| match o {
+            OutputSpec::Oci(_) | OutputSpec::Docker(_) | OutputSpec::Tar { .. } => true,
+            OutputSpec::Image(i) | OutputSpec::Registry(i) => !i.names.is_empty(),
+            OutputSpec::Local { .. } | OutputSpec::CacheOnly => false,
+        };
+        if self.outputs.iter().any(one_file) {
+            return conflict(
+                "several targets do not fit into one archive or name: use `-o DIR`, `-t`, or \
+                 `rgraph bake`"
+                    .to_owned(),
+            );
+        }
+        if self.iidfile.is_some() {
+            return conflict("`--iidfile` is for one target; `--metadata-file` has all".to_owned());
+        }
+        if self.call != Call::Build {
+            return conflict("`--check` and `--call` are for one target".to_owned());
         }
         Ok(())
     }

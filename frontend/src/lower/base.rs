@@ -439,7 +439,7 @@ impl<'a> super::Cx<'a> {
             }
             NamedContext::Local { ignore_patterns } => {
                 let root = self.draft.local(Local {
-                    name: key.to_owned(),
+                    name: super::folder(self.opts, key),
                     paths,
                     exclude: ignore_patterns.clone(),
                     hint: format!("context:{key}-"),
@@ -464,6 +464,9 @@ impl<'a> super::Cx<'a> {
                 };
                 let root = self.draft.add(Op::Source(source), Vec::new(), None, meta(url));
                 plain(Some(root))
+            }
+            NamedContext::Result(linked) => {
+                self.linked_state(&linked.0, key, platform, span).map(|st| Some((st, true)))
             }
             // Found ones are bases: see [`Self::target_context`].
             NamedContext::Target { name } => {

@@ -13,6 +13,7 @@ mod git;
 
 pub use git::git_source;
 mod gofmt;
+mod linked;
 mod mounts;
 mod names;
 mod outline;
@@ -117,6 +118,11 @@ pub fn lower(
     Ok(Lowering::Done(Lowered { plan, warnings }))
 }
 
+/// What the folder of a context is called in the graph.
+fn folder(opts: &LowerOptions, context: &str) -> String {
+    opts.folders.get(context).map_or(context, String::as_str).to_owned()
+}
+
 fn no_stage() -> Diagnostic {
     let message = "dockerfile contains no stages to build";
     Diagnostic::new(Severity::Error, "no-stage", None, message)
@@ -191,7 +197,7 @@ impl<'a> Cx<'a> {
         let mut draft = Draft::default();
         let context_paths = draft.path_set();
         let context = draft.local(Local {
-            name: CONTEXT.to_owned(),
+            name: folder(opts, CONTEXT),
             paths: context_paths,
             exclude: opts.ignore.rules.to_strings(),
             hint: CONTEXT.to_owned(),

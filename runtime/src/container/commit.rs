@@ -7,7 +7,7 @@ use rgraph_image::layer::{
 };
 use rgraph_ir::image_config::ImageConfig;
 use rgraph_ir::plan::TargetBase;
-use rgraph_ir::request::LayerOptions;
+use rgraph_ir::request::{Export, LayerOptions};
 use rgraph_ir::{Edge, HistoryEntry, Target, VertexId};
 use rgraph_solver::CancelToken;
 use rgraph_solver::backend::BuiltImage;
@@ -19,7 +19,6 @@ use crate::export::Exporter;
 use crate::fetch::image::{ImageFetcher, PullPolicy};
 use crate::host::Host;
 use crate::images;
-use crate::import::request;
 use crate::local_backend::SystemClock;
 use crate::snapshot::Snapshots;
 
@@ -114,7 +113,7 @@ pub fn commit(
             span: None,
         },
     };
-    let request = request(what.names, target.platform.clone());
+    let export = Export { tags: what.names, ..Export::default() };
     let sink: &dyn EventSink = &();
     let exporter = Exporter {
         store,
@@ -122,7 +121,7 @@ pub fn commit(
         snapshots: &snapshots,
         provider: &fetcher,
         images: &fetcher,
-        request: &request,
+        export: &export,
         sink,
         clock: &SystemClock,
         cancel,

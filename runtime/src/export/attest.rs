@@ -5,8 +5,9 @@ use std::io::Read as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rgraph_image::attestation::{Attested, Claim, Subject};
+
 use rgraph_ir::attest::Provenance;
-use rgraph_ir::{BlobDigest, Platform, Reference};
+use rgraph_ir::{BlobDigest, BuildPlan, Platform, Reference};
 use rgraph_solver::event::EventKind;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use sha2::{Digest, Sha256};
@@ -37,9 +38,14 @@ impl Digests for Nobody {
 }
 
 impl Exporter<'_> {
-    /// Puts together what was asked to be said of each target.
-    pub(super) fn say_all(&self, built: &mut [Built<'_>]) -> Result<(), ExportError> {
-        let wanted = &self.request.attest;
+    /// Puts together what was asked to be said of each target. `made_of`: the plan, and the platform of
+    /// this machine.
+    pub(super) fn say_all(
+        &self,
+        made_of: (&BuildPlan, &Platform),
+        built: &mut [Built<'_>],
+    ) -> Result<(), ExportError> {
+        let wanted = &self.export.attest;
         if !wanted.any() {
             return Ok(());
         }
@@ -52,7 +58,7 @@ impl Exporter<'_> {
                 b.said.push(self.packages(b, &now)?);
             }
             if let Some(p) = &wanted.provenance {
-                let said = self.provenance(b, p, &now);
+                let said = self.provenance(b, p, made_of, &now);
                 told.push((b.target.platform.clone(), said.claim.predicate.to_string()));
                 b.said.push(said);
             }
@@ -61,18 +67,24 @@ impl Exporter<'_> {
         Ok(())
     }
 
-    fn provenance(&self, b: &Built<'_>, wanted: &Provenance, now: &str) -> Said {
+    fn provenance(
+        &self,
+        b: &Built<'_>,
+        wanted: &Provenance,
+        (plan, builder): (&BuildPlan, &Platform),
+        now: &str,
+    ) -> Said {
         let digests: &dyn Digests = match self.sources {
             Some(sources) => sources,
             None => &Nobody,
         };
         let made = Made {
             wanted,
-            asked: &self.request.asked,
-            plan: &self.request.plan,
+            asked: &self.export.asked,
+            plan,
             target: b.target,
             digests,
-            builder: &self.request.host_platform,
+            builder,
             finished: now.to_owned(),
         };
         Said {
@@ -91,11 +103,11 @@ impl Exporter<'_> {
             self.emit(EventKind::Warning { text: format!("list of packages: {why}") });
         }
         self.say(&format!("found {} packages", found.packages.len()));
-        let created = match self.request.source_date_epoch.map(jiff::Timestamp::from_second) {
+        let created = match self.export.source_date_epoch.map(jiff::Timestamp::from_second) {
             Some(Ok(epoch)) => epoch.to_string(),
             _ => whole_seconds(now),
         };
-        let name = match self.request.tags.first().and_then(|t| t.parse::<Reference>().ok()) {
+        let name = match self.export.tags.first().and_then(|t| t.parse::<Reference>().ok()) {
             Some(r) => r.familiar(),
             None => "image".to_owned(),
         };

@@ -59,11 +59,11 @@ impl Exporter<'_> {
                 // What an image is does not depend on when it is looked at: it is as old as its
                 // newest layer, so that an unchanged rebuild gives the same image id.
                 created: since_1970(b.created.unwrap_or_else(|| newest(&layers))),
-                epoch: self.request.source_date_epoch,
+                epoch: self.export.source_date_epoch,
                 oci_media_types: opts.oci_media_types,
                 annotations: annotations.of(AnnotationPlace::Manifest, platform),
                 descriptor: annotations.of(AnnotationPlace::ManifestDescriptor, platform),
-                history: !self.request.omit_history,
+                history: !self.export.omit_history,
                 config: self.inline.map(|i| i.of(b.target, &diff_ids)).into_iter().collect(),
             },
         )?;
@@ -134,7 +134,7 @@ impl Exporter<'_> {
             self.put(&whole, b.top)?;
             out.push(whole);
         }
-        if o.layers.rewrite_timestamp && self.request.source_date_epoch.is_some() {
+        if o.layers.rewrite_timestamp && self.export.source_date_epoch.is_some() {
             let text = "files of an image in the store keep their times: they are cut at \
                         SOURCE_DATE_EPOCH in archives, and where the build pushes";
             self.emit(rgraph_solver::EventKind::Warning { text: text.to_owned() });

@@ -137,7 +137,7 @@ impl Exporter<'_> {
 
     fn write_options(&self, clamp: bool) -> LayerWriteOptions {
         LayerWriteOptions {
-            clamp_mtime: if clamp { self.request.source_date_epoch } else { None },
+            clamp_mtime: if clamp { self.export.source_date_epoch } else { None },
             mtime: None,
             userxattr: self.host.userxattr,
             owners: self.host.owners,
@@ -201,7 +201,7 @@ impl Exporter<'_> {
         top: Option<SnapshotId>,
         opts: &LayerOptions,
     ) -> Result<Vec<NamedLayer>, ExportError> {
-        let clamp = opts.rewrite_timestamp && self.request.source_date_epoch.is_some();
+        let clamp = opts.rewrite_timestamp && self.export.source_date_epoch.is_some();
         let mut out = Vec::new();
         if clamp {
             let Some(top) = top else { return Ok(out) };
@@ -232,7 +232,7 @@ impl Exporter<'_> {
         top: Option<SnapshotId>,
         opts: &LayerOptions,
     ) -> Result<Vec<NamedLayer>, ExportError> {
-        if opts.rewrite_timestamp && self.request.source_date_epoch.is_some() {
+        if opts.rewrite_timestamp && self.export.source_date_epoch.is_some() {
             return self.packed_layers(top, opts);
         }
         let mut out = Vec::new();

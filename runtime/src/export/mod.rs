@@ -14,7 +14,7 @@ mod whole;
 
 pub use whole::write_whole;
 
-use rgraph_ir::request::{BuildRequest, ImageOutput, OutputSpec};
+use rgraph_ir::request::{Export, ImageOutput, OutputSpec};
 use rgraph_ir::{BuildPlan, ManifestDigest, Platform, SnapshotId, Target};
 use rgraph_solver::backend::BuiltImage;
 use rgraph_solver::event::{Event, EventKind, EventSink, Step};
@@ -121,7 +121,7 @@ impl ExportError {
     }
 }
 
-/// Writes the outputs of one build.
+/// Writes the outputs of one export of a build.
 pub struct Exporter<'a> {
     /// The store.
     pub store: &'a Store,
@@ -133,8 +133,8 @@ pub struct Exporter<'a> {
     pub provider: &'a dyn LayerProvider,
     /// For pushes.
     pub images: &'a ImageFetcher<'a>,
-    /// The build.
-    pub request: &'a BuildRequest,
+    /// What is made.
+    pub export: &'a Export,
     /// Where events go.
     pub sink: &'a dyn EventSink,
     /// For event times.
@@ -188,10 +188,11 @@ impl Exporter<'_> {
     pub fn run(
         &self,
         plan: &BuildPlan,
+        builder: &Platform,
         solution: &Solution,
     ) -> Result<Vec<BuiltImage>, ExportError> {
         let mut targets = Vec::new();
-        for target in &plan.targets {
+        for target in &plan.targets[self.export.targets.clone()] {
             let top = match target.root {
                 None => None,
                 Some(edge) => match solution.trees.get(&edge) {
@@ -205,10 +206,10 @@ impl Exporter<'_> {
             .iter()
             .map(|s| Built { target: &s.target, top: s.top, created: s.created, said: Vec::new() })
             .collect();
-        self.say_all(&mut built)?;
+        self.say_all((plan, builder), &mut built)?;
         let default = [OutputSpec::Image(ImageOutput::default())];
         let outputs =
-            if self.request.outputs.is_empty() { &default[..] } else { &self.request.outputs[..] };
+            if self.export.outputs.is_empty() { &default[..] } else { &self.export.outputs[..] };
         let mut images = Vec::new();
         for output in outputs {
             self.check()?;
@@ -226,7 +227,7 @@ impl Exporter<'_> {
     }
 
     fn names<'b>(&'b self, own: &'b [String]) -> &'b [String] {
-        if own.is_empty() { &self.request.tags } else { own }
+        if own.is_empty() { &self.export.tags } else { own }
     }
 }
 

@@ -40,10 +40,10 @@ impl Exporter<'_> {
         let is_image = |o: &OutputSpec| {
             !matches!(o, OutputSpec::Local { .. } | OutputSpec::Tar { .. } | OutputSpec::CacheOnly)
         };
-        let outputs = &self.request.outputs;
+        let outputs = &self.export.outputs;
         let wanted = outputs.is_empty() || outputs.iter().any(is_image);
         let (Some(top), true) = (top, wanted) else { return Ok(same) };
-        let below = match self.request.squash {
+        let below = match self.export.squash {
             Squash::No => return Ok(same),
             Squash::Own => target.base.layers,
             Squash::All => 0,
@@ -58,7 +58,7 @@ impl Exporter<'_> {
         for h in &mut target.history {
             h.layer = None;
         }
-        if self.request.squash == Squash::All {
+        if self.export.squash == Squash::All {
             target.base.layers = 0;
             for h in &mut target.base.history {
                 h.empty_layer = true;

@@ -52,7 +52,7 @@ impl Exporter<'_> {
     fn copy_out(&self, from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), ExportError> {
         let me = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         let cancelled = || self.cancel.is_cancelled();
-        let time = self.request.source_date_epoch.map(|s| times(s.saturating_mul(1_000_000_000)));
+        let time = self.export.source_date_epoch.map(|s| times(s.saturating_mul(1_000_000_000)));
         let all = CopyOptions::contents(self.host.owners, &cancelled);
         let opts = CopyOptions { owner: Some(me), time, ..all };
         copy(&Source { root: from, ignore: None, as_root: false }, "/", to, "/", &opts)?;
@@ -94,7 +94,7 @@ impl Exporter<'_> {
                 files: said,
             })
             .collect();
-        let mtime = self.request.source_date_epoch;
+        let mtime = self.export.source_date_epoch;
         let now = i64::try_from(self.clock.now().0 / 1_000_000_000).unwrap_or(0);
         let (userxattr, owners) = (self.host.userxattr, self.host.owners);
         let opts = LayerWriteOptions { clamp_mtime: None, mtime, userxattr, owners };

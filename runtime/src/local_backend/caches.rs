@@ -3,7 +3,9 @@
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
 
-use rgraph_ir::request::{BuildRequest, CacheFrom, CachePlace, CacheSource, CacheStore, CacheTo};
+use rgraph_ir::request::{
+    BuildRequest, CacheFrom, CachePlace, CacheSource, CacheStore, CacheTo, Export,
+};
 use rgraph_solver::event::{Event, EventKind, Step};
 use rgraph_solver::{CancelToken, Clock as _};
 
@@ -43,13 +45,16 @@ impl Build<'_> {
         let providers = Providers::new(imports, images);
         let snapshots = Snapshots::new(store, host, &providers, self.lease);
         let step = Step::Other(next_step.fetch_add(1, Ordering::Relaxed));
+        // Layers are packed as for the first of them.
+        let usual = Export::default();
+        let export = self.request.exports.first().unwrap_or(&usual);
         let quiet = Exporter {
             store,
             host,
             snapshots: &snapshots,
             provider: &providers,
             images,
-            request: self.request,
+            export,
             sink: &(),
             clock: &SystemClock,
             cancel,

@@ -38,9 +38,8 @@ pub fn run(cx: &Context, args: RunArgs) -> Result<(), CliError> {
     let config = session::config(&cx.dirs)?;
     let registries = session::registries(&cx.env, &config, &opts.insecure_registries);
     let fetcher = ImageFetcher::new(&store, Some(&registries), PullPolicy::Missing, &cx.cancel);
-    let platform = host_platform();
     let cancel = &cx.cancel;
-    let world = World { store: &store, host, images: &fetcher, platform, cancel };
+    let world = World { store: &store, host, images: &fetcher, cancel };
     let lease = store.lease().map_err(|e| store_error(&e))?;
     let image = image(&world, &opts)?;
     let settings = images::config(&store, &image).map_err(|e| images_error(&e))?.into_ir().config;
@@ -88,7 +87,7 @@ fn image(world: &World<'_>, opts: &RunOptions) -> Result<ImageRow, CliError> {
     let top = match (tag::find(world.store, &opts.image), &opts.image.reference) {
         (Err(e), Some(name)) if e.message.starts_with(tag::NO_SUCH_IMAGE) => {
             note(&format!("Unable to find image '{}' locally", name.familiar()));
-            images::pull(world, name, &world.platform, &|_, _| {}).map_err(failed)?;
+            images::pull(world, name, &host_platform(), &|_, _| {}).map_err(failed)?;
             tag::find(world.store, &opts.image)?
         }
         (found, _) => found?,
