@@ -4,15 +4,20 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rgraph_bake::{Definition, File, Inputs, Overrides, Resolved, Target};
+use rgraph_bake::{Definition, File, Inputs, Resolved, Target};
 use rgraph_ir::limits::MAX_BAKE_FILES;
+use rgraph_ir::request::{
+    ArchiveOutput, CachePlace, CacheSource, CacheStore, CacheTo, Dest, OutputSpec,
+};
 use rgraph_ir::{Diagnostic, SourceMap};
 
 use crate::args::Environment;
 use crate::load;
-use crate::options::{BakeOptions, ContextSpec, Terminals, host_platform};
+use crate::options::{
+    BakeOptions, BuildOptions, ContextSpec, FileSpec, NamedContext, Terminals, host_platform,
+};
 use crate::pipeline::CompileError;
-use crate::report::CliError;
+use crate::report::{CliError, ErrorKind};
 use crate::units::Unit;
 
 /// Where bake files are looked for, in the order in which they are merged.
@@ -124,94 +129,29 @@ pub fn resolve(
 /// The builds of the targets, those that others need first.
 pub fn builds(
     opts: &BakeOptions,
-    all: &Definition,
     resolved: &Resolved,
     env: &Environment,
     terminals: Terminals,
 ) -> Result<Vec<Unit>, CliError> {
-    // What the command line sets is the caller's own word.
-    let unset = all.resolve(&opts.targets, &Overrides::default()).unwrap_or_default();
-    let of_file = Paths::of(unset.targets.values());
     let guard = Guard::new(opts)?;
     let mut out = Vec::new();
     for t in resolved.in_order() {
         let about =
             |e: CliError| CliError { message: format!("target `{}`: {}", t.name, e.message), ..e };
-        let paths = Paths::of([t]);
-        guard.check(&paths, &of_file).map_err(about)?;
+        guard.check_before(t).map_err(about)?;
         // Wrong use of the file is no wrong use of the command line.
         let build = opts.build(t, env, terminals).map_err(|e| {
             let e = CliError::from(e);
-            about(CliError { kind: crate::report::ErrorKind::Failed, ..e })
+            about(CliError { kind: ErrorKind::Failed, ..e })
         })?;
+        guard.check(&build).map_err(about)?;
         out.push(Unit { name: t.name.clone(), opts: build, wanted: !t.linked });
     }
     Ok(out)
 }
 
-/// What targets touch outside of the build itself.
-#[derive(Default)]
-struct Paths {
-    read: BTreeSet<String>,
-    written: BTreeSet<String>,
-    agent: bool,
-}
-
-impl Paths {
-    fn of<'a>(targets: impl IntoIterator<Item = &'a Target>) -> Self {
-        let mut out = Self::default();
-        for t in targets {
-            let context = t.context.clone().unwrap_or_else(|| ".".to_owned());
-            let folder = |text: &str| {
-                matches!(ContextSpec::parse(text.as_ref()), Ok(ContextSpec::Folder(_)))
-            };
-            if folder(&context) {
-                let dockerfile = t.dockerfile.clone().unwrap_or_default();
-                if t.dockerfile_inline.is_none() {
-                    let path = match dockerfile.strip_prefix("cwd://") {
-                        Some(path) => PathBuf::from(path),
-                        None => Path::new(&context).join(dockerfile),
-                    };
-                    out.read.insert(path.display().to_string());
-                }
-                out.read.insert(context);
-            }
-            for value in t.contexts.values() {
-                if let Some(layout) = value.strip_prefix("oci-layout://") {
-                    let dir = layout.split('@').next().unwrap_or_default();
-                    let dir = match dir.rsplit_once(':') {
-                        Some((dir, tag)) if !tag.contains('/') => dir,
-                        _ => dir,
-                    };
-                    out.read.insert(dir.to_owned());
-                } else if !value.contains(':') || value.starts_with("cwd://") {
-                    out.read.insert(value.strip_prefix("cwd://").unwrap_or(value).to_owned());
-                }
-            }
-            for s in t.secrets.iter().flatten() {
-                out.read.extend(Some(s.src.clone()).filter(|p| !p.is_empty()));
-            }
-            for s in t.ssh.iter().flatten() {
-                out.agent |= s.paths.is_empty();
-                out.read.extend(s.paths.iter().cloned());
-            }
-            let of_local = |e: &&rgraph_bake::Entry| e.kind() == "local";
-            let field = |e: &rgraph_bake::Entry, name: &str| e.0.get(name).cloned();
-            let from = t.cache_from.iter().flatten().filter(of_local);
-            out.read.extend(from.filter_map(|e| field(e, "src")));
-            let to = t.cache_to.iter().flatten().filter(of_local);
-            let outputs = t.outputs.iter().flatten();
-            let written = to.chain(outputs).filter_map(|e| field(e, "dest"));
-            out.written.extend(written.filter(|d| d != "-"));
-            // A key is read too.
-            let caches = t.cache_to.iter().flatten().filter_map(|e| field(e, "sign-key"));
-            out.read.extend(caches);
-        }
-        out
-    }
-}
-
-/// The folders that targets may touch.
+/// The folders that targets may touch: the working folder, what is granted, and what the command line
+/// itself names.
 struct Guard {
     read: Vec<PathBuf>,
     write: Vec<PathBuf>,
@@ -222,39 +162,108 @@ impl Guard {
     fn new(opts: &BakeOptions) -> Result<Self, CliError> {
         let here = std::env::current_dir()
             .map_err(|e| CliError::failed("the working folder is gone").because(e))?;
-        let folders = |granted: &[PathBuf]| {
-            granted.iter().chain([&here]).map(|p| real(p)).collect::<Vec<_>>()
+        let folders = |granted: &[PathBuf], set: Vec<String>| {
+            let set = set.into_iter().map(PathBuf::from);
+            let all = granted.iter().cloned().chain([here.clone()]).chain(set);
+            all.map(|p| real(&p)).collect::<Vec<_>>()
         };
-        let (read, write) = (folders(&opts.grants.read), folders(&opts.grants.write));
-        Ok(Self { read, write, ssh: opts.grants.ssh })
+        let (read, write) = opts.overrides.paths();
+        let (read, write) = (folders(&opts.grants.read, read), folders(&opts.grants.write, write));
+        Ok(Self { read, write, ssh: opts.grants.ssh || opts.overrides.gives_agent() })
     }
 
-    /// Refuses what the file, not the command line, wants to touch elsewhere.
-    fn check(&self, paths: &Paths, of_file: &Paths) -> Result<(), CliError> {
-        let refused = |path: &str, verb: &str, name: &str| {
-            Err(CliError::failed(format!("it {verb} `{path}`, which is outside of this folder"))
-                .help(format!("add `--allow {name}={path}` if you trust this file with it")))
-        };
-        let outside = |path: &str, folders: &[PathBuf]| {
-            let real = real(Path::new(path));
-            !folders.iter().any(|f| real.starts_with(f))
-        };
-        for path in paths.read.intersection(&of_file.read) {
-            if outside(path, &self.read) {
-                return refused(path, "reads", "fs.read");
-            }
+    fn may_read(&self, path: &Path) -> Result<(), CliError> {
+        allowed(path, &self.read, "reads", "fs.read")
+    }
+
+    fn may_write(&self, path: &Path) -> Result<(), CliError> {
+        allowed(path, &self.write, "writes", "fs.write")
+    }
+
+    /// What is read already when flags are understood.
+    fn check_before(&self, t: &Target) -> Result<(), CliError> {
+        for s in t.secrets.iter().flatten().filter(|s| !s.src.is_empty()) {
+            self.may_read(Path::new(&s.src))?;
         }
-        for path in paths.written.intersection(&of_file.written) {
-            if outside(path, &self.write) {
-                return refused(path, "writes", "fs.write");
+        for s in t.ssh.iter().flatten() {
+            if s.paths.is_empty() && !self.ssh {
+                return Err(CliError::failed("it uses your ssh agent")
+                    .help("add `--allow ssh` if you trust this file with it"));
             }
+            s.paths.iter().try_for_each(|p| self.may_read(Path::new(p)))?;
         }
-        if paths.agent && of_file.agent && !self.ssh {
-            return Err(CliError::failed("it uses your ssh agent")
-                .help("add `--allow ssh` if you trust this file with it"));
+        let caches = t.cache_from.iter().chain(&t.cache_to).flatten();
+        for (key, value) in caches.flat_map(|e| &e.0) {
+            if key.to_ascii_lowercase().ends_with("key") {
+                self.may_read(Path::new(value))?;
+            }
         }
         Ok(())
     }
+
+    /// Everything else.
+    fn check(&self, build: &BuildOptions) -> Result<(), CliError> {
+        if let ContextSpec::Folder(folder) = &build.context {
+            self.may_read(folder)?;
+            match &build.file {
+                FileSpec::Path(path) => self.may_read(path)?,
+                FileSpec::Default | FileSpec::Stdin | FileSpec::Inline(_) => {}
+            }
+        } else if let FileSpec::Path(path) = &build.file
+            && path.is_absolute()
+        {
+            self.may_read(path)?;
+        }
+        for context in build.build_contexts.values() {
+            match context {
+                NamedContext::Folder(path) | NamedContext::OciLayout { dir: path, .. } => {
+                    self.may_read(path)?;
+                }
+                NamedContext::Image(_)
+                | NamedContext::Http(_)
+                | NamedContext::Git(_)
+                | NamedContext::Target(_)
+                | NamedContext::Build(_) => {}
+            }
+        }
+        for cache in &build.cache_from {
+            if let CacheSource::Local { dir, .. } = &cache.source {
+                self.may_read(dir)?;
+            }
+        }
+        for cache in &build.cache_to {
+            if let CacheTo::Store(CacheStore { place: CachePlace::Local { dir, .. }, .. }) = cache {
+                self.may_write(dir)?;
+            }
+        }
+        for output in &build.outputs {
+            match output {
+                OutputSpec::Local { dest: path }
+                | OutputSpec::Tar { dest: Dest::Path(path) }
+                | OutputSpec::Oci(ArchiveOutput { dest: Dest::Path(path), .. })
+                | OutputSpec::Docker(ArchiveOutput { dest: Dest::Path(path), .. }) => {
+                    self.may_write(path)?;
+                }
+                OutputSpec::Tar { dest: Dest::Stdout }
+                | OutputSpec::Oci(_)
+                | OutputSpec::Docker(_)
+                | OutputSpec::Image(_)
+                | OutputSpec::Registry(_)
+                | OutputSpec::CacheOnly => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn allowed(path: &Path, folders: &[PathBuf], verb: &str, name: &str) -> Result<(), CliError> {
+    let led = real(path);
+    if folders.iter().any(|f| led.starts_with(f)) {
+        return Ok(());
+    }
+    let path = path.display();
+    Err(CliError::failed(format!("it {verb} `{path}`, which is outside of this folder"))
+        .help(format!("add `--allow {name}={path}` if you trust this file with it")))
 }
 
 /// Where a path leads: links are followed as far as it exists.

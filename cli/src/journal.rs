@@ -41,7 +41,9 @@ pub fn record(
         let logs = logs.steps();
         progress.each(|step, info| {
             let Step::Vertex(v) = step else { return };
-            if !info.name.starts_with("[internal]") {
+            // Also `[TARGET internal]`, of several.
+            let place = info.name.split(']').next().unwrap_or_default();
+            if !place.ends_with("internal") {
                 let log = logs.contains(&v.0).then_some(v.0);
                 steps.push((v, StepRecord { log, ..step_record(v, info, compiled) }));
             }

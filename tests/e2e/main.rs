@@ -2,6 +2,7 @@
 
 mod annotations;
 mod attest;
+mod bake;
 mod build;
 mod cache;
 mod cache_folder;

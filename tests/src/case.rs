@@ -77,7 +77,8 @@ impl Run {
             else {
                 continue;
             };
-            if rest.starts_with('[') && !rest.starts_with("[internal]") {
+            let place = rest.strip_prefix('[').and_then(|r| r.split_once(']'));
+            if place.is_some_and(|(at, what)| !at.ends_with("internal") && what != " exporting") {
                 names.entry(number.to_owned()).or_insert_with(|| rest.to_owned());
             }
             let end = rest.split([' ', ':']).next().unwrap_or("");

@@ -26,7 +26,7 @@ pub fn run(cx: &Context, args: BakeArgs) -> Result<(), CliError> {
     if opts.mode == BakeMode::Print {
         return print(rgraph_bake::print(&resolved).as_bytes());
     }
-    let units = bake::builds(&opts, &all, &resolved, &cx.env, cx.terminals)?;
+    let units = bake::builds(&opts, &resolved, &cx.env, cx.terminals)?;
     let asked = units.iter().filter(|u| u.wanted && u.opts.call != Call::Build);
     if asked.clone().next().is_none() {
         let file = opts.files.first().cloned().unwrap_or_else(bake::first_file);

@@ -118,7 +118,11 @@ impl BakeOptions {
         let files = std::mem::take(&mut raw.file);
         let targets = std::mem::take(&mut raw.targets);
         let common = BuildOptions::new(plain(&raw), env, terminals)?;
-        let common = BuildOptions { metadata_file: raw.metadata_file.take(), ..common };
+        let common = BuildOptions {
+            metadata_file: raw.metadata_file.take(),
+            allow: grants.steps.clone(),
+            ..common
+        };
         Ok(Self { files, targets, overrides, vars, mode, grants, no_environment, common, raw })
     }
 

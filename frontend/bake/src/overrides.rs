@@ -113,6 +113,29 @@ impl Overrides {
         Ok(Self(out))
     }
 
+    /// The paths that are given here: those that may be read, and those that may be written. They are
+    /// the caller's own word. Words that are no paths are among them.
+    pub fn paths(&self) -> (Vec<String>, Vec<String>) {
+        let (mut read, mut write) = (Vec::new(), Vec::new());
+        for o in &self.0 {
+            let all = match o.key.as_str() {
+                "output" | "cache-to" => &mut write,
+                "cache-from" | "context" | "contexts" | "dockerfile" | "secret" | "secrets"
+                | "ssh" => &mut read,
+                _ => continue,
+            };
+            for word in o.value.split([',', '=']).filter(|w| !w.is_empty()) {
+                all.push(word.strip_prefix("cwd://").unwrap_or(word).to_owned());
+            }
+        }
+        (read, write)
+    }
+
+    /// An agent is given here.
+    pub fn gives_agent(&self) -> bool {
+        self.0.iter().any(|o| o.key == "ssh")
+    }
+
     /// The overrides of each target.
     pub(crate) fn by_target(&self, all: &Definition) -> Result<BTreeMap<String, Vec<&Override>>> {
         let mut out: BTreeMap<String, Vec<&Override>> = BTreeMap::new();

@@ -55,8 +55,12 @@ impl<'a> super::Cx<'a> {
                 node.counter.show_platform = self.opts.platforms.len() > 1;
                 self.add_node(node, link)
             };
+            // The result of another build is there already: no step brings it.
+            let p = self.nodes[at].platform.clone().unwrap_or_else(|| self.platform.clone());
+            let found = self.named_context(&self.nodes[at].base_name, &p);
+            let linked = matches!(found, Some((_, NamedContext::Result(_))));
             let node = &mut self.nodes[at];
-            let from_image = node.base_name != SCRATCH && node.base.is_none();
+            let from_image = node.base_name != SCRATCH && node.base.is_none() && !linked;
             let steps = stage.instructions.iter().filter(|i| {
                 matches!(i.kind, Kind::Run(_) | Kind::Copy(_) | Kind::Add(_) | Kind::Workdir(_))
             });

@@ -1,0 +1,315 @@
+//! `rgraph bake`, and several `--target` of one build: many builds, one graph.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::fs;
+use std::time::{Duration, Instant};
+
+use rgraph_tests::{Case, Image, Run, need};
+
+fn with(files: &[(&str, &str)]) -> Case {
+    let case = Case::with_base();
+    write(&case, files);
+    case
+}
+
+fn write(case: &Case, files: &[(&str, &str)]) {
+    for (name, text) in files {
+        let path = case.out(name);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("folders");
+        fs::write(path, text.replace("BASE", rgraph_tests::BASE)).expect("a file");
+    }
+}
+
+fn bake(case: &Case, args: &[&str]) -> Run {
+    let mut all = vec!["bake", "--progress=plain"];
+    all.extend(args);
+    case.rgraph(&all)
+}
+
+const LINKED: &str = r#"
+variable "WORD" { default = "hello" }
+group "default" { targets = ["app", "tool"] }
+target "base" {
+  context = "base"
+  args = { WORD = WORD }
+  labels = { of = "base" }
+}
+target "tool" {
+  context = "tool"
+  contexts = { lib = "target:base" }
+  output = ["type=oci,dest=tool.tar"]
+}
+target "app" {
+  context = "app"
+  dockerfile-inline = <<EOT
+FROM lib AS own
+RUN echo app >> /word
+FROM own
+COPY --from=tools /made /made
+COPY mine /mine
+EOT
+  contexts = { lib = "target:base", tools = "target:tool" }
+  output = ["type=oci,dest=app.tar"]
+  tags = ["app:1"]
+}
+"#;
+
+fn linked() -> Case {
+    with(&[
+        ("docker-bake.hcl", LINKED),
+        (
+            "base/Dockerfile",
+            "FROM BASE\nARG WORD\nENV KEPT=$WORD\nRUN echo $WORD > /word; cat /proc/sys/kernel/random/uuid > /id\nCOPY own /from-base\n",
+        ),
+        ("base/own", "base's\n"),
+        ("tool/Dockerfile", "FROM lib\nCOPY own /from-tool\nRUN cat /id /from-tool > /made\n"),
+        ("tool/own", "tool's\n"),
+        ("app/mine", "app's\n"),
+    ])
+}
+
+#[test]
+fn targets_stand_on_each_other() {
+    need!(Root);
+    let case = linked();
+    let run = bake(&case, &["--metadata-file=m.json"]).ok();
+    let shared = run.steps().keys().filter(|s| s.contains("> /word; cat")).count();
+    assert_eq!(shared, 1, "{}", run.stderr);
+    assert_eq!(run.step("[base 2/3]"), "DONE");
+    let (app, tool) =
+        (Image::from_archive(&case.out("app.tar")), Image::from_archive(&case.out("tool.tar")));
+    assert_eq!(app.read("word"), "hello\napp\n");
+    assert_eq!((app.read("from-base"), app.read("mine")), ("base's\n".into(), "app's\n".into()));
+    // The two contexts are both called `context`, and are two folders.
+    assert_eq!(tool.read("from-tool"), "tool's\n");
+    let id = app.read("id");
+    assert_eq!(app.read("made"), format!("{id}tool's\n"));
+    assert_eq!(tool.read("id"), id, "the base was built twice");
+    // The settings of what it stands on hold.
+    let config = &app.config["config"];
+    assert!(config["Env"].to_string().contains("KEPT=hello"), "{config}");
+    assert_eq!(config["Labels"]["of"], "base");
+    let facts: serde_json::Value =
+        serde_json::from_slice(&fs::read(case.out("m.json")).expect("facts")).expect("JSON");
+    assert_eq!(facts["app"]["image.name"], "docker.io/library/app:1");
+    assert!(facts["tool"]["containerimage.digest"].is_string() && facts["base"].is_null());
+    bake(&case, &[]).ok().all_cached();
+
+    // Set from outside: by variable, by the environment, by attribute.
+    bake(&case, &["--var", "WORD=other", "app"]).ok();
+    assert_eq!(Image::from_archive(&case.out("app.tar")).read("word"), "other\napp\n");
+    bake(&case, &["--set", "base.args.WORD=third", "--set", "*.output=type=cacheonly"]).ok();
+    bake(&case, &["--set", "base.args.WORD=third", "app"]).ok().all_cached();
+    assert_eq!(Image::from_archive(&case.out("app.tar")).read("word"), "third\napp\n");
+}
+
+#[test]
+fn a_failing_target_is_named() {
+    need!(Root);
+    let case = linked();
+    write(&case, &[("tool/Dockerfile", "FROM lib\nRUN exit 7\n")]);
+    bake(&case, &[]).fails(1, &["[tool 1/1] RUN exit 7", "exit code: 7", "Dockerfile:2"]);
+    write(&case, &[("tool/Dockerfile", "FROM nothing-such AS x\nFRM lib\n")]);
+    bake(&case, &[]).fails(1, &["FRM"]);
+    write(&case, &[("tool/Dockerfile", "FROM lib\nCOPY gone /\n")]);
+    bake(&case, &[]).fails(1, &["`/gone` not found"]);
+    bake(&case, &["ap"]).fails(1, &["no target `ap`", "did you mean `app`?"]);
+    bake(&case, &["-f", "none.hcl"]).fails(1, &["no bake file `none.hcl`"]);
+    bake(&case, &["--set", "app.nope=1"]).fails(2, &["unknown key `nope`"]);
+}
+
+/// Steps that are shared run once, whatever the number of targets, and targets do not wait for each
+/// other.
+#[test]
+fn twenty_targets_share_a_base() {
+    need!(Root);
+    let mut hcl = String::from(
+        "target \"base\" {\n dockerfile-inline = <<E\nFROM BASE\nRUN sleep 1; cat /proc/sys/kernel/random/uuid > /id\nE\n}\n\
+         group \"default\" { targets = [for n in range(20) : \"t${n}\"] }\n",
+    );
+    for n in 0..20 {
+        write!(
+            hcl,
+            "target \"t{n}\" {{\n contexts = {{ base = \"target:base\" }}\n output = [\"out/{n}\"]\n dockerfile-inline = <<E\n\
+             FROM base AS made\nRUN sleep 1; echo {n} > /own\nFROM scratch\nCOPY --from=made /id /own /\nE\n}}\n"
+        )
+        .expect("a String");
+    }
+    let case = with(&[("docker-bake.hcl", &hcl)]);
+    let started = Instant::now();
+    let run = bake(&case, &["--jobs=20"]).ok();
+    let took = started.elapsed();
+    let shared = run.steps().keys().filter(|s| s.contains("kernel/random")).count();
+    assert_eq!(shared, 1, "{}", run.stderr);
+    let mut ids = BTreeSet::new();
+    for n in 0..20 {
+        let read = |f: &str| fs::read_to_string(case.out(&format!("out/{n}/{f}"))).expect("a file");
+        ids.insert(read("id"));
+        assert_eq!(read("own"), format!("{n}\n"));
+    }
+    assert_eq!(ids.len(), 1);
+    // One after the other, the steps alone would take 21 s.
+    assert!(took < Duration::from_secs(14), "{took:?}");
+    bake(&case, &["--jobs=20"]).ok().all_cached();
+}
+
+#[test]
+fn compose_services_are_built() {
+    need!(Root);
+    let case = with(&[
+        (
+            "compose.yaml",
+            "services:\n  web:\n    image: web:${TAG:-none}\n    build:\n      context: web\n      args: [WHAT]\n      \
+             x-bake:\n        output: [\"type=docker\", \"type=local,dest=out\"]\n  db: {image: other}\n",
+        ),
+        (".env", "TAG=7\nWHAT=it\n"),
+        (
+            "web/Dockerfile",
+            "FROM BASE AS a\nARG WHAT\nRUN echo $WHAT > /what\nFROM scratch\nCOPY --from=a /what /\n",
+        ),
+    ]);
+    let printed = bake(&case, &["--print"]).ok();
+    let printed: serde_json::Value = serde_json::from_str(printed.text()).expect("JSON");
+    assert_eq!(printed["target"]["web"]["tags"][0], "web:7");
+    assert_eq!(printed["group"]["default"]["targets"], serde_json::json!(["web"]));
+    bake(&case, &[]).ok();
+    assert_eq!(fs::read_to_string(case.out("out/what")).expect("a file"), "it\n");
+    assert!(case.rgraph(&["images"]).ok().text().contains("web"));
+    let listed = bake(&case, &["--list=targets"]).ok();
+    assert!(listed.text().lines().any(|l| l.starts_with("web")), "{}", listed.text());
+}
+
+/// The file grants itself nothing.
+#[test]
+fn a_bake_file_is_not_trusted() {
+    need!(Root);
+    let case = with(&[("in/Dockerfile", "FROM BASE\nRUN --network=host true\n"), ("secret", "s")]);
+    let try_one = |attrs: &str, args: &[&str]| {
+        let hcl = format!("target \"default\" {{\n context = \"in\"\n {attrs}\n}}\n");
+        write(&case, &[("docker-bake.hcl", &hcl)]);
+        bake(&case, args)
+    };
+    let outside = "which is outside of this folder";
+    try_one("contexts = { etc = \"/etc\" }", &[])
+        .fails(1, &["reads `/etc`", outside, "--allow fs.read=/etc"]);
+    try_one("contexts = { up = \"in/../..\" }", &[]).fails(1, &[outside]);
+    try_one("secret = [\"id=x,src=/etc/passwd\"]", &[]).fails(1, &["reads `/etc/passwd`"]);
+    try_one("output = [\"/tmp/x/y\"]", &[]).fails(1, &["writes `/tmp/x/y`", "--allow fs.write="]);
+    try_one("output = [\"type=oci,dest=../x.tar\"]", &[]).fails(1, &["writes `../x.tar`"]);
+    try_one("cache-to = [\"type=local,dest=/tmp/x\"]", &[]).fails(1, &["writes `/tmp/x`"]);
+    try_one("dockerfile = \"/etc/passwd\"", &[]).fails(1, &["reads `/etc/passwd`"]);
+    try_one("ssh = [\"default\"]", &[]).fails(1, &["uses your ssh agent", "--allow ssh"]);
+    try_one("network = \"host\"", &[]).fails(1, &["wants network.host", "--allow network.host"]);
+    try_one("entitlements = [\"security.insecure\"]", &[]).fails(1, &["wants security.insecure"]);
+    try_one("", &[]).fails(1, &["needs --allow network.host"]);
+    std::os::unix::fs::symlink("/etc", case.out("link")).expect("a link");
+    try_one("contexts = { l = \"link\" }", &[]).fails(1, &[outside]);
+    // The caller's own word is enough.
+    let granted = ["--allow", "network.host", "--allow", "fs.read=/etc"];
+    try_one("contexts = { etc = \"/etc\" }", &granted).ok();
+    let set = ["--allow", "network.host", "--set", "*.contexts.etc=/etc"];
+    try_one("", &set).ok();
+}
+
+/// What stands for too much ends in an error, soon and small.
+#[test]
+fn a_bomb_is_refused() {
+    need!(Root);
+    let case = Case::new();
+    let mut hcl = String::from("variable \"a0\" { default = \"ab\" }\n");
+    for n in 1..=40 {
+        writeln!(hcl, "variable \"a{n}\" {{ default = \"${{a{0}}}${{a{0}}}\" }}", n - 1)
+            .expect("a String");
+    }
+    hcl += "target \"default\" { args = { x = a40 } }\n";
+    write(&case, &[("docker-bake.hcl", &hcl)]);
+    for args in [&["--print"][..], &["--list=variables"], &[]] {
+        let started = Instant::now();
+        let inner = case.command(&[&["bake"], args].concat());
+        let mut limited = std::process::Command::new("/bin/sh");
+        limited
+            .args(["-c", "ulimit -v 900000 && exec \"$0\" \"$@\""])
+            .arg(inner.get_program())
+            .args(inner.get_args())
+            .envs(inner.get_envs().filter_map(|(k, v)| Some((k, v?))))
+            .current_dir(case.dir());
+        let out = limited.output().expect("it runs");
+        let text = String::from_utf8_lossy(&out.stderr);
+        assert_eq!(out.status.code(), Some(1), "{text}");
+        assert!(text.contains("docker-bake.hcl:") && text.contains("larger than"), "{text}");
+        assert!(started.elapsed() < Duration::from_secs(20));
+    }
+}
+
+#[test]
+fn what_cannot_be_one_graph_is_told() {
+    need!(Root);
+    let case = with(&[
+        ("s1", "one"),
+        ("s2", "two"),
+        (
+            "docker-bake.hcl",
+            "group \"default\" { targets = [\"a\", \"b\"] }\n\
+             target \"a\" {\n dockerfile-inline = \"FROM BASE\"\n secret = [\"id=s,src=s1\"]\n}\n\
+             target \"b\" {\n dockerfile-inline = \"FROM BASE\"\n secret = [\"id=s,src=s2\"]\n}\n",
+        ),
+    ]);
+    bake(&case, &[]).fails(1, &["different secrets `s`"]);
+    bake(&case, &["--set", "b.secret.s=src=s1", "--set", "*.output=type=oci,dest=x.tar"])
+        .fails(1, &["both write to x.tar"]);
+    bake(&case, &["--set", "b.secret.s=src=s1"]).ok();
+}
+
+#[test]
+fn targets_are_checked() {
+    need!(Root);
+    let case = with(&[(
+        "docker-bake.hcl",
+        "group \"default\" { targets = [\"a\", \"b\"] }\n\
+             target \"a\" { dockerfile-inline = \"FROM BASE\\nRUN true\\n\" }\n\
+             target \"b\" { dockerfile-inline = \"from BASE as X\\nRUN true\\n\" }\n",
+    )]);
+    let run = bake(&case, &["--check"]).fails(1, &[]);
+    let text = run.text();
+    assert!(
+        text.contains("a\n") && text.contains("b\n") && text.contains("StageNameCasing"),
+        "{text}"
+    );
+}
+
+#[test]
+fn several_targets_of_one_file() {
+    need!(Root);
+    let case = Case::with_base();
+    case.dockerfile(
+        "FROM BASE AS base\nRUN cat /proc/sys/kernel/random/uuid > /id\n\
+         FROM base AS one\nRUN echo 1 > /own\n\
+         FROM base AS two\nRUN echo 2 > /own\n\
+         FROM base AS unused\nRUN exit 1\n",
+    );
+    let out = case.out("out").display().to_string();
+    let run = case.build(&["--target=one", "--target=two", "-o", &out]).ok();
+    assert_eq!(run.steps().keys().filter(|s| s.contains("kernel/random")).count(), 1);
+    let read = |f: &str| fs::read_to_string(case.out(&format!("out/{f}"))).expect("a file");
+    assert_eq!((read("one/own"), read("two/own")), ("1\n".into(), "2\n".into()));
+    assert_eq!(read("one/id"), read("two/id"));
+
+    let run = case.build(&["--target=one", "--target=two", "-t", "a:1", "-t", "b:1", "-q"]).ok();
+    let ids: Vec<&str> = run.text().lines().collect();
+    assert_eq!(ids.len(), 2);
+    let of = |name: &str| {
+        case.rgraph(&["inspect", "--format", "{{.Id}}", name]).ok().text().trim().to_owned()
+    };
+    assert_eq!((of("a:1"), of("b:1")), (ids[0].to_owned(), ids[1].to_owned()));
+
+    let both = ["--target=one", "--target=two"];
+    let refused = |more: &[&str], text: &str| {
+        case.build(&[&both[..], more].concat()).fails(2, &[text]);
+    };
+    refused(&["-t", "a"], "as many `-t`");
+    refused(&["-o", "type=oci,dest=x.tar"], "do not fit into one archive");
+    refused(&["--iidfile", "x"], "`--iidfile` is for one target");
+    refused(&["--target=one"], "given twice");
+    case.build(&["--target=one", "--target=tow"]).fails(1, &["tow"]);
+}
