@@ -42,7 +42,10 @@ const PURE: &[(&str, &[&str])] = &[
     ("rgraph-ir", &["blake3", "foldhash", "sha2", "serde", "petgraph"]),
     ("rgraph-llb", &["prost", "sha2", "thiserror"]),
     ("rgraph-frontend", &["nom", "thiserror"]),
-    ("rgraph-bake", &["base64", "hcl-edit", "regex", "saphyr-parser", "serde_json", "sha2"]),
+    (
+        "rgraph-bake",
+        &["base64", "hcl-edit", "md-5", "regex", "saphyr-parser", "serde_json", "sha1", "sha2"],
+    ),
     ("rgraph-solver", &["thiserror"]),
 ];
 

@@ -101,6 +101,8 @@ fn expressions() {
         ("jsonencode(range(1, 10, 4))", "[1,5,9]"),
         ("lookup({a = 1}, \"b\", 9)", "9"),
         ("sha256(\"abc\")", "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"),
+        ("md5(\"abc\")", "900150983cd24fb0d6963f7d28e17f72"),
+        ("sha1(\"abc\")", "a9993e364706816aba3e25717850c26c9cd0d89d"),
         ("base64decode(base64encode(\"hé\"))", "hé"),
         ("urlencode(\"a b/c\")", "a+b%2Fc"),
         ("title(\"ab cd\")", "Ab Cd"),

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use md5::Md5;
+use sha1::Sha1;
 use sha2::{Digest, Sha256, Sha512};
 
 use super::Row;
@@ -47,6 +49,8 @@ pub(super) const TABLE: &[Row] = &[
         Value::from_json(&json, cx.budget())
     }),
     ("jsonencode", 1, 1, |a, cx| text(&a[0].to_json().to_string(), cx)),
+    ("md5", 1, 1, |a, cx| text(&hex(&Md5::digest(a[0].to_text()?.as_bytes())), cx)),
+    ("sha1", 1, 1, |a, cx| text(&hex(&Sha1::digest(a[0].to_text()?.as_bytes())), cx)),
     ("sha256", 1, 1, |a, cx| text(&hex(&Sha256::digest(a[0].to_text()?.as_bytes())), cx)),
     ("sha512", 1, 1, |a, cx| text(&hex(&Sha512::digest(a[0].to_text()?.as_bytes())), cx)),
     ("urlencode", 1, 1, |a, cx| {
