@@ -238,13 +238,13 @@ impl Guard {
         }
         for output in &build.outputs {
             match output {
-                OutputSpec::Local { dest: path }
-                | OutputSpec::Tar { dest: Dest::Path(path) }
+                OutputSpec::Local { dest: path, .. }
+                | OutputSpec::Tar { dest: Dest::Path(path), .. }
                 | OutputSpec::Oci(ArchiveOutput { dest: Dest::Path(path), .. })
                 | OutputSpec::Docker(ArchiveOutput { dest: Dest::Path(path), .. }) => {
                     self.may_write(path)?;
                 }
-                OutputSpec::Tar { dest: Dest::Stdout }
+                OutputSpec::Tar { dest: Dest::Stdout, .. }
                 | OutputSpec::Oci(_)
                 | OutputSpec::Docker(_)
                 | OutputSpec::Image(_)
