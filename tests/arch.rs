@@ -39,9 +39,9 @@ const ARROWS: &[(&str, &[&str])] = &[
 
 /// What the pure packages may use of other people's: values and functions, no world.
 const PURE: &[(&str, &[&str])] = &[
-    ("rgraph-ir", &["blake3", "foldhash", "sha2", "serde", "petgraph"]),
+    ("rgraph-ir", &["blake3", "foldhash", "itoa", "sha2", "serde", "petgraph"]),
     ("rgraph-llb", &["prost", "sha2", "thiserror"]),
-    ("rgraph-frontend", &["nom", "thiserror"]),
+    ("rgraph-frontend", &["compact_str", "foldhash", "nom", "thiserror"]),
     (
         "rgraph-bake",
         &["base64", "hcl-edit", "md-5", "regex", "saphyr-parser", "serde_json", "sha1", "sha2"],

@@ -47,7 +47,7 @@ pub enum FilesError {
     #[error("cannot mount the files of the container")]
     Mount(#[source] MountError),
     /// The root of one that runs.
-    #[error("cannot reach the files of the running container")]
+    #[error("cannot reach the files of the running container: stop it first, or be root")]
     Reach(#[source] std::io::Error),
     /// A folder of the caller, or one that is mounted in the container.
     #[error("cannot open `{}`", path.display())]
@@ -230,11 +230,10 @@ impl<'a> Files<'a> {
     pub fn copy_out(&self, path: &str, dest: &Path, how: Copying) -> Result<(), FilesError> {
         let follow = how.follow || path.ends_with('/');
         let (root, at, place) = self.find(path, follow, false)?;
-        let kind = place.is_dir();
         present(&place, path)?;
         let host = folder(Path::new("/"))?;
         let shown = dest.display().to_string();
-        let to = fits(host.as_fd(), &shown, kind, contents(path))?;
+        let to = fits(host.as_fd(), &shown, place.is_dir())?;
         let me = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         let opts = CopyOptions {
             owner: (!how.keep_owners).then_some(me),
@@ -288,7 +287,7 @@ impl<'a> Files<'a> {
         };
         present(&from, &shown)?;
         let (root, at) = self.destination(path)?;
-        let to = fits(root.as_fd(), &at, from.is_dir(), contents(&shown))?;
+        let to = fits(root.as_fd(), &at, from.is_dir())?;
         let opts = CopyOptions {
             dir_contents: contents(&shown),
             follow,
@@ -384,7 +383,7 @@ fn present(place: &Place, path: &str) -> Result<(), FilesError> {
 
 /// Where in `root` a copy to `dest` goes, by the rules of `docker cp`: the folder around it must be
 /// there.
-fn fits(root: BorrowedFd<'_>, dest: &str, dir: bool, contents: bool) -> Result<String, FilesError> {
+fn fits(root: BorrowedFd<'_>, dest: &str, dir: bool) -> Result<String, FilesError> {
     let no_folder = || FilesError::NoFolder(dest.to_owned());
     let place = match resolve(root, OsStr::new(dest), true, None) {
         Err(TreeError::NotFound { .. }) => return Err(no_folder()),
@@ -393,9 +392,7 @@ fn fits(root: BorrowedFd<'_>, dest: &str, dir: bool, contents: bool) -> Result<S
     let as_folder = dest.ends_with('/') || dest.ends_with("/.");
     match (place.stat.is_some(), place.is_dir()) {
         (false, _) if as_folder && !dir => Err(no_folder()),
-        (true, false) if as_folder || (dir && !contents) || dir => {
-            Err(FilesError::OverFile(dest.to_owned()))
-        }
+        (true, false) if as_folder || dir => Err(FilesError::OverFile(dest.to_owned())),
         _ => Ok(plain(dest)),
     }
 }
@@ -435,7 +432,7 @@ mod tests {
             ("/new/", true, true),
             ("/no/new", false, false),
         ] {
-            let got = fits(root.as_fd(), dest, dir, false);
+            let got = fits(root.as_fd(), dest, dir);
             assert_eq!(got.is_ok(), ok, "{dest} {dir}: {got:?}");
         }
     }
