@@ -97,6 +97,9 @@ enum State<T> {
 type Memo<K, T> = RefCell<HashMap<K, State<T>>>;
 
 /// The files while they are evaluated.
+/// A block, and which variant of its matrix.
+type Places = Vec<(usize, usize)>;
+
 struct World<'a> {
     inputs: &'a Inputs<'a>,
     budget: Budget,
@@ -106,7 +109,7 @@ struct World<'a> {
     /// Targets and groups, in the order of the files.
     blocks: Vec<Block>,
     /// Blocks by kind and name, with the variant of a matrix; empty until all names are known.
-    names: RefCell<HashMap<(String, String), Vec<(usize, usize)>>>,
+    names: RefCell<HashMap<(String, String), Places>>,
     /// The names that each block's matrix gives, in its order.
     variants: RefCell<HashMap<usize, Rc<Vec<Variant>>>>,
     values: Memo<String, Value>,

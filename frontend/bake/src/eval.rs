@@ -2,6 +2,7 @@
 //! object, map) there is one kind of value here.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -336,11 +337,15 @@ impl<'a> Eval<'a> {
             let value = self.value(&f.value_expr, &inside)?;
             if f.grouping {
                 groups.entry(key).or_default().push(value);
-            } else if object.contains_key(&key) {
-                return Err(Error::new(format!("two items have the key `{key}`"))
-                    .help("`...` after the value collects them in lists"));
             } else {
-                object.insert(key, value);
+                match object.entry(key) {
+                    Entry::Vacant(free) => drop(free.insert(value)),
+                    Entry::Occupied(taken) => {
+                        let message = format!("two items have the key `{}`", taken.key());
+                        return Err(Error::new(message)
+                            .help("`...` after the value collects them in lists"));
+                    }
+                }
             }
         }
         match (&f.key_expr, f.grouping) {

@@ -166,7 +166,7 @@ impl CacheDirWriter {
     fn stage_bytes(&mut self, bytes: &[u8]) -> Result<BlobDigest> {
         let digest = BlobDigest::of(bytes);
         if !self.is_there(&digest, bytes.len() as u64) {
-            self.stage(self.paths.blob(&digest), &bytes)?;
+            self.stage(self.paths.blob(&digest), bytes)?;
             self.staged_blobs.insert(digest);
         }
         Ok(digest)
