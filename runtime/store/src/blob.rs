@@ -330,9 +330,15 @@ impl Store {
 
     /// Says that `child` is needed as long as `parent` is (an index and its manifests).
     pub fn link_blobs(&self, parent: &BlobDigest, children: &[BlobDigest]) -> Result<()> {
+        // A build that changes nothing writes nothing.
+        let known = self.linked_blobs(parent)?;
+        let new: Vec<&BlobDigest> = children.iter().filter(|c| !known.contains(c)).collect();
+        if new.is_empty() {
+            return Ok(());
+        }
         self.write("link blobs", |t| {
             let mut s = t.prepare_cached("INSERT OR IGNORE INTO blob_links VALUES(?1, ?2)")?;
-            for c in children {
+            for c in new {
                 s.execute(params![parent.as_bytes(), c.as_bytes()])?;
             }
             Ok(())
