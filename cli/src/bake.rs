@@ -147,7 +147,55 @@ pub fn builds(
         guard.check(&build).map_err(about)?;
         out.push(Unit { name: t.name.clone(), opts: build, wanted: !t.linked });
     }
+    apart(&out)?;
     Ok(out)
+}
+
+/// Nothing is written below a folder that a result fills: a link in the result would lead it anywhere.
+fn apart(units: &[Unit]) -> Result<(), CliError> {
+    let outputs = || units.iter().flat_map(|u| u.opts.outputs.iter().map(move |o| (u, o)));
+    let filled: Vec<PathBuf> = outputs()
+        .filter_map(|(_, o)| match o {
+            OutputSpec::Local { dest, .. } => Some(real(dest)),
+            _ => None,
+        })
+        .collect();
+    let caches = units.iter().flat_map(|u| u.opts.cache_to.iter().map(move |c| (u, c)));
+    let places = outputs().filter_map(|(u, o)| Some((u, place(o)?)));
+    let caches = caches.filter_map(|(u, c)| Some((u, cache_folder(c)?)));
+    for (unit, path) in places.chain(caches) {
+        let led = real(path);
+        if let Some(folder) = filled.iter().find(|f| led != **f && led.starts_with(f)) {
+            let (path, folder) = (path.display(), folder.display());
+            let message = format!("target `{}` writes `{path}` into `{folder}`", unit.name);
+            return Err(CliError::failed(format!("{message}, which a result fills"))
+                .help("what is in a result could lead it elsewhere: give it a place beside"));
+        }
+    }
+    Ok(())
+}
+
+/// Where an output is written; `None`: no file or folder.
+fn place(output: &OutputSpec) -> Option<&Path> {
+    match output {
+        OutputSpec::Local { dest: path, .. }
+        | OutputSpec::Tar { dest: Dest::Path(path), .. }
+        | OutputSpec::Oci(ArchiveOutput { dest: Dest::Path(path), .. })
+        | OutputSpec::Docker(ArchiveOutput { dest: Dest::Path(path), .. }) => Some(path),
+        OutputSpec::Tar { dest: Dest::Stdout, .. }
+        | OutputSpec::Oci(_)
+        | OutputSpec::Docker(_)
+        | OutputSpec::Image(_)
+        | OutputSpec::Registry(_)
+        | OutputSpec::CacheOnly => None,
+    }
+}
+
+fn cache_folder(cache: &CacheTo) -> Option<&Path> {
+    match cache {
+        CacheTo::Store(CacheStore { place: CachePlace::Local { dir, .. }, .. }) => Some(dir),
+        _ => None,
+    }
 }
 
 /// The folders that targets may touch: the working folder, what is granted, and what the command line
@@ -231,28 +279,9 @@ impl Guard {
                 self.may_read(dir)?;
             }
         }
-        for cache in &build.cache_to {
-            if let CacheTo::Store(CacheStore { place: CachePlace::Local { dir, .. }, .. }) = cache {
-                self.may_write(dir)?;
-            }
-        }
-        for output in &build.outputs {
-            match output {
-                OutputSpec::Local { dest: path, .. }
-                | OutputSpec::Tar { dest: Dest::Path(path), .. }
-                | OutputSpec::Oci(ArchiveOutput { dest: Dest::Path(path), .. })
-                | OutputSpec::Docker(ArchiveOutput { dest: Dest::Path(path), .. }) => {
-                    self.may_write(path)?;
-                }
-                OutputSpec::Tar { dest: Dest::Stdout, .. }
-                | OutputSpec::Oci(_)
-                | OutputSpec::Docker(_)
-                | OutputSpec::Image(_)
-                | OutputSpec::Registry(_)
-                | OutputSpec::CacheOnly => {}
-            }
-        }
-        Ok(())
+        let outputs = build.outputs.iter().filter_map(place);
+        let mut written = build.cache_to.iter().filter_map(cache_folder).chain(outputs);
+        written.try_for_each(|path| self.may_write(path))
     }
 }
 

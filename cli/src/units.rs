@@ -115,6 +115,11 @@ pub fn together(common: &BuildOptions, units: &[Unit]) -> Result<BuildOptions, C
         if own.shm_size != first.opts.shm_size {
             out.shm_size = None;
         }
+        for host in &own.insecure_registries {
+            if !out.insecure_registries.contains(host) {
+                out.insecure_registries.push(host.clone());
+            }
+        }
         out.tags.extend(own.tags.iter().cloned());
         out.outputs.extend(own.outputs.iter().cloned());
         for c in &own.cache_from {

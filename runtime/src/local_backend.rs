@@ -4,12 +4,13 @@
 mod caches;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel, sync_channel};
 use std::time::{Duration, Instant};
 
 use rgraph_ir::op::{NetworkMode, SecurityMode, SourceOp};
-use rgraph_ir::request::{BuildRequest, CacheTo, Export};
+use rgraph_ir::request::{BuildRequest, CacheTo, Dest, Export, OutputSpec};
 use rgraph_ir::{CacheKey, Op, VertexId};
 use rgraph_solver::backend::{Backend, BuildError, BuildOutcome, Exported};
 use rgraph_solver::drive::solve;
@@ -137,10 +138,37 @@ impl Drop for Ending<'_> {
 /// Exports at once: each packs on all processors, but waits for disks and registries.
 const EXPORTS: usize = 4;
 
+fn share_a_folder(exports: &[Export]) -> bool {
+    let mut all: Vec<&Path> = exports.iter().flat_map(|e| &e.outputs).filter_map(folder).collect();
+    all.sort_unstable();
+    // Sorted, a folder stands directly before what is below it.
+    all.windows(2).any(|pair| pair[1].starts_with(pair[0]))
+}
+
+fn folder(output: &OutputSpec) -> Option<&Path> {
+    match output {
+        OutputSpec::Local { dest, .. } => Some(dest),
+        _ => None,
+    }
+}
+
+/// True when a second time would be written behind the first.
+fn is_final(export: &Export) -> bool {
+    export.outputs.iter().any(|o| match o {
+        OutputSpec::Oci(a) | OutputSpec::Docker(a) => a.dest == Dest::Stdout,
+        OutputSpec::Tar { dest, .. } => *dest == Dest::Stdout,
+        OutputSpec::Local { .. }
+        | OutputSpec::Image(_)
+        | OutputSpec::Registry(_)
+        | OutputSpec::CacheOnly => false,
+    })
+}
+
 /// Does something for each export; results stand in the order of the exports.
 fn side_by_side<T: Send>(exports: &[Export], one: &(dyn Fn(&Export) -> T + Sync)) -> Vec<T> {
-    if let [only] = exports {
-        return vec![one(only)];
+    // What several put into one folder is there in the order in which they were asked for.
+    if exports.len() == 1 || share_a_folder(exports) {
+        return exports.iter().map(one).collect();
     }
     let next = AtomicUsize::new(0);
     let work = || {
@@ -246,10 +274,12 @@ impl Build<'_> {
                 self.export(&exporter, &solution, retry)
             };
             let done = side_by_side(&request.exports, &one);
+            let written = |(e, done): (&Export, &Result<_, _>)| done.is_ok() && is_final(e);
+            let last = attempts >= 2 || request.exports.iter().zip(&done).any(written);
             if done.iter().all(Result::is_ok) {
                 let results = done.into_iter().flatten().collect();
                 let lost = feed.settle(&solution.keys, cancel);
-                if lost.is_empty() || attempts >= 2 || cancel.is_cancelled() {
+                if lost.is_empty() || last || cancel.is_cancelled() {
                     break (results, solution);
                 }
                 // A cache is to have what the store only knows of.
@@ -262,7 +292,7 @@ impl Build<'_> {
                 return Err(cancelled());
             }
             let errors = done.into_iter().filter_map(Result::err);
-            let (losses, mut others): (Vec<_>, Vec<_>) = errors.partition(|e| retry && e.is_loss());
+            let (losses, mut others): (Vec<_>, Vec<_>) = errors.partition(|e| !last && e.is_loss());
             if let Some(e) = others.drain(..).next() {
                 return Err(BuildError::Export(Box::new(e)));
             }

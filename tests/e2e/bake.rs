@@ -197,6 +197,11 @@ fn a_bake_file_is_not_trusted() {
     try_one("secret = [\"id=x,src=/etc/passwd\"]", &[]).fails(1, &["reads `/etc/passwd`"]);
     try_one("output = [\"/tmp/x/y\"]", &[]).fails(1, &["writes `/tmp/x/y`", "--allow fs.write="]);
     try_one("output = [\"type=oci,dest=../x.tar\"]", &[]).fails(1, &["writes `../x.tar`"]);
+    // What is in one result may lead the next one anywhere.
+    let below = "output = [\"type=local,dest=o\", \"type=tar,dest=o/x/keys\"]";
+    try_one(below, &[]).fails(1, &["o/x/keys", "which a result fills"]);
+    let below = "output = [\"type=local,dest=o\"]\n cache-to = [\"type=local,dest=o/c\"]";
+    try_one(below, &[]).fails(1, &["o/c", "which a result fills"]);
     try_one("cache-to = [\"type=local,dest=/tmp/x\"]", &[]).fails(1, &["writes `/tmp/x`"]);
     try_one("dockerfile = \"/etc/passwd\"", &[]).fails(1, &["reads `/etc/passwd`"]);
     try_one("ssh = [\"default\"]", &[]).fails(1, &["uses your ssh agent", "--allow ssh"]);
@@ -210,6 +215,30 @@ fn a_bake_file_is_not_trusted() {
     try_one("contexts = { etc = \"/etc\" }", &granted).ok();
     let set = ["--allow", "network.host", "--set", "*.contexts.etc=/etc"];
     try_one("", &set).ok();
+}
+
+/// In the order of the file, whatever they have in common.
+#[test]
+fn targets_may_fill_one_folder() {
+    need!(Root);
+    let names = ["a", "b", "c", "d"];
+    let mut hcl = format!("group \"default\" {{ targets = {names:?} }}\n");
+    for n in names {
+        let _ = write!(
+            hcl,
+            "target \"{n}\" {{\n context = \"in\"\n args = {{ N = \"{n}\" }}\n \
+             output = [\"type=local,dest=out\"]\n}}\n"
+        );
+    }
+    let text = "FROM BASE AS made\nARG N\nRUN mkdir -p /o/d && echo $N >/o/last && \
+                echo $N >/o/d/$N && ln -s last /o/link\nFROM scratch\nCOPY --from=made /o /\n";
+    let case = with(&[("docker-bake.hcl", &hcl), ("in/Dockerfile", text)]);
+    for _ in 0..3 {
+        bake(&case, &[]).ok();
+        let said = |name: &str| fs::read_to_string(case.out("out").join(name)).expect("a file");
+        assert_eq!(said("last"), "d\n");
+        names.iter().for_each(|n| assert_eq!(said(&format!("d/{n}")), format!("{n}\n")));
+    }
 }
 
 /// What stands for too much ends in an error, soon and small.

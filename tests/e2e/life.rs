@@ -459,3 +459,14 @@ fn many_starts_leave_nothing() {
     (0..rounds).for_each(round);
     assert!(wait_until(Duration::from_secs(10), || look() == before), "{before:?} {:?}", look());
 }
+
+/// What a program left behind may print for ever: the supervisor does not listen for ever.
+#[test]
+fn what_floods_a_stream_does_not_hold_the_container_up() {
+    need!(Root);
+    let case = Case::with_base();
+    case.rgraph(&["run", "-d", "--name", "busy", BASE, "sleep", "600"]).ok();
+    let run = case.rgraph(&["exec", "busy", "sh", "-c", "yes & yes & yes & sleep 0.2; exit 3"]);
+    assert_eq!(run.code, 3, "{}", run.stderr);
+    case.rgraph(&["rm", "-f", "busy"]).ok();
+}

@@ -142,3 +142,45 @@ fn an_image_without_a_name_is_called_by_its_digest() {
     case.build(&["-o", "type=image,dangling-name-prefix=a:b:c"])
         .fails(2, &["no name without a tag"]);
 }
+
+#[test]
+fn times_are_cut_in_every_form_of_archive() {
+    need!(Root, Tool("skopeo"));
+    let case = Case::with_base();
+    case.dockerfile("FROM BASE\nRUN echo made > /made\n");
+    for (form, kind) in [
+        ("type=docker", "docker-archive"),
+        ("type=oci,compression=uncompressed", "oci-archive"),
+        ("type=oci", "oci-archive"),
+    ] {
+        let file = case.out("i.tar").display().to_string();
+        let output = format!("{form},dest={file}");
+        case.build(&["--network=none", "--timestamp=1700000001", "-o", &output]).ok();
+        let out = std::process::Command::new("skopeo")
+            .args(["inspect", &format!("{kind}:{file}")])
+            .output()
+            .expect("skopeo runs");
+        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        assert!(text.contains("2023-11-14T22:13:21Z"), "{form}: {text}");
+    }
+}
+
+/// A layer that is lost and made again stands elsewhere: the image knows where.
+#[test]
+fn an_image_outlives_the_loss_of_a_layer() {
+    need!(Root);
+    let case = Case::with_base();
+    case.dockerfile("FROM BASE\nRUN echo made > /made\n");
+    let build = || case.build(&["--network=none", "-t", "x:1"]).ok();
+    build();
+    let snapshots = case.root().join("snapshots");
+    let made = |p: &std::path::Path| p.join("fs/made").exists();
+    let all = std::fs::read_dir(&snapshots).expect("a folder");
+    let lost = all.map(|e| e.expect("an entry").path()).find(|p| made(p)).expect("the layer");
+    std::fs::remove_dir_all(lost).expect("it goes");
+    build();
+    let run = case.rgraph(&["run", "--rm", "--network=none", "x:1", "cat", "/made"]).ok();
+    assert_eq!(run.text(), "made\n");
+    let file = case.out("x.tar").display().to_string();
+    case.rgraph(&["save", "-o", &file, "x:1"]).ok();
+}

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use rgraph_ir::limits::{MAX_BAKE_VALUE, MAX_NESTING};
+use rgraph_ir::limits::{MAX_BAKE_BYTES, MAX_BAKE_VALUE, MAX_NESTING};
 
 use crate::budget::{Error, Result};
 
@@ -123,6 +123,7 @@ pub fn dotenv(
     known: &dyn Fn(&str) -> Option<String>,
 ) -> std::result::Result<BTreeMap<String, String>, String> {
     let mut out: BTreeMap<String, String> = BTreeMap::new();
+    let mut bytes = 0;
     for (at, line) in text.lines().enumerate() {
         let line = line.trim();
         if line.is_empty() || line.starts_with('#') {
@@ -153,6 +154,10 @@ pub fn dotenv(
             }
             (text, false) => text.to_owned(),
         };
+        bytes += (name.len() + text.len()) as u64;
+        if bytes > MAX_BAKE_BYTES {
+            return Err(bad(&format!("all values are larger than {MAX_BAKE_BYTES} bytes")));
+        }
         out.insert(name.to_owned(), text);
     }
     Ok(out)

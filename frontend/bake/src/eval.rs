@@ -157,6 +157,7 @@ impl<'a> Eval<'a> {
             return Err(Error::new(message).help(format!("such as `{name}.NAME.ATTRIBUTE`")));
         }
         let names = self.globals.names();
+        self.budget().steps(names.len())?;
         let e = Error::new(format!("there is no variable named `{name}`"));
         Err(match nearest(name, names.iter().map(String::as_str)) {
             Some(near) => e.help(format!("did you mean `{near}`?")),

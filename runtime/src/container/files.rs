@@ -18,7 +18,7 @@ use rgraph_image::layer::{
     write_layer,
 };
 use rgraph_store::StoreError;
-use rgraph_sys::mount::{MountError, OverlaySpec, overlay};
+use rgraph_sys::mount::{Attr, AttrFlags, MountError, OverlaySpec, overlay, set_attr};
 
 use super::{ContainerError, Containers, Held, Record, State};
 use crate::host::Host;
@@ -123,7 +123,7 @@ impl<'a> Files<'a> {
         }
         let userxattr = reach.host.userxattr;
         let spec = OverlaySpec { lowers: &lowers, upper: None, volatile: false, userxattr };
-        let root = overlay(&spec).map_err(FilesError::Mount)?;
+        let root = overlay(&spec).and_then(without_devices).map_err(FilesError::Mount)?;
         Ok(Self { reach, root, mounts: mounts(reach, record), _held: None })
     }
 
@@ -160,6 +160,7 @@ impl<'a> Files<'a> {
             volatile: false,
             userxattr: reach.host.userxattr,
         })
+        .and_then(without_devices)
         .map_err(FilesError::Mount)?;
         Ok(Self { reach, root, mounts: mounts(reach, &held.record), _held: Some(held) })
     }
@@ -313,7 +314,8 @@ impl<'a> Files<'a> {
             return Err(FilesError::NoFolder(path.to_owned()));
         }
         let owner = (!how.keep_owners).then_some((0, 0));
-        let options = ArchiveOptions { owner, ..ArchiveOptions::default() };
+        let owners = self.reach.host.owners;
+        let options = ArchiveOptions { owner, owners, ..ArchiveOptions::default() };
         unpack_archive(from, root.as_fd(), at.as_bytes(), &options)
             .map(drop)
             .map_err(FilesError::Archive)
@@ -372,6 +374,12 @@ fn contents(path: &str) -> bool {
 fn plain(path: &str) -> String {
     let path = path.strip_suffix("/.").unwrap_or(path).trim_end_matches('/');
     if path.is_empty() { "/".to_owned() } else { path.to_owned() }
+}
+
+/// What the container calls a device is none for who reads it from outside.
+fn without_devices(mount: OwnedFd) -> Result<OwnedFd, MountError> {
+    set_attr(&mount, false, Attr { set: AttrFlags::NODEV, ..Attr::default() })?;
+    Ok(mount)
 }
 
 fn present(place: &Place, path: &str) -> Result<(), FilesError> {

@@ -102,7 +102,12 @@ impl BlobSource for ExportBlobs<'_, '_> {
 
     fn write(&self, d: &Descriptor, out: &mut dyn Write) -> Result<(), CopyError> {
         let store = StoreBlobs(self.exporter.store);
-        let Some(layer) = self.plain.get(&d.digest) else { return store.write(d, out) };
+        // One with other times than its folder has is in the store: it was packed.
+        let read = |e| BlobError::Io { digest: d.digest, source: io::Error::other(e) };
+        let packed = self.exporter.store.has_blob(&d.digest).map_err(read)?;
+        let Some(layer) = self.plain.get(&d.digest).filter(|_| !packed) else {
+            return store.write(d, out);
+        };
         let tar = |to: &mut dyn Write| self.exporter.plain_tar(layer, to);
         match hashed(tar, out) {
             Ok(((), got, size)) if promised(d, got, size).is_ok() => Ok(()),

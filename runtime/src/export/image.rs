@@ -208,17 +208,16 @@ impl Exporter<'_> {
         if let Some(a) = &w.attested {
             self.store.link_blobs(&a.entry.digest, &a.children())?;
         }
-        if self.store.image_record(&manifest)?.is_none() {
-            self.store.put_image(&ImageRow {
-                manifest,
-                config: w.built.config,
-                platform: w.built.platform.to_string(),
-                size: w.layers.iter().map(|l| l.blob.size).sum(),
-                created: w.image.created.clone(),
-                layers: w.layers.iter().map(|l| l.diff_id).collect(),
-                snapshot: top,
-            })?;
-        }
+        // Also of one that is known: what it stood on may have been lost, and made again elsewhere.
+        self.store.put_image(&ImageRow {
+            manifest,
+            config: w.built.config,
+            platform: w.built.platform.to_string(),
+            size: w.layers.iter().map(|l| l.blob.size).sum(),
+            created: w.image.created.clone(),
+            layers: w.layers.iter().map(|l| l.diff_id).collect(),
+            snapshot: top,
+        })?;
         Ok(())
     }
 

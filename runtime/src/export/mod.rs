@@ -106,6 +106,9 @@ pub enum ExportError {
     /// Not built yet.
     #[error("{0} is not supported yet")]
     Unsupported(String),
+    /// It was written to standard output, which cannot be taken back.
+    #[error("standard output has a part of the result")]
+    Begun(#[source] Box<ExportError>),
     /// The build is to stop.
     #[error("canceled")]
     Cancelled,

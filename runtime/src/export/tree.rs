@@ -112,8 +112,16 @@ impl Exporter<'_> {
     ) -> Result<(), ExportError> {
         let path = match dest {
             Dest::Stdout => {
-                let mut out = BufWriter::with_capacity(256 << 10, io::stdout().lock());
-                write(&mut out)?;
+                let told = Told { inner: io::stdout().lock(), bytes: 0 };
+                let mut out = BufWriter::with_capacity(256 << 10, told);
+                if let Err(e) = write(&mut out) {
+                    // Without what was not passed on yet.
+                    let (told, _) = out.into_parts();
+                    return Err(match told.bytes {
+                        0 => e,
+                        _ => ExportError::Begun(Box::new(e)),
+                    });
+                }
                 return out
                     .flush()
                     .map_err(|source| ExportError::Write { path: "-".into(), source });
@@ -122,6 +130,23 @@ impl Exporter<'_> {
         };
         let failed = |source| ExportError::Write { path: path.display().to_string(), source };
         write_whole(path, &failed, write)
+    }
+}
+
+/// Counts what is written.
+struct Told<W> {
+    inner: W,
+    bytes: u64,
+}
+
+impl<W: Write> Write for Told<W> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        let n = self.inner.write(buf)?;
+        self.bytes += n as u64;
+        Ok(n)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
     }
 }
 

@@ -255,8 +255,9 @@ impl Copier<'_> {
                 let (uid, gid) = self.owner(&e.stat);
                 chown(parent, name, (uid, gid), self.opts.owners)
                     .map_err(TreeError::io("chown", shown))?;
-                rustix::fs::chmodat(parent, name, mode, AtFlags::empty())
-                    .map_err(TreeError::io("chmod", shown))?;
+                // Whoever writes here too may have put a link in its place.
+                rgraph_image::layer::chmod_at(parent, name, mode.as_raw_mode())
+                    .map_err(TreeError::std("chmod", shown))?;
                 self.time(e, name, shown)
             }
         }

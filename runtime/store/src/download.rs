@@ -155,7 +155,10 @@ impl Store {
         let ours = lock::try_lock(&file, Mode::Exclusive)
             .and_then(|ok| {
                 let meta = file.metadata()?;
-                Ok((ok && meta.is_file() && meta.nlink() > 0).then_some(meta.len()))
+                // Between opening and locking it may have become a blob, under its own name.
+                let same = |m: fs::Metadata| (m.dev(), m.ino()) == (meta.dev(), meta.ino());
+                let named = fs::symlink_metadata(&path).is_ok_and(same);
+                Ok((ok && meta.is_file() && named).then_some(meta.len()))
             })
             .map_err(|e| self.layout().err("lock", &path, e))?;
         match ours {

@@ -20,6 +20,9 @@ pub fn split() -> io::Result<()> {
     let all = SigSet::all();
     let mut before = SigSet::empty();
     signal::sigprocmask(signal::SigmaskHow::SIG_SETMASK, Some(&all), Some(&mut before))?;
+    // What the copies have of their maker is nobody's business in there; the program that is executed
+    // may be looked at again.
+    ns::hide()?;
     // SAFETY: there is one thread (looked for above), so no lock can be held by somebody who is not there
     // in the copy, and both may go on as they like. Not by `clone3(2)`, which the filter of system calls
     // hides.
@@ -45,8 +48,7 @@ pub fn split() -> io::Result<()> {
 
 /// The life of a process 1.
 fn look_after(program: Pid, all: &SigSet) -> ! {
-    // What it has of its maker is nobody's business in there.
-    if ns::hide().and_then(|()| spawn::keep_only(Vec::new()).map(drop)).is_err() {
+    if spawn::keep_only(Vec::new()).is_err() {
         spawn::exit_now(125);
     }
     loop {

@@ -168,6 +168,10 @@ fn product(args: &[Value], cx: &Eval<'_>) -> Result<Value> {
     let lists = args.iter().map(Value::to_list).collect::<Result<Vec<_>>>()?;
     let count = lists.iter().fold(1usize, |n, l| n.saturating_mul(l.len()));
     cx.budget().value(count.saturating_mul(16 * (1 + lists.len())))?;
+    if count == 0 {
+        // The lists before the empty one may be long.
+        return Value::list(Vec::new(), cx.budget());
+    }
     let mut rows: Vec<Vec<Value>> = vec![Vec::new()];
     for list in &lists {
         let longer = |row: &Vec<Value>| {

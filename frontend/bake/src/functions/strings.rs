@@ -61,6 +61,7 @@ pub(super) const TABLE: &[Row] = &[
         let mut out = String::new();
         let mut last = 0;
         for found in pattern.captures_iter(&t) {
+            looked(&t, cx)?;
             let Some(whole) = found.get(0) else { continue };
             // Each `$n` stands for at most the match.
             let most = by.len() + by.matches('$').count() * whole.len();
@@ -78,7 +79,10 @@ pub(super) const TABLE: &[Row] = &[
     }),
     ("regexall", 2, 2, |a, cx| {
         let (pattern, t) = (compiled(&a[0], cx)?, a[1].to_text()?);
-        let all = pattern.captures_iter(&t).map(|found| captured(&pattern, &found, cx));
+        let all = pattern.captures_iter(&t).map(|found| {
+            looked(&t, cx)?;
+            captured(&pattern, &found, cx)
+        });
         Value::list(all.collect::<Result<_>>()?, cx.budget())
     }),
     ("replace", 3, 3, |a, cx| {
@@ -158,7 +162,11 @@ pub(super) fn text(t: &str, cx: &Eval<'_>) -> Result<Value> {
 /// A pattern; it cannot go back, so it takes time by the length of the text.
 fn compiled(pattern: &Value, cx: &Eval<'_>) -> Result<Regex> {
     const SIZE: usize = 1 << 20;
+    const LENGTH: usize = 4 << 10;
     let pattern = pattern.to_text()?;
+    if pattern.len() > LENGTH {
+        return Err(Error::limit(format!("a pattern is longer than {LENGTH} bytes")));
+    }
     // What compiling may cost, whatever comes of it.
     cx.budget().steps(1_000 + pattern.len() * 16)?;
     RegexBuilder::new(&pattern)
@@ -167,6 +175,11 @@ fn compiled(pattern: &Value, cx: &Eval<'_>) -> Result<Regex> {
         .nest_limit(50)
         .build()
         .map_err(|e| Error::new(format!("the pattern is none: {e}")))
+}
+
+/// Pays for one more match: each may have looked at all that was left of the text.
+fn looked(text: &str, cx: &Eval<'_>) -> Result<()> {
+    cx.budget().steps(1 + text.len() / 256)
 }
 
 /// What a pattern found: the text, the groups, or the groups by name.

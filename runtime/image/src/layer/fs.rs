@@ -10,6 +10,7 @@ use rustix::fs::{
     AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, XattrFlags,
 };
 use rustix::io::Errno;
+use rustix::path::Arg;
 
 use crate::tar::{Kind, Mtime};
 
@@ -222,9 +223,20 @@ pub(crate) fn chmod_fd(fd: impl AsFd, mode: u32) -> io::Result<()> {
     Ok(rustix::fs::fchmod(fd, Mode::from_raw_mode(mode))?)
 }
 
-/// For devices and pipes just made by the caller: follows a link if one took their place.
-pub(crate) fn chmod_at(dir: impl AsFd, name: &[u8], mode: u32) -> io::Result<()> {
-    Ok(rustix::fs::chmodat(dir, name, Mode::from_raw_mode(mode), AtFlags::empty())?)
+/// Sets the permission bits of `name` in `dir`: a device or pipe that the caller has just made. A link
+/// that took its place meanwhile is not followed.
+///
+/// # Errors
+/// `ELOOP`: it is a link; the errors of `openat(2)` and `chmod(2)`.
+pub fn chmod_at(dir: impl AsFd, name: impl Arg, mode: u32) -> io::Result<()> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = rustix::fs::openat(dir, name, flags, Mode::empty())?;
+    if FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode) == FileType::Symlink {
+        return Err(Errno::LOOP.into());
+    }
+    // A handle for walking has no call of its own for this.
+    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    Ok(rustix::fs::chmodat(rustix::fs::CWD, path, Mode::from_raw_mode(mode), AtFlags::empty())?)
 }
 
 fn times(t: Mtime) -> Timestamps {
@@ -370,4 +382,25 @@ pub(crate) fn owner_unsupported(e: &io::Error) -> bool {
 pub(crate) fn not_a_dir(e: &io::Error) -> bool {
     let e = e.raw_os_error();
     e == Some(Errno::NOTDIR.raw_os_error()) || e == Some(Errno::LOOP.raw_os_error())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_that_took_the_place_of_a_pipe_is_not_followed() {
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = std::fs::File::open(tmp.path()).unwrap();
+        let mode = |name: &str| stat_at(&dir, name.as_bytes()).unwrap().mode;
+        mknod(&dir, b"pipe", Kind::Fifo, 0, 0).unwrap();
+        chmod_at(&dir, "pipe", 0o666).unwrap();
+        assert_eq!(mode("pipe"), 0o666);
+        std::fs::write(tmp.path().join("host"), "").unwrap();
+        chmod_at(&dir, "host", 0o600).unwrap();
+        std::os::unix::fs::symlink("host", tmp.path().join("link")).unwrap();
+        let e = chmod_at(&dir, "link", 0o666).unwrap_err();
+        assert_eq!(e.raw_os_error(), Some(Errno::LOOP.raw_os_error()));
+        assert_eq!(mode("host"), 0o600);
+    }
 }

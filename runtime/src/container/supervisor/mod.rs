@@ -43,6 +43,8 @@ pub(super) const ARGV0: &std::ffi::CStr = c"rgraph-supervisor";
 const FIRST: SessionId = SessionId(0);
 /// The exit code of what was killed.
 const KILLED: i32 = 128 + 9;
+/// The largest pipe that a process may make of its own, bytes (`/proc/sys/fs/pipe-max-size`).
+const MOST_IN_PIPE: usize = 1 << 20;
 /// What a container comes to that could not be started.
 const NOT_STARTED: i32 = 125;
 
@@ -329,7 +331,7 @@ impl Supervisor {
     /// The report says whether the program could be run; its end that it runs.
     fn look_at_start(&mut self, id: SessionId) {
         let Some(session) = self.session(id) else { return };
-        if !session.step.has_begun() {
+        if session.began || !session.step.has_begun() {
             return;
         }
         session.began = true;
@@ -362,11 +364,9 @@ impl Supervisor {
         }
     }
 
-    /// Takes what a process printed; false: nothing was there.
-    fn pass_on(&mut self, id: SessionId, side: Side) -> bool {
-        let Some((stream, bytes)) = self.session(id).and_then(|s| s.streams.read(side)) else {
-            return false;
-        };
+    /// Takes what a process printed, and says how many bytes that were; `None`: nothing was there.
+    fn pass_on(&mut self, id: SessionId, side: Side) -> Option<usize> {
+        let (stream, bytes) = self.session(id)?.streams.read(side)?;
         if id == FIRST
             && let Err(e) = self.log.write(stream, &bytes)
             && std::mem::replace(&mut self.log_is_whole, false)
@@ -377,7 +377,7 @@ impl Supervisor {
         for v in self.visitors.iter_mut().filter(|v| v.session == id && v.attach.output) {
             v.say(message.clone());
         }
-        true
+        Some(bytes.len())
     }
 
     /// Somebody connects.
@@ -473,8 +473,16 @@ impl Supervisor {
 
     /// Takes the last words of a process that has ended; `None`: there is none.
     fn finish(&mut self, id: SessionId) -> Option<End> {
+        // One that ended at once had begun.
+        self.look_at_start(id);
         for side in [Side::Screen, Side::Stdout, Side::Stderr] {
-            while self.pass_on(id, side) {}
+            // What it printed is in there; others that it left may print for ever.
+            let mut left = MOST_IN_PIPE;
+            while left > 0
+                && let Some(n @ 1..) = self.pass_on(id, side)
+            {
+                left = left.saturating_sub(n);
+            }
         }
         let i = self.sessions.iter().position(|s| s.id == id)?;
         let done = self.sessions.remove(i).step.finish(&mut self.bench);

@@ -59,7 +59,12 @@ impl Paused {
                 continue;
             }
             // By handle, and looked at again: the number may be another's by now.
-            let Ok(process) = PidFd::open(pid) else { continue };
+            let process = match PidFd::open(pid) {
+                Ok(process) => process,
+                // It has ended.
+                Err(_) if !runs(pid) => continue,
+                Err(e) => return Err(e),
+            };
             if is_of_it() {
                 process.send(STOP)?;
                 self.stopped.push((pid, process));
