@@ -32,6 +32,7 @@ mod limits;
 mod login;
 mod logs;
 mod network;
+mod nginx;
 mod ports;
 mod pull;
 mod rebuilt_base;
