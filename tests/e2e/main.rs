@@ -43,6 +43,7 @@ mod single_id;
 mod soundness;
 mod sources;
 mod squash;
+mod sshd;
 mod steps;
 mod store;
 mod transfer;

@@ -241,12 +241,17 @@ fn tail(mut from: impl Read) -> Vec<u8> {
     kept
 }
 
-/// What matters of it, in one line: without hints and progress.
+/// What `git` says after every failure of a remote.
+const ADVICE: [&str; 2] =
+    ["Please make sure you have the correct access rights", "and the repository exists."];
+
+/// What matters of it, in one line: without hints, advice and progress.
 fn last_words(stderr: &[u8]) -> String {
     let text = String::from_utf8_lossy(stderr);
     let lines = text.lines().flat_map(|l| l.rsplit('\r').next()).map(str::trim);
     let lines: Vec<&str> = lines
         .filter(|l| !l.is_empty() && !l.starts_with("hint:") && !l.starts_with("warning:"))
+        .filter(|l| !ADVICE.contains(l))
         .collect();
     let from = lines.len().saturating_sub(4);
     let joined = lines[from..].join("; ");
@@ -261,6 +266,9 @@ mod tests {
     fn words_are_one_line() {
         let said = b"Cloning\rfatal: no\n\nhint: x\nerror: \x1b[1mbad\n";
         assert_eq!(last_words(said), "fatal: no; error:  [1mbad");
+        let said = b"1\n2\nfatal: x\n\nPlease make sure you have the correct access rights\n\
+            and the repository exists.\n";
+        assert_eq!(last_words(said), "1; 2; fatal: x");
     }
 
     #[test]

@@ -387,7 +387,10 @@ fn failed(g: &GitSource, source: GitError) -> SourceError {
         let host = host_names(&g.full_url).pop().unwrap_or_default();
         let asks = ["could not read Username", "401", "403", "terminal prompts disabled"];
         if g.ssh {
-            if words.contains("Host key verification failed") {
+            if words.contains("has changed and you have requested strict checking") {
+                // No advice to trust it: somebody else may be answering.
+                hint = " (it has another host key than known_hosts says)".to_owned();
+            } else if words.contains("Host key verification failed") {
                 hint = " (its host key is not in known_hosts: `ssh-keyscan` shows it)".to_owned();
             } else if words.contains("Permission denied") {
                 hint = " (`--ssh default` gives it the keys of your agent)".to_owned();

@@ -1,0 +1,141 @@
+//! Repositories over ssh, from OpenSSH's own server.
+
+use std::fs;
+
+use rgraph_tests::{Case, Image, Kind, Repositories, Sshd, need, setting, shout};
+
+struct World {
+    sshd: Sshd,
+    repositories: Repositories,
+    case: Case,
+}
+
+impl World {
+    /// With a home in which nothing is known yet.
+    fn new() -> Self {
+        let (sshd, r) = (Sshd::start(), Repositories::new());
+        r.file("a", "f", "one\n").file("a", "sub/Dockerfile", "FROM scratch\nCOPY g /\n");
+        r.file("a", "sub/g", "g\n").commit("a", "one");
+        r.git("a", &["tag", "-a", "v1", "-m", "one"]);
+        r.file("a", "f", "two\n").commit("a", "two");
+        let mut case = Case::new();
+        let home = case.out("home");
+        fs::create_dir_all(home.join(".ssh")).expect("a folder");
+        case.env("HOME", &home.display().to_string());
+        Self { sshd, repositories: r, case }
+    }
+
+    fn url(&self) -> String {
+        self.sshd.url(&self.repositories.at("a"))
+    }
+
+    fn knows(&self, line: &str) {
+        fs::write(self.case.out("home/.ssh/known_hosts"), line).expect("a file");
+    }
+
+    fn agent(&self) -> String {
+        format!("--ssh=default={}", self.sshd.agent().display())
+    }
+
+    fn add(&self, end: &str) {
+        self.case.file("Dockerfile", format!("FROM scratch\nADD {}{end} /\n", self.url()));
+    }
+}
+
+/// An agent serves the user who started it, and nobody else.
+fn other_user() -> bool {
+    let other = setting("RGRAPH_ROOTLESS", 0) != 0;
+    if other {
+        shout("the agent is root's");
+    }
+    other
+}
+
+fn text(image: &Image, path: &str) -> String {
+    match image.files().get(path).map(|e| e.kind.clone()) {
+        Some(Kind::File(bytes)) => String::from_utf8_lossy(&bytes).into_owned(),
+        other => panic!("{path}: {other:?}"),
+    }
+}
+
+/// CTX-08.
+#[test]
+fn repositories_and_contexts() {
+    need!(Root, Tool("git"), Tool("sshd"), Tool("ssh-agent"));
+    if other_user() {
+        return;
+    }
+    let w = World::new();
+    w.knows(&w.sshd.known_host());
+    let (case, agent) = (&w.case, &w.agent()[..]);
+    for (end, path, want) in [("", "f", "two\n"), ("#v1", "f", "one\n"), ("#main:sub", "g", "g\n")]
+    {
+        w.add(end);
+        assert_eq!(text(&case.image(&[agent]), path), want, "{end}");
+        case.build(&[agent]).ok().all_cached();
+    }
+    // The agent that the variable names.
+    let mut c = case.command(&case.build_args(&["--ssh=default"]));
+    let out = c.env("SSH_AUTH_SOCK", w.sshd.agent()).output().expect("rgraph starts");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let context = format!("{}#main:sub", w.url());
+    let build = || case.rgraph(&["build", "--progress=plain", agent, &context]);
+    let first = build().ok();
+    build().ok().all_cached();
+    w.repositories.file("a", "sub/g", "other\n").commit("a", "three");
+    assert_ne!(build().ok().image(), first.image());
+    // What is here needs neither server nor key.
+    case.rgraph(&["build", "--progress=plain", "--offline", &context]).ok().all_cached();
+    // A submodule beside it.
+    w.repositories.file("inner", "i", "i\n");
+    let id = w.repositories.commit("inner", "i");
+    let modules = "[submodule \"in\"]\n\tpath = in\n\turl = ../inner.git\n";
+    w.repositories.file("a", ".gitmodules", modules);
+    let link = format!("160000,{id},in");
+    w.repositories.git("a", &["add", ".gitmodules"]);
+    w.repositories.git("a", &["update-index", "--add", "--cacheinfo", &link]);
+    w.repositories.git("a", &["commit", "-q", "-m", "four"]);
+    w.add("");
+    assert_eq!(text(&case.image(&[agent]), "in/i"), "i\n");
+}
+
+/// SECU: whom one talks to is known, or nothing is said.
+#[test]
+fn who_is_not_known_is_not_talked_to() {
+    need!(Root, Tool("git"), Tool("sshd"), Tool("ssh-agent"));
+    if other_user() {
+        return;
+    }
+    let w = World::new();
+    let (case, agent) = (&w.case, &w.agent()[..]);
+    w.add("");
+    let fails = |args: &[&str], texts: &[&str]| {
+        let run = case.build(args).fails(1, texts).fails(1, &["Dockerfile:2"]);
+        let errors = run.stderr.lines().filter(|l| l.starts_with("error")).count();
+        assert_eq!(errors, 1, "{}", run.stderr);
+        run
+    };
+    let unknown = ["Host key verification failed", "its host key is not in known_hosts"];
+    fails(&[agent], &unknown);
+    assert!(!case.out("home/.ssh/known_hosts").exists(), "a host became known by itself");
+    w.knows("");
+    fails(&[agent], &unknown);
+    let context = case.rgraph(&["build", agent, &w.url()]);
+    context.fails(1, &["cannot load the context", unknown[0], unknown[1]]);
+    // Known by another key: somebody else may be answering, and to trust that is no advice.
+    w.knows(&w.sshd.other_host());
+    let run =
+        fails(&[agent], &["Host key verification failed", "another host key than known_hosts"]);
+    assert!(!run.stderr.contains("ssh-keyscan"), "{}", run.stderr);
+    // Known, and one does not say who one is.
+    w.knows(&w.sshd.known_host());
+    fails(&[], &["Permission denied", "--ssh default"]);
+    // A key has to be in an agent.
+    let key = format!("--ssh=default={}", w.sshd.key().display());
+    case.build(&[&key]).fails(1, &["--ssh", "not supported"]);
+    fails(&["--offline"], &["is not in the store"]);
+    // There is none of that name.
+    let absent = w.sshd.url(&w.repositories.dir().join("none.git"));
+    case.file("Dockerfile", format!("FROM scratch\nADD {absent} /\n"));
+    fails(&[agent], &["none.git"]);
+}
