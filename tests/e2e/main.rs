@@ -33,6 +33,7 @@ mod login;
 mod logs;
 mod network;
 mod nginx;
+mod platforms;
 mod ports;
 mod pull;
 mod rebuilt_base;

@@ -79,16 +79,20 @@ pub fn push(
             Some(Kept::Whole(..)) | None => {}
         }
         let (bytes, media_type) = match (index, &ready[..]) {
-            (Some(Kept::Whole(bytes, media_type)), _) if unchanged => {
+            (Some(Kept::Whole(bytes, index)), _) if unchanged => {
                 send_manifests(&ready, send)?;
-                (bytes, media_type)
+                (bytes, index.media_type)
             }
             (_, [one]) if one.said.is_empty() => (one.bytes.clone(), one.root.media_type.clone()),
-            (_, several) => {
+            (kept, several) => {
                 send_manifests(several, send)?;
+                let notes = match kept {
+                    Some(Kept::Whole(_, index)) => index.annotations,
+                    _ => None,
+                };
                 let said = several.iter().flat_map(|r| &r.said).map(|a| a.entry.clone());
                 let parts = several.iter().map(|r| r.root.clone()).chain(said).collect();
-                (Index::new(OCI_INDEX, parts, None).to_json(), OCI_INDEX.to_owned())
+                (Index::new(OCI_INDEX, parts, notes).to_json(), OCI_INDEX.to_owned())
             }
         };
         send(&bytes, &media_type, true)?;
@@ -112,8 +116,8 @@ fn send_manifests(
 
 /// An index that an image came with.
 enum Kept {
-    /// All its images are here: its bytes, and what they are.
-    Whole(Vec<u8>, String),
+    /// All its images are here: its bytes, and what they say.
+    Whole(Vec<u8>, Index),
     /// Some are not.
     Part,
     /// All images are, but not what is said of them.
@@ -143,7 +147,7 @@ fn kept_index(
             return Ok(Some(Kept::Unsaid));
         }
     }
-    Ok(Some(Kept::Whole(bytes, index.media_type)))
+    Ok(Some(Kept::Whole(bytes, index)))
 }
 
 /// Repositories of one registry that may have a layer or a config.

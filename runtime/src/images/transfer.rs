@@ -326,6 +326,14 @@ pub(super) fn chosen(
     platform: Option<&Platform>,
 ) -> Result<Vec<ImageRow>, ImagesError> {
     let mut all = rows(store, top)?;
+    if all.len() > 1
+        && let Some(index) = said::index(store, top)?
+    {
+        let place = |r: &ImageRow| {
+            index.manifests.iter().position(|m| m.digest == BlobDigest::from(r.manifest))
+        };
+        all.sort_by_key(place);
+    }
     if let Some(p) = platform {
         all.retain(|r| r.platform == p.to_string());
         if all.is_empty() {
@@ -365,7 +373,9 @@ pub fn save(
                 1 => parts.swap_remove(0),
                 // One name for all of them.
                 _ => {
-                    let bytes = Index::new(OCI_INDEX, parts, None).to_json();
+                    let kept = if platform.is_none() { said::index(w.store, *top)? } else { None };
+                    let notes = kept.and_then(|index| index.annotations);
+                    let bytes = Index::new(OCI_INDEX, parts, notes).to_json();
                     let digest = w.store.put_blob(&bytes)?.digest;
                     Descriptor::new(OCI_INDEX, digest, bytes.len() as u64)
                 }
