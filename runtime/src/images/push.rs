@@ -117,7 +117,7 @@ fn send_manifests(
 /// An index that an image came with.
 enum Kept {
     /// All its images are here: its bytes, and what they say.
-    Whole(Vec<u8>, Index),
+    Whole(Vec<u8>, Box<Index>),
     /// Some are not.
     Part,
     /// All images are, but not what is said of them.
@@ -147,7 +147,7 @@ fn kept_index(
             return Ok(Some(Kept::Unsaid));
         }
     }
-    Ok(Some(Kept::Whole(bytes, index)))
+    Ok(Some(Kept::Whole(bytes, Box::new(index))))
 }
 
 /// Repositories of one registry that may have a layer or a config.
