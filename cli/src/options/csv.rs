@@ -3,40 +3,7 @@
 /// Splits a line at commas; a field that starts with `"` ends at the next lone `"`, and `""` in it
 /// is one `"` (RFC 4180, as Go's `encoding/csv` reads it).
 pub fn fields(line: &str) -> Result<Vec<String>, String> {
-    let mut out = Vec::new();
-    let mut chars = line.chars().peekable();
-    loop {
-        let mut field = String::new();
-        if chars.next_if_eq(&'"').is_some() {
-            loop {
-                match chars.next() {
-                    None => return Err("a `\"` is not closed".to_owned()),
-                    Some('"') if chars.next_if_eq(&'"').is_some() => field.push('"'),
-                    Some('"') => break,
-                    Some(c) => field.push(c),
-                }
-            }
-            if !matches!(chars.peek(), None | Some(',')) {
-                return Err("text follows a closing `\"`".to_owned());
-            }
-        } else {
-            while let Some(c) = chars.next_if(|c| *c != ',') {
-                match c {
-                    '"' => {
-                        return Err(
-                            "a `\"` inside a field: quote the whole field, `\"k=v\"`".into()
-                        );
-                    }
-                    '\n' | '\r' => return Err("it has more than one line".to_owned()),
-                    c => field.push(c),
-                }
-            }
-        }
-        out.push(field);
-        if chars.next().is_none() {
-            return Ok(out);
-        }
-    }
+    rgraph_bake::csv_fields(line, ',')
 }
 
 /// Fields split at their first `=`; keys in lower case, a field without `=` has no value.

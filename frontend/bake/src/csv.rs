@@ -1,6 +1,10 @@
 //! One CSV line, as values of buildx's flags are written.
 
-/// Splits at `comma`; a field that starts with `"` ends at the next lone `"` (RFC 4180).
+/// Splits at `comma`; a field that starts with `"` ends at the next lone `"`, and `""` in it is one
+/// `"` (RFC 4180, as Go's `encoding/csv` reads it).
+///
+/// # Errors
+/// What is wrong with the quotes, or that it has more than one line.
 pub fn split(line: &str, comma: char) -> Result<Vec<String>, String> {
     let mut out = Vec::new();
     let mut chars = line.chars().peekable();
@@ -21,7 +25,11 @@ pub fn split(line: &str, comma: char) -> Result<Vec<String>, String> {
         } else {
             while let Some(c) = chars.next_if(|c| *c != comma) {
                 match c {
-                    '"' => return Err("a `\"` inside of a field".to_owned()),
+                    '"' => {
+                        return Err(
+                            "a `\"` inside a field: quote the whole field, `\"k=v\"`".into()
+                        );
+                    }
                     '\n' | '\r' => return Err("it has more than one line".to_owned()),
                     c => field.push(c),
                 }

@@ -33,6 +33,7 @@ use std::sync::Arc;
 use rgraph_ir::{Diagnostic, SourceMap};
 
 pub use config::{Definition, Variable};
+pub use csv::split as csv_fields;
 pub use entry::{Entry, Secret, Ssh};
 pub use env::dotenv;
 pub use overrides::Overrides;

@@ -21,15 +21,17 @@ use super::index::index_notes;
 use super::layers::is_virtual;
 use super::{Built, ExportError, Exporter, NamedLayer};
 
+fn open<'s>(store: &'s Store, digest: &BlobDigest) -> io::Result<Box<dyn Read + Send + 's>> {
+    let reader = store.open_blob_verified(digest).map_err(io::Error::other)?;
+    Ok(Box::new(reader.ok_or(io::ErrorKind::NotFound)?))
+}
+
 /// The blobs of the store, checked while they are read.
 pub(crate) struct StoreBlobs<'a>(pub(crate) &'a Store);
 
 impl BlobSource for StoreBlobs<'_> {
     fn open(&self, digest: &BlobDigest) -> io::Result<Box<dyn Read + Send + '_>> {
-        match self.0.open_blob_verified(digest).map_err(io::Error::other)? {
-            Some(reader) => Ok(Box::new(reader)),
-            None => Err(io::ErrorKind::NotFound.into()),
-        }
+        open(self.0, digest)
     }
 
     fn size(&self, digest: &BlobDigest) -> io::Result<u64> {
@@ -92,8 +94,7 @@ impl<'e, 'a> ExportBlobs<'e, 'a> {
 
 impl BlobSource for ExportBlobs<'_, '_> {
     fn open(&self, digest: &BlobDigest) -> io::Result<Box<dyn Read + Send + '_>> {
-        let reader = self.exporter.store.open_blob_verified(digest).map_err(io::Error::other)?;
-        Ok(Box::new(reader.ok_or(io::ErrorKind::NotFound)?))
+        open(self.exporter.store, digest)
     }
 
     fn size(&self, digest: &BlobDigest) -> io::Result<u64> {
