@@ -411,6 +411,42 @@ fn hard_links_holes_and_odd_owners_survive() {
 }
 
 #[test]
+fn owners_and_modes_do_not_depend_on_what_new_files_are_given() {
+    if !root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let up = dir.path().join("up");
+    fs::create_dir(&up).unwrap();
+    let owners = [(0, 0), (0, 50), (7, 0), (7, 50)];
+    for (n, (uid, gid)) in owners.into_iter().enumerate() {
+        for mode in [0o644, 0o755, 0o600, 0o666, 0o777, 0o4755, 0o2755, 0o1644, 0, 0o111] {
+            let path = up.join(format!("{n}-{mode:o}"));
+            fs::write(&path, "x").unwrap();
+            std::os::unix::fs::chown(&path, Some(uid), Some(gid)).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        }
+        let link = up.join(format!("{n}-link"));
+        symlink("nowhere", &link).unwrap();
+        std::os::unix::fs::lchown(&link, Some(uid), Some(gid)).unwrap();
+    }
+    let (tar, _) = layer(&up, &[]);
+    // A mask, and a folder that gives its group to what is made in it.
+    for (mask, group) in [(0o022, None), (0o077, None), (0, Some(50)), (0o027, Some(50))] {
+        let copy = dir.path().join(format!("copy-{mask:o}-{group:?}"));
+        fs::create_dir(&copy).unwrap();
+        if group.is_some() {
+            std::os::unix::fs::chown(&copy, None, group).unwrap();
+            fs::set_permissions(&copy, fs::Permissions::from_mode(0o2755)).unwrap();
+        }
+        let before = rustix::process::umask(Mode::from_raw_mode(mask));
+        unpack_layer(tar.as_slice(), &copy, &UnpackOptions::default()).unwrap();
+        rustix::process::umask(before);
+        assert_eq!(tree(&copy), tree(&up), "{mask:o} {group:?}");
+    }
+}
+
+#[test]
 fn rootless_marks_are_read_and_written() {
     if !root() {
         return;

@@ -17,7 +17,7 @@ pub fn device_note(block: bool, major: u32, minor: u32) -> String {
 
 /// Makes a file that stands for the device of `m`.
 pub(super) fn stand_in(dir: impl AsFd, name: &[u8], m: &Member) -> io::Result<()> {
-    let file = fs::create_file(dir, name)?;
+    let file = fs::create_file(dir, name, 0o600)?;
     let note = device_note(m.kind == Kind::Block, m.dev_major, m.dev_minor);
     fs::set_xattr(&file, DEVICE_ATTRIBUTE.as_bytes(), note.as_bytes())
 }

@@ -119,10 +119,10 @@ pub(crate) fn open_file(dir: impl AsFd, name: &[u8]) -> io::Result<OwnedFd> {
     Ok(rustix::fs::openat(dir, name, flags, Mode::empty())?)
 }
 
-/// Makes a file that must not be there.
-pub(crate) fn create_file(dir: impl AsFd, name: &[u8]) -> io::Result<OwnedFd> {
+/// Makes a file that must not be there. `mode`: its permissions, of which the process's mask takes some.
+pub(crate) fn create_file(dir: impl AsFd, name: &[u8], mode: u32) -> io::Result<OwnedFd> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    Ok(rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(0o600))?)
+    Ok(rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(mode))?)
 }
 
 fn openat2(

@@ -2,19 +2,19 @@
 //! tar, diff ID, compression, blob digest on the way out; the reverse on the way in. The bytes never
 //! depend on how many threads there are.
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Read, Write};
 use std::path::Path;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
 use rgraph_ir::request::Compression;
 use rgraph_ir::{BlobDigest, DiffId};
 
 use super::LayerError;
 use super::compress::{Compressor, decompress_layer};
-use super::read::{UnpackOptions, UnpackStats, unpack_layer};
+use super::read::{UnpackOptions, UnpackStats, unpack};
 use crate::chunk::{CHUNK, Chunk, HashBeside, Hasher, Pool, QUEUE, Sum};
 use crate::hash::HashWriter;
-use crate::tar::TarError;
+use crate::tar::{TarError, TarReader};
 
 /// Content bytes of a piece that waits to be unpacked.
 const AHEAD: usize = 256 << 10;
@@ -172,11 +172,12 @@ pub fn unpack_blob(
     dest: &Path,
     opts: &UnpackOptions<'_>,
 ) -> Result<(UnpackStats, DiffId), LayerError> {
-    let (send, receive) = sync_channel::<io::Result<Vec<u8>>>(QUEUE);
+    let (send, receive) = sync_channel(QUEUE);
+    let (used, back) = channel();
     std::thread::scope(|scope| {
-        let reader = scope.spawn(move || read_ahead(blob, &send));
-        let chunks = Received { receive, chunk: Vec::new(), at: 0, ended: false };
-        let made = unpack_layer(chunks, dest, opts);
+        let reader = scope.spawn(move || read_ahead(blob, &send, &back));
+        let pieces = Received { receive, used, piece: Piece::default(), at: 0, ended: false };
+        let made = unpack(TarReader::buffered(pieces), dest, opts);
         match reader.join() {
             Ok(digest) => Ok((made?, DiffId::from_bytes(digest))),
             Err(panic) => std::panic::resume_unwind(panic),
@@ -184,19 +185,41 @@ pub fn unpack_blob(
     })
 }
 
+/// Bytes at the front of a buffer, which goes back to its filler: new memory costs as much as what is
+/// done with it.
+#[derive(Default)]
+struct Piece {
+    buf: Vec<u8>,
+    len: usize,
+}
+
 /// Sends the content of `blob` and gives its digest; stops when nobody takes it.
-fn read_ahead(mut blob: impl Read, send: &SyncSender<io::Result<Vec<u8>>>) -> [u8; 32] {
+fn read_ahead(
+    mut blob: impl Read,
+    send: &SyncSender<io::Result<Piece>>,
+    back: &Receiver<Vec<u8>>,
+) -> [u8; 32] {
     let mut hash = HashWriter::new(io::sink());
     let mut run = || -> io::Result<()> {
         let mut content = decompress_layer(&mut blob)?;
         loop {
-            let mut chunk = Vec::with_capacity(AHEAD);
-            let n = (&mut content).take(AHEAD as u64).read_to_end(&mut chunk)?;
-            if n == 0 {
+            let mut buf = back.try_recv().unwrap_or_default();
+            buf.resize(AHEAD, 0);
+            // Whole pieces: a decompressor keeps a copy of its window after each call.
+            let mut len = 0;
+            while len < AHEAD {
+                match content.read(&mut buf[len..]) {
+                    Ok(0) => break,
+                    Ok(n) => len += n,
+                    Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                    Err(e) => return Err(e),
+                }
+            }
+            if len == 0 {
                 break;
             }
-            hash.write_all(&chunk)?;
-            if send.send(Ok(chunk)).is_err() {
+            hash.write_all(&buf[..len])?;
+            if send.send(Ok(Piece { buf, len })).is_err() {
                 return Ok(());
             }
         }
@@ -211,29 +234,38 @@ fn read_ahead(mut blob: impl Read, send: &SyncSender<io::Result<Vec<u8>>>) -> [u
 }
 
 struct Received {
-    receive: Receiver<io::Result<Vec<u8>>>,
-    chunk: Vec<u8>,
+    receive: Receiver<io::Result<Piece>>,
+    used: Sender<Vec<u8>>,
+    piece: Piece,
     at: usize,
     ended: bool,
 }
 
-impl Read for Received {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        while self.at == self.chunk.len() {
-            if self.ended {
-                return Ok(0);
-            }
+impl BufRead for Received {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        while self.at == self.piece.len && !self.ended {
             match self.receive.recv() {
                 Ok(next) => {
-                    self.chunk = next?;
+                    let old = std::mem::replace(&mut self.piece, next?);
                     self.at = 0;
+                    // The filler may have ended.
+                    let _ = self.used.send(old.buf);
                 }
                 Err(_) => self.ended = true,
             }
         }
-        let n = buf.len().min(self.chunk.len() - self.at);
-        buf[..n].copy_from_slice(&self.chunk[self.at..self.at + n]);
+        Ok(&self.piece.buf[self.at..self.piece.len])
+    }
+
+    fn consume(&mut self, n: usize) {
         self.at += n;
+    }
+}
+
+impl Read for Received {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.fill_buf()?.read(buf)?;
+        self.consume(n);
         Ok(n)
     }
 }

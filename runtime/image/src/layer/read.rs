@@ -4,7 +4,7 @@
 //! kernel. Nothing outside the folder is touched whatever the members say: parents are resolved
 //! by handle beneath it (`resolve.rs`), links are made but followed only inside the merged tree.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
@@ -66,13 +66,21 @@ pub fn unpack_layer(
     dest: &Path,
     opts: &UnpackOptions<'_>,
 ) -> Result<UnpackStats, LayerError> {
+    unpack(TarReader::new(tar), dest, opts)
+}
+
+/// As [`unpack_layer`].
+pub(super) fn unpack(
+    mut tar: TarReader<impl BufRead>,
+    dest: &Path,
+    opts: &UnpackOptions<'_>,
+) -> Result<UnpackStats, LayerError> {
     let name = dest.as_os_str().as_encoded_bytes();
     let root = fs::open_root(dest).map_err(LayerError::io("open", name))?;
     let mut un = Unpack {
         upper: Upper::new(root, opts.below, opts.userxattr, opts.owners),
-        put: Put::new(opts.ignore_owner, opts.owners, opts.max_content),
+        put: Put::new(opts.ignore_owner, opts.owners, opts.max_content).fresh(),
     };
-    let mut tar = TarReader::new(tar);
     while let Some(m) = tar.next_member()? {
         un.put.stats.members += 1;
         un.member(&m, &mut tar)?;
@@ -101,7 +109,7 @@ impl Unpack<'_> {
         self.put.later(b"", below)
     }
 
-    fn member<R: Read>(&mut self, m: &Member, tar: &mut TarReader<R>) -> Result<(), LayerError> {
+    fn member<R: BufRead>(&mut self, m: &Member, tar: &mut TarReader<R>) -> Result<(), LayerError> {
         let path = clean(&m.path)?;
         if path.is_empty() {
             if m.kind != Kind::Dir {

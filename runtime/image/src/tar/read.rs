@@ -23,7 +23,7 @@ pub struct Chunk<'a> {
 /// Members of a tar, in order. Contents not asked for are skipped.
 #[derive(Debug)]
 pub struct TarReader<R> {
-    src: BufReader<R>,
+    src: R,
     /// Bytes of the archive taken so far.
     offset: u64,
     /// Bytes of the current member still in the archive.
@@ -46,11 +46,18 @@ struct Raw {
     gnu: bool,
 }
 
-impl<R: Read> TarReader<R> {
+impl<R: Read> TarReader<BufReader<R>> {
     /// Starts at the first header.
     pub fn new(src: R) -> Self {
+        Self::buffered(BufReader::with_capacity(BUFFER, src))
+    }
+}
+
+impl<R: BufRead> TarReader<R> {
+    /// Starts at the first header of what has its bytes in large pieces already.
+    pub fn buffered(src: R) -> Self {
         Self {
-            src: BufReader::with_capacity(BUFFER, src),
+            src,
             offset: 0,
             left: 0,
             pad: 0,
@@ -190,13 +197,13 @@ impl<R: Read> TarReader<R> {
             self.pieces.pop();
         }
         let Some(piece) = self.pieces.last_mut() else { return Ok(None) };
-        let buf = loop {
-            match self.src.fill_buf() {
-                Ok(_) => break self.src.buffer(),
-                Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(e) => return Err(TarError::Io(e)),
+        while let Err(e) = self.src.fill_buf() {
+            if e.kind() != ErrorKind::Interrupted {
+                return Err(TarError::Io(e));
             }
-        };
+        }
+        // What is there already.
+        let buf = self.src.fill_buf().map_err(TarError::Io)?;
         if buf.is_empty() {
             return Err(TarError::Cut("a member's content"));
         }
