@@ -17,13 +17,11 @@ use rgraph_image::manifest::{Document, Manifest, ManifestError};
 use rgraph_ir::request::Export;
 use rgraph_ir::{BlobDigest, ChainId, ConfigDigest, ManifestDigest, Reference, SnapshotId, limits};
 use rgraph_solver::CancelToken;
-use rgraph_solver::event::{EventSink, Step};
 use rgraph_store::{ImageRow, Policy, Store, StoreError};
 
 use crate::export::{ExportError, Exporter};
 use crate::fetch::image::{FetchError, ImageFetcher};
 use crate::host::Host;
-use crate::local_backend::SystemClock;
 use crate::snapshot::{SnapshotError, Snapshots};
 
 pub use crate::fetch::push::Arrival;
@@ -131,24 +129,7 @@ impl World<'_> {
     ) -> Result<T, ImagesError> {
         let lease = self.store.lease()?;
         let snapshots = Snapshots::new(self.store, self.host, self.images, &lease);
-        let export = Export::default();
-        let sink: &dyn EventSink = &();
-        f(&Exporter {
-            store: self.store,
-            host: self.host,
-            snapshots: &snapshots,
-            provider: self.images,
-            images: self.images,
-            export: &export,
-            sink,
-            clock: &SystemClock,
-            cancel: self.cancel,
-            step: Step::Other(0),
-            inline: None,
-            sources: None,
-            index: Default::default(),
-            provenance: Default::default(),
-        })
+        f(&Exporter::quiet(&snapshots, self.images, &Export::default(), self.cancel))
     }
 
     fn check(&self) -> Result<(), ImagesError> {

@@ -6,18 +6,15 @@ use std::io::Read;
 use rgraph_image::layer::{UnpackOptions, decompress, unpack_layer};
 use rgraph_image::tar::TarError;
 use rgraph_ir::plan::TargetBase;
-use rgraph_ir::request::{Export, LayerOptions};
 use rgraph_ir::{Edge, HistoryEntry, Target, VertexId};
 use rgraph_solver::CancelToken;
 use rgraph_solver::backend::BuiltImage;
-use rgraph_solver::event::{EventSink, Step};
 use rgraph_store::{NewSnapshot, Store};
 use rustix::event::{PollFd, PollFlags, poll};
 
-use crate::export::{ExportError, Exporter};
+use crate::export::{ExportError, keep_new};
 use crate::fetch::image::{ImageFetcher, PullPolicy};
 use crate::host::Host;
-use crate::local_backend::SystemClock;
 use crate::snapshot::Snapshots;
 
 /// What to import.
@@ -81,26 +78,8 @@ pub fn import(
         base: TargetBase::default(),
     };
     let images = ImageFetcher::new(store, None, PullPolicy::Never, cancel);
-    let export = Export { tags: what.names, ..Export::default() };
     let snapshots = Snapshots::new(store, host, &images, &lease);
-    let sink: &dyn EventSink = &();
-    let exporter = Exporter {
-        store,
-        host,
-        snapshots: &snapshots,
-        provider: &images,
-        images: &images,
-        export: &export,
-        sink,
-        clock: &SystemClock,
-        cancel,
-        step: Step::Other(0),
-        inline: None,
-        sources: None,
-        index: Default::default(),
-        provenance: Default::default(),
-    };
-    exporter.keep_one(&target, Some(top), &LayerOptions::default())
+    keep_new(&snapshots, &images, &target, top, what.names, cancel)
 }
 
 /// Reads a file or pipe until the build is to stop: a pipe that nobody writes to does not keep a

@@ -6,6 +6,7 @@
 //! said of a result), [`export`] (outputs),
 //! [`container`] (what runs on).
 
+mod beside;
 pub mod local_backend;
 pub mod logs;
 

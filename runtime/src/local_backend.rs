@@ -5,7 +5,7 @@ mod caches;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,7 @@ use rgraph_solver::{
 };
 use rgraph_store::{Lease, Store};
 
+use crate::beside::side_by_side;
 use crate::builds::Journal;
 use crate::cache::combined::CombinedCache;
 use crate::cache::export::{Feed, QUEUE};
@@ -164,34 +165,6 @@ fn is_final(export: &Export) -> bool {
     })
 }
 
-/// Does something for each export; results stand in the order of the exports.
-fn side_by_side<T: Send>(exports: &[Export], one: &(dyn Fn(&Export) -> T + Sync)) -> Vec<T> {
-    // What several put into one folder is there in the order in which they were asked for.
-    if exports.len() == 1 || share_a_folder(exports) {
-        return exports.iter().map(one).collect();
-    }
-    let next = AtomicUsize::new(0);
-    let work = || {
-        let mut done = Vec::new();
-        while let at = next.fetch_add(1, Ordering::Relaxed)
-            && let Some(export) = exports.get(at)
-        {
-            done.push((at, one(export)));
-        }
-        done
-    };
-    let mut all: Vec<(usize, T)> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..EXPORTS.min(exports.len())).map(|_| scope.spawn(work)).collect();
-        let joined = threads.into_iter().map(|t| match t.join() {
-            Ok(done) => done,
-            Err(panic) => std::panic::resume_unwind(panic),
-        });
-        joined.flatten().collect()
-    });
-    all.sort_by_key(|(at, _)| *at);
-    all.into_iter().map(|(_, t)| t).collect()
-}
-
 fn setup(e: rgraph_store::StoreError) -> BuildError {
     BuildError::Setup(Box::new(e))
 }
@@ -256,24 +229,18 @@ impl Build<'_> {
             let retry = attempts < 2;
             let one = |export: &Export| {
                 let exporter = Exporter {
-                    store,
-                    host,
-                    snapshots: &snapshots,
                     provider: &providers,
-                    images,
-                    export,
                     sink,
-                    clock: &clock,
-                    cancel,
                     step: Step::Other(next_step.fetch_add(1, Ordering::Relaxed)),
                     inline: inline.as_ref(),
                     sources: Some(sources),
-                    index: Default::default(),
-                    provenance: Default::default(),
+                    ..Exporter::quiet(&snapshots, images, export, cancel)
                 };
                 self.export(&exporter, &solution, retry)
             };
-            let done = side_by_side(&request.exports, &one);
+            // What several put into one folder is there in the order in which they were asked for.
+            let most = if share_a_folder(&request.exports) { 1 } else { EXPORTS };
+            let done = side_by_side(&request.exports, most, &one);
             let written = |(e, done): (&Export, &Result<_, _>)| done.is_ok() && is_final(e);
             let last = attempts >= 2 || request.exports.iter().zip(&done).any(written);
             if done.iter().all(Result::is_ok) {

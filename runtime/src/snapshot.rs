@@ -128,6 +128,16 @@ impl<'a> Snapshots<'a> {
         Self { store, host, provider, lease }
     }
 
+    /// Where they are.
+    pub(crate) fn store(&self) -> &'a Store {
+        self.store
+    }
+
+    /// The host they are mounted on.
+    pub(crate) fn host(&self) -> &'a Host {
+        self.host
+    }
+
     /// The directories of `id`, top first, all on disk.
     pub fn lowers(
         &self,

@@ -7,19 +7,16 @@ use rgraph_image::layer::{
 };
 use rgraph_ir::image_config::ImageConfig;
 use rgraph_ir::plan::TargetBase;
-use rgraph_ir::request::{Export, LayerOptions};
 use rgraph_ir::{Edge, HistoryEntry, Target, VertexId};
 use rgraph_solver::CancelToken;
 use rgraph_solver::backend::BuiltImage;
-use rgraph_solver::event::{EventSink, Step};
 use rgraph_store::{NewSnapshot, Store};
 
 use super::{ContainerError, Containers, Record, at};
-use crate::export::Exporter;
+use crate::export::keep_new;
 use crate::fetch::image::{ImageFetcher, PullPolicy};
 use crate::host::Host;
 use crate::images;
-use crate::local_backend::SystemClock;
 use crate::snapshot::Snapshots;
 
 /// What to commit.
@@ -113,23 +110,5 @@ pub fn commit(
             span: None,
         },
     };
-    let export = Export { tags: what.names, ..Export::default() };
-    let sink: &dyn EventSink = &();
-    let exporter = Exporter {
-        store,
-        host,
-        snapshots: &snapshots,
-        provider: &fetcher,
-        images: &fetcher,
-        export: &export,
-        sink,
-        clock: &SystemClock,
-        cancel,
-        step: Step::Other(0),
-        inline: None,
-        sources: None,
-        index: Default::default(),
-        provenance: Default::default(),
-    };
-    Ok(exporter.keep_one(&target, Some(top), &LayerOptions::default())?)
+    Ok(keep_new(&snapshots, &fetcher, &target, top, what.names, cancel)?)
 }

@@ -8,13 +8,16 @@ use rgraph_image::attestation::Attested;
 use rgraph_image::manifest::OCI_INDEX;
 use rgraph_ir::annotation::{AnnotationPlace, Annotations};
 use rgraph_ir::image_config::BaseHistory;
-use rgraph_ir::request::{ImageOutput, LayerOptions};
+use rgraph_ir::request::{Export, ImageOutput, LayerOptions};
 use rgraph_ir::{BlobDigest, DiffId, ManifestDigest, Reference, SnapshotId, Target};
+use rgraph_solver::CancelToken;
 use rgraph_solver::backend::BuiltImage;
 use rgraph_store::{ImageRef, ImageRow};
 
 use super::layers::is_virtual;
 use super::{Built, ExportError, Exporter, NamedLayer};
+use crate::fetch::image::ImageFetcher;
+use crate::snapshot::Snapshots;
 
 /// Most bytes of a base's times that are kept.
 const MAX_TIMES: usize = 64 << 10;
@@ -184,18 +187,6 @@ impl Exporter<'_> {
         Ok(())
     }
 
-    /// Keeps one image that was made of `top` in the local store.
-    pub(crate) fn keep_one(
-        &self,
-        target: &Target,
-        top: Option<SnapshotId>,
-        layers: &LayerOptions,
-    ) -> Result<BuiltImage, ExportError> {
-        let o = ImageOutput { layers: layers.clone(), ..ImageOutput::default() };
-        let images = self.keep(&[Built { target, top, created: None, said: Vec::new() }], &o)?;
-        images.into_iter().next().ok_or(ExportError::NotASnapshot)
-    }
-
     /// Makes the store know an image.
     pub(super) fn put(&self, w: &Whole, top: Option<SnapshotId>) -> Result<(), ExportError> {
         self.put_documents(w)?;
@@ -320,6 +311,22 @@ impl Exporter<'_> {
         }
         Ok(wholes.into_iter().map(|w| w.built).collect())
     }
+}
+
+/// Keeps an image whose top layer was made by no build, but just now, in the local store.
+pub(crate) fn keep_new(
+    snapshots: &Snapshots<'_>,
+    images: &ImageFetcher<'_>,
+    target: &Target,
+    top: SnapshotId,
+    names: Vec<String>,
+    cancel: &CancelToken,
+) -> Result<BuiltImage, ExportError> {
+    let export = Export { tags: names, ..Export::default() };
+    let exporter = Exporter::quiet(snapshots, images, &export, cancel);
+    let built = Built { target, top: Some(top), created: None, said: Vec::new() };
+    let kept = exporter.keep(&[built], &ImageOutput::default())?;
+    kept.into_iter().next().ok_or(ExportError::NotASnapshot)
 }
 
 /// When the newest layer was made, seconds since 1970; 0 for an image without layers.

@@ -12,6 +12,7 @@ mod squash;
 mod tree;
 mod whole;
 
+pub(crate) use image::keep_new;
 pub use whole::write_whole;
 
 use rgraph_ir::request::{Export, ImageOutput, OutputSpec};
@@ -25,6 +26,7 @@ use crate::cache::inline::InlineCache;
 use crate::fetch::image::ImageFetcher;
 use crate::fetch::source::Sources;
 use crate::host::Host;
+use crate::local_backend::SystemClock;
 use crate::snapshot::{LayerProvider, SnapshotError, Snapshots};
 
 /// Why an output could not be written.
@@ -164,6 +166,33 @@ struct Built<'a> {
     created: Option<i64>,
     /// What is said of it.
     said: Vec<attest::Said>,
+}
+
+impl<'a> Exporter<'a> {
+    /// One that belongs to no build and tells nobody.
+    pub(crate) fn quiet(
+        snapshots: &'a Snapshots<'a>,
+        images: &'a ImageFetcher<'a>,
+        export: &'a Export,
+        cancel: &'a CancelToken,
+    ) -> Self {
+        Self {
+            store: snapshots.store(),
+            host: snapshots.host(),
+            snapshots,
+            provider: images,
+            images,
+            export,
+            sink: &(),
+            clock: &SystemClock,
+            cancel,
+            step: Step::Other(0),
+            inline: None,
+            sources: None,
+            index: Default::default(),
+            provenance: Default::default(),
+        }
+    }
 }
 
 impl Exporter<'_> {

@@ -7,8 +7,9 @@ use rgraph_image::manifest::{Descriptor, Document, Index, OCI_INDEX, PlatformObj
 use rgraph_ir::{BlobDigest, DiffId, ManifestDigest, Platform, Reference, limits};
 use rgraph_store::ImageRow;
 
-use super::transfer::{chosen, remember_origins, repacked, side_by_side};
+use super::transfer::{TRANSFERS, chosen, remember_origins, repacked};
 use super::{ImagesError, World, rows, said};
+use crate::beside::each_side_by_side;
 use crate::fetch::push::Arrival;
 
 /// What a push is doing.
@@ -212,7 +213,7 @@ fn send_blobs(
             blobs.push((r.config.0, r.config.1, maybe, None));
         }
     }
-    side_by_side(&blobs, &|&(digest, size, maybe, layer)| {
+    each_side_by_side(&blobs, TRANSFERS, &|&(digest, size, maybe, layer)| {
         w.check()?;
         let how = w.images.push_blob(name, digest, size, maybe, &|_, _| ()).map_err(failed)?;
         if let Some(layer) = layer {

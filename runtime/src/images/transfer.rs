@@ -1,7 +1,6 @@
 //! Images to and from registries, and out into archives.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rgraph_image::archive::write_docker_archive;
@@ -16,6 +15,7 @@ use rgraph_ir::{BlobDigest, DiffId, ManifestDigest, Platform, Reference};
 use rgraph_store::{BlobRef, ImageRef, ImageRow, Lease, Policy, SnapshotRecord, Store};
 
 use super::{ImagesError, World, manifest, rows, said};
+use crate::beside::each_side_by_side;
 use crate::export::archive::{ExportBlobs, StoreBlobs, archive_error};
 use crate::export::{ExportError, Exporter, NamedLayer};
 use crate::fetch::image::ResolvedImage;
@@ -81,10 +81,8 @@ pub fn pull(
             missing.push(blob);
         }
     }
-    side_by_side(&missing, &|blob| {
-        fetch_blob(w, blob)?;
-        arrived(blob.digest);
-        Ok(())
+    each_side_by_side(&missing, TRANSFERS, &|blob| {
+        fetch_blob(w, blob).map(|()| arrived(blob.digest))
     })?;
     let before = w.store.resolve_tag(&name.to_string())?;
     let known = w.store.image_record(&image.manifest)?.is_some();
@@ -104,31 +102,7 @@ fn guard<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// How many layers are on their way at once.
-const TRANSFERS: usize = 4;
-
-/// Calls `one` for each of `all`, some at the same time; the first error ends it.
-pub(super) fn side_by_side<T: Sync>(
-    all: &[T],
-    one: &(dyn Fn(&T) -> Result<(), ImagesError> + Sync),
-) -> Result<(), ImagesError> {
-    let next = AtomicUsize::new(0);
-    let work = || -> Result<(), ImagesError> {
-        while let Some(item) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
-            if let Err(e) = one(item) {
-                next.store(all.len(), Ordering::Relaxed);
-                return Err(e);
-            }
-        }
-        Ok(())
-    };
-    std::thread::scope(|s| {
-        let threads: Vec<_> = (0..TRANSFERS.min(all.len())).map(|_| s.spawn(work)).collect();
-        let join = |t: std::thread::ScopedJoinHandle<'_, _>| {
-            t.join().unwrap_or_else(|p| std::panic::resume_unwind(p))
-        };
-        threads.into_iter().map(join).collect::<Vec<_>>().into_iter().collect()
-    })
-}
+pub(super) const TRANSFERS: usize = 4;
 
 /// Brings all layers of an image into the store, where builds find them under the name asked for, and
 /// the name stays what it is. Gives how many were new.
@@ -140,7 +114,7 @@ pub fn fetch(w: &World<'_>, name: &str, image: &ResolvedImage) -> Result<usize, 
             missing.push(blob);
         }
     }
-    side_by_side(&missing, &|blob| fetch_blob(w, blob))?;
+    each_side_by_side(&missing, TRANSFERS, &|blob| fetch_blob(w, blob))?;
     let manifest = image.manifest.into();
     let layers: Vec<BlobDigest> = image.layers.iter().map(|(_, b)| b.digest).collect();
     w.store.link_blobs(&manifest, &layers)?;

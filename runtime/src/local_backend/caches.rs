@@ -49,20 +49,9 @@ impl Build<'_> {
         let usual = Export::default();
         let export = self.request.exports.first().unwrap_or(&usual);
         let quiet = Exporter {
-            store,
-            host,
-            snapshots: &snapshots,
             provider: &providers,
-            images,
-            export,
-            sink: &(),
-            clock: &SystemClock,
-            cancel,
             step,
-            inline: None,
-            sources: None,
-            index: Default::default(),
-            provenance: Default::default(),
+            ..Exporter::quiet(&snapshots, images, export, cancel)
         };
         let loud = Exporter {
             sink: self.sink,
