@@ -31,6 +31,7 @@ use crate::cache::import::Import;
 use crate::cache::inline::InlineCache;
 use crate::cache::local::{InBuild, LocalCache};
 use crate::cache::sign::Signer;
+use crate::export::ahead::Ahead;
 use crate::export::{ExportError, Exporter};
 use crate::fetch::Providers;
 use crate::fetch::image::ImageFetcher;
@@ -130,6 +131,22 @@ const GRACE: Duration = Duration::from_secs(10);
 
 struct Ending<'a>(&'a Feed);
 
+/// Ends what is packed beside a solve, also when that panics: at once, or when all that was heard of is
+/// done.
+struct StopsPacking<'a> {
+    ahead: &'a Ahead<'a>,
+    stop: Option<&'a CancelToken>,
+}
+
+impl Drop for StopsPacking<'_> {
+    fn drop(&mut self) {
+        if let Some(stop) = self.stop {
+            stop.cancel();
+        }
+        self.ahead.end();
+    }
+}
+
 impl Drop for Ending<'_> {
     fn drop(&mut self) {
         self.0.end(None);
@@ -196,7 +213,9 @@ impl Build<'_> {
         let owners = host.owners;
         let known = InBuild { flight: &flight, files: &files, journal, owners };
         let worker = LocalWorker::new(store, host, request, sources, &providers, lease, known);
-        let cache = CombinedCache::new(LocalCache::of_build(store, known), imports, feed);
+        let ahead = Ahead::new(request);
+        let heard = (feed, &ahead);
+        let cache = CombinedCache::new(LocalCache::of_build(store, known), imports, &heard);
         let clock = SystemClock;
         let warn = || self.warn_of(imports);
         warn();
@@ -221,7 +240,11 @@ impl Build<'_> {
             }));
         };
         let (results, solution) = loop {
-            let solved = solve(&request.plan, &ports, &policy, cancel, sink);
+            let solve = || solve(&request.plan, &ports, &policy, cancel, sink);
+            let solved = match ahead.is_needed() {
+                true => self.packing_beside(&ahead, &snapshots, &providers, solve),
+                false => solve(),
+            };
             warn();
             files.tidy();
             let solution = solved?;
@@ -274,6 +297,36 @@ impl Build<'_> {
         store.flush_uses(lease).map_err(setup)?;
         let (cached, ran) = (solution.cached, solution.ran);
         Ok((BuildOutcome { results, cached, ran }, solution.keys))
+    }
+
+    /// Solves, and packs layers beside as soon as they are there. When this returns nothing is being
+    /// packed any more: what a build that failed had begun is thrown away.
+    fn packing_beside(
+        &self,
+        ahead: &Ahead<'_>,
+        snapshots: &Snapshots<'_>,
+        providers: &Providers<'_>,
+        solve: impl FnOnce() -> Result<Solution, SolveError>,
+    ) -> Result<Solution, SolveError> {
+        let stop = CancelToken::new();
+        let with_the_build = stop.clone();
+        let _stops = self.cancel.on_cancel(move || with_the_build.cancel());
+        let results = ahead.listen();
+        std::thread::scope(|scope| {
+            let (images, stop) = (self.backend.images, &stop);
+            let exporter = move |export| Exporter {
+                provider: providers,
+                ..Exporter::quiet(snapshots, images, export, stop)
+            };
+            scope.spawn(move || ahead.run(&results, exporter));
+            let mut ending = StopsPacking { ahead, stop: Some(stop) };
+            let solved = solve();
+            if solved.is_ok() {
+                // What was heard by now is packed: an output takes it.
+                ending.stop = None;
+            }
+            solved
+        })
     }
 
     /// Makes one export, and tells of it. `retry`: what is lost is built again.

@@ -1,5 +1,6 @@
 //! Whole-program tests: the binary, its exit codes, its text, and what it leaves on disk.
 
+mod ahead;
 mod annotations;
 mod attest;
 mod bake;

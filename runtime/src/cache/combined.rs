@@ -26,6 +26,19 @@ impl Listener for () {
     fn content(&self, _: CacheKey, _: &Selector, _: TreeDigest) {}
 }
 
+/// Both hear everything.
+impl<A: Listener, B: Listener> Listener for (&A, &B) {
+    fn result(&self, vertex: VertexId, key: CacheKey) {
+        self.0.result(vertex, key);
+        self.1.result(vertex, key);
+    }
+
+    fn content(&self, key: CacheKey, sel: &Selector, digest: TreeDigest) {
+        self.0.content(key, sel, digest);
+        self.1.content(key, sel, digest);
+    }
+}
+
 /// See the module.
 pub struct CombinedCache<'a> {
     local: LocalCache<'a>,

@@ -19,6 +19,7 @@ use super::entry::{BlobFile, Content, LayerFile, RecordFile};
 use super::import::Import;
 use super::sign::Signer;
 use super::wire::selector_digest;
+use crate::export::ahead::makers;
 use crate::export::{ExportError, Exporter, NamedLayer};
 
 /// So long nothing new comes before what is there is published.
@@ -260,11 +261,7 @@ struct Part {
 impl<'a> CacheWriter<'a> {
     /// A writer of what the build of `plan` gives.
     pub fn new(plan: &'a BuildPlan, imports: &'a [Import<'a>], targets: Vec<Target<'a>>) -> Self {
-        let made = |t: &rgraph_ir::Target| {
-            let layers = t.history.iter().filter_map(|h| h.layer);
-            layers.chain(t.root).map(|e| e.vertex).collect::<Vec<_>>()
-        };
-        let makers = plan.targets.iter().flat_map(made).collect();
+        let makers = makers(plan, 0..plan.targets.len());
         Self { plan, imports, targets, makers, seen: BTreeMap::new(), ending: false }
     }
 

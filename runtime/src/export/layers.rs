@@ -11,7 +11,7 @@ use rgraph_image::tar::TarError;
 use rgraph_ir::request::LayerOptions;
 use rgraph_ir::{BlobDigest, DiffId, SnapshotId};
 use rgraph_solver::event::EventKind;
-use rgraph_store::{BlobInfo, BlobRef, LayerInfo, SnapshotRecord};
+use rgraph_store::{BlobInfo, BlobRef, KeyLock, LayerInfo, SnapshotRecord, StoreError};
 
 use super::{ExportError, Exporter, NamedLayer};
 use crate::snapshot::{SnapshotError, bring};
@@ -255,7 +255,10 @@ impl Exporter<'_> {
             if rec.layer.is_some() || rec.dir.is_none() {
                 continue;
             }
-            self.check()?;
+            let _one = self.packing(rec.id)?;
+            if self.store.snapshot(rec.id)?.is_none_or(|now| now.layer.is_some()) {
+                continue;
+            }
             let below: Option<Vec<_>> = chain[..i].iter().rev().map(|r| r.dir.clone()).collect();
             let lowers = match (below, rec.parent) {
                 (None, Some(parent)) => self.snapshots.lowers(parent, None)?,
@@ -268,6 +271,35 @@ impl Exporter<'_> {
             self.store.add_layer_blob(&diff_id, &blob)?;
         }
         Ok(())
+    }
+
+    /// Packs the layers of a stack that were made here and are not packed as asked yet. Nothing is
+    /// fetched for it: a stack that is not all on disk is left as it is.
+    pub(crate) fn pack_made(
+        &self,
+        top: SnapshotId,
+        opts: &LayerOptions,
+    ) -> Result<(), ExportError> {
+        if self.store.chain(top)?.iter().any(|rec| rec.dir.is_none()) {
+            return Ok(());
+        }
+        self.pack_unknown(top, opts)?;
+        for layer in self.named_layers(Some(top))?.iter().filter(|l| !l.outside) {
+            self.check()?;
+            self.packed(layer, opts)?;
+        }
+        Ok(())
+    }
+
+    /// One at a time packs a layer, here or in another process: whoever comes second finds what the
+    /// first has made.
+    fn packing(&self, layer: SnapshotId) -> Result<KeyLock, ExportError> {
+        self.check()?;
+        let name = format!("pack-{layer}");
+        match self.store.key_lock(&name, &mut |_| !self.cancel.is_cancelled()) {
+            Err(StoreError::Cancelled) => Err(ExportError::Cancelled),
+            lock => Ok(lock?),
+        }
     }
 
     fn foreign(
@@ -317,18 +349,12 @@ impl Exporter<'_> {
         layer: &NamedLayer,
         opts: &LayerOptions,
     ) -> Result<BlobRef, ExportError> {
-        let known = self.store.layer_blobs(&layer.diff_id)?;
-        let wanted = |b: &BlobRef| layer_compression(&b.media_type) == Some(opts.compression);
-        let candidates = known.iter().chain(std::iter::once(&layer.blob));
-        for blob in candidates.filter(|b| wanted(b) || (layer.outside && !opts.force)) {
-            if self.store.has_blob(&blob.digest)? {
-                return Ok(blob.clone());
-            }
-            // A plain tar is written from the folder before anybody is asked for it: of an image
-            // made here there is no other.
-            if !is_plain(blob, layer.diff_id) && self.fetch(blob, layer.diff_id)? {
-                return Ok(blob.clone());
-            }
+        if let Some(blob) = self.known_form(layer, opts)? {
+            return Ok(blob);
+        }
+        let _one = self.packing(layer.snapshot)?;
+        if let Some(blob) = self.known_form(layer, opts)? {
+            return Ok(blob);
         }
         let (mut diff_id, _, mut blob) = self.pack(&|out| self.plain_tar(layer, out), opts)?;
         if diff_id != layer.diff_id
@@ -344,6 +370,28 @@ impl Exporter<'_> {
         }
         self.store.add_layer_blob(&diff_id, &blob)?;
         Ok(blob)
+    }
+
+    /// A form of a layer that will do and is here, or was brought.
+    fn known_form(
+        &self,
+        layer: &NamedLayer,
+        opts: &LayerOptions,
+    ) -> Result<Option<BlobRef>, ExportError> {
+        let known = self.store.layer_blobs(&layer.diff_id)?;
+        let wanted = |b: &BlobRef| layer_compression(&b.media_type) == Some(opts.compression);
+        let candidates = known.iter().chain(std::iter::once(&layer.blob));
+        for blob in candidates.filter(|b| wanted(b) || (layer.outside && !opts.force)) {
+            if self.store.has_blob(&blob.digest)? {
+                return Ok(Some(blob.clone()));
+            }
+            // A plain tar is written from the folder before anybody is asked for it: of an image
+            // made here there is no other.
+            if !is_plain(blob, layer.diff_id) && self.fetch(blob, layer.diff_id)? {
+                return Ok(Some(blob.clone()));
+            }
+        }
+        Ok(None)
     }
 
     /// Brings a blob that is known but not here, and checks that it is the layer it is said to be.

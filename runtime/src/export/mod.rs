@@ -3,6 +3,7 @@
 //! Durable where it is promised, and only there: what a tag or an output needs is synced before it
 //! appears, nothing else is (`Store::make_durable`).
 
+pub(crate) mod ahead;
 pub(crate) mod archive;
 mod attest;
 mod image;
