@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 
 use rgraph_tests::{Access, BASE, Case, Registry, need};
 
+const TAR: &str = "application/vnd.oci.image.layer.v1.tar";
+
 fn text(case: &Case, args: &[&str]) -> String {
     case.rgraph(args).ok().text().to_owned()
 }
@@ -79,6 +81,49 @@ fn several_platforms_pass_through_an_archive() {
     let case = Case::new();
     case.rgraph(&["load", "-i", &file]).ok();
     assert_eq!(platforms(&case), "linux/arm64\n");
+}
+
+#[test]
+fn what_came_in_an_archive_goes_compressed() {
+    need!(Root, Tool("docker-registry"));
+    let registry = Registry::start(Access::Open);
+    let maker = Case::with_base();
+    maker.dockerfile("FROM BASE\nRUN echo a > /a\n");
+    maker.build(&["-t", "x:1"]).ok();
+    let file = maker.out("x.tar").display().to_string();
+    maker.rgraph(&["save", "-o", &file, "x:1"]).ok();
+    let case = Case::new();
+    case.rgraph(&["load", "-i", &file]).ok();
+    let (packed, plain) = (registry.name("packed:1"), registry.name("plain:1"));
+    case.rgraph(&["tag", "x:1", &packed]).ok();
+    case.rgraph(&["tag", "x:1", &plain]).ok();
+    let pushed = digest(&case.rgraph(&["push", &packed]).ok());
+    let types = |digest: &str| {
+        let bytes = std::fs::read(registry.blob_file(digest)).expect("a manifest");
+        let manifest: serde_json::Value = serde_json::from_slice(&bytes).expect("JSON");
+        let layers = manifest["layers"].as_array().expect("layers").clone();
+        layers.iter().map(|l| l["mediaType"].as_str().expect("a type").to_owned()).collect()
+    };
+    let found: Vec<String> = types(&pushed);
+    assert_eq!(found, vec![format!("{TAR}+gzip"); 2]);
+    // Again: the same, and nothing goes over.
+    let before = registry.requests().len();
+    let run = case.rgraph(&["push", &packed]).ok();
+    assert_eq!(digest(&run), pushed);
+    assert_eq!(run.stderr.matches(": Layer already exists").count(), 2, "{}", run.stderr);
+    let again = registry.requests().split_off(before);
+    assert!(!again.iter().any(|r| r.starts_with("POST ")), "{again:?}");
+    // Only when asked to they go as they are.
+    let as_is = digest(&case.rgraph(&["push", "--disable-compression", &plain]).ok());
+    let found: Vec<String> = types(&as_is);
+    assert_eq!(found, vec![TAR; 2]);
+    // Either is the same image.
+    let id = text(&maker, &["images", "-q", "--no-trunc", "x:1"]);
+    for name in [&packed, &plain] {
+        let other = Case::new();
+        other.rgraph(&["pull", name]).ok();
+        assert_eq!(text(&other, &["images", "-q", "--no-trunc", name]), id);
+    }
 }
 
 #[test]

@@ -198,6 +198,9 @@ pub struct PushArgs {
     /// No progress
     #[arg(short, long)]
     pub quiet: bool,
+    /// Layers that are plain go as they are, not as gzip
+    #[arg(long)]
+    pub disable_compression: bool,
     /// Only this platform
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub platform: Option<String>,

@@ -72,7 +72,7 @@ pub fn run(cx: &Context, args: PushArgs) -> Result<(), CliError> {
                 print(format!("{tag}: digest: {digest} size: {size}\n").as_bytes()).unwrap_or(());
             }
         };
-        images::push(&world, name, *manifest, opts.platform.as_ref(), &told)
+        images::push(&world, name, *manifest, opts.platform.as_ref(), opts.plain, &told)
             .map_err(|e| images_error(&e))?;
         if opts.quiet {
             print(format!("{name}\n").as_bytes())?;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use rgraph_ir::request::Dest;
 use rgraph_ir::{Platform, Reference};
+use rgraph_runtime::images::PlainLayers;
 
 use super::error::OptionsError;
 use super::format::template;
@@ -370,6 +371,8 @@ pub struct PushOptions {
     pub all_tags: bool,
     /// No progress.
     pub quiet: bool,
+    /// What becomes of plain layers.
+    pub plain: PlainLayers,
     /// Only this platform.
     pub platform: Option<Platform>,
     /// Registries over plain HTTP or with an unknown certificate.
@@ -391,6 +394,10 @@ impl PushOptions {
             default_tag: !typed && !raw.all_tags,
             all_tags: raw.all_tags,
             quiet: raw.quiet,
+            plain: match raw.disable_compression {
+                true => PlainLayers::AsTheyAre,
+                false => PlainLayers::Compressed,
+            },
             platform: platform(raw.platform.as_deref())?,
             insecure_registries: insecure_registries(&raw.registry.insecure_registry, env)?,
         })

@@ -7,7 +7,7 @@ use rgraph_image::manifest::{Descriptor, Document, Index, OCI_INDEX, PlatformObj
 use rgraph_ir::{BlobDigest, DiffId, ManifestDigest, Platform, Reference, limits};
 use rgraph_store::ImageRow;
 
-use super::transfer::{TRANSFERS, chosen, remember_origins, repacked};
+use super::transfer::{PlainLayers, TRANSFERS, chosen, remember_origins, repacked};
 use super::{ImagesError, World, rows, said};
 use crate::beside::each_side_by_side;
 use crate::fetch::push::Arrival;
@@ -44,6 +44,7 @@ pub fn push(
     name: &Reference,
     top: ManifestDigest,
     platform: Option<&Platform>,
+    plain: PlainLayers,
     told: &(dyn Fn(Pushing) + Sync),
 ) -> Result<(), ImagesError> {
     let failed = |source| ImagesError::Push { name: name.familiar(), source };
@@ -55,7 +56,7 @@ pub fn push(
         for row in &all {
             // Bases that no step read may still be where they came from.
             remember_origins(w, row)?;
-            let (mut root, bytes, layers) = repacked(w, e, row)?;
+            let (mut root, bytes, layers) = repacked(w, e, row, plain)?;
             root.platform = row.platform.parse().ok().map(|p| PlatformObject::of(&p));
             let size = w.store.open_blob(&row.config.into())?.map_or(0, |(_, n)| n);
             let layers = layers.into_iter().zip(row.layers.iter().copied()).collect();

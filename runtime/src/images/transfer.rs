@@ -225,16 +225,29 @@ pub(super) fn remember_origins(w: &World<'_>, row: &ImageRow) -> Result<(), Imag
     Ok(())
 }
 
-/// An image with its layers in gzip where they are plain: the same config, so the same id.
+/// What becomes of plain layers on their way to a registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PlainLayers {
+    /// They go as gzip, wherever they came from.
+    #[default]
+    Compressed,
+    /// They go as they are.
+    AsTheyAre,
+}
+
+/// An image with its layers as they go to a registry: the same config, so the same id. Layers that are
+/// compressed stay what they are.
 pub(super) fn repacked(
     w: &World<'_>,
     e: &Exporter<'_>,
     row: &ImageRow,
+    plain: PlainLayers,
 ) -> Result<(Descriptor, Vec<u8>, Vec<Descriptor>), ImagesError> {
     let (m, bytes) = manifest(w.store, row)?;
-    let fits = |l: &Descriptor| {
-        layer_compression(&l.media_type).is_some_and(|c| c != Compression::Uncompressed)
+    let is_plain = |media_type: &str| {
+        layer_compression(media_type).is_none_or(|c| c == Compression::Uncompressed)
     };
+    let fits = |l: &Descriptor| plain == PlainLayers::AsTheyAre || !is_plain(&l.media_type);
     let mut ready = true;
     for l in &m.layers {
         ready = ready && fits(l) && w.store.has_blob(&l.digest)?;
@@ -244,8 +257,22 @@ pub(super) fn repacked(
         return Ok((root, bytes, m.layers));
     }
     remember_origins(w, row)?;
-    let opts = LayerOptions { compression: Compression::Gzip, ..LayerOptions::default() };
-    let layers = e.packed_layers(row.snapshot, &opts)?;
+    let compression = match plain {
+        PlainLayers::Compressed => Compression::Gzip,
+        PlainLayers::AsTheyAre => Compression::Uncompressed,
+    };
+    let opts = LayerOptions { compression, ..LayerOptions::default() };
+    if let Some(top) = row.snapshot {
+        e.pack_unknown(top, &opts)?;
+    }
+    let mut layers = Vec::new();
+    for layer in e.named_layers(row.snapshot)? {
+        w.check()?;
+        // What came in an archive is mostly plain.
+        let force = plain == PlainLayers::Compressed && is_plain(&layer.blob.media_type);
+        let blob = e.packed(&layer, &LayerOptions { force, ..opts.clone() })?;
+        layers.push(NamedLayer { blob, ..layer });
+    }
     with_layers(w, row, m, &layers)
 }
 
