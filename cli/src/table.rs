@@ -88,6 +88,25 @@ pub fn size(bytes: u64) -> String {
     format!("{text}{unit}")
 }
 
+/// Four digits that matter and a binary unit: `0B`, `1.5MiB`, `23.54GiB`.
+pub fn size_binary(bytes: u64) -> String {
+    const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let (mut n, mut unit) = (bytes as f64, 0);
+    while n >= 1024.0 && unit + 1 < UNITS.len() {
+        n /= 1024.0;
+        unit += 1;
+    }
+    let digits = match n {
+        n if n >= 1000.0 => 0,
+        n if n >= 100.0 => 1,
+        n if n >= 10.0 => 2,
+        _ => 3,
+    };
+    let text = format!("{n:.digits$}");
+    let short = text.trim_end_matches('0').trim_end_matches('.');
+    format!("{}{}", if text.contains('.') { short } else { &text }, UNITS[unit])
+}
+
 /// Two decimals always, for numbers that change in place: `4.26MB`.
 pub fn size_moving(bytes: u64) -> String {
     match scaled(bytes) {
@@ -182,6 +201,17 @@ mod tests {
             (u64::MAX, "18.4EB"),
         ] {
             assert_eq!(size(n), want, "{n}");
+        }
+        for (n, want) in [
+            (0, "0B"),
+            (1000, "1000B"),
+            (1024, "1KiB"),
+            (1_572_864, "1.5MiB"),
+            (104_857_600, "100MiB"),
+            (25_276_215_296, "23.54GiB"),
+            (1_072_693_248, "1023MiB"),
+        ] {
+            assert_eq!(size_binary(n), want, "{n}");
         }
         assert_eq!((size_moving(1000), size_moving(12)), ("1.00kB".into(), "12B".into()));
     }

@@ -48,6 +48,7 @@ mod squash;
 mod sshd;
 mod steps;
 mod store;
+mod top;
 mod transfer;
 mod tutorials;
 mod urls;

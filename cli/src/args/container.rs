@@ -232,6 +232,37 @@ pub struct PortArgs {
     pub port: Option<String>,
 }
 
+/// `top`.
+#[derive(Debug, Args)]
+pub struct TopArgs {
+    /// Container
+    #[arg(value_name = "CONTAINER")]
+    pub container: String,
+    /// Options of ps(1), which then draws the list [default: -ef]
+    #[arg(value_name = "PS_OPTION", trailing_var_arg = true, allow_hyphen_values = true)]
+    pub options: Vec<String>,
+}
+
+/// `stats`.
+#[derive(Debug, Args)]
+pub struct StatsArgs {
+    /// Also those that do not run
+    #[arg(short, long)]
+    pub all: bool,
+    /// Once, not every second
+    #[arg(long)]
+    pub no_stream: bool,
+    /// Nothing is cut
+    #[arg(long)]
+    pub no_trunc: bool,
+    /// table, json, or a template
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
+    /// Containers [default: all that run]
+    #[arg(value_name = "CONTAINER")]
+    pub containers: Vec<String>,
+}
+
 /// `rename`.
 #[derive(Debug, Args)]
 pub struct RenameArgs {

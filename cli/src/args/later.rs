@@ -39,7 +39,5 @@ later! {
     Config = "config",
     Network = "network",
     Report = "report",
-    Stats = "stats",
-    TopProcesses = "top",
     Watch = "watch",
 }

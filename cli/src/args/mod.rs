@@ -28,7 +28,8 @@ pub use build::{
 };
 pub use container::{
     AttachArgs, CommitArgs, ContainerPruneArgs, CpArgs, DiffArgs, ExecArgs, ExportArgs, KillArgs,
-    PortArgs, PsArgs, RenameArgs, RmArgs, RunArgs, StartArgs, StopArgs, WaitArgs,
+    PortArgs, PsArgs, RenameArgs, RmArgs, RunArgs, StartArgs, StatsArgs, StopArgs, TopArgs,
+    WaitArgs,
 };
 pub use environment::Environment;
 pub use image::{
@@ -203,6 +204,10 @@ pub enum Command {
     Export(ExportArgs),
     /// Show the ports of a container on the host
     Port(PortArgs),
+    /// Show the processes of a container
+    Top(TopArgs),
+    /// Show what containers use
+    Stats(StatsArgs),
     /// List images
     Images(ImagesArgs),
     /// Make an image from a file system archive
@@ -320,6 +325,24 @@ enum ContainerGroup {
     Export(ExportArgs),
     /// Show the ports of a container on the host
     Port(PortArgs),
+    /// Run a program in a container that runs
+    Exec(ExecArgs),
+    /// Start containers again
+    Start(StartArgs),
+    /// Ask containers to end, and kill those that do not
+    Stop(StopArgs),
+    /// Stop containers and start them again
+    Restart(StopArgs),
+    /// Send a signal to containers
+    Kill(KillArgs),
+    /// Wait until containers have ended; print their exit codes
+    Wait(WaitArgs),
+    /// Stand in front of a container that runs
+    Attach(AttachArgs),
+    /// Show the processes of a container
+    Top(TopArgs),
+    /// Show what containers use
+    Stats(StatsArgs),
     #[command(flatten)]
     Later(Later),
 }
@@ -405,6 +428,15 @@ impl From<Top> for Command {
                 ContainerGroup::Cp(a) => Self::Cp(a),
                 ContainerGroup::Export(a) => Self::Export(a),
                 ContainerGroup::Port(a) => Self::Port(a),
+                ContainerGroup::Exec(a) => Self::Exec(a),
+                ContainerGroup::Start(a) => Self::Start(a),
+                ContainerGroup::Stop(a) => Self::Stop(a),
+                ContainerGroup::Restart(a) => Self::Restart(a),
+                ContainerGroup::Kill(a) => Self::Kill(a),
+                ContainerGroup::Wait(a) => Self::Wait(a),
+                ContainerGroup::Attach(a) => Self::Attach(a),
+                ContainerGroup::Top(a) => Self::Top(a),
+                ContainerGroup::Stats(a) => Self::Stats(a),
                 ContainerGroup::Later(l) => Self::Later(l),
             },
             Top::Builder(g) | Top::Buildx(g) => match g {

@@ -186,6 +186,8 @@ fn needs_rights(command: &Command) -> bool {
         | Command::ContextLs(_)
         | Command::Rename(_)
         | Command::Port(_)
+        | Command::Top(_)
+        | Command::Stats(_)
         | Command::Search(_)
         | Command::Login(_)
         | Command::Logout(_)
@@ -212,9 +214,12 @@ pub fn run(cli: Cli, env: Environment) -> Result<(), CliError> {
             Signals::default()
         }
         // They wait, and have nothing to clean up.
-        Command::Wait(_) | Command::Stop(_) | Command::Kill(_) | Command::Logs(_) => {
-            Signals::default()
-        }
+        Command::Wait(_)
+        | Command::Stop(_)
+        | Command::Kill(_)
+        | Command::Logs(_)
+        | Command::Top(_)
+        | Command::Stats(_) => Signals::default(),
         _ => Signals::watch(&cancel),
     };
     let style = Style { colours, debug: cli.debug };
@@ -258,6 +263,8 @@ pub fn run(cli: Cli, env: Environment) -> Result<(), CliError> {
         Command::Cp(a) => container::copy(&cx, a),
         Command::Export(a) => container::export(&cx, a),
         Command::Port(a) => container::port(&cx, &a),
+        Command::Top(a) => container::top(&cx, &a),
+        Command::Stats(a) => container::stats(&cx, a),
         Command::Images(a) => images::run(&cx, a),
         Command::Import(a) => import::run(&cx, a),
         Command::Tag(a) => tag::run(&cx, a),

@@ -3,11 +3,12 @@
 use std::path::Path;
 use std::time::Duration;
 
+use super::Layout;
 use super::container::{detach_keys, text, variables};
 use super::error::OptionsError;
 use super::signal::signal;
 use super::size::parse_seconds;
-use crate::args::{AttachArgs, Environment, ExecArgs, LogsArgs, StartArgs, StopArgs};
+use crate::args::{AttachArgs, Environment, ExecArgs, LogsArgs, StartArgs, StatsArgs, StopArgs};
 
 /// `exec`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -133,6 +134,30 @@ impl AttachOptions {
             sig_proxy: raw.sig_proxy.unwrap_or(true),
             detach_keys: detach_keys(raw.detach_keys.as_deref())?,
         })
+    }
+}
+
+/// `stats`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StatsOptions {
+    /// In this order; empty: all that run.
+    pub containers: Vec<String>,
+    /// Those too that do not run.
+    pub all: bool,
+    /// Once.
+    pub once: bool,
+    /// Nothing is cut.
+    pub no_trunc: bool,
+    /// How it is written.
+    pub format: Layout,
+}
+
+impl StatsOptions {
+    /// The one conversion.
+    pub fn new(raw: StatsArgs) -> Result<Self, OptionsError> {
+        let StatsArgs { all, no_stream, no_trunc, format, containers } = raw;
+        let format = Layout::parse(format.as_deref())?;
+        Ok(Self { containers, all, once: no_stream, no_trunc, format })
     }
 }
 

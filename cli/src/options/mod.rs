@@ -48,7 +48,7 @@ pub use image::{
     HistoryOptions, ImageName, ImagesOptions, ImportOptions, ImportSource, InspectOptions,
     LoadOptions, PullOptions, PushOptions, RmiOptions, SaveOptions, TagOptions, template_or_json,
 };
-pub use life::{AttachOptions, ExecOptions, LogsOptions, StartOptions, StopOptions};
+pub use life::{AttachOptions, ExecOptions, LogsOptions, StartOptions, StatsOptions, StopOptions};
 pub use lock::{FetchOptions, LockDest, LockOptions};
 pub use mounts::{Mounts, NamedVolume};
 pub use output::{normal_tag, parse_output};

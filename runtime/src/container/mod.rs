@@ -19,10 +19,12 @@ mod files;
 pub mod log;
 mod names;
 mod ports;
+mod processes;
 mod protocol;
 mod size;
 mod start;
 mod supervisor;
+mod usage;
 
 use std::fs;
 use std::io::{self, Read as _, Write as _};
@@ -40,10 +42,12 @@ pub use commit::{Commit, commit};
 pub use diff::{Change, changes};
 pub use files::{Copying, Files, FilesError, Reach};
 pub use ports::{Bound, PortError, Publish};
+pub use processes::{Clock, Process, processes};
 pub use protocol::{Attach, End, Event, Exec, Word};
 pub use size::{blocks_below, bytes_below, changed_bytes};
 pub use start::{Start, start};
 pub use supervisor::supervisor_main_if_asked;
+pub use usage::{Usage, usage};
 
 /// Why a container could not be made, found or run.
 #[derive(Debug, thiserror::Error)]

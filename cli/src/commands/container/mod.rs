@@ -13,6 +13,8 @@ mod list;
 mod logs;
 mod ports;
 mod run;
+mod stats;
+mod top;
 
 use rgraph_runtime::container::{ContainerError, Containers, State, changes};
 use rgraph_runtime::fetch::image::{ImageFetcher, PullPolicy};
@@ -33,6 +35,8 @@ pub use list::list;
 pub use logs::logs;
 pub use ports::port;
 pub use run::run;
+pub use stats::stats;
+pub use top::top;
 
 /// How far a container is, in Docker's word.
 fn word(state: State) -> &'static str {

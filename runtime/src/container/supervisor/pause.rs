@@ -5,10 +5,12 @@
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rgraph_sys::spawn::PidFd;
+
+use super::super::processes::{all, is_in, namespace};
 
 const STOP: i32 = 19;
 const CONT: i32 = 18;
@@ -49,11 +51,8 @@ impl Paused {
 
     fn stop_new(&mut self, namespace_of_it: &Path) -> io::Result<bool> {
         let mut new = false;
-        for entry in fs::read_dir("/proc")?.flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok()) else {
-                continue;
-            };
-            let is_of_it = || namespace(pid).is_ok_and(|n| n == namespace_of_it);
+        for pid in all()? {
+            let is_of_it = || is_in(pid, namespace_of_it);
             // One that stands still already is somebody else's doing, and stays so.
             if self.stopped.iter().any(|(p, _)| *p == pid) || !is_of_it() || !runs(pid) {
                 continue;
@@ -83,10 +82,6 @@ impl Drop for Paused {
             process.send(CONT).unwrap_or(());
         }
     }
-}
-
-fn namespace(pid: i32) -> io::Result<PathBuf> {
-    fs::read_link(format!("/proc/{pid}/ns/pid"))
 }
 
 /// It neither stands still nor has ended.

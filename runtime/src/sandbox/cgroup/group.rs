@@ -196,7 +196,7 @@ fn remove(path: &Path) {
 }
 
 /// The number behind a word at the beginning of a line.
-fn number(text: &str, key: &str) -> Option<u64> {
+pub(super) fn number(text: &str, key: &str) -> Option<u64> {
     text.lines().find_map(|l| l.split_once(' ').filter(|(k, _)| *k == key)?.1.trim().parse().ok())
 }
 

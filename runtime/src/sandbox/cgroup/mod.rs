@@ -15,8 +15,10 @@
 mod group;
 mod setting;
 mod tree;
+mod usage;
 
 pub use group::Hit;
 pub(super) use group::{Group, Groups, enter};
 pub use setting::{Limits, Setting};
 pub use tree::{NoGroups, probe};
+pub(crate) use usage::memory_of;

@@ -50,7 +50,7 @@ pub(super) struct Hierarchy {
     pub controllers: Vec<Controller>,
     /// Where it is mounted.
     pub mount: PathBuf,
-    /// This process's group in it, seen from the mount.
+    /// The group of the process in it, seen from the mount.
     pub own: PathBuf,
 }
 
@@ -61,9 +61,18 @@ pub(super) struct Hierarchies(pub Vec<Hierarchy>);
 impl Hierarchies {
     /// Looks at what this process sees.
     pub fn find() -> Self {
+        Self::seen("self")
+    }
+
+    /// As [`Self::find`], with the groups of another process for its own.
+    pub fn of(pid: i32) -> Self {
+        Self::seen(&pid.to_string())
+    }
+
+    fn seen(process: &str) -> Self {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let v2 = |mount: &Path| fs::read_to_string(mount.join(HAS)).unwrap_or_default();
-        Self::parse(&read("/proc/self/mountinfo"), &read("/proc/self/cgroup"), v2)
+        Self::parse(&read("/proc/self/mountinfo"), &read(&format!("/proc/{process}/cgroup")), v2)
     }
 
     /// `v2` reads what the root of a tree of version 2 has.
