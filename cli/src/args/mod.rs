@@ -91,32 +91,6 @@ struct Global {
     debug: bool,
 }
 
-/// Nearly everything that is typed, as a grammar of its own: the whole one costs more than all else a
-/// cached build does before its first step. What this one does not take is read by the whole one, so
-/// that there is one text for each mistake.
-#[derive(Debug, Parser)]
-#[command(
-    name = "rgraph",
-    disable_help_flag = true,
-    disable_help_subcommand = true,
-    disable_version_flag = true,
-    args_override_self = true
-)]
-struct Short {
-    #[command(flatten)]
-    global: Global,
-    #[command(subcommand)]
-    command: ShortCommand,
-}
-
-#[derive(Debug, Subcommand)]
-enum ShortCommand {
-    #[command(disable_help_flag = true)]
-    Build(Box<BuildArgs>),
-    #[command(disable_help_flag = true)]
-    Graph(Box<GraphArgs>),
-}
-
 #[derive(Debug, Subcommand)]
 enum Top {
     #[command(flatten)]
@@ -480,31 +454,69 @@ where
     Ok(Cli { root: raw.global.root, debug: raw.global.debug, command: raw.command.into() })
 }
 
+/// What is typed often, each as a grammar of its own: the whole one costs more than all else a cached
+/// build does before its first step, or a container before its first process. What these do not take
+/// is read by the whole one, so that there is one text for each mistake.
 fn parse_short(words: &[OsString]) -> Option<Cli> {
-    let mut grammar = Short::command();
+    let name = plain_words(words).next()?;
+    match name {
+        "build" => short(name, words, |a| Command::Build(Box::new(a))),
+        "graph" => short(name, words, |a| Command::Graph(Box::new(a))),
+        "run" => short(name, words, |a| Command::Run(Box::new(a))),
+        "exec" => short(name, words, Command::Exec),
+        "ps" => short(name, words, Command::Ps),
+        "start" => short(name, words, Command::Start),
+        "stop" => short(name, words, Command::Stop),
+        "restart" => short(name, words, Command::Restart),
+        "kill" => short(name, words, Command::Kill),
+        "wait" => short(name, words, Command::Wait),
+        "rm" => short(name, words, Command::Rm),
+        "logs" => short(name, words, Command::Logs),
+        _ => None,
+    }
+}
+
+/// The grammar of one command, with the flags that all have.
+fn short_grammar<A: Args>(name: &str) -> clap::Command {
+    let command = A::augment_args(clap::Command::new(name.to_owned())).disable_help_flag(true);
+    Global::augment_args(clap::Command::new("rgraph"))
+        .disable_help_flag(true)
+        .disable_help_subcommand(true)
+        .disable_version_flag(true)
+        .args_override_self(true)
+        .subcommand_required(true)
+        .subcommand(command)
+}
+
+fn short<A: Args>(name: &str, words: &[OsString], command: fn(A) -> Command) -> Option<Cli> {
+    let mut grammar = short_grammar::<A>(name);
     let matches = grammar.try_get_matches_from_mut(words);
     // To take it apart costs as much as to make it, and it is made once.
     std::mem::forget(grammar);
-    let Short { global, command } = Short::from_arg_matches(&matches.ok()?).ok()?;
-    let command = match command {
-        ShortCommand::Build(args) => Command::Build(args),
-        ShortCommand::Graph(args) => Command::Graph(args),
-    };
-    Some(Cli { root: global.root, debug: global.debug, command })
+    let matches = matches.ok()?;
+    let global = Global::from_arg_matches(&matches).ok()?;
+    let args = A::from_arg_matches(matches.subcommand_matches(name)?).ok()?;
+    Some(Cli { root: global.root, debug: global.debug, command: command(args) })
+}
+
+/// The words of a line that are neither flags nor the value of `--root`, as long as only flags that all
+/// commands have come before them.
+fn plain_words(words: &[OsString]) -> impl Iterator<Item = &str> {
+    let mut words = words.iter().skip(1).map(|w| w.to_str().unwrap_or_default());
+    std::iter::from_fn(move || {
+        loop {
+            match words.next()? {
+                "--root" => drop(words.next()),
+                flag if flag.starts_with('-') => {}
+                word => return Some(word),
+            }
+        }
+    })
 }
 
 /// Whether the line is one of `run`, whose wrong use has an exit code of its own.
 pub fn is_run(words: &[OsString]) -> bool {
-    let mut words = words.iter().skip(1);
-    while let Some(word) = words.next() {
-        match word.to_str() {
-            Some("--root") => drop(words.next()),
-            Some(flag) if flag.starts_with('-') => {}
-            Some("container") => {}
-            word => return word == Some("run"),
-        }
-    }
-    false
+    plain_words(words).find(|word| *word != "container") == Some("run")
 }
 
 /// The grammar, for completions, man pages and tests.

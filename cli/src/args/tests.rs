@@ -17,7 +17,10 @@ fn build(words: &[&str]) -> BuildArgs {
 fn the_grammar_is_sound() {
     grammar().debug_assert();
     lenient(grammar()).debug_assert();
-    Short::command().debug_assert();
+    short_grammar::<BuildArgs>("build").debug_assert();
+    short_grammar::<RunArgs>("run").debug_assert();
+    short_grammar::<ExecArgs>("exec").debug_assert();
+    short_grammar::<LogsArgs>("logs").debug_assert();
 }
 
 #[test]
@@ -29,8 +32,19 @@ fn the_short_grammar_leaves_help_and_mistakes_to_the_whole_one() {
     };
     assert!(short(&["--root", "/r", "build", "-D", "-t", "a", "."]));
     assert!(short(&["graph", "--offline", "."]));
-    for words in [&["build", "--help"][..], &["build", "-h"], &["--help"], &["help"], &["-v"], &[]]
-    {
+    assert!(short(&["run", "--rm", "-it", "-h", "me", "box", "ls", "--help"]));
+    assert!(short(&["exec", "-it", "c", "sh", "-c", "x"]) && short(&["ps"]));
+    assert!(short(&["rm", "-f", "c", "--root", "/r"]));
+    for words in [
+        &["build", "--help"][..],
+        &["build", "-h"],
+        &["run", "--help"],
+        &["exec", "--help"],
+        &["--help"],
+        &["help"],
+        &["-v"],
+        &[],
+    ] {
         assert!(!short(words), "{words:?}");
         assert!(cli(words).is_err_and(|e| e.exit_code() == 0 || words.is_empty()), "{words:?}");
     }
@@ -39,6 +53,11 @@ fn the_short_grammar_leaves_help_and_mistakes_to_the_whole_one() {
         &["build", "--nope", "."],
         &["images"],
         &["build", "--no-cache=false", "."],
+        &["run", "--rm=false", "box"],
+        &["run"],
+        &["run", "--nope", "box"],
+        &["exec", "c"],
+        &["--nope", "ps"],
     ] {
         assert!(!short(words), "{words:?}");
     }
