@@ -65,6 +65,20 @@ impl SourceFile {
         LineCol { line: line as u32, col: col as u32 + 1 }
     }
 
+    /// The line of byte `at`, from 1, as in [`Self::line_col`]. Places are mostly asked for in their
+    /// order, so the line of the last one and the line behind it are looked at first.
+    pub fn line_near(&self, at: u32, last: u32) -> u32 {
+        let at = at.min(self.text.len() as u32);
+        let start = |line: u32| self.lines.get(line.wrapping_sub(1) as usize).copied();
+        for line in [last, last.saturating_add(1)] {
+            if start(line).is_some_and(|s| s <= at) && start(line + 1).is_none_or(|next| at < next)
+            {
+                return line;
+            }
+        }
+        self.lines.partition_point(|s| *s <= at) as u32
+    }
+
     /// The text of `line` (from 1) without its line end.
     pub fn line(&self, line: u32) -> &str {
         let Some(start) = self.lines.get(line.wrapping_sub(1) as usize) else { return "" };
@@ -108,6 +122,9 @@ mod tests {
         let f = SourceFile::new(FileId(0), "D", "a\néb\r\nc");
         for (at, line, col) in [(0, 1, 1), (1, 1, 2), (2, 2, 1), (4, 2, 2), (7, 3, 1), (99, 3, 2)] {
             assert_eq!(f.line_col(at), LineCol { line, col }, "at {at}");
+            for last in (0..6).chain([u32::MAX]) {
+                assert_eq!(f.line_near(at, last), line, "at {at} after line {last}");
+            }
         }
         assert_eq!(f.line(2), "éb");
         assert_eq!(f.line(9), "");

@@ -183,7 +183,7 @@ fn target(w: &mut Writer<'_>, view: &View<'_>, t: &Target) {
         w.open(None, '{');
         w.string("created_by", &h.created_by);
         w.optional("layer", h.layer.and_then(|l| view.number(l.vertex)));
-        place(w, view.map, h.span);
+        w.place(view.map, h.span);
         w.close('}');
     }
     w.close(']');
@@ -212,7 +212,7 @@ fn vertex(
         Some(p) => w.platform(p),
         None => w.raw("platform", "null"),
     }
-    place(w, view.map, v.meta.span);
+    w.place(view.map, v.meta.span);
     w.raw("ignore_cache", if v.meta.ignore_cache { "true" } else { "false" });
     w.raw(
         "cached",
@@ -249,20 +249,6 @@ fn vertex(
     v.op.visit(&mut Members { w, path });
     w.close('}');
     w.close('}');
-}
-
-fn place(w: &mut Writer<'_>, map: &SourceMap, span: Option<Span>) {
-    match span {
-        Some(s) => {
-            let file = map.file(s.file);
-            w.string("file", &file.name);
-            w.number("line", u64::from(file.line_col(s.start).line));
-        }
-        None => {
-            w.raw("file", "null");
-            w.raw("line", "null");
-        }
-    }
 }
 
 /// Writes a description as members named by their paths.
@@ -311,6 +297,8 @@ struct Writer<'t> {
     indent: Option<&'static str>,
     /// The platform that was written last, and its text: most vertices have the same one.
     platform: Option<(Arc<Platform>, String)>,
+    /// The line that was written last, of whatever file.
+    last_line: u32,
 }
 
 impl<'t> Writer<'t> {
@@ -321,6 +309,7 @@ impl<'t> Writer<'t> {
             more: false,
             indent: None,
             platform: None,
+            last_line: 0,
         }
     }
 
@@ -331,6 +320,21 @@ impl<'t> Writer<'t> {
         };
         self.string("platform", &text);
         self.platform = Some((p.clone(), text));
+    }
+
+    fn place(&mut self, map: &SourceMap, span: Option<Span>) {
+        match span {
+            Some(s) => {
+                let file = map.file(s.file);
+                self.string("file", &file.name);
+                self.last_line = file.line_near(s.start, self.last_line);
+                self.number("line", u64::from(self.last_line));
+            }
+            None => {
+                self.raw("file", "null");
+                self.raw("line", "null");
+            }
+        }
     }
 
     /// Hands on what is left.
@@ -347,7 +351,9 @@ impl<'t> Writer<'t> {
         }
     }
 
-    /// `name` is one of ours: letters, digits, dots and brackets.
+    /// `name` is one of ours: letters, digits, dots and brackets. Inlined, here and below: most names are
+    /// constants, and a copy of known length needs no call.
+    #[inline(always)]
     fn start(&mut self, name: Option<&str>) {
         if self.more {
             self.out.push(',');
@@ -364,21 +370,25 @@ impl<'t> Writer<'t> {
         self.more = true;
     }
 
+    #[inline(always)]
     fn raw(&mut self, name: &str, value: &str) {
         self.start(Some(name));
         self.out.push_str(value);
     }
 
+    #[inline(always)]
     fn string(&mut self, name: &str, value: &str) {
         self.start(Some(name));
         quote(&mut self.out, value);
     }
 
+    #[inline(always)]
     fn number(&mut self, name: &str, value: u64) {
         self.start(Some(name));
         push_number(&mut self.out, value);
     }
 
+    #[inline(always)]
     fn optional(&mut self, name: &str, value: Option<usize>) {
         match value {
             Some(n) => self.number(name, n as u64),
