@@ -22,6 +22,7 @@ mod crash;
 mod detached;
 mod engines;
 mod errors;
+mod escapes;
 mod explain;
 mod git;
 mod graph;

@@ -8,6 +8,7 @@
 
 mod case;
 mod docker;
+pub mod escape;
 mod gate;
 mod image;
 mod needs;

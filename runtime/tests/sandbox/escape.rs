@@ -1,195 +1,30 @@
 //! Tries to get out of a step: system calls, files of the kernel, device nodes, other processes.
-//! Each is refused as under Docker's default profile. The tries are in `escape.c`.
+//! Each is refused as under Docker's default profile. The list of them is in `rgraph_tests::escape`.
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixListener};
-use std::path::Path;
-use std::process::Command;
 
 use rgraph_runtime::sandbox::*;
+use rgraph_tests::escape;
 
 use crate::image::*;
-
-/// What a kernel says that lacks the thing altogether.
-const LACKS: &str = "ENOENT ENOSYS";
-
-/// The tries, and what the kernel may say to root in a step; that it lacks the thing it may always.
-const WANTED: &[(&str, &[&str])] = &[
-    (
-        // Not in the profile, or only with rights that a step has not.
-        "EPERM",
-        &[
-            "mount",
-            "mount_proc",
-            "mount_bind",
-            "remount_rw",
-            "umount_mask",
-            "umount_proc",
-            "pivot_root",
-            "fsopen",
-            "fspick",
-            "fsconfig",
-            "fsmount",
-            "open_tree",
-            "move_mount",
-            "mount_setattr",
-            "unshare_user",
-            "unshare_mnt",
-            "unshare_net",
-            "unshare_pid",
-            "unshare_ipc",
-            "unshare_uts",
-            "unshare_cgroup",
-            "unshare_time",
-            "clone_user",
-            "clone_mnt",
-            "clone_net",
-            "clone_pid",
-            "clone_cgroup",
-            "setns_mnt",
-            "setns_net",
-            "uid_map",
-            "keyctl",
-            "add_key",
-            "request_key",
-            "bpf",
-            "perf_event_open",
-            "init_module",
-            "finit_module",
-            "delete_module",
-            "kexec_load",
-            "kexec_file_load",
-            "reboot",
-            "syslog",
-            "swapon",
-            "swapoff",
-            "acct",
-            "ioperm",
-            "iopl",
-            "open_by_handle_at",
-            "userfaultfd",
-            "fanotify_init",
-            "quotactl",
-            "io_uring_setup",
-            "io_uring_register",
-            "settimeofday",
-            "clock_settime",
-            "sethostname",
-            "setdomainname",
-            "vhangup",
-            "personality",
-            "mbind",
-            "move_pages",
-            "lookup_dcookie",
-            "uselib",
-            "sysfs",
-            "ustat",
-            "pidfd_getfd",
-            "kcmp",
-            "i386_mount",
-            "x32_getpid",
-            "socket_alg",
-            "socket_vsock",
-            "iptables",
-            "link_up",
-            "capset",
-            "ambient",
-            "sys_admin_bound",
-            "rlimit",
-            "realtime",
-            "immutable",
-            "trusted_xattr",
-            "freeze",
-            "kmsg",
-        ],
-    ),
-    // glibc then takes clone, whose flags can be looked at.
-    ("ENOSYS", &["clone3_user"]),
-    (
-        "EROFS",
-        &[
-            "core_pattern",
-            "modprobe_path",
-            "drop_caches",
-            "binfmt_misc",
-            "ns_last_pid",
-            "sysctl_chmod",
-            "sysrq",
-            "irq",
-            "uevent_helper",
-            "power_state",
-            "cpu_online",
-            "cgroup_mkdir",
-            "cgroup_procs",
-            "release_agent",
-        ],
-    ),
-    ("ENODATA EACCES", &["kcore", "keys", "timer_list", "sched_debug"]),
-    ("EACCES EPERM EBUSY EXDEV", &["unmask"]),
-    ("ENOENT", &["dev_kmsg", "dev_mem", "dev_fuse", "dev_tun", "firmware", "root_of_parent"]),
-    // It has no terminal.
-    ("ENXIO", &["tty"]),
-    ("ETXTBSY", &["rewrite_exe"]),
-    ("EACCES", &["oom_score", "nice"]),
-    (
-        // Made, as in Docker, but not opened.
-        "EACCES EPERM",
-        &[
-            "node_zero",
-            "node_mem",
-            "node_kmsg",
-            "node_fuse",
-            "node_disk",
-            "node_loop",
-            "loop_control",
-        ],
-    ),
-    // Up to its own root and no further.
-    ("EXDEV", &["chroot_up"]),
-    ("ECONNREFUSED", &["abstract_socket"]),
-    ("ESRCH EPERM", &["kill_host", "ptrace_others"]),
-];
 
 /// The tries, compiled into the image. `None`: no compiler here.
 fn image() -> Option<Image> {
     let image = Image::new();
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sandbox/escape.c");
-    let built = Command::new("cc")
-        .args(["-static", "-O1", "-w", "-o"])
-        .arg(image.at("l/bin/escape"))
-        .arg(source)
-        .output();
-    match built {
-        Ok(built) if built.status.success() => {
-            for d in ["tmp", "proc", "sys", "dev"] {
-                fs::create_dir_all(image.at("l").join(d)).unwrap();
-            }
-            Some(image)
-        }
-        other => {
-            println!(
-                "\n*** SKIPPED, NOT TESTED: escapes, for `cc -static` cannot: {other:?} ***\n"
-            );
-            None
-        }
+    if let Err(why) = escape::compile(&image.at("l/bin/escape")) {
+        println!("\n*** SKIPPED, NOT TESTED: escapes: {why} ***\n");
+        return None;
     }
-}
-
-fn said(ran: &Ran) -> BTreeMap<String, String> {
-    assert_eq!(ran.outcome, Outcome::Exited(0), "{}{}", ran.out, ran.err);
-    let pair = |l: &str| l.split_once(' ').map(|(a, b)| (a.to_owned(), b.to_owned()));
-    ran.out.lines().filter_map(pair).collect()
+    for d in ["tmp", "proc", "sys", "dev"] {
+        fs::create_dir_all(image.at("l").join(d)).unwrap();
+    }
+    Some(image)
 }
 
 pub fn every_try_is_refused(runner: &Runner) {
     let Some(image) = image() else { return };
-    let tries: usize = WANTED.iter().map(|(_, names)| names.len()).sum();
-    assert!(tries >= 60, "{tries}");
-    // Somebody listens outside.
-    let name = SocketAddr::from_abstract_name("rgraph-escape").unwrap();
-    let _listener = UnixListener::bind_addr(&name).unwrap();
+    assert!(escape::count() >= 60, "{}", escape::count());
+    let _listener = escape::listen();
     let mut wrong = Vec::new();
     for (user, network) in
         [("", Network::None), ("1000:1000", Network::None), ("", Network::Private)]
@@ -203,19 +38,9 @@ pub fn every_try_is_refused(runner: &Runner) {
             println!("\n*** SKIPPED, NOT TESTED: escapes in a private network: {why} ***\n");
             continue;
         }
-        let said = said(&run(runner, &spec));
-        assert_eq!(said.len(), tries, "{said:?}");
-        for (want, names) in WANTED {
-            for name in *names {
-                let got = said.get(*name).map_or("nothing", String::as_str);
-                let may = |list: &str| list.split(' ').any(|w| w == got);
-                // Who is not root is refused earlier, for whatever reason.
-                let refused = !user.is_empty() && got != "ok" && got != "nothing";
-                if !may(want) && !may(LACKS) && !refused {
-                    wrong.push(format!("{name} as `{user}` in {network:?}: {got}, not {want}"));
-                }
-            }
-        }
+        let by = if user.is_empty() { escape::By::Root } else { escape::By::User };
+        let faults = escape::wrong(&output(runner, &spec), by);
+        wrong.extend(faults.iter().map(|f| format!("as `{user}` in {network:?}: {f}")));
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
@@ -226,37 +51,11 @@ pub fn tries_are_true(runner: &Runner) {
     let mut spec = image.spec(&["escape"]);
     spec.security = Security::Insecure;
     spec.network = Network::None;
-    let said = said(&run(runner, &spec));
-    for name in [
-        "mount",
-        "mount_bind",
-        "fsopen",
-        "fspick",
-        "open_tree",
-        "unshare_user",
-        "unshare_mnt",
-        "clone_user",
-        "clone_pid",
-        "clone3_user",
-        "setns_net",
-        "keyctl",
-        "add_key",
-        "personality",
-        "ustat",
-        "sysfs",
-        "kcmp",
-        "i386_mount",
-        "sethostname",
-        "link_up",
-        "sys_admin_bound",
-        "node_zero",
-        "realtime",
-        "nice",
-        "core_pattern",
-        "umount_proc",
-    ] {
+    let printed = output(runner, &spec);
+    let said = escape::said(&printed);
+    for name in escape::WORK {
         // Some are then refused for what they ask for.
-        assert!(["ok", "EINVAL"].contains(&said[name].as_str()), "{name}: {}", said[name]);
+        assert!(["ok", "EINVAL"].contains(&said[name]), "{name}: {}", said[name]);
     }
 }
 
