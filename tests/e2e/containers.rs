@@ -77,6 +77,24 @@ fn settings_of_image_and_line() {
     assert_eq!(sh(&["-v", &data, "-v", &file], "cat /data/data /one"), "from the host\n".repeat(2));
     assert_eq!(sh(&["-u", "0", "-v", &file], "echo x > /one || echo refused"), "refused\n");
     assert_eq!(sh(&["--network", "none"], "cat /proc/net/dev | wc -l"), "3\n");
+    let limits = ["--ulimit=nofile=64:128", "--ulimit", "core=0", "--shm-size=1m"];
+    let script = "ulimit -Sn; ulimit -Hn; ulimit -c; df -k /dev/shm | awk 'END { print $2 }'";
+    assert_eq!(sh(&limits, script), "64\n128\n0\n1024\n");
+    let hosts = ["--add-host", "db:10.0.0.9", "--add-host=six=[::1]", "--network=none"];
+    let last = "10.0.0.9\tdb\n::1\tsix\n";
+    assert_eq!(sh(&hosts, "tail -n 2 /etc/hosts"), last);
+    // They are the container's: another process in it has them too, and so has another start.
+    let kept = [&["run", "-d", "--name=kept", "--entrypoint=sleep"][..], &limits, &hosts].concat();
+    case.rgraph(&[&kept[..], &["app", "1000"]].concat()).ok();
+    let exec = ["exec", "kept", "sh", "-c", "ulimit -Sn; tail -n 2 /etc/hosts"];
+    assert_eq!(text(&case, &exec), format!("64\n{last}"));
+    case.rgraph(&["kill", "kept"]).ok();
+    case.rgraph(&["wait", "kept"]).ok();
+    case.rgraph(&["start", "kept"]).ok();
+    assert_eq!(text(&case, &exec), format!("64\n{last}"));
+    let all = "{{.HostConfig.ExtraHosts}} {{.HostConfig.ShmSize}} {{json .HostConfig.Ulimits}}";
+    let inspected = text(&case, &["inspect", "--format", all, "kept"]);
+    assert!(inspected.starts_with("[db:10.0.0.9 six:::1] 1048576 [{"), "{inspected}");
 }
 
 #[test]

@@ -18,7 +18,7 @@ use super::lock::default_path;
 use super::output::{normal_tag, parse_output};
 use super::{
     ProgressMode, Pull, Terminals, agents, attestations, cache_from, cache_to, entitlements, host,
-    insecure_registries, network, parse_size, resources, secrets, ulimit,
+    insecure_registries, network, resources, secrets, shm_size, ulimit,
 };
 use crate::args::{BuildArgs, Environment, GraphArgs, GraphFormat};
 
@@ -256,15 +256,7 @@ impl BuildOptions {
             allow,
             add_hosts: raw.add_host.iter().map(|h| host(h)).collect::<Result<_, _>>()?,
             ulimits: raw.ulimit.iter().map(|u| ulimit(u)).collect::<Result<_, _>>()?,
-            shm_size: match raw.shm_size.as_deref() {
-                None => None,
-                Some(text) => {
-                    let bytes = parse_size(text)
-                        .map_err(|why| OptionsError::value("--shm-size", text, why))?;
-                    // 0 is what Docker writes for "the default".
-                    Some(bytes).filter(|b| *b > 0)
-                }
-            },
+            shm_size: raw.shm_size.as_deref().map(shm_size).transpose()?.flatten(),
             cgroup_parent: raw.cgroup_parent.clone().filter(|p| !p.is_empty()),
             resources: resources(&raw.resources)?,
             pull: raw.pull.map(Pull::from).unwrap_or_default(),

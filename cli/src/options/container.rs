@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use rgraph_ir::Reference;
-use rgraph_ir::op::NetworkMode;
+use rgraph_ir::op::{HostIp, NetworkMode, Ulimit};
 use rgraph_ir::request::{Dest, Resources};
 use rgraph_runtime::container::{Copying, NetworkChoice, Publish};
 
@@ -12,7 +12,10 @@ use super::error::OptionsError;
 use super::image::{ImageName, archive_dest, new_name};
 use super::mounts::Mounts;
 use super::ports::publish;
-use super::{Layout, Terminals, filters, insecure_registries, network, parse_seconds, resources};
+use super::{
+    Layout, Terminals, filters, host, insecure_registries, network, parse_seconds, resources,
+    shm_size, ulimit,
+};
 use crate::args::{
     CommitArgs, ContainerPruneArgs, CpArgs, Environment, ExportArgs, PsArgs, RunArgs,
 };
@@ -64,6 +67,12 @@ pub struct RunOptions {
     pub network: NetworkChoice,
     /// Empty: the beginning of the id.
     pub hostname: String,
+    /// Lines of `/etc/hosts`, in order.
+    pub add_hosts: Vec<HostIp>,
+    /// Limits of each process.
+    pub ulimits: Vec<Ulimit>,
+    /// Bytes of `/dev/shm`; `None`: the usual.
+    pub shm_size: Option<u64>,
     /// Registries over plain HTTP or with an unknown certificate.
     pub insecure_registries: Vec<String>,
 }
@@ -107,6 +116,9 @@ impl RunOptions {
                 NetworkMode::None => NetworkChoice::None,
             },
             hostname: raw.hostname.unwrap_or_default(),
+            add_hosts: raw.add_host.iter().map(|h| host(h)).collect::<Result<_, _>>()?,
+            ulimits: raw.ulimit.iter().map(|u| ulimit(u)).collect::<Result<_, _>>()?,
+            shm_size: raw.shm_size.as_deref().map(shm_size).transpose()?.flatten(),
             insecure_registries: insecure_registries(&raw.registry.insecure_registry, env)?,
         })
     }
@@ -500,6 +512,9 @@ mod tests {
             (&["-v", "/a:/b:rx", "box"], "must be `ro` or `rw`"),
             (&["--network", "bridge0", "box"], "unknown network"),
             (&["-e", "=1", "box"], "name of the variable"),
+            (&["--add-host=h", "box"], "expected NAME:ADDRESS"),
+            (&["--ulimit=nofil=1", "box"], "unknown type `nofil`"),
+            (&["--shm-size=big", "box"], "--shm-size"),
         ] {
             let words: Vec<&str> = match words {
                 ["--name", v, rest] => {

@@ -6,6 +6,7 @@ use rgraph_ir::op::{HostIp, NetworkMode, Ulimit};
 use rgraph_ir::request::Entitlements;
 
 use super::error::OptionsError;
+use super::parse_size;
 
 /// The address that stands for this machine, resolved when a step is made.
 pub const HOST_GATEWAY: &str = "host-gateway";
@@ -73,6 +74,12 @@ pub fn ulimit(text: &str) -> Result<Ulimit, OptionsError> {
         return Err(bad("the soft limit is above the hard one"));
     }
     Ok(Ulimit { name: name.to_owned(), soft, hard })
+}
+
+/// Reads `--shm-size`. `None`: the usual, for which Docker writes 0.
+pub fn shm_size(text: &str) -> Result<Option<u64>, OptionsError> {
+    let bytes = parse_size(text).map_err(|why| OptionsError::value("--shm-size", text, why))?;
+    Ok(Some(bytes).filter(|b| *b > 0))
 }
 
 /// Reads `--network`.

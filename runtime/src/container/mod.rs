@@ -35,8 +35,9 @@ use rgraph_ir::{ConfigDigest, ManifestDigest, SnapshotId};
 use rgraph_store::{ImageRow, KeyLock, Store, StoreError};
 use serde::{Deserialize, Serialize};
 
-pub use crate::ops::limits::of_step as limits;
+pub use crate::ops::limits::{hosts, of_each as ulimits, of_step as limits};
 pub use crate::sandbox::Limits;
+use crate::sandbox::{ExtraHost, Ulimit};
 pub use client::{Connection, Waited};
 pub use commit::{Commit, commit};
 pub use diff::{Change, changes};
@@ -144,6 +145,15 @@ pub struct Settings {
     pub user: String,
     /// Host name; empty: the beginning of the id, or the host's with its network.
     pub hostname: String,
+    /// Lines added to `/etc/hosts`.
+    #[serde(default)]
+    pub extra_hosts: Vec<ExtraHost>,
+    /// Limits of each process.
+    #[serde(default)]
+    pub ulimits: Vec<Ulimit>,
+    /// Size of `/dev/shm` in bytes; 0: the usual.
+    #[serde(default)]
+    pub shm_size: u64,
     /// Network.
     pub network: NetworkChoice,
     /// Folders and files of the host.

@@ -17,8 +17,8 @@ use rustix::fs::{Mode, OFlags};
 use super::agent::AgentProxy;
 use crate::cache::flight::waiting;
 use crate::sandbox::{
-    Dns, ExtraHost, Input, MountSource, Outcome, Rootfs, SandboxMount, SandboxMountKind,
-    SandboxSpec, Security, Stopped, Stream as SandboxStream, Ulimit,
+    Dns, Input, MountSource, Outcome, Rootfs, SandboxMount, SandboxMountKind, SandboxSpec,
+    Security, Stopped, Stream as SandboxStream,
 };
 use crate::snapshot::SnapshotError;
 use crate::worker::LocalWorker;
@@ -234,16 +234,8 @@ fn spec(
             SecurityMode::Sandbox => Security::Sandbox,
             SecurityMode::Insecure => Security::Insecure,
         },
-        extra_hosts: op
-            .extra_hosts
-            .iter()
-            .map(|h| ExtraHost { host: h.host.clone(), ip: h.ip.clone() })
-            .collect(),
-        ulimits: op
-            .ulimits
-            .iter()
-            .map(|u| Ulimit { name: u.name.clone(), soft: u.soft, hard: u.hard })
-            .collect(),
+        extra_hosts: super::limits::hosts(&op.extra_hosts),
+        ulimits: super::limits::of_each(&op.ulimits),
         limits: super::limits::of_step(&w.request.resources, op.cgroup_parent.as_deref()),
         shm_size: w.request.shm_size.unwrap_or(0),
         dns: Dns::default(),

@@ -1,8 +1,9 @@
 //! The limits of a step, from what the caller asks for to what the sandbox is told.
 
+use rgraph_ir::op;
 use rgraph_ir::request::{MemoryLimit, Resources, SwapLimit};
 
-use crate::sandbox::{Hit, Limits, Setting};
+use crate::sandbox::{ExtraHost, Hit, Limits, Setting, Ulimit};
 
 /// What the sandbox is told.
 pub fn of_step(resources: &Resources, parent: Option<&str>) -> Limits {
@@ -24,6 +25,17 @@ pub fn of_step(resources: &Resources, parent: Option<&str>) -> Limits {
     settings.extend(cpuset_mems.clone().map(Setting::Nodes));
     settings.extend(pids.map(Setting::Processes));
     Limits { parent: parent.map(str::to_owned), settings }
+}
+
+/// Limits of each process, for the sandbox.
+pub fn of_each(ulimits: &[op::Ulimit]) -> Vec<Ulimit> {
+    let one = |u: &op::Ulimit| Ulimit { name: u.name.clone(), soft: u.soft, hard: u.hard };
+    ulimits.iter().map(one).collect()
+}
+
+/// Lines of `/etc/hosts`, for the sandbox.
+pub fn hosts(lines: &[op::HostIp]) -> Vec<ExtraHost> {
+    lines.iter().map(|h| ExtraHost { host: h.host.clone(), ip: h.ip.clone() }).collect()
 }
 
 /// Says what a step ran into, with the limit and its flag.

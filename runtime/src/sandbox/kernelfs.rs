@@ -112,7 +112,7 @@ fn below_dev(spec: &SandboxSpec) -> Result<Vec<(&'static str, OwnedFd)>, MountEr
         .or_else(|_| mount::filesystem("devpts", &pts, attrs))?;
     out.push(("pts", tree));
     let size = match spec.shm_size {
-        0 => "65536k".to_owned(),
+        0 => SandboxSpec::SHM_SIZE.to_string(),
         n => n.to_string(),
     };
     let shm = [("mode", Some("1777")), ("size", Some(size.as_str()))];

@@ -56,6 +56,8 @@ impl SandboxSpec {
     pub const GRACE: Duration = Duration::from_secs(10);
 
     /// `args` as root in `/` of `rootfs`, with nothing else.
+    /// The usual size of `/dev/shm`, bytes.
+    pub const SHM_SIZE: u64 = 64 << 20;
     pub fn new(rootfs: Rootfs, args: Vec<String>) -> Self {
         Self {
             input: Input::Null,

@@ -2,9 +2,10 @@
 
 use rgraph_image::config::{ConfigObject, ImageConfigFile};
 use rgraph_runtime::container::{
-    ContainerError, Containers, NetworkChoice, Record, State, changed_bytes,
+    ContainerError, Containers, NetworkChoice, Record, Settings, State, changed_bytes,
 };
 use rgraph_runtime::images;
+use rgraph_runtime::sandbox::{ExtraHost, SandboxSpec};
 use rgraph_runtime::volumes::Volumes;
 use rgraph_store::Store;
 use serde_json::{Map, Value, json};
@@ -69,6 +70,9 @@ pub fn describe(store: &Store, record: &Record, size: bool) -> Result<Value, Cli
             "NetworkMode": network(record),
             "PortBindings": ports::asked(record),
             "AutoRemove": record.remove,
+            "ExtraHosts": extra_hosts(settings),
+            "Ulimits": ulimits(settings),
+            "ShmSize": shm_size(settings),
             "RestartPolicy": { "Name": "no", "MaximumRetryCount": 0 },
             "Privileged": false,
             "ReadonlyRootfs": false,
@@ -216,4 +220,21 @@ fn mounts(store: &Store, record: &Record) -> Vec<Value> {
 pub fn labels(store: &Store, record: &Record) -> Map<String, Value> {
     let labels = image_config(store, record).and_then(|c| c.config.labels).unwrap_or_default();
     labels.into_iter().map(|(k, v)| (k, Value::String(v))).collect()
+}
+
+/// `NAME:ADDRESS`; null without any.
+fn extra_hosts(s: &Settings) -> Value {
+    let line = |h: &ExtraHost| json!(format!("{}:{}", h.host, h.ip));
+    match &s.extra_hosts[..] {
+        [] => Value::Null,
+        all => all.iter().map(line).collect(),
+    }
+}
+
+fn ulimits(s: &Settings) -> Value {
+    s.ulimits.iter().map(|u| json!({"Name": u.name, "Soft": u.soft, "Hard": u.hard})).collect()
+}
+
+fn shm_size(s: &Settings) -> u64 {
+    if s.shm_size == 0 { SandboxSpec::SHM_SIZE } else { s.shm_size }
 }

@@ -3,7 +3,8 @@
 use nix::sys::signal::Signal;
 use rgraph_ir::image_config::ContainerConfig;
 use rgraph_runtime::container::{
-    Attach, ContainerError, Containers, New, Publish, Settings, Start, VolumeMount, limits, start,
+    Attach, ContainerError, Containers, New, Publish, Settings, Start, VolumeMount, hosts, limits,
+    start, ulimits,
 };
 use rgraph_runtime::fetch::image::{ImageFetcher, PullPolicy};
 use rgraph_runtime::images::{self, World};
@@ -136,6 +137,9 @@ fn resolve(opts: &RunOptions, mut image: ContainerConfig) -> Result<Settings, Cl
         cwd: if cwd.is_empty() { "/".to_owned() } else { cwd },
         user: opts.user.clone().unwrap_or(image.user),
         hostname: opts.hostname.clone(),
+        extra_hosts: hosts(&opts.add_hosts),
+        ulimits: ulimits(&opts.ulimits),
+        shm_size: opts.shm_size.unwrap_or_default(),
         network: opts.network,
         binds: opts.mounts.binds.clone(),
         volumes,
