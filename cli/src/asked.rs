@@ -88,6 +88,9 @@ fn args(opts: &BuildOptions) -> BTreeMap<String, String> {
         let line = |h: &HostIp| format!("{}={}", h.host, h.ip);
         set("add-hosts", opts.add_hosts.iter().map(line).collect::<Vec<_>>().join(","));
     }
+    for service in &opts.services {
+        set(&format!("service:{}", service.name), service.image.to_string());
+    }
     if let Some(bytes) = opts.shm_size {
         set("shm-size", bytes.to_string());
     }

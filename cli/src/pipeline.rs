@@ -135,7 +135,11 @@ pub fn compile(
     }
     let origin = |at: usize| &origins[of_unit[at]];
     for (at, unit) in units.iter().enumerate() {
-        known_stages(&unit.opts.no_cache_filter, &origin(at).ast).map_err(|e| about(unit, e))?;
+        let known = |flag, wanted: &[String]| {
+            known_stages(flag, wanted, &origin(at).ast).map_err(|e| about(unit, e))
+        };
+        known("--no-cache-filter", &unit.opts.no_cache_filter)?;
+        unit.opts.services.iter().try_for_each(|s| known("--service", &s.stages))?;
     }
     let mut facts = match answers {
         Answers::Stubs => Facts::offline(),
@@ -295,13 +299,13 @@ fn bring_shown(opts: &BuildOptions, answers: &Answers<'_>) -> Result<Option<Brou
     brought
 }
 
-/// A filter that names no stage would do nothing, in silence.
-fn known_stages(filter: &[String], ast: &Dockerfile) -> Result<(), CliError> {
+/// A flag that names no stage would do nothing, in silence.
+fn known_stages(flag: &str, filter: &[String], ast: &Dockerfile) -> Result<(), CliError> {
     let names: Vec<&str> = ast.stages.iter().filter_map(|s| s.name.as_deref()).collect();
     for wanted in filter {
         let number = wanted.parse::<usize>().is_ok_and(|n| n < ast.stages.len());
         if !number && !names.iter().any(|n| n.eq_ignore_ascii_case(wanted)) {
-            let e = CliError::failed(format!("--no-cache-filter: no stage is called `{wanted}`"));
+            let e = CliError::failed(format!("{flag}: no stage is called `{wanted}`"));
             return Err(match rgraph_ir::near::nearest(wanted, names) {
                 Some(near) => e.help(format!("did you mean `{near}`?")),
                 None => e,
@@ -377,6 +381,7 @@ pub fn lower_options(opts: &BuildOptions, loaded: &Loaded) -> LowerOptions {
         ulimits: opts.ulimits.clone(),
         shm_size: opts.shm_size,
         cgroup_parent: opts.cgroup_parent.clone(),
+        services: opts.services.clone(),
         build_contexts: loaded.named.clone(),
         folders: loaded.folders.clone(),
         ignore: loaded.ignore.clone(),

@@ -22,6 +22,6 @@ mod testkit;
 
 pub use facts::{Facts, Query};
 pub use lower::{Lowered, Lowering, git_source, lower};
-pub use options::{IgnoreFile, Linked, LowerOptions, NamedContext, NoCache};
+pub use options::{IgnoreFile, Linked, LowerOptions, NamedContext, NoCache, ServiceOption};
 pub use outline::{Outline, outline, targets};
 pub use parse::{INSTRUCTIONS, Parsed, parse};

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use rgraph_ir::op::{HostIp, NetworkMode, Ulimit};
+use rgraph_ir::op::{HostIp, NetworkMode, Port, Ulimit};
 use rgraph_ir::pattern::PatternSet;
-use rgraph_ir::{BuildPlan, Platform};
+use rgraph_ir::{BuildPlan, Platform, Reference};
 
 /// See the module.
 #[derive(Debug, Clone)]
@@ -36,6 +37,8 @@ pub struct LowerOptions {
     pub cgroup_parent: Option<String>,
     /// Host name of the steps; the build arg `BUILDKIT_SANDBOX_HOSTNAME` gives it too.
     pub hostname: Option<String>,
+    /// `--service`, in order.
+    pub services: Vec<ServiceOption>,
     /// `--build-context` by name (or `name::platform`).
     pub build_contexts: BTreeMap<String, NamedContext>,
     /// What folders are called in the graph, by the name of their context, where that is another one:
@@ -71,6 +74,23 @@ impl Default for IgnoreFile {
     fn default() -> Self {
         Self { name: ".dockerignore".to_owned(), rules: PatternSet::default() }
     }
+}
+
+/// A container beside steps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceOption {
+    /// The host name by which steps reach it.
+    pub name: String,
+    /// Its image.
+    pub image: Reference,
+    /// Variables set for it; the last of equal names counts.
+    pub env: Vec<(String, String)>,
+    /// It is ready when it listens on these; `None`: on those that the image exposes.
+    pub ports: Option<Vec<Port>>,
+    /// How long that may take.
+    pub patience: Duration,
+    /// Names or numbers of the stages whose steps reach it; empty: all.
+    pub stages: Vec<String>,
 }
 
 /// Which steps do not look into the cache.
@@ -150,6 +170,7 @@ impl Default for LowerOptions {
             shm_size: None,
             cgroup_parent: None,
             hostname: None,
+            services: Vec::new(),
             build_contexts: BTreeMap::new(),
             folders: BTreeMap::new(),
             ignore: IgnoreFile::default(),

@@ -53,6 +53,7 @@ pub fn exec(line: &str, root: Option<u32>) -> ExecOp {
         hostname: None,
         ulimits: Vec::new(),
         cgroup_parent: None,
+        services: Vec::new(),
     }
 }
 

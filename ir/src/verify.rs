@@ -147,7 +147,8 @@ fn exec_inputs(e: &ExecOp, named: &mut Named<'_, '_>) {
         MountKind::Cache(c) => c.from,
         MountKind::Tmpfs { .. } | MountKind::Secret(_) | MountKind::Ssh(_) => None,
     });
-    e.root.into_iter().chain(mounts).for_each(|i| named.input(i));
+    let services = e.services.iter().map(|s| s.root);
+    e.root.into_iter().chain(mounts).chain(services).for_each(|i| named.input(i));
 }
 
 fn file_inputs(f: &FileOp, named: &mut Named<'_, '_>) {

@@ -8,6 +8,7 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::AsFd as _;
+use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
 use divan::{Bencher, black_box};
@@ -49,6 +50,7 @@ fn graph(v: &str) -> Graph {
             hostname: None,
             ulimits: Vec::new(),
             cgroup_parent: None,
+            services: Vec::new(),
         }));
         let meta = VertexMeta {
             name: format!("[s {}/{STEPS}] RUN make part-{i}", i + 1),
@@ -174,8 +176,14 @@ fn record() -> BuildRecord {
 fn explain_all(w: &World) -> usize {
     let (files, flight) = (FileLists::new(&w.store), Flight::new(&w.store));
     let journal = Journal::new(&w.store, "");
-    let known =
-        InBuild { flight: &flight, files: &files, journal: &journal, owners: Owners::Kernel };
+    let (owners, next_step) = (Owners::Kernel, AtomicU32::new(0));
+    let known = InBuild {
+        flight: &flight,
+        files: &files,
+        journal: &journal,
+        owners,
+        next_step: &next_step,
+    };
     let cache = LocalCache::of_build(&w.store, known);
     let args = BTreeSet::from(["V".to_owned()]);
     let explainer = Explainer::new(&w.new, &cache, "", &args);

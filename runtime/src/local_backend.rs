@@ -211,7 +211,7 @@ impl Build<'_> {
         let providers = Providers::new(imports, images);
         let (flight, files) = (Flight::new(store), FileLists::new(store));
         let owners = host.owners;
-        let known = InBuild { flight: &flight, files: &files, journal, owners };
+        let known = InBuild { flight: &flight, files: &files, journal, owners, next_step };
         let worker = LocalWorker::new(store, host, request, sources, &providers, lease, known);
         let ahead = Ahead::new(request);
         let heard = (feed, &ahead);
@@ -240,7 +240,11 @@ impl Build<'_> {
             }));
         };
         let (results, solution) = loop {
-            let solve = || solve(&request.plan, &ports, &policy, cancel, sink);
+            let solve = || {
+                worker
+                    .services
+                    .during(sink, || solve(&request.plan, &ports, &policy, cancel, sink))
+            };
             let solved = match ahead.is_needed() {
                 true => self.packing_beside(&ahead, &snapshots, &providers, solve),
                 false => solve(),
@@ -404,8 +408,8 @@ impl LocalBackend<'_> {
             request.cache_from.iter().map(|c| self.import(c, request)).collect();
         let providers = Providers::new(&imports, self.images);
         let (flight, files) = (Flight::new(self.store), FileLists::new(self.store));
-        let (journal, owners) = (self.journal, self.host.owners);
-        let known = InBuild { flight: &flight, files: &files, journal, owners };
+        let (journal, owners, next_step) = (self.journal, self.host.owners, self.next_step);
+        let known = InBuild { flight: &flight, files: &files, journal, owners, next_step };
         let worker = LocalWorker::new(
             self.store,
             self.host,

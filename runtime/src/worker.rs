@@ -27,6 +27,7 @@ use crate::fetch::source::Sources;
 use crate::host::Host;
 use crate::ops;
 use crate::ops::network::NetworkError;
+use crate::ops::services::Services;
 use crate::sandbox::{Network, Runner};
 use crate::snapshot::{LayerInProgress, LayerProvider, SnapshotError, Snapshots};
 
@@ -80,6 +81,8 @@ pub struct LocalWorker<'a> {
     by_vertex_source: Mutex<HashMap<String, u32>>,
     runner: OnceLock<Result<Runner, String>>,
     mount_points: OnceLock<Option<PathBuf>>,
+    /// Containers beside steps.
+    pub services: Services<'a>,
     /// What steps get that say nothing about their network.
     pub network: OnceLock<Result<Network, NetworkError>>,
 }
@@ -95,7 +98,7 @@ impl<'a> LocalWorker<'a> {
         lease: &'a Lease,
         build: InBuild<'a>,
     ) -> Self {
-        let InBuild { flight, files, journal, .. } = build;
+        let InBuild { flight, files, journal, next_step, .. } = build;
         Self {
             store,
             host,
@@ -112,6 +115,7 @@ impl<'a> LocalWorker<'a> {
             by_vertex_source: Mutex::default(),
             runner: OnceLock::new(),
             mount_points: OnceLock::new(),
+            services: Services::new(next_step),
             network: OnceLock::new(),
         }
     }

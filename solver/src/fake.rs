@@ -105,6 +105,7 @@ pub fn exec(command: &str, root: bool, binds: &[&str]) -> Op {
         hostname: None,
         ulimits: Vec::new(),
         cgroup_parent: None,
+        services: Vec::new(),
     })
 }
 

@@ -42,6 +42,7 @@ mod rebuilt_base;
 mod registry;
 mod resources;
 mod rootless;
+mod services;
 mod single_id;
 mod soundness;
 mod sources;

@@ -193,6 +193,9 @@ pub struct BuildArgs {
     /// Line of /etc/hosts
     #[arg(long, value_name = "HOST:IP", help_heading = "Steps")]
     pub add_host: Vec<String>,
+    /// Container that runs beside the steps, which reach it by NAME: NAME=IMAGE[,env=KEY=VALUE][,stage=STAGE][,port=N[/udp]][,wait=TIME]
+    #[arg(long, value_name = "NAME=IMAGE", help_heading = "Steps")]
+    pub service: Vec<String>,
     /// Resource limit
     #[arg(long, value_name = "TYPE=SOFT[:HARD]", help_heading = "Steps")]
     pub ulimit: Vec<String>,

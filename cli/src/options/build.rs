@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use rgraph_frontend::ServiceOption;
 use rgraph_ir::attest::Attestations;
 use rgraph_ir::op::{HostIp, NetworkMode, Ulimit};
 use rgraph_ir::request::{
@@ -18,7 +19,7 @@ use super::lock::default_path;
 use super::output::{normal_tag, parse_output};
 use super::{
     ProgressMode, Pull, Terminals, agents, attestations, cache_from, cache_to, entitlements, host,
-    insecure_registries, network, resources, secrets, shm_size, ulimit,
+    insecure_registries, network, resources, secrets, services, shm_size, ulimit,
 };
 use crate::args::{BuildArgs, Environment, GraphArgs, GraphFormat};
 
@@ -94,6 +95,8 @@ pub struct BuildOptions {
     pub allow: Entitlements,
     /// Lines of `/etc/hosts`, in order.
     pub add_hosts: Vec<HostIp>,
+    /// Containers beside steps, in order.
+    pub services: Vec<ServiceOption>,
     /// Limits of every step.
     pub ulimits: Vec<Ulimit>,
     /// Bytes of `/dev/shm`.
@@ -188,6 +191,10 @@ impl GraphOptions {
             max_layers: usize::MAX,
             ..BuildOptions::read(raw.build, env, terminals)?
         };
+        if raw.format == GraphFormat::Llb && !build.services.is_empty() {
+            let text = "LLB knows no services: leave out `--service`, or choose another `--format`";
+            return Err(OptionsError::Conflict(text.to_owned()));
+        }
         Ok(Self { build, format: raw.format, cached: raw.cached })
     }
 }
@@ -254,6 +261,7 @@ impl BuildOptions {
                 .collect(),
             network,
             allow,
+            services: services(&raw.service, env)?,
             add_hosts: raw.add_host.iter().map(|h| host(h)).collect::<Result<_, _>>()?,
             ulimits: raw.ulimit.iter().map(|u| ulimit(u)).collect::<Result<_, _>>()?,
             shm_size: raw.shm_size.as_deref().map(shm_size).transpose()?.flatten(),

@@ -284,7 +284,7 @@ impl<'a> super::Cx<'a> {
         Ok(Some(self.image_stage(at, &image, &platform)))
     }
 
-    fn resolve_mode(&self) -> ResolveMode {
+    pub(super) fn resolve_mode(&self) -> ResolveMode {
         if self.opts.pull { ResolveMode::ForcePull } else { ResolveMode::Default }
     }
 

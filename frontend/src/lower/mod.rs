@@ -19,6 +19,7 @@ mod names;
 mod outline;
 mod path;
 mod run;
+mod services;
 mod stages;
 mod state;
 #[cfg(test)]
@@ -46,6 +47,7 @@ use crate::lint::{CHECK_ARG, Lint, layers, rules};
 use crate::options::{LowerOptions, NoCache};
 use draft::{Draft, Local, Ref};
 pub(crate) use outline::outline;
+use services::Beside;
 use stages::Node;
 use state::{StageState, Vars};
 
@@ -163,6 +165,8 @@ struct Cx<'a> {
     /// Base images that were looked up, by name as written and platform.
     images: HashMap<String, HashMap<Arc<Platform>, Arc<BaseImage>>>,
     extra_nodes: bool,
+    /// Containers beside steps, in the order of the options; those that no step may reach are not there.
+    services: Vec<Beside>,
     /// What stages on nothing begin with.
     scratch: Option<StageState>,
     context: Ref,
@@ -222,6 +226,7 @@ impl<'a> Cx<'a> {
             by_name: HashMap::new(),
             images: HashMap::new(),
             extra_nodes: false,
+            services: Vec::new(),
             scratch: None,
             context,
             context_paths,
@@ -259,6 +264,7 @@ impl<'a> Cx<'a> {
         let mut reachable = self.reachable(target);
         loop {
             self.resolve_bases(&reachable);
+            self.resolve_services(&reachable);
             if !self.diags.is_empty() {
                 return Err(self.take_diags());
             }

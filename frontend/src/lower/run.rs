@@ -80,6 +80,7 @@ impl Cx<'_> {
             let message = format!("the image's history would be larger than {MAX_CONFIG} bytes");
             return Err(step.error(TOO_LARGE, message));
         }
+        let services = self.services_of(step.node, network, &mut inputs);
         let op = ExecOp {
             args,
             env,
@@ -96,6 +97,7 @@ impl Cx<'_> {
             hostname,
             ulimits: self.opts.ulimits.clone(),
             cgroup_parent: self.opts.cgroup_parent.clone().filter(|c| !c.is_empty()),
+            services,
         };
         let done = self.draft.add(op.into(), inputs.0, Some(st.platform.clone()), meta);
         st.root = Some(done);

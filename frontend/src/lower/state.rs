@@ -299,7 +299,8 @@ impl StageState {
     }
 }
 
-static DEFAULT_PATH: LazyLock<Var> = LazyLock::new(|| {
+/// What a process has for `PATH` when its image says nothing.
+pub(super) static DEFAULT_PATH: LazyLock<Var> = LazyLock::new(|| {
     let path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
     ("PATH".into(), path.into())
 });

@@ -65,6 +65,7 @@ fn run(line: &str) -> ExecOp {
         hostname: None,
         ulimits: Vec::new(),
         cgroup_parent: None,
+        services: Vec::new(),
     }
 }
 

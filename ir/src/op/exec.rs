@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::env::Env;
 use crate::fields::{FieldVisitor, KeyFields};
-use crate::op::{InputIndex, Keying, Role, Selector};
+use crate::op::{InputIndex, Keying, Role, Selector, Service};
 
 /// Runs a process. The result is the root file system after it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -39,6 +39,8 @@ pub struct ExecOp {
     pub ulimits: Vec<Ulimit>,
     /// Parent control group.
     pub cgroup_parent: Option<String>,
+    /// Containers beside it, in the order in which they are started.
+    pub services: Vec<Service>,
 }
 
 /// Something mounted while the process runs.
@@ -211,7 +213,7 @@ pub struct Ulimit {
 
 impl ExecOp {
     /// How input `at` counts: the root by its key; read-only binds by what they show; writable
-    /// binds likewise (their writes are thrown away); cache seeds not at all.
+    /// binds likewise (their writes are thrown away); cache seeds and roots of services not at all.
     pub fn keying(&self, at: InputIndex) -> Keying {
         match self.role(at) {
             Role::Chain => Keying::Chain,
@@ -258,6 +260,7 @@ impl KeyFields for ExecOp {
             hostname,
             ulimits,
             cgroup_parent: _, // where the kernel accounts it does not change what it does
+            services,
         } = self;
         v.strs("args", args);
         v.one("env", env);
@@ -294,6 +297,10 @@ impl KeyFields for ExecOp {
             v.int("hard", *hard);
         }
         v.close();
+        // Steps without any keep the keys they had before there were any.
+        if !services.is_empty() {
+            v.list("services", services);
+        }
     }
 }
 

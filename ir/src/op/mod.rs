@@ -3,6 +3,7 @@
 
 mod exec;
 mod file;
+mod service;
 mod source;
 pub mod words;
 
@@ -14,6 +15,7 @@ pub use file::{
     ActionRef, CopyAction, FileAction, FileActionKind, FileMode, FileModeError, FileOp,
     MkdirAction, MkfileAction, Owner, OwnerId, RmAction, SymlinkAction, has_wildcard,
 };
+pub use service::{Port, Protocol, Service, ServiceRun};
 pub use source::{
     GitSource, HttpSource, ImageSource, LocalSource, OciLayoutSource, ResolveMode, SourceOp,
 };

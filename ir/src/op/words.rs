@@ -13,7 +13,7 @@ mod tables;
 use std::collections::{BTreeMap, BTreeSet};
 
 use sorted::{Member, Sorted};
-use tables::{ACTION, DERIVED, LAYOUTS, LISTS, List, MEMBERS, MOUNT, VALUES};
+use tables::{ACTION, DERIVED, LAYOUTS, LISTS, List, MEMBERS, MOUNT, SERVICES, VALUES};
 
 /// `path = value`, as [`crate::fields::FieldList`] gives them.
 pub type Fields = [(String, String)];
@@ -47,6 +47,15 @@ pub enum FieldChange {
         old: Option<String>,
         /// Now; `None`: not set.
         new: Option<String>,
+    },
+    /// The image of a service means something else.
+    Service {
+        /// The service.
+        name: String,
+        /// Last time.
+        old: String,
+        /// Now.
+        new: String,
     },
     /// A mount, host, limit, source came or went.
     Member {
@@ -261,6 +270,12 @@ fn fields(
                 } else {
                     continue;
                 }
+            }
+            "image" if list.path == SERVICES => {
+                let text = |v: Option<&str>| v.unwrap_or_default().to_owned();
+                let name = text(new.get("name"));
+                out.push(FieldChange::Service { name, old: text(o), new: text(n) });
+                continue;
             }
             // Which input is which follows from what is read.
             "bind" | "from" => continue,

@@ -103,6 +103,7 @@ impl<'a> View<'a> {
             let mut what = What::default();
             let role = match v.op.role(at) {
                 Role::Chain => "root",
+                Role::Ignored if names_of(&v.op, at).next().is_some() => "service",
                 Role::Ignored => "seed",
                 Role::Content => {
                     v.op.paths_read(at, &mut |path| what.name("", path));
@@ -111,6 +112,7 @@ impl<'a> View<'a> {
                 }
             };
             mounts_of(&v.op, at).for_each(|dest| what.name("\u{2192} ", dest));
+            names_of(&v.op, at).for_each(|name| what.name("", name));
             what.end();
             Use { edge: *edge, role, what: what.text }
         })
@@ -188,6 +190,15 @@ fn mounts_of(op: &Op, at: InputIndex) -> impl Iterator<Item = &str> {
         MountKind::Tmpfs { .. } | MountKind::Secret(_) | MountKind::Ssh(_) => false,
     };
     mounts.iter().filter(is_it).map(|m| &*m.dest)
+}
+
+/// What the services are called whose root an input is.
+fn names_of(op: &Op, at: InputIndex) -> impl Iterator<Item = &str> {
+    let services = match op {
+        Op::Exec(e) => &e.services[..],
+        _ => &[],
+    };
+    services.iter().filter(move |s| s.root == at).map(|s| &*s.name)
 }
 
 /// What an op is, for vertices without a name.

@@ -166,6 +166,11 @@ fn exec(e: &ExecOp) -> Value {
     if e.security == SecurityMode::Insecure {
         out["security"] = 1.into();
     }
+    if !e.services.is_empty() {
+        // No part of LLB; what was set for one may be a password of its own.
+        let one = |s: &rgraph_ir::op::Service| json!({"name": s.name, "input": s.root.0});
+        out["services"] = e.services.iter().map(one).collect::<Vec<_>>().into();
+    }
     if !e.secret_env.is_empty() {
         let one = |s: &rgraph_ir::op::SecretEnv| json!({"ID": s.id, "name": s.name, "optional": !s.required});
         out["secretenv"] = e.secret_env.iter().map(one).collect::<Vec<_>>().into();

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::AsFd as _;
+use std::sync::atomic::AtomicU32;
 use std::sync::{Mutex, MutexGuard};
 
 use rgraph_image::layer::Owners;
@@ -42,6 +43,8 @@ pub struct InBuild<'a> {
     pub journal: &'a Journal<'a>,
     /// Where the owners of files are kept.
     pub owners: Owners,
+    /// Numbers for steps that are no vertex.
+    pub next_step: &'a AtomicU32,
 }
 
 impl<'a> LocalCache<'a> {

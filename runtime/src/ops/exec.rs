@@ -133,9 +133,11 @@ fn run_once(
         Some(i) => Some(w.as_snapshot(task.inputs[i.at()], cx)?),
         None => None,
     };
+    let reaches = super::services::reach(w, op, task, cx)?;
     let layer = w.begin_layer(root, cx)?;
     let mut held = Held::default();
-    let spec = spec(w, op, task, cx, &layer, &mut held)?;
+    let mut spec = spec(w, op, task, cx, &layer, &mut held)?;
+    spec.reaches = reaches;
     cx.check()?;
     let running =
         w.runner()?.launch(&spec, std::mem::take(&mut held.fds)).map_err(sandbox_error)?;
@@ -230,6 +232,8 @@ fn spec(
         rootfs,
         mounts,
         network: super::network::of_step(w, op.network, cx)?,
+        serves: None,
+        reaches: Vec::new(),
         security: match op.security {
             SecurityMode::Sandbox => Security::Sandbox,
             SecurityMode::Insecure => Security::Insecure,

@@ -7,4 +7,5 @@ pub mod file;
 pub mod limits;
 pub mod merge;
 pub mod network;
+pub mod services;
 pub mod source;

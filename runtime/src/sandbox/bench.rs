@@ -1,6 +1,7 @@
 //! What a process needs to make steps: the compiled filters, the way to a network, control groups; and
 //! a step that was made there. The runner has one, and so has the supervisor of a container.
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rgraph_sys::caps::CapSet;
@@ -11,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cgroup::{Group, Groups, Hit};
 use super::error::InitError;
-use super::network::{self, NoNetwork, Place, Purpose, Router};
+use super::network::{self, Anchor, NoNetwork, Place, Purpose, Router};
 use super::nodes::Desk;
 use super::spec::{Network, Rootfs, SandboxSpec, Security};
 use super::{init, rootfs};
@@ -50,6 +51,8 @@ pub(crate) struct Bench {
     filters: Option<Filters>,
     router: Option<Router>,
     groups: Groups,
+    /// Networks that others may be connected to, by number.
+    anchors: BTreeMap<u32, Anchor>,
 }
 
 impl Bench {
@@ -67,7 +70,7 @@ impl Bench {
         });
         let mut groups = Groups::default();
         groups.sweep();
-        Ok(Self { filters, router: None, groups })
+        Ok(Self { filters, router: None, groups, anchors: BTreeMap::new() })
     }
 
     /// Makes private networks possible. Gives what was changed on the host for it; nothing the
@@ -108,7 +111,17 @@ impl Bench {
             channel::set_nonblocking(end).map_err(InitError::at("prepare the child's pipe"))?;
         }
         let place = match (spec.network, &mut self.router) {
-            (Network::Private, Some(router)) => Some(router.take()?),
+            (Network::Private, Some(router)) => {
+                let mut place = router.take()?;
+                for (number, name) in &spec.reaches {
+                    let to = self.anchors.get(number).ok_or_else(|| InitError::Setup {
+                        step: format!("connect the step to `{name}`"),
+                        reason: "it has ended".into(),
+                    })?;
+                    router.link(&mut place, to, name)?;
+                }
+                Some(place)
+            }
             (Network::Private, None) => {
                 let reason = "it was not asked for before".into();
                 return Err(InitError::Setup { step: "make a network".into(), reason });
@@ -154,10 +167,15 @@ impl Bench {
             child.run()
         })
         .map_err(InitError::at("make a process"))?;
+        if let (Some(number), Some(place)) = (spec.serves, &place) {
+            let anchor = place.anchor().map_err(InitError::at("keep the network"))?;
+            self.anchors.insert(number, anchor);
+        }
         let confined = spec.security == Security::Sandbox;
         let root = Some((root, spec.rootfs.clone()));
         let reported = Vec::new();
-        Ok(Step { pid, report, reported, root, place, confined, group, desk })
+        let serves = spec.serves;
+        Ok(Step { pid, report, reported, root, place, serves, confined, group, desk })
     }
 
     /// Makes one more process in the namespaces and control groups of a step, with the rights that
@@ -210,6 +228,7 @@ impl Bench {
             reported: Vec::new(),
             root: None,
             place: None,
+            serves: None,
             confined: true,
             group: None,
             desk,
@@ -238,6 +257,8 @@ pub(crate) struct Step {
     /// Its root file system; `None`: it is in another's.
     root: Option<(OwnedFd, Rootfs)>,
     place: Option<Place>,
+    /// Its number, when others may be connected to it.
+    serves: Option<u32>,
     /// It could not change its network.
     confined: bool,
     group: Option<Group>,
@@ -287,8 +308,9 @@ impl Step {
         let ended = self.pid.wait();
         // It is in the step's mounts.
         self.desk = Desk::Closed;
+        let served = self.serves.and_then(|number| bench.anchors.remove(&number));
         if let (Some(place), Some(router)) = (self.place.take(), &mut bench.router) {
-            router.give_back(place, self.confined);
+            router.give_back(place, self.confined && served.is_none());
         }
         self.has_begun();
         let (stubs, failed) = init::parse_reports(&self.reported);

@@ -29,6 +29,10 @@ pub struct SandboxSpec {
     pub mounts: Vec<SandboxMount>,
     /// Network.
     pub network: Network,
+    /// By which number later steps name it to reach its network, which must be a private one.
+    pub serves: Option<u32>,
+    /// Steps whose networks this one reaches: the number of each, and what it is called here.
+    pub reaches: Vec<(u32, String)>,
     /// Rights.
     pub security: Security,
     /// Lines added to `/etc/hosts`.
@@ -52,12 +56,12 @@ pub struct SandboxSpec {
 impl SandboxSpec {
     /// The host name of a step that asks for none.
     pub const HOSTNAME: &str = "buildkitsandbox";
+    /// The usual size of `/dev/shm`, bytes.
+    pub const SHM_SIZE: u64 = 64 << 20;
     /// The usual time between asking to end and killing.
     pub const GRACE: Duration = Duration::from_secs(10);
 
     /// `args` as root in `/` of `rootfs`, with nothing else.
-    /// The usual size of `/dev/shm`, bytes.
-    pub const SHM_SIZE: u64 = 64 << 20;
     pub fn new(rootfs: Rootfs, args: Vec<String>) -> Self {
         Self {
             input: Input::Null,
@@ -69,6 +73,8 @@ impl SandboxSpec {
             rootfs,
             mounts: Vec::new(),
             network: Network::Host,
+            serves: None,
+            reaches: Vec::new(),
             security: Security::Sandbox,
             extra_hosts: Vec::new(),
             ulimits: Vec::new(),

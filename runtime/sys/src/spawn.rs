@@ -394,6 +394,14 @@ impl PidFd {
         (number > 0).then_some(number)
     }
 
+    /// Another handle of the same process.
+    ///
+    /// # Errors
+    /// That of duplicating a descriptor.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        self.0.try_clone().map(Self)
+    }
+
     fn signal(&self, signal: Signal) -> io::Result<()> {
         match rustix::process::pidfd_send_signal(&self.0, signal) {
             Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),

@@ -128,6 +128,7 @@ impl<'a> Explainer<'a> {
                 }
                 FieldChange::EnvOrder => MissReason::EnvOrder,
                 FieldChange::Value { words, old, new } => MissReason::Field { words, old, new },
+                FieldChange::Service { name, old, new } => MissReason::Service { name, old, new },
                 FieldChange::Member { words, added } => MissReason::Member { words, added },
                 FieldChange::MemberOrder { words } => MissReason::Order { words: words.to_owned() },
                 FieldChange::Base { .. } => {

@@ -85,6 +85,15 @@ pub enum MissReason {
         /// Now.
         new: String,
     },
+    /// The image of a service means something else now.
+    Service {
+        /// The service.
+        name: String,
+        /// Last time.
+        old: String,
+        /// Now.
+        new: String,
+    },
     /// Another source is named.
     BaseOther {
         /// Last time.
@@ -175,6 +184,7 @@ impl MissReason {
             Self::Env { arg: true, .. } => "arg",
             Self::Env { .. } | Self::EnvOrder => "env",
             Self::BaseMoved { .. } | Self::BaseOther { .. } => "base",
+            Self::Service { .. } => "service",
             Self::Files { .. } | Self::Content { .. } => "files",
             Self::Rebuilt { .. } => "rebuilt",
             Self::Inserted { .. } | Self::Removed { .. } | Self::Moved { .. } => "order",
@@ -245,6 +255,9 @@ impl fmt::Display for MissReason {
             Self::EnvOrder => f.write_str("order of the environment changed"),
             Self::BaseMoved { name, old, new } => {
                 write!(f, "base {name} moved {} to {}", pin(old), pin(new))
+            }
+            Self::Service { name, old, new } => {
+                write!(f, "service {name} moved {} to {}", pin(old), pin(new))
             }
             Self::BaseOther { old, new } => write!(f, "base: {} to {}", short(old), short(new)),
             Self::Files { whose: None, changes } => write!(f, "{changes}"),

@@ -8,12 +8,16 @@ pub(super) struct List {
     pub flat: bool,
 }
 
-pub(super) const LISTS: [List; 6] = [
+/// Where the services of a step are.
+pub(super) const SERVICES: &str = "exec.services";
+
+pub(super) const LISTS: [List; 7] = [
     List { path: "exec.mounts", words: "--mount", flat: false },
     List { path: "exec.secret_env", words: "--mount=type=secret", flat: true },
     List { path: "exec.devices", words: "--device", flat: true },
     List { path: "exec.extra_hosts", words: "--add-host", flat: true },
     List { path: "exec.ulimits", words: "--ulimit", flat: true },
+    List { path: SERVICES, words: "service", flat: false },
     List { path: "file.actions", words: "sources", flat: false },
 ];
 
@@ -64,7 +68,7 @@ pub(super) const MOUNT: [(&str, &str); 11] = [
 ];
 
 /// Fields of the other lists' members.
-pub(super) const MEMBERS: [(&str, &str); 8] = [
+pub(super) const MEMBERS: [(&str, &str); 9] = [
     ("id", "id"),
     ("name", "name"),
     ("required", "required"),
@@ -73,6 +77,7 @@ pub(super) const MEMBERS: [(&str, &str); 8] = [
     ("soft", "soft limit"),
     ("hard", "hard limit"),
     ("mode", "mode"),
+    ("set", "environment"),
 ];
 
 /// Fields of a file action, without the action's name.

@@ -12,6 +12,24 @@ fn owner(user: &str, group: u32) -> Option<Owner> {
     Some(Owner { user, group: Some(OwnerId::Id(group)), lookup })
 }
 
+fn service() -> Service {
+    let run = ServiceRun {
+        args: vec!["postgres".into()],
+        env: vec!["PGDATA=/data".into(), "A=1".into()],
+        cwd: "/".into(),
+        user: String::new(),
+        ports: Vec::new(),
+        patience: std::time::Duration::from_secs(1),
+    };
+    Service {
+        name: "db".into(),
+        root: InputIndex(3),
+        image: "sha256:a".into(),
+        set: vec!["A=1".into()],
+        run,
+    }
+}
+
 fn exec() -> ExecOp {
     let mount = |dest: &str, kind| Mount { dest: dest.into(), kind };
     let secret = SecretMount { id: "s".into(), uid: 1, gid: 2, mode: 0o400, required: true };
@@ -49,6 +67,7 @@ fn exec() -> ExecOp {
         hostname: Some("n".into()),
         ulimits: vec![Ulimit { name: "nofile".into(), soft: 1, hard: 2 }],
         cgroup_parent: None,
+        services: vec![service()],
     }
 }
 
@@ -233,7 +252,7 @@ fn a_run_in_words() {
         }
     }
     const STARTS: &str = "--mount=type=cache,target=/c from, source, uid, gid or mode: - to -";
-    let table: [Edit<'_, ExecOp>; 21] = [
+    let table: [Edit<'_, ExecOp>; 25] = [
         (
             |o| cache(o).selector = "/s".into(),
             &["--mount=type=cache,target=/c source: /seed to /s"],
@@ -254,6 +273,13 @@ fn a_run_in_words() {
         (|o| o.extra_hosts[0].ip = "::1".into(), &["--add-host h address: 1.2.3.4 to ::1"]),
         (|o| o.ulimits[0].soft = 9, &["--ulimit nofile soft limit: 1 to 9"]),
         (|o| o.devices.clear(), &["---device d"]),
+        (|o| o.services.clear(), &["-service db"]),
+        (|o| o.services[0].set[0] = "A=2".into(), &["service db environment: A=1 to A=2"]),
+        (|o| o.services[0].run.args.clear(), &[]),
+        (
+            |o| o.services[0].image = "sha256:b".into(),
+            &["Service { name: \"db\", old: \"sha256:a\", new: \"sha256:b\" }"],
+        ),
         (|o| o.mounts.swap(0, 2), &["MemberOrder { words: \"--mount\" }"]),
         (|o| o.root = None, &["Wiring"]),
         (

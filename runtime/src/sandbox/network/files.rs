@@ -31,6 +31,9 @@ pub(in crate::sandbox) fn hosts(
         Network::Private => facts.and_then(|f| f.host),
         Network::None => None,
     };
+    for (name, ip) in facts.iter().flat_map(|f| &f.near) {
+        let _ = writeln!(text, "{ip}\t{name}");
+    }
     for ExtraHost { host: name, ip } in extra {
         let _ = match (ip.as_str(), host) {
             (HOST_GATEWAY, Some(host)) => writeln!(text, "{host}\t{name}"),
@@ -122,7 +125,8 @@ mod tests {
 
     fn facts(resolver: Option<&str>, ipv6: bool) -> Facts {
         let host = Some("10.9.9.8".parse().unwrap());
-        Facts { host, resolver: resolver.map(|r| r.parse().unwrap()), ipv6 }
+        let resolver = resolver.map(|r| r.parse().unwrap());
+        Facts { own: [10, 9, 9, 9].into(), host, resolver, ipv6, near: vec![] }
     }
 
     #[test]
@@ -190,12 +194,15 @@ mod tests {
     fn hosts_ends_with_the_extra_names() {
         let extra = |ip: &str| [ExtraHost { host: "db".into(), ip: ip.into() }];
         let (plain, none) = (facts(None, false), None);
+        let near =
+            Facts { near: vec![("cache".into(), [10, 9, 9, 7].into())], ..facts(None, false) };
         for (network, facts, ip, want) in [
             (HOST, none, "10.1.1.1", "10.1.1.1\tdb\n"),
             (HOST, none, HOST_GATEWAY, "127.0.0.1\tdb\n"),
             (NONE, none, HOST_GATEWAY, ""),
             (PRIVATE, Some(&plain), HOST_GATEWAY, "10.9.9.8\tdb\n"),
             (PRIVATE, Some(&plain), "fd00::1", "fd00::1\tdb\n"),
+            (PRIVATE, Some(&near), "10.1.1.1", "10.9.9.7\tcache\n10.1.1.1\tdb\n"),
         ] {
             let begin = "127.0.0.1\tlocalhost box\n::1\tlocalhost ip6-localhost ip6-loopback\n";
             assert_eq!(hosts("box", &extra(ip), network, facts), format!("{begin}{want}"));

@@ -12,6 +12,10 @@
 //! steps cannot reach each other, and what is left after a build is one table of the packet filter,
 //! which names links that are not there.
 //!
+//! A service and a step that may reach it are connected by a pair of links of their own, with the two
+//! addresses that they have anyway, so each step has its ports to itself and sees the service at the
+//! same address. The filter knows nothing of it.
+//!
 //! Nothing is counted or locked between builds: the name of a pair is its address, and the kernel
 //! makes each name once; the table is made in one transaction, or was made already. Links and
 //! addresses go when the namespace goes, whoever is killed. A namespace is used again by the next
@@ -23,7 +27,7 @@ mod pasta;
 mod router;
 mod uplink;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::OwnedFd;
 
 use rgraph_sys::netns::{self, Leftovers};
@@ -58,12 +62,30 @@ pub(super) struct Place {
 /// What a step is told of its private network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Facts {
+    /// Its address.
+    pub own: Ipv4Addr,
     /// Where the host answers: `host-gateway`.
     pub host: Option<IpAddr>,
     /// Who answers for names instead of the host's name servers.
     pub resolver: Option<IpAddr>,
     /// IPv6 leads out too.
     pub ipv6: bool,
+    /// Who else is there, by name.
+    pub near: Vec<(String, Ipv4Addr)>,
+}
+
+/// A network that others can be connected to while somebody is in it.
+#[derive(Debug)]
+pub(super) struct Anchor {
+    namespace: OwnedFd,
+    address: Ipv4Addr,
+}
+
+impl Place {
+    /// What others need to be connected to this one.
+    pub fn anchor(&self) -> std::io::Result<Anchor> {
+        Ok(Anchor { namespace: self.namespace.try_clone()?, address: self.facts.own })
+    }
 }
 
 /// Whether a child with this network is born into a namespace of its own for it.

@@ -3,6 +3,7 @@
 //! It is a process of its own because making a network namespace means entering it, and without
 //! root there is no way back into the host's. It lives as long as the runner.
 
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rgraph_sys::netns::{self, Leftovers};
@@ -12,11 +13,18 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::pasta::Pasta;
 use super::uplink::{self, Prepared, Uplink};
-use super::{Facts, NoNetwork, Place};
+use super::{Anchor, Facts, NoNetwork, Place};
 use crate::sandbox::error::InitError;
 
-/// Asks for a namespace.
-const MAKE: &[u8] = b"make";
+/// What the router is asked.
+#[derive(Debug, Serialize, Deserialize)]
+enum Ask {
+    /// A namespace.
+    Make,
+    /// A way between two of them, which come with this; their addresses.
+    Link(Ipv4Addr, Ipv4Addr),
+}
+
 /// Most namespaces that wait for a step.
 const MOST_FREE: usize = 16;
 
@@ -116,6 +124,21 @@ impl Router {
         self.receive()
     }
 
+    /// Connects a network that was taken to another, which is known in it by `name` from then on.
+    pub fn link(&mut self, place: &mut Place, to: &Anchor, name: &str) -> Result<(), InitError> {
+        if self.asked {
+            let early = self.receive()?;
+            self.free.push(early);
+        }
+        let ask = Ask::Link(place.facts.own, to.address);
+        if !tell(&self.socket, &ask, &[place.namespace.as_fd(), to.namespace.as_fd()]) {
+            return Err(gone());
+        }
+        hear::<Result<(), InitError>>(&self.socket).ok_or_else(gone)?.0?;
+        place.facts.near.push((name.to_owned(), to.address));
+        Ok(())
+    }
+
     /// True when the networks that were taken go on without it.
     pub fn is_only_for_new_ones(&self) -> bool {
         self.pasta.is_none()
@@ -123,7 +146,7 @@ impl Router {
 
     /// The step has ended. `trusted`: it could not change the network, so the next may use it too.
     pub fn give_back(&mut self, place: Place, trusted: bool) {
-        if trusted && place.leftovers.none() {
+        if trusted && place.facts.near.is_empty() && place.leftovers.none() {
             if self.free.len() < MOST_FREE {
                 self.free.push(place);
             }
@@ -138,16 +161,12 @@ impl Router {
     fn ask(&mut self) {
         if !self.asked {
             // One that is gone shows when its answer is missing.
-            self.asked = channel::send(&self.socket, MAKE, &[]).is_ok();
+            self.asked = tell(&self.socket, &Ask::Make, &[]);
         }
     }
 
     fn receive(&mut self) -> Result<Place, InitError> {
         self.asked = false;
-        let gone = || InitError::Setup {
-            step: "make a network".into(),
-            reason: "the process that makes them is gone".into(),
-        };
         let (facts, fds) = hear::<Result<Facts, InitError>>(&self.socket).ok_or_else(gone)?;
         let facts = facts?;
         let mut fds = fds.into_iter();
@@ -166,6 +185,11 @@ impl Drop for Router {
         // An error means that it has ended already.
         let _ = self.process.kill().and_then(|()| self.process.wait());
     }
+}
+
+fn gone() -> InitError {
+    let reason = "the process that makes them is gone".into();
+    InitError::Setup { step: "make a network".into(), reason }
 }
 
 fn died() -> NoNetwork {
@@ -195,13 +219,20 @@ fn serve(socket: &OwnedFd, purpose: Purpose) -> i32 {
         }
         Err(why) => return i32::from(!tell(socket, &Hello::Unable(why), &[])),
     };
-    while let Ok(Some(_)) = channel::receive(socket) {
-        let told = match first.take().map_or_else(|| uplink.make(), Ok) {
-            Ok(made) => {
-                let facts: Result<_, InitError> = Ok(made.facts);
-                tell(socket, &facts, &[made.namespace.as_fd(), made.leftovers.as_fd()])
+    while let Some((ask, fds)) = hear(socket) {
+        let told = match ask {
+            Ask::Make => match first.take().map_or_else(|| uplink.make(), Ok) {
+                Ok(made) => {
+                    let facts: Result<_, InitError> = Ok(made.facts);
+                    tell(socket, &facts, &[made.namespace.as_fd(), made.leftovers.as_fd()])
+                }
+                Err(e) => tell(socket, &Err::<Facts, _>(InitError::at("make a network")(e)), &[]),
+            },
+            Ask::Link(one, other) => {
+                let [first, second] = &fds[..] else { return 1 };
+                let linked = uplink.link((first, one), (second, other));
+                tell(socket, &linked.map_err(InitError::at("connect two networks")), &[])
             }
-            Err(e) => tell(socket, &Err::<Facts, _>(InitError::at("make a network")(e)), &[]),
         };
         if !told {
             return 1;

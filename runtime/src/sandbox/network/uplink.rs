@@ -187,8 +187,45 @@ impl Uplink {
         let (namespace, leftovers, inside) = made?;
         let (host, step) = self.connect(&namespace)?;
         self.address(&inside, host, step)?;
-        let facts = Facts { host: Some(host.into()), resolver: None, ipv6: self.ipv6 };
+        let facts = Facts {
+            own: step,
+            host: Some(host.into()),
+            resolver: None,
+            ipv6: self.ipv6,
+            near: vec![],
+        };
         Ok(Made { namespace, leftovers, facts })
+    }
+
+    /// Makes a way between two networks that [`Self::make`] gave, for nothing but the two addresses.
+    /// It goes when either of them goes.
+    ///
+    /// # Errors
+    /// The kernel's, with what was wanted of it.
+    pub fn link(&self, one: (&OwnedFd, Ipv4Addr), other: (&OwnedFd, Ipv4Addr)) -> io::Result<()> {
+        // Each end is called after the address behind it, which is one end's alone.
+        let (name, peer) = (link_name(other.1), link_name(one.1));
+        let there = self.socket_in(other.0)?;
+        let here = self.socket_in(one.0)?;
+        let pair = Pair { name: &name, peer: &peer, peer_in: other.0.as_fd(), mtu: self.mtu };
+        here.add_pair(&pair).map_err(at("make a pair of links"))?;
+        for (socket, name, own, behind) in
+            [(&here, &name, one.1, other.1), (&there, &peer, other.1, one.1)]
+        {
+            let index = socket.index(name)?;
+            // A kernel without IPv6 has nothing to switch off.
+            let _ = socket.no_own_ipv6(index);
+            socket.set_up(index).map_err(at("switch on a link"))?;
+            socket.add_peer(index, own, behind).map_err(at("give a link an address"))?;
+        }
+        Ok(())
+    }
+
+    fn socket_in(&self, namespace: &OwnedFd) -> io::Result<RouteSocket> {
+        netns::enter(namespace).map_err(at("enter a step's network"))?;
+        let socket = RouteSocket::open();
+        netns::enter(&self.home).map_err(at("go back to the host's network"))?;
+        socket
     }
 
     /// What has to be done in the new namespace.

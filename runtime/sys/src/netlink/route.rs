@@ -192,14 +192,26 @@ impl RouteSocket {
     /// # Errors
     /// The kernel's.
     pub fn add_address(&self, index: u32, address: Prefix) -> io::Result<()> {
-        let (family, bytes) = octets(address.address);
+        self.put_address(index, address.address, address)
+    }
+
+    /// Gives a link an address, and says that behind it there is but one other.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn add_peer(&self, index: u32, own: Ipv4Addr, peer: Ipv4Addr) -> io::Result<()> {
+        self.put_address(index, own.into(), Prefix::from((peer, 32)))
+    }
+
+    fn put_address(&self, index: u32, own: IpAddr, behind: Prefix) -> io::Result<()> {
+        let (family, bytes) = octets(own);
         let flags = if family == INET6 { libc::IFA_F_NODAD as u8 } else { 0 };
-        let mut fixed = vec![family, address.length, flags, 0];
+        let mut fixed = vec![family, behind.length, flags, 0];
         fixed.extend_from_slice(&index.to_ne_bytes());
         self.0.request(
             Message::new(libc::RTM_NEWADDR, CREATE | EXCL, &fixed)
                 .attr(libc::IFA_LOCAL, &bytes)
-                .attr(libc::IFA_ADDRESS, &bytes),
+                .attr(libc::IFA_ADDRESS, &octets(behind.address).1),
         )
     }
 
