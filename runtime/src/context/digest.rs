@@ -42,7 +42,11 @@ pub(super) fn hash_files<'e>(
         }
         unread.retain(|e| e.content == Content::Unread);
     }
-    unread.into_par_iter().try_for_each(|e| hash_file(tree, e, cache))
+    match unread.len() {
+        // The first use of the pool starts its threads, which a context that did not change can spare.
+        0 | 1 => unread.into_iter().try_for_each(|e| hash_file(tree, e, cache)),
+        _ => unread.into_par_iter().try_for_each(|e| hash_file(tree, e, cache)),
+    }
 }
 
 /// Reads one file from one handle. A file that never rests counts as it was read last, and is not
