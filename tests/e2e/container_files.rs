@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::process::Command;
 
-use rgraph_tests::{BASE, Case, need, setting};
+use rgraph_tests::{BASE, Case, Ids, Member, need, tar_of};
 
 fn text(case: &Case, args: &[&str]) -> String {
     case.rgraph(args).ok().text().to_owned()
@@ -181,27 +181,49 @@ fn a_hostile_container_gets_nothing() {
 #[test]
 fn a_running_container_gives_and_takes() {
     need!(Root);
-    let case = Case::with_base();
+    gives_and_takes(&Case::with_base());
+}
+
+#[test]
+fn a_users_running_container_gives_and_takes() {
+    need!(Root, Tool("newuidmap"), Tool("setpriv"));
+    for ids in [Ids::Range, Ids::One] {
+        let case = Case::new().of_user(ids);
+        case.import_base(BASE);
+        gives_and_takes(&case);
+    }
+}
+
+fn gives_and_takes(case: &Case) {
     case.file("data/f", "of the folder\n").file("new", "put\n");
     let bind = format!("{}:/data", case.context().join("data").display());
-    let script = "echo ran > /x; echo up >&2; while ! test -e /go; do sleep 0.05; done; cat /go";
-    let mut run = case.start(&["run", "--name", "live", "-v", &bind, BASE, "sh", "-c", script]);
-    run.wait_for("up");
-    let out = open_folder(&case, "out");
+    let script = "echo ran > /x; echo begun >&2; while ! test -e /go; do sleep 0.05; done; cat /go";
+    let args = ["run", "--name", "live", "-v", &bind, "-v", "/vol", BASE, "sh", "-c", script];
+    let mut run = case.start(&args);
+    run.wait_for("begun");
+    let out = open_folder(case, "out");
     case.rgraph(&["cp", "live:/x", &out]).ok();
     case.rgraph(&["cp", "live:/data/f", &out]).ok();
     assert_eq!(fs::read_to_string(format!("{out}/x")).expect("a file"), "ran\n");
     assert_eq!(fs::read_to_string(format!("{out}/f")).expect("a file"), "of the folder\n");
+    // The way back out of a volume leads to what is beside it.
+    case.rgraph(&["cp", "live:/vol/../x", &format!("{out}/y")]).ok();
+    assert_eq!(fs::read_to_string(format!("{out}/y")).expect("a file"), "ran\n");
     let tar = case.rgraph(&["export", "live"]).ok().stdout;
     assert!(tar.windows(4).any(|w| w == b"ran\n"));
     let new = case.context().join("new").display().to_string();
     case.rgraph(&["cp", &new, "live:/data/g"]).ok();
     assert_eq!(fs::read_to_string(case.context().join("data/g")).expect("a file"), "put\n");
-    if setting("RGRAPH_ROOTLESS", 0) != 0 {
-        case.rgraph(&["cp", &new, "live:/go"]).fails(1, &["cannot reach", "stop it first"]);
-        case.rgraph(&["rm", "-f", "live"]).ok();
-        return;
-    }
+    case.rgraph(&["cp", &new, "live:/vol/"]).ok();
+    let inside = |words: &[&str]| {
+        let args = [&["exec", "live"], words].concat();
+        case.rgraph(&args).ok().text().to_owned()
+    };
+    assert_eq!(inside(&["cat", "/vol/new"]), "put\n");
+    // Owners are root, as the container sees it.
+    let tar = tar_of(&[Member::File("of7", b"x")]);
+    case.rgraph_reading(&["cp", "-", "live:/tmp"], &tar).ok();
+    assert_eq!(inside(&["stat", "-c", "%u:%g", "/tmp/of7", "/vol/new"]), "0:0\n0:0\n");
     case.rgraph(&["cp", &new, "live:/go"]).ok();
     let run = run.finish();
     assert_eq!((run.code, run.text()), (0, "put\n"));

@@ -112,6 +112,25 @@ impl Connection {
         self.answer()
     }
 
+    /// The root of the container with all that is mounted in it, as its first process sees it; `None`: it
+    /// has ended.
+    ///
+    /// # Errors
+    /// [`ContainerError::Refused`], [`ContainerError::Talk`].
+    pub fn root(&self) -> Result<Option<OwnedFd>, ContainerError> {
+        self.ask(&Request::Root)?;
+        loop {
+            match protocol::hear(&self.0).map_err(talk)? {
+                Some((Event::Word(Word::Done), fds)) => return Ok(fds.into_iter().next()),
+                Some((Event::Word(Word::Refused(why)), _)) => {
+                    return Err(ContainerError::Refused(why));
+                }
+                None | Some((Event::Word(Word::Ended(_)), _)) => return Ok(None),
+                Some(_) => {}
+            }
+        }
+    }
+
     /// Starts one more program. From now on all that comes and goes here is that program's.
     ///
     /// # Errors
@@ -137,7 +156,7 @@ impl Connection {
     /// # Errors
     /// [`ContainerError::Talk`].
     pub fn next(&self) -> Result<Option<Event>, ContainerError> {
-        protocol::hear(&self.0).map_err(talk)
+        Ok(protocol::hear(&self.0).map_err(talk)?.map(|(event, _)| event))
     }
 
     /// Waits for the answer to a question. A container that has ended is no error.

@@ -3,11 +3,10 @@
 //! Nothing of a container is found by the host's meaning of a path: every walk starts from a handle
 //! of its root, or of what is mounted in it, and reads links itself. To read, the layers are put
 //! together anew, whether it runs or not, so that nothing of its `/proc` or memory is in the way. To
-//! write into one that runs, its own root is taken: what is put below a mounted overlay behind its
-//! back need not be seen.
+//! write into one that runs, its own root is taken, which its supervisor opens: what is put below a
+//! mounted overlay behind its back need not be seen.
 
 use std::ffi::OsStr;
-use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
@@ -20,7 +19,7 @@ use rgraph_image::layer::{
 use rgraph_store::StoreError;
 use rgraph_sys::mount::{Attr, AttrFlags, MountError, OverlaySpec, overlay, set_attr};
 
-use super::{ContainerError, Containers, Held, Record, State};
+use super::{ContainerError, Containers, Held, Record};
 use crate::host::Host;
 use crate::snapshot::{SnapshotError, Snapshots};
 use crate::tree::copy::{CopyOptions, Source, copy};
@@ -46,8 +45,8 @@ pub enum FilesError {
     /// The layers could not be put together.
     #[error("cannot mount the files of the container")]
     Mount(#[source] MountError),
-    /// The root of one that runs.
-    #[error("cannot reach the files of the running container: stop it first, or be root")]
+    /// Its root.
+    #[error("cannot reach the files of the container")]
     Reach(#[source] std::io::Error),
     /// A folder of the caller, or one that is mounted in the container.
     #[error("cannot open `{}`", path.display())]
@@ -130,18 +129,10 @@ impl<'a> Files<'a> {
     /// To write too.
     ///
     /// # Errors
-    /// As [`Self::read`]; one that runs cannot be reached by this user.
+    /// As [`Self::read`]; that of talking to its supervisor.
     pub fn write(reach: &'a Reach<'a>, record: Record) -> Result<Self, FilesError> {
-        if let State::Running { pid, .. } = record.state {
-            let root = File::open(format!("/proc/{pid}/root")).map_err(FilesError::Reach)?;
-            // Only while its keeper holds the lock is the number still this container's.
-            match reach.containers.hold(&record) {
-                Err(ContainerError::Running(_)) => {
-                    let mounts = Vec::new();
-                    return Ok(Self { reach, root: root.into(), mounts, _held: None });
-                }
-                held => drop(held?),
-            }
+        if let Some(root) = reach.containers.connect(&record)?.map_or(Ok(None), |c| c.root())? {
+            return Ok(Self { reach, root, mounts: Vec::new(), _held: None });
         }
         let held = reach.containers.hold(&record)?;
         let folder = reach.containers.folder(&held.record);
@@ -179,7 +170,8 @@ impl<'a> Files<'a> {
                 place => Ok(place?),
             };
         // What is mounted hides what is below it: the way is gone as far as it leads there.
-        let mut at = format!("/{}", path.trim_start_matches('/'));
+        let path = &straight(path);
+        let mut at = path.clone();
         if let Some((m, rest)) = self.mounted(&at) {
             return self.inside(m, &rest, write, &look);
         }
@@ -370,6 +362,25 @@ fn contents(path: &str) -> bool {
     path.ends_with("/.") || path == "."
 }
 
+/// The path from the root on, without what goes back on itself; links are not looked at, as Docker does
+/// not. What its end says stays.
+fn straight(path: &str) -> String {
+    let mut parts = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    let end = match path {
+        p if p.ends_with("/.") && !parts.is_empty() => "/.",
+        p if p.ends_with('/') && !parts.is_empty() => "/",
+        _ => "",
+    };
+    format!("/{}{end}", parts.join("/"))
+}
+
 /// The path without what its end says about it.
 fn plain(path: &str) -> String {
     let path = path.strip_suffix("/.").unwrap_or(path).trim_end_matches('/');
@@ -407,6 +418,8 @@ fn fits(root: BorrowedFd<'_>, dest: &str, dir: bool) -> Result<String, FilesErro
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::*;
 
     #[test]
@@ -419,6 +432,22 @@ mod tests {
             ("/.", true, "/"),
         ] {
             assert_eq!((contents(path), plain(path).as_str()), (of, want), "{path}");
+        }
+    }
+
+    #[test]
+    fn ways_back_are_not_gone() {
+        for (path, want) in [
+            ("/a/b", "/a/b"),
+            ("a/./b//c/", "/a/b/c/"),
+            ("/vol/../x/.", "/x/."),
+            ("/../../x", "/x"),
+            ("/vol/..", "/"),
+            ("/", "/"),
+            ("/.", "/"),
+            ("", "/"),
+        ] {
+            assert_eq!(straight(path), want, "{path}");
         }
     }
 

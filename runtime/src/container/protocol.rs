@@ -72,6 +72,8 @@ pub(super) enum Request {
     Signal(i32),
     /// All processes stand still until this connection ends. [`Word::Done`] or [`Word::Refused`].
     Pause,
+    /// A handle of the root of the first process. It comes with [`Word::Done`]; or [`Word::Refused`].
+    Root,
     /// One more program, an [`Exec`] that comes with this as a parcel. From now on the connection is
     /// that program's, not the container's: [`Word::Began`], or [`Word::Ended`].
     Exec,
@@ -203,16 +205,17 @@ fn damaged(e: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error 
     io::Error::new(io::ErrorKind::InvalidData, e)
 }
 
-/// The next thing a supervisor says; `None`: it is gone.
-pub(super) fn hear(socket: &OwnedFd) -> io::Result<Option<Event>> {
-    let Some((mut bytes, _)) = channel::receive(socket)? else { return Ok(None) };
+/// The next thing a supervisor says, with the files that come with it; `None`: it is gone.
+pub(super) fn hear(socket: &OwnedFd) -> io::Result<Option<(Event, Vec<OwnedFd>)>> {
+    let Some((mut bytes, fds)) = channel::receive(socket)? else { return Ok(None) };
     let kind = bytes.remove(0);
-    Ok(Some(match kind {
+    let event = match kind {
         STDOUT => Event::Output(Stream::Stdout, bytes),
         STDERR => Event::Output(Stream::Stderr, bytes),
         JSON => Event::Word(serde_json::from_slice(&bytes).map_err(damaged)?),
         _ => return Err(damaged("a message of an unknown kind")),
-    }))
+    };
+    Ok(Some((event, fds)))
 }
 
 /// The next thing a supervisor is told, with the files that came with it; `None`: nobody is there.
@@ -237,9 +240,9 @@ mod tests {
         let end = Word::Ended(End { code: 7, reason: Some(cut("\u{1}ä".repeat(5000))) });
         channel::send(&a, &end.encode(), &[]).unwrap();
         channel::send(&a, &output(Stream::Stderr, &[7; MOST]), &[]).unwrap();
-        assert!(matches!(hear(&b).unwrap(), Some(Event::Word(w)) if w == end));
+        assert!(matches!(hear(&b).unwrap(), Some((Event::Word(w), _)) if w == end));
         let heard = hear(&b).unwrap();
-        assert!(matches!(heard, Some(Event::Output(Stream::Stderr, t)) if t == [7; MOST]));
+        assert!(matches!(heard, Some((Event::Output(Stream::Stderr, t), _)) if t == [7; MOST]));
         send_input(&b, &[1; MOST + 1]).unwrap();
         send_request(&b, &Request::Resize { rows: 1, columns: 2 }, &[]).unwrap();
         channel::send(&b, &[9], &[]).unwrap();

@@ -466,9 +466,22 @@ impl Supervisor {
                 };
                 self.visitors[i].tell(&answer);
             }
+            Request::Root => match self.root() {
+                Ok(root) => self.visitors[i].hand(&Word::Done, root.as_fd()),
+                Err(e) => self.visitors[i].tell(&Word::Refused(cut(format!("its files: {e}")))),
+            },
             // It comes with a file.
             Request::Exec => {}
         }
+    }
+
+    /// The root of the container with all that is mounted in it. Whoever asks may be in another user
+    /// namespace, and could not open it.
+    fn root(&self) -> io::Result<OwnedFd> {
+        let first = self.sessions.iter().find(|s| s.id == FIRST && s.began);
+        // Its number is nobody else's as long as it was not waited for.
+        let pid = first.and_then(|s| s.step.pid().number()).ok_or(io::ErrorKind::NotFound)?;
+        File::open(format!("/proc/{pid}/root")).map(OwnedFd::from)
     }
 
     /// Takes the last words of a process that has ended; `None`: there is none.

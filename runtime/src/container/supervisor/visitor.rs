@@ -70,6 +70,14 @@ impl Visitor {
         self.say(word.encode());
     }
 
+    /// Tells it with a file, at once or not at all: one that listens has taken all before it asks.
+    pub fn hand(&mut self, word: &Word, file: BorrowedFd<'_>) {
+        let ready = self.socket.as_ref().filter(|_| self.waiting.is_empty());
+        if ready.is_none_or(|s| channel::send(s, &word.encode(), &[file]).is_err()) {
+            self.dismiss();
+        }
+    }
+
     /// Says what there is room for.
     pub fn flush(&mut self) {
         while let (Some(socket), Some(message)) = (&self.socket, self.waiting.front()) {
