@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cgroup::{Group, Groups, Hit};
 use super::error::InitError;
-use super::network::{self, Anchor, NoNetwork, Place, Purpose, Router};
+use super::network::{self, Anchor, NoNetwork, Pasta, Place, Purpose, Router};
 use super::nodes::Desk;
 use super::spec::{Network, Rootfs, SandboxSpec, Security};
 use super::{init, rootfs};
@@ -50,6 +50,8 @@ pub(super) struct Filters {
 pub(crate) struct Bench {
     filters: Option<Filters>,
     router: Option<Router>,
+    /// What is left of a router, for the networks that it made.
+    uplink: Option<Pasta>,
     groups: Groups,
     /// Networks that others may be connected to, by number.
     anchors: BTreeMap<u32, Anchor>,
@@ -70,7 +72,7 @@ impl Bench {
         });
         let mut groups = Groups::default();
         groups.sweep();
-        Ok(Self { filters, router: None, groups, anchors: BTreeMap::new() })
+        Ok(Self { filters, router: None, uplink: None, groups, anchors: BTreeMap::new() })
     }
 
     /// Makes private networks possible. Gives what was changed on the host for it; nothing the
@@ -89,7 +91,7 @@ impl Bench {
 
     /// No step will ask for another network: ends what is not needed for those that there are.
     pub fn no_more_networks(&mut self) {
-        self.router.take_if(|r| r.is_only_for_new_ones());
+        self.uplink = self.router.take().and_then(Router::end);
     }
 
     /// Makes a step's process. `fds` is what the spec refers to by index.

@@ -38,6 +38,7 @@ use super::error::InitError;
 use super::spec::{Network, SandboxSpec};
 
 pub(super) use files::{hosts, resolv_conf};
+pub(super) use pasta::Pasta;
 pub(super) use router::{Purpose, Router};
 
 /// Why there is no private network here, and what helps.

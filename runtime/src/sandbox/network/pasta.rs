@@ -42,7 +42,9 @@ const MAX_TEXT: u64 = 4 << 10;
 
 /// A `pasta` that runs. It ends with this.
 #[derive(Debug)]
-pub(super) struct Pasta {
+pub(in crate::sandbox) struct Pasta {
+    /// What it connects. The links of steps lead there when nobody is in it any more.
+    _namespace: OwnedFd,
     process: PidFd,
     said: OwnedFd,
     host: Option<IpAddr>,
@@ -50,7 +52,7 @@ pub(super) struct Pasta {
 
 impl Pasta {
     /// Connects a network namespace. It is connected when it has a default route.
-    pub fn start(namespace: &OwnedFd) -> Result<Self, NoNetwork> {
+    pub fn start(namespace: OwnedFd) -> Result<Self, NoNetwork> {
         let device = std::fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun");
         device.map_err(|e| NoNetwork {
             cause: format!("/dev/net/tun cannot be opened: {e}"),
@@ -97,7 +99,7 @@ impl Pasta {
         let said = channel::parcel(b"").map_err(failed)?;
         let process = spawn::copy_self(|| {
             let ready = ns::die_with_parent()
-                .and_then(|()| show(namespace))
+                .and_then(|()| show(&namespace))
                 .and_then(|()| spawn::set_stdio(1, &said))
                 .and_then(|()| spawn::set_stdio(2, &said))
                 .and_then(|()| spawn::seal_fds())
@@ -109,7 +111,7 @@ impl Pasta {
             127
         })
         .map_err(failed)?;
-        Ok(Self { process, said, host: own_address() })
+        Ok(Self { _namespace: namespace, process, said, host: own_address() })
     }
 
     /// Who answers for names.

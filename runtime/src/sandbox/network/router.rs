@@ -76,7 +76,7 @@ impl Router {
         drop(theirs);
         let mut router = Self { socket, process, pasta: None, free: Vec::new(), asked: false };
         match router.hello()? {
-            (Hello::Stranded, Some(namespace)) => router.pasta = Some(Pasta::start(&namespace)?),
+            (Hello::Stranded, Some(namespace)) => router.pasta = Some(Pasta::start(namespace)?),
             (Hello::Stranded, None) => return Err(died()),
             (Hello::Ready(notes), _) => return Ok((router, notes)),
             (Hello::Unable(why), _) => return Err(why),
@@ -139,9 +139,10 @@ impl Router {
         Ok(())
     }
 
-    /// True when the networks that were taken go on without it.
-    pub fn is_only_for_new_ones(&self) -> bool {
-        self.pasta.is_none()
+    /// No further network is wanted. What has to stay for those that were taken: the kernel does the
+    /// rest.
+    pub fn end(mut self) -> Option<Pasta> {
+        self.pasta.take()
     }
 
     /// The step has ended. `trusted`: it could not change the network, so the next may use it too.
