@@ -14,6 +14,7 @@ mod cache_writers;
 mod check;
 mod concurrency;
 mod container_files;
+mod container_kills;
 mod container_lists;
 mod containers;
 mod contexts;

@@ -115,6 +115,7 @@ impl Run {
 /// A test's folders. Dropping it checks that no mount is left in them.
 pub struct Case {
     dir: TempDir,
+    binary: PathBuf,
     env: Vec<(String, String)>,
     /// Commands are run by [`user::USER`].
     user: bool,
@@ -126,7 +127,8 @@ impl Case {
         let dir = tempfile::Builder::new().prefix("rgraph-test-").tempdir().expect("a folder");
         fs::create_dir(dir.path().join("context")).expect("a folder");
         fs::create_dir(dir.path().join("docker")).expect("a folder");
-        let case = Self { dir, env: Vec::new(), user: false };
+        let binary = binary().to_owned();
+        let case = Self { dir, binary, env: Vec::new(), user: false };
         if setting("RGRAPH_ROOTLESS", 0) == 0 { case } else { case.of_user(Ids::Range) }
     }
 
@@ -138,6 +140,16 @@ impl Case {
         }
         user::give_ids(self.dir.path(), ids);
         self.user = true;
+        self
+    }
+
+    /// From now on the binary has a name in this case's folder, by which its processes are known.
+    pub fn with_own_binary(mut self) -> Self {
+        let own = self.dir().join("rgraph-own");
+        fs::hard_link(binary(), &own)
+            .or_else(|_| fs::copy(binary(), &own).map(drop))
+            .expect("the binary can be copied");
+        self.binary = own;
         self
     }
 
@@ -232,7 +244,7 @@ impl Case {
 
     /// The command, not started.
     pub fn command<S: AsRef<OsStr>>(&self, args: &[S]) -> Command {
-        let mut c = Command::new(binary());
+        let mut c = Command::new(&self.binary);
         for name in ["BUILDKIT_PROGRESS", "SOURCE_DATE_EPOCH"] {
             c.env_remove(name);
         }

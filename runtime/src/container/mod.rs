@@ -37,7 +37,7 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::ops::limits::{hosts, of_each as ulimits, of_step as limits};
 pub use crate::sandbox::Limits;
-use crate::sandbox::{ExtraHost, Ulimit};
+use crate::sandbox::{self, ExtraHost, Ulimit};
 pub use client::{Connection, Waited};
 pub use commit::{Commit, commit};
 pub use diff::{Change, changes};
@@ -372,7 +372,7 @@ impl<'a> Containers<'a> {
         // It may have ended between the two looks: the record then says how.
         Ok(read_record(dir)?.map(|mut record| {
             if let State::Running { .. } = record.state {
-                let at = modified(&dir.join("record.json"));
+                let at = modified(&dir.join(RECORD));
                 record.state = State::Exited { code: 137, at };
             }
             record
@@ -406,6 +406,7 @@ impl<'a> Containers<'a> {
         let id: String = random.iter().map(|b| format!("{b:02x}")).collect();
         let lock = self.store.key_lock(&lock_name(&id), &mut |_| true)?;
         let _one = self.store.key_lock("container-names", &mut |_| true)?;
+        self.sweep()?;
         let mut all = self.list()?;
         all.retain(|r| !self.is_left_over(r));
         let taken = |name: &str| all.iter().find(|r| r.name == name);
@@ -445,11 +446,33 @@ impl<'a> Containers<'a> {
         Ok(Held { record, lock })
     }
 
-    /// Removes a container that was to go when it ended, and whose supervisor could not see to it.
+    /// Removes a container that was to go when it ended, and whose supervisor could not see to it, or
+    /// never came to be.
     fn is_left_over(&self, record: &Record) -> bool {
-        let ended = matches!(record.state, State::Exited { .. });
-        // Whatever is in the way is in the way of the next one too.
-        ended && record.remove && self.hold(record).and_then(|h| self.remove(h)).is_ok()
+        let runs = matches!(record.state, State::Running { .. });
+        // Whatever is in the way is in the way of the next one too; one that is being made is held.
+        !runs && record.remove && self.hold(record).and_then(|h| self.remove(h)).is_ok()
+    }
+
+    /// Removes folders without a record: somebody was killed who made or removed a container.
+    fn sweep(&self) -> Result<(), ContainerError> {
+        let entries = match fs::read_dir(&self.dir) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            r => r.map_err(at("read", &self.dir))?,
+        };
+        for entry in entries {
+            let dir = entry.map_err(at("read", &self.dir))?.path();
+            let Some(id) = dir.file_name().and_then(|n| n.to_str()) else { continue };
+            if dir.join(RECORD).exists() {
+                continue;
+            }
+            // Whoever is at it has the lock. Looked at again: it may have been made meanwhile.
+            let lock = self.store.try_key_lock(&lock_name(id))?;
+            if lock.is_some() && !dir.join(RECORD).exists() {
+                remove_tree(&dir).map_err(at("remove", &dir))?;
+            }
+        }
+        Ok(())
     }
 
     /// Gives it another name, whether it runs or not.
@@ -511,37 +534,63 @@ impl<'a> Containers<'a> {
         }
     }
 
+    /// As [`Self::hold`], for a start: one that somebody else starts or ends just now is waited for. `None`:
+    /// it runs.
+    ///
+    /// # Errors
+    /// [`ContainerError::NotFound`]: it went meanwhile.
+    pub fn hold_unless_running(&self, record: &Record) -> Result<Option<Held>, ContainerError> {
+        loop {
+            match self.hold(record) {
+                Err(ContainerError::Running(_)) => {}
+                held => return held.map(Some),
+            }
+            match self.read(&self.folder(record))? {
+                Some(Record { state: State::Running { .. }, .. }) => return Ok(None),
+                _ => std::thread::sleep(BETWEEN_LOOKS),
+            }
+        }
+    }
+
     /// With the lock: the record as it is now; `None`: it is gone. Of one whose supervisor was killed the
     /// last process may be dying still: that is waited for.
     fn held(&self, record: &Record, lock: KeyLock) -> Result<Option<Held>, ContainerError> {
         let folder = self.folder(record);
         let Some(mut record) = read_record(&folder)? else { return Ok(None) };
         if let State::Running { pid, born, .. } = record.state {
-            let at = modified(&folder.join("record.json"));
+            let at = modified(&folder.join(RECORD));
             let give_up = Instant::now() + DYING;
             while rgraph_sys::spawn::began(pid) == Some(born) && Instant::now() < give_up {
                 std::thread::sleep(Duration::from_millis(1));
             }
+            sandbox::sweep_groups(&record.settings.limits);
             record.state = State::Exited { code: 137, at };
             write_record(&folder, &record)?;
         }
         Ok(Some(Held { record, lock }))
     }
 
-    /// As [`Self::hold`]; one that runs is killed first. Removed by its supervisor meanwhile: `None`.
+    /// As [`Self::hold`]; one that runs, or is being started, is killed first. Removed by its supervisor
+    /// meanwhile: `None`.
     ///
     /// # Errors
     /// The signal cannot be sent, or the store's lock not be taken.
     pub fn seize(&self, record: &Record) -> Result<Option<Held>, ContainerError> {
-        if let State::Running { .. } = record.state
-            && let Some(supervisor) = self.connect(record)?
-        {
-            supervisor.signal(KILL)?;
-            supervisor.answer()?;
-            supervisor.end(None)?;
+        loop {
+            if let Some(lock) = self.store.try_key_lock(&lock_name(&record.id))? {
+                return self.held(record, lock);
+            }
+            // By the socket, not by the record, which says that it runs only once it does.
+            match Connection::open(&self.folder(record))? {
+                Some(supervisor) => {
+                    supervisor.signal(KILL)?;
+                    supervisor.answer()?;
+                    supervisor.end(None)?;
+                }
+                // Somebody is about to start it or to remove it, or what was killed still dies.
+                None => std::thread::sleep(BETWEEN_LOOKS),
+            }
         }
-        let lock = self.store.key_lock(&lock_name(&record.id), &mut |_| true)?;
-        self.held(record, lock)
     }
 
     /// Talks to the supervisor of a container; `None`: it does not run.
@@ -587,14 +636,18 @@ fn holds(image: &ImageRow) -> String {
     text
 }
 
+/// What is known of a container, in its folder.
+const RECORD: &str = "record.json";
 /// SIGKILL.
 const KILL: i32 = 9;
+/// Between two looks at a lock that somebody has.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(2);
 /// The longest that the processes of a killed container may take to go.
 const DYING: Duration = Duration::from_secs(10);
 
 /// The record in a container's folder, as it stands there; `None`: there is none.
 fn read_record(folder: &Path) -> Result<Option<Record>, ContainerError> {
-    let path = folder.join("record.json");
+    let path = folder.join(RECORD);
     let text = match fs::read(&path) {
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             return Ok(None);
@@ -612,7 +665,7 @@ fn read_record(folder: &Path) -> Result<Option<Record>, ContainerError> {
 
 /// Replaces the record in a container's folder.
 fn write_record(folder: &Path, record: &Record) -> Result<(), ContainerError> {
-    let path = folder.join("record.json");
+    let path = folder.join(RECORD);
     let tmp = path.with_extension("new");
     let write = || -> io::Result<()> {
         let mut f = fs::File::create(&tmp)?;
@@ -645,7 +698,7 @@ fn remove_with_volumes(folder: &Path, record: &Record) -> Result<(), ContainerEr
 /// Removes a container's folder.
 fn remove_folder(dir: &Path) -> Result<(), ContainerError> {
     // Without a record it is nobody's any more, whatever happens next.
-    let record = dir.join("record.json");
+    let record = dir.join(RECORD);
     match fs::remove_file(&record) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(at("remove", &record)(e)),
         _ => {}

@@ -31,8 +31,8 @@ pub(crate) mod runner;
 mod spec;
 pub(crate) mod user;
 
-pub(crate) use cgroup::memory_of;
 pub use cgroup::{Hit, Limits, NoGroups, Setting, probe as probe_groups};
+pub(crate) use cgroup::{memory_of, sweep_groups};
 pub use error::{InitError, SandboxError};
 pub use launch::{Finished, Outcome, Runner, Running, Stopped, Stream};
 pub use listen::{Listening, listening};

@@ -50,10 +50,15 @@ pub fn start(cx: &Context, args: StartArgs) -> Result<(), CliError> {
     };
     let record = containers.find(word).map_err(|e| container_error(&e))?;
     let attach = Attach { input: opts.interactive && record.settings.open_input, output: true };
-    let connection = launch(cx, &store, &containers, &record, attach)?;
-    if let Some(end) = until_begun(&connection)? {
-        return ended(end);
-    }
+    let connection = match launch(cx, &store, &containers, &record, attach)? {
+        Some(connection) => {
+            if let Some(end) = until_begun(&connection)? {
+                return ended(end);
+            }
+            connection
+        }
+        None => join(&containers, &record.id, attach)?,
+    };
     let terminal = record.settings.terminal;
     let manner = Manner { input: attach.input, terminal, signals: true, keys: opts.detach_keys };
     outcome(follow(connection, Some(&containers.folder(&record)), manner, &forward)?)
@@ -66,27 +71,39 @@ fn again(
     containers: &Containers<'_>,
     record: &Record,
 ) -> Result<(), CliError> {
-    if let State::Running { .. } = record.state {
-        return Ok(());
-    }
-    let connection = launch(cx, store, containers, record, Attach::default())?;
-    match until_begun(&connection)? {
+    let started = match record.state {
+        State::Running { .. } => None,
+        _ => launch(cx, store, containers, record, Attach::default())?,
+    };
+    match started.map(|connection| until_begun(&connection)).transpose()?.flatten() {
         None => Ok(()),
         Some(end) => ended(end),
     }
 }
 
+/// Stands in front of one that runs.
+fn join(containers: &Containers<'_>, id: &str, attach: Attach) -> Result<Connection, CliError> {
+    let failed = |e: ContainerError| container_error(&e);
+    let record = containers.find(id).map_err(failed)?;
+    let not_running = || failed(ContainerError::NotRunning(record.short().to_owned()));
+    let connection = containers.connect(&record).map_err(failed)?.ok_or_else(not_running)?;
+    connection.attach(attach).map_err(failed)?;
+    Ok(connection)
+}
+
+/// Gives it to a supervisor; `None`: it runs already.
 fn launch(
     cx: &Context,
     store: &Store,
     containers: &Containers<'_>,
     record: &Record,
     attach: Attach,
-) -> Result<Connection, CliError> {
+) -> Result<Option<Connection>, CliError> {
     let config = session::config(&cx.dirs)?;
     let lease = store.lease().map_err(|e| store_error(&e))?;
     let fetcher = ImageFetcher::new(store, None, PullPolicy::Never, &cx.cancel);
-    let held = containers.hold(record).map_err(|e| container_error(&e))?;
+    let held = containers.hold_unless_running(record).map_err(|e| container_error(&e))?;
+    let Some(held) = held else { return Ok(None) };
     let how = Start {
         store,
         host: cx.host()?,
@@ -96,7 +113,7 @@ fn launch(
         size: terminal::size(std::io::stdin()).unwrap_or((24, 80)),
         warn: &|text| note(&format!("warning: {text}")),
     };
-    begin(&how, containers, held, attach).map_err(|e| container_error(&e))
+    begin(&how, containers, held, attach).map(Some).map_err(|e| container_error(&e))
 }
 
 /// `rgraph stop`.

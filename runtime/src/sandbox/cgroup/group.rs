@@ -9,7 +9,7 @@ use rgraph_sys::spawn;
 use serde::{Deserialize, Serialize};
 
 use super::setting::{Controller, Limits, Version};
-use super::tree::{Folder, Hierarchies, NoGroups, inherit};
+use super::tree::{Folder, Hierarchies, Hierarchy, NoGroups, inherit};
 
 /// Tries to remove a group whose last process is still being taken apart, and the pause between.
 const TRIES: u32 = 100;
@@ -112,15 +112,34 @@ fn runner_name() -> String {
 
 /// Removes groups of runners that are gone. One with a process in it stays: the kernel keeps it.
 pub(super) fn sweep(found: &Hierarchies) {
-    for folder in found.0.iter().flat_map(|h| h.folders()) {
-        let Ok(entries) = fs::read_dir(&folder) else { continue };
-        for entry in entries.flatten() {
-            if entry.file_type().is_ok_and(|t| t.is_dir()) && is_left(&entry.file_name()) {
-                let _ = fs::remove_dir(entry.path());
-            }
-        }
-        let _ = fs::remove_dir(&folder);
+    found
+        .0
+        .iter()
+        .flat_map(Hierarchy::folders)
+        .for_each(|f| sweep_folder(&f, |g| drop(fs::remove_dir(g))));
+}
+
+/// Removes groups of a runner that was just killed, whose step had these limits.
+pub(crate) fn sweep_after(limits: &Limits) {
+    if limits.is_none() {
+        return;
     }
+    let found = Hierarchies::find();
+    let folders = |h: &Hierarchy| match &limits.parent {
+        None => h.folders(),
+        Some(parent) => h.folder_in(parent).into_iter().collect(),
+    };
+    found.0.iter().flat_map(folders).for_each(|f| sweep_folder(&f, remove));
+}
+
+fn sweep_folder(folder: &Path, remove: impl Fn(&Path)) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for entry in entries.flatten() {
+        if entry.file_type().is_ok_and(|t| t.is_dir()) && is_left(&entry.file_name()) {
+            remove(&entry.path());
+        }
+    }
+    let _ = fs::remove_dir(folder);
 }
 
 fn is_left(name: &std::ffi::OsStr) -> bool {

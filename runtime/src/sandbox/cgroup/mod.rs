@@ -18,6 +18,7 @@ mod tree;
 mod usage;
 
 pub use group::Hit;
+pub(crate) use group::sweep_after as sweep_groups;
 pub(super) use group::{Group, Groups, enter};
 pub use setting::{Limits, Setting};
 pub use tree::{NoGroups, probe};

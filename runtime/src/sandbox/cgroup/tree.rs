@@ -187,6 +187,11 @@ impl Hierarchy {
         self.places().into_iter().map(|p| p.join(OURS)).collect()
     }
 
+    /// The folder of ours below a parent that was asked for.
+    pub fn folder_in(&self, parent: &str) -> Option<PathBuf> {
+        Some(self.mount.join(below_root(parent).ok()?).join(OURS))
+    }
+
     fn ready(&self, above: &Path, wanted: &[Controller]) -> Result<Folder, NoGroups> {
         let folder = above.join(OURS);
         let below = folder.strip_prefix(&self.mount).unwrap_or(Path::new(OURS));
