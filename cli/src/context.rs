@@ -8,8 +8,9 @@ use std::os::fd::AsFd as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use rgraph_image::layer::{ArchiveOptions, is_archive, unpack_archive};
+use rgraph_image::layer::{ArchiveOptions, decompress, is_archive, unpack_archive};
 use rgraph_image::registry::shown_url;
+use rgraph_image::tar::{Kind, TarReader};
 use rgraph_ir::limits::MAX_DOCKERFILE;
 use rgraph_ir::op::{GitSource, HttpSource};
 use rgraph_runtime::fetch::source::Sources;
@@ -38,6 +39,8 @@ pub struct Brought {
     pub origin: Origin,
     /// The Dockerfile, when that came instead of files.
     pub dockerfile: Option<Vec<u8>>,
+    /// When it was last changed, as far as its source says: seconds since 1970.
+    pub time: Option<i64>,
     folder: Folder,
 }
 
@@ -85,7 +88,7 @@ pub fn bring(
         ContextSpec::Git(url) => Origin::Repository(repository(url, opts)?),
     };
     let folder = make(sources)?;
-    let mut brought = Brought { origin, dockerfile: None, folder };
+    let mut brought = Brought { origin, dockerfile: None, time: None, folder };
     let failed = |e: &dyn std::error::Error| {
         let what = match &opts.context {
             ContextSpec::Http(url) | ContextSpec::Git(url) => shown_url(url),
@@ -108,10 +111,17 @@ pub fn bring(
             let content = sources.url(h, &|_, _| {}).map_err(|e| failed(&e))?;
             let mut file = sources.open(&content).map_err(|e| failed(&e))?;
             brought.dockerfile = take(&mut file, brought.path()).map_err(|e| failed(&*e))?;
+            brought.time = match content.time() {
+                None if brought.dockerfile.is_none() => {
+                    newest(&mut file).map_err(|e| failed(&e))?
+                }
+                said => said,
+            };
         }
         Origin::Repository(g) => {
             let sources = sources.ok_or_else(unfetched)?;
             sources.git_tree(g, brought.path()).map_err(|e| failed(&e))?;
+            brought.time = Some(sources.git_time(g).map_err(|e| failed(&e))?);
         }
     }
     if brought.dockerfile.is_some() && opts.file != FileSpec::Default {
@@ -161,6 +171,19 @@ fn spool(folder: &Path) -> io::Result<File> {
     io::copy(&mut io::stdin().lock(), &mut file)?;
     file.rewind()?;
     Ok(file)
+}
+
+/// The time of the newest file of an archive, seconds since 1970.
+fn newest(file: &mut File) -> io::Result<Option<i64>> {
+    file.rewind()?;
+    let mut tar = TarReader::new(decompress(file)?);
+    let mut newest = None;
+    while let Some(m) = tar.next_member().map_err(io::Error::other)? {
+        if m.kind == Kind::File {
+            newest = newest.max(Some(m.mtime.secs));
+        }
+    }
+    Ok(newest)
 }
 
 /// Unpacks an archive, or gives back the text of a Dockerfile.

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use rgraph_frontend::ast::{Dockerfile, Kind};
-use rgraph_frontend::{Facts, LowerOptions, Lowering, NoCache, Query, lower, parse};
+use rgraph_frontend::{Facts, LowerOptions, Lowering, NoCache, Query, TimeOf, lower, parse};
+use rgraph_ir::image_config::BaseImage;
+use rgraph_ir::op::HttpSource;
 use rgraph_ir::request::{BuildRequest, Export};
 use rgraph_ir::{BuildPlan, Diagnostic, FileId, Severity, SourceMap};
 use rgraph_runtime::fetch::image::ImageFetcher;
@@ -146,6 +148,7 @@ pub fn compile(
         Answers::Images { .. } => Facts::new(),
     };
     let mut plans: Vec<Option<Arc<BuildPlan>>> = vec![None; units.len()];
+    let mut epochs = vec![None; units.len()];
     while plans.iter().any(Option::is_none) {
         let (mut missing, mut errors) = (BTreeSet::new(), Vec::new());
         let before = plans.iter().flatten().count();
@@ -155,12 +158,15 @@ pub fn compile(
             }
             // What it stands on comes first.
             let Some(linked) = links(&unit.opts, units, &plans)? else { continue };
-            let Origin { loaded, ast, .. } = origin(at);
-            let mut options = LowerOptions { warnings, ..lower_options(&unit.opts, loaded) };
+            let Origin { loaded, ast, brought } = origin(at);
+            let context_time = brought.as_ref().and_then(|b| b.time);
+            let options = lower_options(&unit.opts, loaded);
+            let mut options = LowerOptions { warnings, context_time, ..options };
             options.build_contexts.extend(linked);
             match lower(ast, &options, &facts) {
                 Ok(Lowering::Done(done)) => {
                     noticed.extend(done.warnings);
+                    epochs[at] = done.epoch;
                     let mut plan = done.plan;
                     if origins.len() > 1 {
                         name_steps(&mut plan, &unit.name, loaded.dockerfile);
@@ -181,16 +187,16 @@ pub fn compile(
         }
     }
     let plans: Vec<Arc<BuildPlan>> = plans.into_iter().flatten().collect();
-    let wanted = || units.iter().zip(&plans).filter(|(u, _)| u.wanted);
+    let wanted = || units.iter().zip(&plans).zip(&epochs).filter(|((u, _), _)| u.wanted);
     let (mut exports, mut from) = (Vec::new(), 0);
-    for (unit, plan) in wanted() {
+    for ((unit, plan), epoch) in wanted() {
         let targets = from..from + plan.targets.len();
         from = targets.end;
-        exports.push(export(unit, targets));
+        exports.push(export(unit, targets, *epoch));
     }
     let plan = match &plans[..] {
         [one] => one.clone(),
-        _ => Arc::new(BuildPlan::join(wanted().map(|(_, plan)| &**plan))),
+        _ => Arc::new(BuildPlan::join(wanted().map(|((_, plan), _)| &**plan))),
     };
     let broken = rgraph_ir::verify::verify(&plan);
     if let Some(v) = broken.first() {
@@ -218,13 +224,14 @@ fn about(unit: &Unit, e: CliError) -> CliError {
     }
 }
 
-fn export(unit: &Unit, targets: Range<usize>) -> Export {
+/// `epoch`: what the Dockerfile or a source says, where the caller says nothing.
+fn export(unit: &Unit, targets: Range<usize>, epoch: Option<i64>) -> Export {
     Export {
         name: unit.name.clone(),
         targets,
         outputs: unit.opts.outputs.clone(),
         tags: unit.opts.tags.clone(),
-        source_date_epoch: unit.opts.source_date_epoch,
+        source_date_epoch: unit.opts.source_date_epoch.or(epoch),
         squash: unit.opts.squash,
         omit_history: unit.opts.omit_history,
         attest: unit.opts.attest.clone(),
@@ -392,9 +399,30 @@ pub fn lower_options(opts: &BuildOptions, loaded: &Loaded) -> LowerOptions {
     }
 }
 
+enum Answer {
+    Image(BaseImage),
+    Time(Option<i64>),
+}
+
+/// When a source was last changed.
+fn time(sources: &Sources<'_>, of: &TimeOf) -> Result<Option<i64>, String> {
+    match of {
+        TimeOf::Url(url) => {
+            let (filename, checksum) = ("file".to_owned(), None);
+            let source = HttpSource { url: url.clone(), filename, checksum };
+            sources.url(&source, &|_, _| {}).map(|c| c.time()).map_err(|e| report(&e))
+        }
+        TimeOf::Repository(url) => {
+            let source = rgraph_frontend::git_source(url)?;
+            let source = source.ok_or_else(|| format!("`{url}` is no repository's URL"))?;
+            sources.git_time(&source).map(Some).map_err(|e| report(&e))
+        }
+    }
+}
+
 /// Answers all questions of one round at once.
 fn answer(queries: &[Query], answers: &Answers<'_>, facts: &mut Facts) -> Result<(), CliError> {
-    let Answers::Images { images, sink, next_step, .. } = answers else {
+    let Answers::Images { images, sources, sink, next_step } = answers else {
         return Err(CliError::internal("lowering asked although every answer is a stub"));
     };
     let ask = |q: &Query| match q {
@@ -407,7 +435,7 @@ fn answer(queries: &[Query], answers: &Answers<'_>, facts: &mut Facts) -> Result
             match images.resolve(reference, platform, *mode) {
                 Ok(image) => {
                     emit(EventKind::Finished);
-                    Ok(image.base_image())
+                    Ok(Answer::Image(image.base_image()))
                 }
                 Err(e) => {
                     let message = report(&e);
@@ -418,12 +446,20 @@ fn answer(queries: &[Query], answers: &Answers<'_>, facts: &mut Facts) -> Result
         }
         Query::OciLayoutConfig { context, reference, platform } => images
             .resolve_layout(context, reference, platform)
-            .map(|image| image.base_image())
+            .map(|image| Answer::Image(image.base_image()))
             .map_err(|e| report(&e)),
+        Query::Time(of) => time(sources, of).map(Answer::Time),
+    };
+    let mut insert = |query: Query, answer: Result<Answer, String>| match (query, answer) {
+        (Query::Time(of), Ok(Answer::Time(time))) => facts.insert_time(of, Ok(time)),
+        (Query::Time(of), Err(why)) => facts.insert_time(of, Err(why)),
+        (query, Ok(Answer::Image(image))) => facts.insert(query, Ok(image)),
+        (query, Err(why)) => facts.insert(query, Err(why)),
+        (_, Ok(_)) => {}
     };
     if let [only] = queries {
         // The usual case, and usually answered by the store: not worth a thread.
-        facts.insert(only.clone(), ask(only));
+        insert(only.clone(), ask(only));
         return Ok(());
     }
     let results: Vec<_> = std::thread::scope(|s| {
@@ -433,7 +469,7 @@ fn answer(queries: &[Query], answers: &Answers<'_>, facts: &mut Facts) -> Result
     for r in results {
         let (query, result) =
             r.map_err(|_| CliError::internal("a look-up of an image panicked"))?;
-        facts.insert(query, result);
+        insert(query, result);
     }
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! What lowering must be told about the world: the configs of base images. Lowering is a pure function
+//! What lowering must be told about the world: the configs of base images, and when a source was last
+//! changed. Lowering is a pure function
 //! that is run again when the caller has fetched what it lacked.
 
 use std::collections::BTreeMap;
@@ -29,12 +30,24 @@ pub enum Query {
         /// For which platform.
         platform: Platform,
     },
+    /// When a file by URL or a commit was made: a source that `SOURCE_DATE_EPOCH` names.
+    Time(TimeOf),
+}
+
+/// What has a time of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum TimeOf {
+    /// A file by URL.
+    Url(String),
+    /// A repository, by its URL with a fragment.
+    Repository(String),
 }
 
 /// Answers to queries.
 #[derive(Debug, Clone, Default)]
 pub struct Facts {
     known: BTreeMap<Query, Result<Arc<BaseImage>, String>>,
+    times: BTreeMap<TimeOf, Result<Option<i64>, String>>,
     offline: bool,
 }
 
@@ -46,7 +59,7 @@ impl Facts {
 
     /// Answers every query by a stub: one layer, an empty config, no digest.
     pub fn offline() -> Self {
-        Self { known: BTreeMap::new(), offline: true }
+        Self { offline: true, ..Self::default() }
     }
 
     /// True when stubs answer.
@@ -59,9 +72,23 @@ impl Facts {
         self.known.insert(query, answer.map(Arc::new));
     }
 
+    /// Adds when a source was last changed, seconds since 1970; `None`: nobody says so.
+    pub fn insert_time(&mut self, of: TimeOf, time: Result<Option<i64>, String>) {
+        self.times.insert(of, time);
+    }
+
+    /// When a source was last changed; `None`: not known yet.
+    pub fn time(&self, of: &TimeOf) -> Option<Result<Option<i64>, String>> {
+        self.times.get(of).cloned()
+    }
+
     /// True when `query` needs not be asked.
     pub fn knows(&self, query: &Query) -> bool {
-        self.offline || self.known.contains_key(query)
+        let known = match query {
+            Query::Time(of) => self.times.contains_key(of),
+            query => self.known.contains_key(query),
+        };
+        self.offline || known
     }
 
     /// The answer; `None`: not known yet.
@@ -70,7 +97,10 @@ impl Facts {
             return Some(answer.clone());
         }
         let (Query::ImageConfig { reference, platform, .. }
-        | Query::OciLayoutConfig { reference, platform, .. }) = query;
+        | Query::OciLayoutConfig { reference, platform, .. }) = query
+        else {
+            return None;
+        };
         self.offline.then(|| {
             Ok(Arc::new(BaseImage {
                 reference: reference.clone(),

@@ -20,7 +20,7 @@ mod parse;
 #[cfg(test)]
 mod testkit;
 
-pub use facts::{Facts, Query};
+pub use facts::{Facts, Query, TimeOf};
 pub use lower::{Lowered, Lowering, git_source, lower};
 pub use options::{IgnoreFile, Linked, LowerOptions, NamedContext, NoCache, ServiceOption};
 pub use outline::{Outline, outline, targets};

@@ -50,6 +50,8 @@ pub struct LowerOptions {
     pub pull: bool,
     /// Seconds since 1970 that replace "now".
     pub source_date_epoch: Option<i64>,
+    /// When the main context was last changed, seconds since 1970; `None`: it is a folder.
+    pub context_time: Option<i64>,
     /// `RUN --device` and the like are taken.
     pub allow_labs: bool,
     /// Most layers the image may have, base included; more is an error.
@@ -176,6 +178,7 @@ impl Default for LowerOptions {
             ignore: IgnoreFile::default(),
             pull: false,
             source_date_epoch: None,
+            context_time: None,
             allow_labs: true,
             max_layers: rgraph_ir::limits::MAX_LAYERS,
             warnings: true,

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Write as _;
 use std::process::Stdio;
 
-use rgraph_tests::{Answer, Case, Image, Kind, Repositories, Run, Web, need};
+use rgraph_tests::{Answer, Case, Image, Kind, Member, Repositories, Run, Web, need};
 
 const DOCKERFILE: &str = "FROM scratch\nCOPY . /\n";
 
@@ -272,4 +272,61 @@ fn what_a_context_holds() {
     assert!(own.text().contains("Dockerfile.dockerignore:1: big"), "{}", own.text());
     case.rgraph(&["context", "ls", "/nonexistent"]).fails(1, &["/nonexistent"]);
     case.rgraph(&["context", "ls", "-"]).fails(2, &["only a folder"]);
+}
+
+/// `SOURCE_DATE_EPOCH` of a name: a repository's commit, a file's date, else nothing.
+#[test]
+fn the_time_of_a_context() {
+    need!(Root, Tool("git"));
+    let r = Repositories::new();
+    r.file("a", "Dockerfile", "FROM scratch\nARG SOURCE_DATE_EPOCH\nLABEL at=$SOURCE_DATE_EPOCH\n");
+    r.commit("a", "one");
+    let repository = r.serve(None);
+    let committed = r.git("a", &["log", "-1", "--format=%ct"]).trim().to_owned();
+    let dockerfile = Member::File("Dockerfile", b"FROM scratch\nCOPY Dockerfile /\n");
+    let tar = rgraph_tests::tar_of(&[dockerfile]);
+    let web = Web::start(move |q| match q.line.as_str() {
+        "GET /dated.tar" => {
+            Answer::ok(tar.clone()).header("Last-Modified: Wed, 21 Oct 2015 07:28:00 GMT")
+        }
+        _ => Answer::ok(tar.clone()),
+    });
+    let case = Case::new();
+    let epoch = "--build-arg=SOURCE_DATE_EPOCH=context";
+    let created = |name: &str| {
+        let time = case.rgraph(&["inspect", "--format", "{{.Created}}", name]).ok();
+        let args = ["-u", "+%s", "-d", time.text().trim()];
+        let seconds = std::process::Command::new("date").args(args).output().expect("date runs");
+        String::from_utf8_lossy(&seconds.stdout).trim().to_owned()
+    };
+    let url = |name: &str| web.url(name);
+    case.rgraph(&["build", "-t", "git", epoch, &repository.url("/a.git")]).ok();
+    assert_eq!(created("git"), committed);
+    let label = case.rgraph(&["inspect", "--format", "{{index .Config.Labels \"at\"}}", "git"]);
+    assert_eq!(label.ok().text().trim(), committed);
+    case.rgraph(&["build", "-t", "dated", epoch, &url("/dated.tar")]).ok();
+    assert_eq!(created("dated"), "1445412480");
+    // The newest file in it; what `tar_of` makes has one time.
+    case.rgraph(&["build", "-t", "undated", epoch, &url("/undated.tar")]).ok();
+    assert_eq!(created("undated"), "1700000000");
+    // A folder has none.
+    case.dockerfile("FROM scratch\nARG SOURCE_DATE_EPOCH\nLABEL at=\"[$SOURCE_DATE_EPOCH]\"\n");
+    case.build(&["-t", "folder", epoch]).ok();
+    let label = case.rgraph(&["inspect", "--format", "{{index .Config.Labels \"at\"}}", "folder"]);
+    assert_eq!(label.ok().text().trim(), "[]");
+    // A stage, a named context, and what the file itself says.
+    let stage =
+        format!("FROM scratch AS source\nADD {} /\nFROM scratch\nLABEL a=b\n", url("/dated.tar"));
+    case.dockerfile(&stage);
+    case.build(&["-t", "stage", "--build-arg=SOURCE_DATE_EPOCH=source"]).ok();
+    assert_eq!(created("stage"), "1445412480");
+    case.dockerfile("ARG SOURCE_DATE_EPOCH=there\nFROM scratch\nLABEL a=b\n");
+    let named = format!("there={}", repository.url("/a.git"));
+    case.build(&["-t", "named", "--build-context", &named]).ok();
+    assert_eq!(created("named"), committed);
+    case.dockerfile("ARG SOURCE_DATE_EPOCH=1000000000\nFROM scratch\nLABEL a=b\n");
+    case.build(&["-t", "plain"]).ok();
+    assert_eq!(created("plain"), "1000000000");
+    case.build(&["--build-arg=SOURCE_DATE_EPOCH=nowhere"])
+        .fails(1, &["invalid SOURCE_DATE_EPOCH: nowhere"]);
 }

@@ -496,11 +496,24 @@ fn build_args(
         (None, None) => (EPOCH, None),
     };
     let Some(text) = text.filter(|t| !t.is_empty()) else { return Ok((args, None)) };
-    let seconds = text.parse().map_err(|_| {
-        OptionsError::value(from, &text, format!("`{EPOCH}` is a number of seconds since 1970"))
-    })?;
+    // A context or a stage has a time of its own; which there are the Dockerfile says.
+    let named = text == "context" || from != EPOCH && is_name(&text);
+    let seconds = match text.parse() {
+        Ok(seconds) => Some(seconds),
+        Err(_) if named => None,
+        Err(_) => {
+            let why = format!("`{EPOCH}` is a number of seconds since 1970, or `context`");
+            return Err(OptionsError::value(from, &text, why));
+        }
+    };
     args.insert(EPOCH.to_owned(), text);
-    Ok((args, Some(seconds)))
+    Ok((args, seconds))
+}
+
+/// Whether a stage may be called so.
+fn is_name(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphabetic())
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
 }
 
 fn labels(lines: &[String]) -> Result<BTreeMap<String, String>, OptionsError> {

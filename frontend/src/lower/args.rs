@@ -7,8 +7,10 @@ use rgraph_ir::{Diagnostic, Platform, Severity};
 
 use super::state::Vars;
 use super::{Cx, git, outline};
-use crate::ast::{Kind, Stage};
+use crate::ast::{Instruction, Kind, Stage};
 use crate::expand::{Lookup, expand};
+use crate::facts::{Query, TimeOf};
+use crate::options::NamedContext;
 
 const EPOCH: &str = "SOURCE_DATE_EPOCH";
 
@@ -98,34 +100,70 @@ impl Cx<'_> {
         }
         let named = |s: &&Stage| s.name.as_deref().is_some_and(|n| n.eq_ignore_ascii_case(&value));
         let stage = self.ast.stages.iter().find(named);
-        if let Some(stage) = stage
-            && let Err(d) = self.epoch_stage(stage)
-        {
-            self.diags.push(*d);
-            return;
+        let context = self.opts.build_contexts.get(&value);
+        let time = match (value.as_str(), context, stage) {
+            (super::CONTEXT, ..) => Ok(self.opts.context_time),
+            (_, Some(NamedContext::Http { url }), _) => self.time_of(TimeOf::Url(url.clone())),
+            (_, Some(NamedContext::Git { url }), _) => {
+                self.time_of(TimeOf::Repository(url.clone()))
+            }
+            (_, Some(_), _) => Ok(None),
+            (_, None, Some(stage)) => match self.epoch_stage(stage) {
+                Ok(of) => self.time_of(of),
+                Err(d) => {
+                    self.diags.push(*d);
+                    return;
+                }
+            },
+            (_, None, None) => Err(format!("invalid {EPOCH}: {value}")),
+        };
+        match time {
+            Ok(time) => self.set_epoch(time),
+            Err(message) => {
+                let span = stage.map(|s| s.span).or_else(|| {
+                    let of_arg = |i: &&Instruction| i.text.contains(EPOCH);
+                    self.ast.global_args.iter().find(of_arg).map(|i| i.span)
+                });
+                let d = Diagnostic::new(Severity::Error, "source-date-epoch", span, message);
+                self.diags.push(d);
+            }
         }
-        let context = value == super::CONTEXT || self.opts.build_contexts.contains_key(&value);
-        if (context || stage.is_some()) && self.facts.is_offline() {
-            // Nobody can be asked for the time: there is none.
+    }
+
+    /// When a source was last changed; without an answer that is asked for, and there is none as yet.
+    fn time_of(&mut self, of: TimeOf) -> Result<Option<i64>, String> {
+        // Nobody can be asked for the time: there is none.
+        if self.facts.is_offline() {
+            return Ok(None);
+        }
+        match self.facts.time(&of) {
+            Some(Ok(time)) => Ok(time),
+            Some(Err(why)) => Err(format!("{EPOCH} cannot be found out: {why}")),
+            None => {
+                self.missing.insert(Query::Time(of));
+                Ok(None)
+            }
+        }
+    }
+
+    /// The number takes the place of the name that was given.
+    fn set_epoch(&mut self, time: Option<i64>) {
+        self.epoch = time;
+        let Some(time) = time.map(|t| t.to_string()) else {
             self.build_args.remove(EPOCH);
             self.globals.remove(EPOCH);
             return;
-        }
-        let span = stage.map(|s| s.span).or_else(|| {
-            self.ast.global_args.iter().find(|i| i.text.contains(EPOCH)).map(|i| i.span)
-        });
-        let message = if context || stage.is_some() {
-            format!(
-                "{EPOCH} from a stage or context is not supported: `{value}`; give seconds since 1970"
-            )
-        } else {
-            format!("invalid {EPOCH}: {value}")
         };
-        self.diags.push(Diagnostic::new(Severity::Error, "source-date-epoch", span, message));
+        if let Some(given) = self.build_args.get_mut(EPOCH) {
+            given.clone_from(&time);
+        }
+        if self.globals.get(EPOCH).is_some() {
+            self.globals.set(EPOCH, &time);
+        }
     }
 
     /// A stage that gives the time is `FROM scratch` with one remote `ADD` and nothing but `ARG`s.
-    fn epoch_stage(&self, stage: &Stage) -> Result<(), Box<Diagnostic>> {
+    fn epoch_stage(&self, stage: &Stage) -> Result<TimeOf, Box<Diagnostic>> {
         let err = |m: String| Box::new(Diagnostic::error("source-date-epoch", stage.span, m));
         let expand = |text: &str, env: &Vars| {
             expand(text, env, self.mode()).map(|e| e.text).map_err(|e| err(e.to_string()))
@@ -134,7 +172,7 @@ impl Cx<'_> {
             return Err(err(format!("{EPOCH} stage must use FROM scratch")));
         }
         let mut env = self.globals.clone();
-        let mut found = 0;
+        let (mut found, mut of) = (0, None);
         for i in &stage.instructions {
             match &i.kind {
                 Kind::Arg(args) => {
@@ -155,11 +193,15 @@ impl Cx<'_> {
                         )));
                     };
                     let url = expand(&source.text, &env)?;
-                    if !git::is_http(&url) && git::parse(&url).map_err(err)?.is_none() {
-                        return Err(err(format!(
-                            "{EPOCH} stage source must be a single HTTP(S) or Git ADD"
-                        )));
-                    }
+                    of = Some(match git::parse(&url).map_err(err)? {
+                        Some(_) => TimeOf::Repository(url),
+                        None if git::is_http(&url) => TimeOf::Url(url),
+                        None => {
+                            return Err(err(format!(
+                                "{EPOCH} stage source must be a single HTTP(S) or Git ADD"
+                            )));
+                        }
+                    });
                 }
                 _ => {
                     return Err(err(format!(
@@ -169,10 +211,8 @@ impl Cx<'_> {
                 }
             }
         }
-        if found != 1 {
-            return Err(err(format!("{EPOCH} stage must contain exactly one remote ADD")));
-        }
-        Ok(())
+        let one = of.filter(|_| found == 1);
+        one.ok_or_else(|| err(format!("{EPOCH} stage must contain exactly one remote ADD")))
     }
 }
 

@@ -67,6 +67,8 @@ pub struct Lowered {
     pub plan: BuildPlan,
     /// In file order.
     pub warnings: Vec<Diagnostic>,
+    /// `SOURCE_DATE_EPOCH`, whoever set it: seconds since 1970.
+    pub epoch: Option<i64>,
 }
 
 /// The name of the main context.
@@ -90,14 +92,15 @@ pub fn lower(
     let mut graph = GraphBuilder::new();
     let mut targets = Vec::new();
     let (mut errors, mut warnings) = (Vec::new(), Vec::new());
-    let mut missing = BTreeSet::new();
+    let (mut missing, mut epoch) = (BTreeSet::new(), None);
     for platform in &platforms {
         let cx = match Cx::new(ast, opts, facts, platform, implicit) {
             Ok(cx) => cx,
             Err(d) => return Err(vec![d]),
         };
         match cx.run(&mut graph) {
-            Ok(Outcome::Done { target, warnings: w }) => {
+            Ok(Outcome::Done { target, warnings: w, epoch: e }) => {
+                epoch = e;
                 // The other platforms' warnings are the same.
                 if targets.is_empty() {
                     warnings = w;
@@ -117,7 +120,7 @@ pub fn lower(
     let plan = BuildPlan { graph: graph.finish(), targets };
     // As often as there is a reason: each word of a line may be one.
     warnings.sort_by_key(place);
-    Ok(Lowering::Done(Lowered { plan, warnings }))
+    Ok(Lowering::Done(Lowered { plan, warnings, epoch }))
 }
 
 /// What the folder of a context is called in the graph.
@@ -143,7 +146,7 @@ fn place(d: &Diagnostic) -> u32 {
 }
 
 enum Outcome {
-    Done { target: Box<Target>, warnings: Vec<Diagnostic> },
+    Done { target: Box<Target>, warnings: Vec<Diagnostic>, epoch: Option<i64> },
     Missing(BTreeSet<Query>),
 }
 
@@ -496,7 +499,8 @@ impl<'a> Cx<'a> {
         if let Some(d) = layers::limit(&target, self.ast, self.opts.max_layers, &mut self.lint) {
             return Err(vec![d]);
         }
-        Ok(Outcome::Done { target: Box::new(target), warnings: self.lint.warnings })
+        let (epoch, warnings) = (self.epoch, self.lint.warnings);
+        Ok(Outcome::Done { target: Box::new(target), warnings, epoch })
     }
 
     fn lint_file(&mut self) {

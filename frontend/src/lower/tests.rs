@@ -1,10 +1,11 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rgraph_ir::image_config::{BaseHistory, BaseImage, ImageConfig};
 use rgraph_ir::op::{ActionRef, ExecOp, InputIndex, Op, ResolveMode};
 use rgraph_ir::{Platform, Severity};
 
 use super::{Lowering, lower};
+use crate::facts::TimeOf;
 use crate::testkit::{drawn, lowered, said, source};
 use crate::{Facts, LowerOptions, NamedContext, NoCache, Query, parse};
 
@@ -530,12 +531,47 @@ fn a_comment_gives_a_step_a_time_to_live() {
 }
 
 #[test]
-fn a_time_from_elsewhere_is_not_invented() {
+fn a_time_from_elsewhere_is_asked_for() {
     let text = "ARG SOURCE_DATE_EPOCH=s\nFROM scratch AS s\nARG U=https://h/x\nADD $U /\nFROM scratch\nWORKDIR /w\n";
     let done = lowered(text, &LowerOptions::default()).unwrap();
     assert_eq!(drawn(&done.plan), ["0 mkdir /w <- []"]);
-    let e = lower(&parse(&source(text)).ast, &LowerOptions::default(), &Facts::new()).unwrap_err();
-    assert!(e[0].message.contains("not supported"), "{e:?}");
+    assert_eq!(done.epoch, None);
+    let url = || TimeOf::Url("https://h/x".into());
+    let repository = || TimeOf::Repository("https://h/x.git#main".into());
+    let named = |name: &str, value| LowerOptions {
+        build_args: BTreeMap::from([("SOURCE_DATE_EPOCH".to_owned(), name.to_owned())]),
+        build_contexts: BTreeMap::from([("c".to_owned(), value)]),
+        context_time: Some(9),
+        ..LowerOptions::default()
+    };
+    let git = NamedContext::Git { url: "https://h/x.git#main".into() };
+    let http = NamedContext::Http { url: "https://h/x".into() };
+    let folder = NamedContext::Local { ignore_patterns: Vec::new() };
+    let plain = "FROM scratch\nARG SOURCE_DATE_EPOCH\nLABEL a=${SOURCE_DATE_EPOCH:-none}\n";
+    for (text, opts, of, label) in [
+        (text, LowerOptions::default(), Some(url()), None),
+        (plain, named("c", git), Some(repository()), Some("7")),
+        (plain, named("c", http), Some(url()), Some("7")),
+        (plain, named("c", folder.clone()), None, Some("none")),
+        (plain, named("context", folder), None, Some("9")),
+    ] {
+        let ast = parse(&source(text)).ast;
+        let mut facts = Facts::new();
+        if let Some(of) = &of {
+            let asked = lower(&ast, &opts, &facts).unwrap();
+            let Lowering::Missing(asked) = asked else { panic!("nothing is asked") };
+            assert_eq!(asked.into_iter().collect::<Vec<_>>(), [Query::Time(of.clone())]);
+            facts.insert_time(of.clone(), Err("gone".into()));
+            let e = lower(&ast, &opts, &facts).unwrap_err();
+            assert!(e[0].message.contains("cannot be found out: gone"), "{e:?}");
+            facts.insert_time(of.clone(), Ok(Some(7)));
+        }
+        let Lowering::Done(done) = lower(&ast, &opts, &facts).unwrap() else { panic!("missing") };
+        let want = if of.is_some() { Some(7) } else { label.and_then(|l| l.parse().ok()) };
+        assert_eq!(done.epoch, want);
+        let labels = &done.plan.targets[0].config.config.labels;
+        assert_eq!(labels.get("a").map(String::as_str), label);
+    }
 }
 
 #[test]

@@ -34,7 +34,12 @@ pub struct UrlContent {
 impl UrlContent {
     /// The time of the file, seconds since 1970; a server that says none means 0, as in BuildKit.
     pub fn mtime(&self) -> i64 {
-        self.last_modified.as_deref().and_then(http_date).unwrap_or(0)
+        self.time().unwrap_or(0)
+    }
+
+    /// The time that the server says, seconds since 1970.
+    pub fn time(&self) -> Option<i64> {
+        self.last_modified.as_deref().and_then(http_date)
     }
 }
 

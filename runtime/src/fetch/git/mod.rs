@@ -195,6 +195,19 @@ impl Sources<'_> {
         self.check_out(repository, g, &found, to)
     }
 
+    /// When the commit of a source was made: the committer's word, seconds since 1970.
+    pub fn git_time(&self, g: &GitSource) -> Result<i64, SourceError> {
+        let found = self.git_found(g)?;
+        let repository = self.repository(&parse(g)?, g)?;
+        self.bring(&repository, g, &found)?;
+        let args = ["show", "--no-patch", "--format=%ct", &found.commit, "--"];
+        let answer = repository.git().run(&args).map_err(|e| failed(g, e))?;
+        String::from_utf8_lossy(&answer).trim().parse().map_err(|_| {
+            let words = format!("commit {} has no time", found.commit);
+            failed(g, GitError::Failed { what: "show".to_owned(), words })
+        })
+    }
+
     /// What the Dockerfile and the lock file together say.
     fn git_found(&self, g: &GitSource) -> Result<Found, SourceError> {
         let commit = self.git_commit(g)?;
