@@ -400,7 +400,7 @@ pub fn lower_options(opts: &BuildOptions, loaded: &Loaded) -> LowerOptions {
 }
 
 enum Answer {
-    Image(BaseImage),
+    Image(Box<BaseImage>),
     Time(Option<i64>),
 }
 
@@ -435,7 +435,7 @@ fn answer(queries: &[Query], answers: &Answers<'_>, facts: &mut Facts) -> Result
             match images.resolve(reference, platform, *mode) {
                 Ok(image) => {
                     emit(EventKind::Finished);
-                    Ok(Answer::Image(image.base_image()))
+                    Ok(Answer::Image(Box::new(image.base_image())))
                 }
                 Err(e) => {
                     let message = report(&e);
@@ -446,14 +446,14 @@ fn answer(queries: &[Query], answers: &Answers<'_>, facts: &mut Facts) -> Result
         }
         Query::OciLayoutConfig { context, reference, platform } => images
             .resolve_layout(context, reference, platform)
-            .map(|image| Answer::Image(image.base_image()))
+            .map(|image| Answer::Image(Box::new(image.base_image())))
             .map_err(|e| report(&e)),
         Query::Time(of) => time(sources, of).map(Answer::Time),
     };
     let mut insert = |query: Query, answer: Result<Answer, String>| match (query, answer) {
         (Query::Time(of), Ok(Answer::Time(time))) => facts.insert_time(of, Ok(time)),
         (Query::Time(of), Err(why)) => facts.insert_time(of, Err(why)),
-        (query, Ok(Answer::Image(image))) => facts.insert(query, Ok(image)),
+        (query, Ok(Answer::Image(image))) => facts.insert(query, Ok(*image)),
         (query, Err(why)) => facts.insert(query, Err(why)),
         (_, Ok(_)) => {}
     };
