@@ -1,8 +1,10 @@
 //! Why a step ran, as it is told on the screen and by `rgraph explain`.
 
+mod builds;
 mod files;
 mod instructions;
 mod settings;
+mod sources;
 mod world;
 
 use rgraph_tests::{Access, BASE, Case, Registry, need};

@@ -118,16 +118,25 @@ impl<'a> Explainer<'a> {
         out: &mut Vec<MissReason>,
     ) {
         let command = self.graph.vertex(q.vertex).meta.command.as_deref().unwrap_or_default();
-        for change in changes(&old.fields, &q.recipe.fields) {
+        let all = changes(&old.fields, &q.recipe.fields);
+        let agent = all.iter().any(|c| {
+            matches!(c, FieldChange::Member { words, .. } if words.starts_with("--mount=type=ssh"))
+        });
+        for change in all {
             out.push(match change {
                 FieldChange::Args { old, new } => args(&old, &new, command),
+                // Set for the agent's socket, by nobody else.
+                FieldChange::Env { name, .. } if agent && name == "SSH_AUTH_SOCK" => continue,
                 FieldChange::Env { name, old, new } => {
                     // Of one that is gone, only the last build knows.
                     let args = if new.is_some() { self.args } else { &self.past().args };
                     MissReason::Env { arg: args.contains(&name), name, old, new }
                 }
                 FieldChange::EnvOrder => MissReason::EnvOrder,
-                FieldChange::Value { words, old, new } => MissReason::Field { words, old, new },
+                FieldChange::Value { words, old, new } => {
+                    let url = (words == "source").then(|| self.url(q)).flatten();
+                    url.unwrap_or(MissReason::Field { words, old, new })
+                }
                 FieldChange::Service { name, old, new } => MissReason::Service { name, old, new },
                 FieldChange::Member { words, added } => MissReason::Member { words, added },
                 FieldChange::MemberOrder { words } => MissReason::Order { words: words.to_owned() },
@@ -229,8 +238,11 @@ impl<'a> Explainer<'a> {
                 Some("heredoc".to_owned())
             }
             op => {
-                let source = matches!(op, Op::Source(_)).then(|| self.source(q, i)).flatten();
-                return (self.another_source(q, i).or(source))
+                let source = || match op {
+                    Op::Source(s) => self.source(q, i).or_else(|| self.context_is(q, s)),
+                    _ => None,
+                };
+                return (self.another_source(q, i).or_else(source))
                     .unwrap_or(MissReason::Rebuilt { who: self.who(q, i), changes });
             }
         };
@@ -259,6 +271,32 @@ impl<'a> Explainer<'a> {
             old: Some(old[edited].to_owned()),
             new: Some(new[edited].to_owned()),
         })
+    }
+
+    /// Another URL that an `ADD` names: the name of its file follows from it.
+    fn url(&self, q: &Question<'_>) -> Option<MissReason> {
+        let vertex = self.graph.vertex(q.vertex);
+        let is_http = |i: &usize| {
+            let op = &self.graph.vertex(self.input_vertex(q, *i)).op;
+            matches!(op, Op::Source(SourceOp::Http(_)))
+        };
+        let reason = self.source(q, (0..vertex.inputs.len()).find(is_http)?)?;
+        matches!(reason, MissReason::Field { .. }).then_some(reason)
+    }
+
+    /// A source that is what it was, under a name that stood for something else.
+    fn context_is(&self, q: &Question<'_>, now: &SourceOp) -> Option<MissReason> {
+        let is = source_name(now);
+        let mut names = froms(&self.graph.vertex(q.vertex).meta.name);
+        names.retain(|n| *n != is);
+        match names[..] {
+            [name] => Some(MissReason::Field {
+                words: format!("--build-context {name}"),
+                old: None,
+                new: Some(is),
+            }),
+            _ => None,
+        }
     }
 
     /// What it stands on differs.
@@ -310,20 +348,32 @@ impl<'a> Explainer<'a> {
         };
         let old = old.ok().flatten()?;
         let now = FieldList::of("", &vertex.op);
-        let name = changes(&old.fields, &now).into_iter().find_map(|c| match c {
-            FieldChange::Value { old: Some(old), new: Some(new), words } if words == "FROM" => {
-                Some((old, new))
-            }
-            _ => None,
-        });
-        if let Some((old, new)) = name {
+        let edited: Vec<_> = changes(&old.fields, &now)
+            .into_iter()
+            .filter_map(|c| match c {
+                FieldChange::Value { old, new, words } => Some((words, old, new)),
+                _ => None,
+            })
+            .collect();
+        let named = edited.iter().find(|(words, ..)| words == "FROM");
+        let named = named.and_then(|(_, old, new)| Some((old.as_deref()?, new.as_deref()?)));
+        // Recipes of equal images are one, and name the image that was recorded first: how it was
+        // called here is in the step's line.
+        let named = match (past.before(v), op) {
+            (Before::Step(step), SourceOp::Image(now)) => match image_of(&step.name) {
+                Some(was) => Some((was, now.reference.as_str())),
+                None => named,
+            },
+            _ => named,
+        };
+        if let Some((old, new)) = named {
             // A tag's digest stands behind it.
             let split = |r: &str| match r.split_once('@') {
                 Some((name, digest)) => (plain(name), Some(digest.to_owned())),
                 None => (plain(r), None),
             };
-            match (split(&old), split(&new)) {
-                ((o, Some(old)), (n, Some(new))) if o == n => {
+            match (split(old), split(new)) {
+                ((o, Some(old)), (n, Some(new))) if o == n && old != new => {
                     return Some(MissReason::BaseMoved { name: n, old, new });
                 }
                 ((old, _), (new, _)) if old != new => {
@@ -332,9 +382,21 @@ impl<'a> Explainer<'a> {
                 _ => {}
             }
         }
+        let is_image = matches!(op, SourceOp::Image(_) | SourceOp::OciLayout(_));
+        let told = |words: &str| !matches!(words, "platform" | "file name");
+        let other = edited.into_iter().find(|(words, ..)| told(words));
+        if !is_image && let Some((words, old, new)) = other {
+            // Another URL, branch or folder of the repository.
+            return Some(MissReason::Field { words, old, new });
+        }
         match (old.pin, &q.inputs[i].1) {
             (Some(old), Some(new)) if old != *new => {
-                Some(MissReason::BaseMoved { name: source_name(op), old, new: new.clone() })
+                let (name, new) = (source_name(op), new.clone());
+                Some(if is_image {
+                    MissReason::BaseMoved { name, old, new }
+                } else {
+                    MissReason::SourceMoved { name, old, new }
+                })
             }
             _ => None,
         }
@@ -361,6 +423,11 @@ fn froms(instruction: &str) -> Vec<&str> {
     parts.filter_map(|p| p.strip_prefix("from=")).collect()
 }
 
+/// The image of `[build 1/4] FROM debian`.
+fn image_of(name: &str) -> Option<&str> {
+    name.split_once("] FROM ")?.1.split_whitespace().find(|w| !w.starts_with("--"))
+}
+
 /// The 2 of `[build 2/4] RUN make`.
 fn number(name: &str) -> Option<u32> {
     let (inside, _) = name.strip_prefix('[')?.split_once(']')?;
@@ -380,7 +447,10 @@ fn source_name(s: &SourceOp) -> String {
         SourceOp::Image(i) => plain(&i.reference),
         SourceOp::Local(l) => l.name.clone(),
         SourceOp::Http(h) => h.url.clone(),
-        SourceOp::Git(g) => g.remote.clone(),
+        SourceOp::Git(g) => match &g.reference {
+            Some(reference) => format!("{}#{reference}", g.remote),
+            None => g.remote.clone(),
+        },
         SourceOp::OciLayout(o) => o.reference.clone(),
     }
 }

@@ -76,7 +76,7 @@ pub enum MissReason {
     },
     /// The same variables in another order.
     EnvOrder,
-    /// A source means something else now.
+    /// An image's name means another one now.
     BaseMoved {
         /// What it is called.
         name: String,
@@ -88,6 +88,15 @@ pub enum MissReason {
     /// The image of a service means something else now.
     Service {
         /// The service.
+        name: String,
+        /// Last time.
+        old: String,
+        /// Now.
+        new: String,
+    },
+    /// A URL has another file now, or a repository another commit.
+    SourceMoved {
+        /// What it is called.
         name: String,
         /// Last time.
         old: String,
@@ -185,6 +194,7 @@ impl MissReason {
             Self::Env { .. } | Self::EnvOrder => "env",
             Self::BaseMoved { .. } | Self::BaseOther { .. } => "base",
             Self::Service { .. } => "service",
+            Self::SourceMoved { .. } => "source",
             Self::Files { .. } | Self::Content { .. } => "files",
             Self::Rebuilt { .. } => "rebuilt",
             Self::Inserted { .. } | Self::Removed { .. } | Self::Moved { .. } => "order",
@@ -218,9 +228,9 @@ fn short(text: &str) -> String {
     }
 }
 
-/// Digests by their first digits.
+/// Digests and commits by their first digits.
 fn pin(text: &str) -> String {
-    let start = text.rsplit(':').next().unwrap_or(text);
+    let start = text.rsplit([':', ' ']).next().unwrap_or(text);
     start.chars().take(12).collect()
 }
 
@@ -258,6 +268,9 @@ impl fmt::Display for MissReason {
             }
             Self::Service { name, old, new } => {
                 write!(f, "service {name} moved {} to {}", pin(old), pin(new))
+            }
+            Self::SourceMoved { name, old, new } => {
+                write!(f, "{} moved {} to {}", short(name), pin(old), pin(new))
             }
             Self::BaseOther { old, new } => write!(f, "base: {} to {}", short(old), short(new)),
             Self::Files { whose: None, changes } => write!(f, "{changes}"),

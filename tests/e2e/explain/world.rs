@@ -86,12 +86,17 @@ impl World {
         let text = self.case.rgraph(&["explain", "--format=json"]).ok();
         let build: serde_json::Value = serde_json::from_slice(&text.stdout).expect("JSON");
         let mut lines = Vec::new();
-        for step in build["steps"].as_array().expect("steps") {
+        let steps = build["steps"].as_array().expect("steps");
+        for (at, step) in steps.iter().enumerate() {
             let name = step["name"].as_str().expect("a name");
             let (inside, _) = name.trim_start_matches('[').split_once('/').unwrap_or((name, ""));
             let why = step["why"].as_array().map(Vec::as_slice).unwrap_or_default();
             let texts: Vec<_> = why.iter().map(|w| w["text"].as_str().expect("a text")).collect();
-            if step["status"] == "cached" || name.contains("FROM ") {
+            // What is fetched for an ADD has the line of the ADD, which comes after it.
+            let fetched = steps.get(at + 1).is_some_and(|next| next["name"] == step["name"]);
+            let fetched = fetched && name.contains(" ADD ") && texts.is_empty();
+            let source = name.contains("FROM ") || name.starts_with("[context ") || fetched;
+            if step["status"] == "cached" || source {
                 assert!(texts.is_empty(), "a reason for what did not run: {step}");
                 continue;
             }
