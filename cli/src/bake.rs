@@ -10,6 +10,7 @@ use rgraph_ir::request::{
     ArchiveOutput, CachePlace, CacheSource, CacheStore, CacheTo, Dest, OutputSpec,
 };
 use rgraph_ir::{Diagnostic, SourceMap};
+use rgraph_runtime::export::real_place as real;
 
 use crate::args::Environment;
 use crate::load;
@@ -293,30 +294,4 @@ fn allowed(path: &Path, folders: &[PathBuf], verb: &str, name: &str) -> Result<(
     let path = path.display();
     Err(CliError::failed(format!("it {verb} `{path}`, which is outside of this folder"))
         .help(format!("add `--allow {name}={path}` if you trust this file with it")))
-}
-
-/// Where a path leads: links are followed as far as it exists.
-fn real(path: &Path) -> PathBuf {
-    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let mut rest = Vec::new();
-    let mut existing = path.as_path();
-    loop {
-        if let Ok(real) = existing.canonicalize() {
-            let mut out = real;
-            for part in rest.into_iter().rev() {
-                match part {
-                    std::path::Component::ParentDir => drop(out.pop()),
-                    part => out.push(part),
-                }
-            }
-            return out;
-        }
-        match (existing.parent(), existing.components().next_back()) {
-            (Some(parent), Some(last)) => {
-                rest.push(last);
-                existing = parent;
-            }
-            _ => return path,
-        }
-    }
 }

@@ -2,8 +2,10 @@
 //! lowered by itself, all plans are one graph, and each has its own outputs.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use rgraph_ir::request::{Dest, OutputSpec};
+use rgraph_runtime::export::real_place;
 
 use crate::options::{BuildOptions, FileSpec};
 use crate::pipeline::dockerfile;
@@ -139,27 +141,27 @@ pub fn together(common: &BuildOptions, units: &[Unit]) -> Result<BuildOptions, C
 
 /// Two results in one place would be one.
 fn one_writer(units: &[Unit]) -> Result<(), CliError> {
-    let mut seen: BTreeMap<String, &str> = BTreeMap::new();
+    let mut seen: BTreeMap<PathBuf, &str> = BTreeMap::new();
     for unit in units.iter().filter(|u| u.wanted) {
         for output in &unit.opts.outputs {
-            let place = match output {
-                OutputSpec::Oci(a) | OutputSpec::Docker(a) => match &a.dest {
-                    Dest::Path(p) => p.display().to_string(),
-                    Dest::Stdout => "stdout".to_owned(),
-                },
-                OutputSpec::Tar { dest: Dest::Path(p), .. } => p.display().to_string(),
-                OutputSpec::Tar { dest: Dest::Stdout, .. } => "stdout".to_owned(),
+            let dest = match output {
+                OutputSpec::Oci(a) | OutputSpec::Docker(a) => &a.dest,
+                OutputSpec::Tar { dest, .. } => dest,
                 // Folders are filled beside each other, as in Docker.
                 OutputSpec::Local { .. }
                 | OutputSpec::Image(_)
                 | OutputSpec::Registry(_)
                 | OutputSpec::CacheOnly => continue,
             };
-            if let Some(other) = seen.insert(place.clone(), &unit.name)
+            let (shown, place) = match dest {
+                Dest::Path(p) => (p.display().to_string(), real_place(p)),
+                Dest::Stdout => ("stdout".to_owned(), PathBuf::new()),
+            };
+            if let Some(other) = seen.insert(place, &unit.name)
                 && other != unit.name
             {
                 let name = &unit.name;
-                let message = format!("targets `{other}` and `{name}` both write to {place}");
+                let message = format!("targets `{other}` and `{name}` both write to {shown}");
                 return Err(CliError::failed(message).help("give each a `dest` of its own"));
             }
         }

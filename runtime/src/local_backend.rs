@@ -4,7 +4,7 @@
 mod caches;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel, sync_channel};
 use std::time::{Duration, Instant};
@@ -32,7 +32,7 @@ use crate::cache::inline::InlineCache;
 use crate::cache::local::{InBuild, LocalCache};
 use crate::cache::sign::Signer;
 use crate::export::ahead::Ahead;
-use crate::export::{ExportError, Exporter};
+use crate::export::{ExportError, Exporter, real_place};
 use crate::fetch::Providers;
 use crate::fetch::image::ImageFetcher;
 use crate::fetch::source::Sources;
@@ -157,10 +157,11 @@ impl Drop for Ending<'_> {
 const EXPORTS: usize = 4;
 
 fn share_a_folder(exports: &[Export]) -> bool {
-    let mut all: Vec<&Path> = exports.iter().flat_map(|e| &e.outputs).filter_map(folder).collect();
+    let folders = exports.iter().flat_map(|e| &e.outputs).filter_map(folder);
+    let mut all: Vec<PathBuf> = folders.map(real_place).collect();
     all.sort_unstable();
     // Sorted, a folder stands directly before what is below it.
-    all.windows(2).any(|pair| pair[1].starts_with(pair[0]))
+    all.windows(2).any(|pair| pair[1].starts_with(&pair[0]))
 }
 
 fn folder(output: &OutputSpec) -> Option<&Path> {
@@ -241,9 +242,7 @@ impl Build<'_> {
         };
         let (results, solution) = loop {
             let solve = || {
-                worker
-                    .services
-                    .during(sink, || solve(&request.plan, &ports, &policy, cancel, sink))
+                worker.services.during(sink, || solve(&request.plan, &ports, &policy, cancel, sink))
             };
             let solved = match ahead.is_needed() {
                 true => self.packing_beside(&ahead, &snapshots, &providers, solve),

@@ -287,6 +287,11 @@ fn what_cannot_be_one_graph_is_told() {
     bake(&case, &[]).fails(1, &["different secrets `s`"]);
     bake(&case, &["--set", "b.secret.s=src=s1", "--set", "*.output=type=oci,dest=x.tar"])
         .fails(1, &["both write to x.tar"]);
+    // However the place is spelt.
+    std::os::unix::fs::symlink(".", case.out("here")).expect("a link");
+    let (a, b) = ("a.output=type=oci,dest=./here/x.tar", "b.output=type=oci,dest=x.tar");
+    bake(&case, &["--set", "b.secret.s=src=s1", "--set", a, "--set", b])
+        .fails(1, &["both write to x.tar"]);
     bake(&case, &["--set", "b.secret.s=src=s1"]).ok();
 }
 

@@ -14,6 +14,7 @@ mod tree;
 mod whole;
 
 pub(crate) use image::keep_new;
+pub use whole::real_place;
 pub use whole::write_whole;
 
 use rgraph_ir::request::{Export, ImageOutput, OutputSpec};

@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::os::fd::{AsFd, AsRawFd};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::fs::{AtFlags, Mode, OFlags};
@@ -68,6 +68,33 @@ pub fn write_whole<E>(
 fn real(path: &Path) -> PathBuf {
     let link = std::fs::symlink_metadata(path).is_ok_and(|m| m.is_symlink());
     if link { std::fs::canonicalize(path).unwrap_or(path.to_owned()) } else { path.to_owned() }
+}
+
+/// Where a path leads, though nothing need be there yet: absolute, links followed as far as it exists.
+/// Two spellings of one place give one path.
+pub fn real_place(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let mut rest = Vec::new();
+    let mut existing = path.as_path();
+    loop {
+        if let Ok(real) = existing.canonicalize() {
+            let mut out = real;
+            for part in rest.into_iter().rev() {
+                match part {
+                    Component::ParentDir => drop(out.pop()),
+                    part => out.push(part),
+                }
+            }
+            return out;
+        }
+        match (existing.parent(), existing.components().next_back()) {
+            (Some(parent), Some(last)) => {
+                rest.push(last);
+                existing = parent;
+            }
+            _ => return path,
+        }
+    }
 }
 
 /// A file without a name; true: with the name `tmp`, where the file system has no other.
@@ -138,5 +165,28 @@ mod tests {
         put(&link, b"new").unwrap();
         assert!(link.is_symlink());
         assert_eq!(std::fs::read(&target).unwrap(), b"new");
+    }
+
+    #[test]
+    fn two_spellings_are_one_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = dir.path().canonicalize().unwrap();
+        std::fs::create_dir_all(base.join("a/b")).unwrap();
+        std::os::unix::fs::symlink("a", base.join("l")).unwrap();
+        std::os::unix::fs::symlink("nowhere", base.join("dangling")).unwrap();
+        for (path, want) in [
+            ("a/new", "a/new"),
+            ("./a//new/", "a/new"),
+            ("l/new", "a/new"),
+            ("l/b/../new", "a/new"),
+            ("a/none/../new", "a/new"),
+            ("a/none/deep/../../new", "a/new"),
+            ("l/b", "a/b"),
+            ("dangling", "dangling"),
+            ("dangling/x", "dangling/x"),
+        ] {
+            assert_eq!(real_place(&dir.path().join(path)), base.join(want), "{path}");
+        }
+        assert!(real_place(Path::new("x")).is_absolute());
     }
 }
