@@ -194,8 +194,7 @@ impl Book {
                         _ => (StepState::Done, &mut counts.ran),
                     };
                     info.state = state;
-                    // Looking at the context is no step of the Dockerfile.
-                    *count += usize::from(is_vertex && !info.name.starts_with("[internal]"));
+                    *count += usize::from(is_vertex && !is_look(&info.name));
                 }
             }
         }
@@ -208,6 +207,11 @@ impl Book {
         }
         Entered { lines, ended }
     }
+}
+
+/// Looking at a folder of the caller is no step of the Dockerfile.
+fn is_look(name: &str) -> bool {
+    matches!(name.split_once(']'), Some((_, " load build context" | " load from client")))
 }
 
 impl StepInfo {
@@ -251,6 +255,25 @@ mod tests {
         let want = Counts { announced: 3, ran: 1, failed: 1, cancelled: 1, ..Counts::default() };
         assert_eq!(b.counts(), want);
         assert_eq!(b.get(step(1)).unwrap().elapsed(Timestamp(0)), 1_000_000);
+    }
+
+    #[test]
+    fn looking_at_folders_is_no_step() {
+        let mut b = Book::new(Redactor::default(), 2);
+        for (n, name) in [
+            "[internal] load build context",
+            "[app internal] load build context",
+            "[context lib] load from client",
+            "[app context lib] load from client",
+            "[2/3] RUN echo [x] load from client",
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            b.enter(&announced(n as u32, name));
+            b.enter(&at(1, n as u32, EventKind::Finished));
+        }
+        assert_eq!(b.counts().ran, 1);
     }
 
     #[test]
