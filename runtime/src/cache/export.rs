@@ -395,25 +395,26 @@ impl<'a> CacheWriter<'a> {
                 parts.push(part);
             }
         }
-        let with_blobs = || parts.iter().filter(|p| p.blobs).flat_map(|p| &p.layers);
-        let mut candidates = Vec::new();
-        for l in with_blobs() {
-            candidates.extend(candidates_of(t.spec, l, exporter.store)?);
+        // Of a hundred steps each names the layers of all below it.
+        let mut layers: BTreeMap<SnapshotId, (&NamedLayer, Vec<BlobRef>)> = BTreeMap::new();
+        for l in parts.iter().filter(|p| p.blobs).flat_map(|p| &p.layers) {
+            if let std::collections::btree_map::Entry::Vacant(new) = layers.entry(l.snapshot) {
+                new.insert((l, candidates_of(t.spec, l, exporter.store)?));
+            }
         }
+        let mut candidates: Vec<BlobRef> =
+            layers.values().flat_map(|(_, known)| known).cloned().collect();
         candidates.sort_by_key(|b| b.digest);
         candidates.dedup();
         t.sink.look(&candidates)?;
         let mut chosen: HashMap<SnapshotId, Option<BlobRef>> = HashMap::new();
         let mut missing: BTreeMap<_, BlobRef> = BTreeMap::new();
-        for l in with_blobs() {
-            if chosen.contains_key(&l.snapshot) {
-                continue;
-            }
-            let (blob, there) = self.blob(t, l, exporter)?;
+        for (snapshot, (l, known)) in layers {
+            let (blob, there) = self.blob(t, l, known, exporter)?;
             if let Some(b) = blob.as_ref().filter(|_| !there) {
                 missing.insert(b.digest, b.clone());
             }
-            chosen.insert(l.snapshot, blob);
+            chosen.insert(snapshot, blob);
         }
         let missing: Vec<BlobRef> = missing.into_values().collect();
         if !missing.is_empty() {
@@ -487,17 +488,18 @@ impl<'a> CacheWriter<'a> {
         Ok(Some(Part { vertex, name, key, canonical, top, layers, blobs, created }))
     }
 
-    /// The blob of a layer in a form that will do, and whether the target has it. `None`: nobody has
-    /// its bytes any more.
+    /// The blob of a layer in a form that will do, of those `known` or a new one, and whether the target
+    /// has it. `None`: nobody has its bytes any more.
     fn blob(
         &self,
         t: &mut Target<'a>,
         layer: &NamedLayer,
+        known: Vec<BlobRef>,
         exporter: &Exporter<'_>,
     ) -> Result<(Option<BlobRef>, bool), ExportError> {
         exporter.check()?;
         let bad = |b: &BlobRef| self.imports.iter().any(|i| i.is_bad(&b.digest));
-        for b in candidates_of(t.spec, layer, exporter.store)? {
+        for b in known {
             if !bad(&b) && t.sink.has_blob(&b)? {
                 return Ok((Some(b), true));
             }

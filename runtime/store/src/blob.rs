@@ -114,17 +114,24 @@ impl Drop for BlobWriter<'_> {
 #[derive(Debug)]
 pub struct VerifyReader<'a> {
     store: &'a Store,
-    file: File,
+    pub(crate) file: File,
     hasher: Sha256,
-    digest: BlobDigest,
+    pub(crate) digest: BlobDigest,
     left: u64,
-    size: u64,
+    pub(crate) size: u64,
 }
 
 impl VerifyReader<'_> {
     /// The blob's size in bytes.
     pub fn size(&self) -> u64 {
         self.size
+    }
+
+    /// Has the store forget the blob; what to tell whoever reads it.
+    pub(crate) fn damaged(&self) -> io::Error {
+        let _ = self.store.forget_blob(&self.digest);
+        let e = StoreError::BlobDamaged { digest: self.digest };
+        io::Error::new(io::ErrorKind::InvalidData, e)
     }
 }
 
@@ -151,9 +158,7 @@ impl Read for VerifyReader<'_> {
             }
         };
         if damaged {
-            let _ = self.store.forget_blob(&self.digest);
-            let e = StoreError::BlobDamaged { digest: self.digest };
-            return Err(io::Error::new(io::ErrorKind::InvalidData, e));
+            return Err(self.damaged());
         }
         Ok(n)
     }

@@ -13,7 +13,7 @@
 //!   exclusively, sees no half of either.
 //! - Nothing is removed that a live [`Lease`] made or looked up.
 //!
-//! Reading order: [`layout`] (what lies where), [`store`] (opening), [`blob`], [`download`], [`snapshot`], [`layer`],
+//! Reading order: [`layout`] (what lies where), [`store`] (opening), [`blob`], [`download`], `outgoing`, [`snapshot`], [`layer`],
 //! [`result`], [`image`], [`mounts`], [`lease`], [`durable`], [`gc`], [`usage`], [`check`].
 
 pub mod error;
@@ -37,6 +37,7 @@ pub mod image;
 pub mod layer;
 pub mod lease;
 pub mod mounts;
+mod outgoing;
 pub mod result;
 pub mod snapshot;
 pub mod stat;

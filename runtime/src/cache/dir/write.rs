@@ -9,7 +9,6 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use rgraph_image::copy_beside;
 use rgraph_image::manifest::{Descriptor, Index, OCI_INDEX};
 use rgraph_ir::limits::{MAX_CACHE_RECORD, MAX_MANIFEST};
 use rgraph_ir::{BlobDigest, CacheKey, Op, Platform, TreeDigest};
@@ -356,12 +355,10 @@ impl Sink for CacheDirWriter {
         store: &Store,
     ) -> std::result::Result<(), SinkError> {
         for b in blobs {
-            let mut from = store.open_blob_verified(&b.digest)?.ok_or_else(|| {
+            let from = store.open_blob_verified(&b.digest)?.ok_or_else(|| {
                 SinkError::Store(rgraph_store::StoreError::NoBlob { digest: b.digest })
             })?;
-            let size = from.size();
-            let copy = |f: &mut File| copy_beside(&mut from, size, f).map_err(io::Error::from);
-            self.written += self.stage_by(self.paths.blob(&b.digest), copy)?;
+            self.written += self.stage_by(self.paths.blob(&b.digest), |f| from.copy_to(f))?;
             self.staged_blobs.insert(b.digest);
         }
         Ok(())
