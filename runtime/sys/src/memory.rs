@@ -2,7 +2,8 @@
 
 /// Asks for so many bytes of heap at once, in huge pages where the kernel gives them: a page at a time
 /// costs more than all that is then done with it. Only a hint; where it cannot be followed nothing
-/// happens. Also keeps what is freed for what is asked for next.
+/// happens. Also keeps what is freed for what is asked for next, and lets threads that start from now
+/// on share this heap: one of their own would grow by small pages.
 #[cfg(target_env = "gnu")]
 pub fn expect(bytes: usize) {
     const PAGE: usize = 4096;
@@ -11,6 +12,7 @@ pub fn expect(bytes: usize) {
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE);
         libc::mallopt(libc::M_TRIM_THRESHOLD, LARGE);
+        libc::mallopt(libc::M_ARENA_MAX, 1);
     }
     // SAFETY: malloc takes any size; null is looked for before anything is done with it.
     let block = unsafe { libc::malloc(bytes) };
