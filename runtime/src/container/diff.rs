@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use rgraph_image::layer::means_deleted;
 use rustix::fs::{AtFlags, Mode, OFlags, statat};
 
 use super::{ContainerError, at};
@@ -63,7 +64,7 @@ fn walk(
         let meta = entry.metadata().map_err(at("look at", &path))?;
         let was = below.and_then(|b| statat(b, &name, AtFlags::SYMLINK_NOFOLLOW).ok());
         let place = shown.join(&name);
-        if meta.file_type().is_char_device() && meta.rdev() == 0 {
+        if means_deleted(meta.mode(), meta.rdev()) {
             if was.is_some() {
                 out.insert(place, Change::Deleted);
             }

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 
-use rgraph_image::layer::Owners;
+use rgraph_image::layer::{Owners, means_deleted};
 use rgraph_ir::limits::MAX_TAR_PATH;
 use rgraph_ir::pattern::PatternSet;
 use rustix::fs::{
@@ -267,7 +267,13 @@ fn visit(
         Err(e) if is_absent(e) => return Ok(None), // gone since the folder was read
         Err(e) => return Err(ContextError::read(&path, e)),
     };
-    let kind = Kind::of(&stat);
+    let kind = match Kind::of(&stat) {
+        // The other form of overlayfs's mark.
+        Kind::Socket if filter.overlay && means_deleted(stat.stx_mode.into(), 0) => {
+            Kind::CharDevice
+        }
+        kind => kind,
+    };
     let keep = filter.keep(&path, &path[below..], kind == Kind::Dir);
     if keep == Keep::No {
         return Ok(None);

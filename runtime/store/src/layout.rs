@@ -4,7 +4,7 @@
 //! version                     the format's number
 //! index.db                    SQLite in WAL mode; can be made again from the files
 //! blobs/sha256/<hex>          bytes by digest
-//! snapshots/<id>/fs           an overlay upper directory (whiteouts are 0/0 devices)
+//! snapshots/<id>/fs           an overlay upper directory (whiteouts are 0/0 devices, or sockets of mode 0)
 //! snapshots/<id>/record.json  what the index knows of it, for repair
 //! snapshots/<id>/durable      empty; the folder was synced
 //! snapshots/<id>/result.json  the cache record that made it, for repair

@@ -12,6 +12,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::path::Arg;
 
+use super::whiteout::is_whiteout;
 use crate::tar::{Kind, Mtime};
 
 /// Name and value of extended attributes.
@@ -32,12 +33,13 @@ pub(crate) struct Meta {
     pub nlink: u64,
     pub major: u32,
     pub minor: u32,
+    whiteout: bool,
 }
 
 impl Meta {
-    /// overlayfs's mark for "deleted here".
+    /// The mark for "deleted here".
     pub fn is_whiteout(&self) -> bool {
-        self.kind == Some(Kind::Char) && self.major == 0 && self.minor == 0
+        self.whiteout
     }
 
     pub fn is_dir(&self) -> bool {
@@ -68,6 +70,7 @@ fn meta(s: &Stat) -> Meta {
         nlink: s.st_nlink as u64,
         major: rustix::fs::major(s.st_rdev as u64),
         minor: rustix::fs::minor(s.st_rdev as u64),
+        whiteout: is_whiteout(s),
     }
 }
 

@@ -7,6 +7,7 @@ mod overlay;
 pub mod owner;
 mod put;
 mod resolve;
+mod whiteout;
 
 mod read;
 mod write;
@@ -22,9 +23,11 @@ pub use crate::layer::compress::{
 };
 pub use crate::layer::device::{DEVICE_ATTRIBUTE, device_note};
 pub use crate::layer::fs::chmod_at;
+pub use crate::layer::overlay::MergedLayers;
 pub use crate::layer::owner::Owners;
 pub use crate::layer::pack::{Packed, hashed, mismatch, pack, repack, unpack_blob};
 pub use crate::layer::read::{Below, UnpackOptions, UnpackStats, unpack_layer};
+pub use crate::layer::whiteout::{is_whiteout, make_whiteout, means_deleted};
 pub use crate::layer::write::{
     LayerSource, LayerStats, LayerWriteOptions, Part, write_entry, write_layer, write_parts,
 };

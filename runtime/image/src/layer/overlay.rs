@@ -2,7 +2,8 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 use super::LayerError;
 use super::fs::{self, Meta, Xattrs};
@@ -132,5 +133,26 @@ impl Found {
             Self::Nothing => None,
             Self::Some(_, m) => m.kind,
         }
+    }
+}
+
+/// Folders in overlay form, top first, as they are seen merged.
+pub struct MergedLayers(Lowers);
+
+impl MergedLayers {
+    /// Opens them. `userxattr`: overlay's marks are in `user.*` attributes.
+    ///
+    /// # Errors
+    /// One of them is not there.
+    pub fn open(paths: &[PathBuf], userxattr: bool) -> Result<Self, LayerError> {
+        Lowers::open(paths, userxattr, Owners::Kernel).map(Self)
+    }
+
+    /// Whether there is anything at `path`, none of whose parents is a link.
+    ///
+    /// # Errors
+    /// That of looking.
+    pub fn shows(&self, path: &Path) -> io::Result<bool> {
+        Ok(matches!(self.0.find(path.as_os_str().as_bytes())?, Found::Some(..)))
     }
 }

@@ -14,6 +14,7 @@ use super::owner::Owners;
 pub use super::put::UnpackStats;
 use super::put::{DirMeta, Put, clean, split};
 use super::resolve::{Place, Upper, join};
+use super::whiteout::make_whiteout;
 use super::{AUFS, LayerError, OPAQUE, WHITEOUT};
 use crate::tar::{Kind, Member, TarReader};
 
@@ -216,7 +217,7 @@ impl Unpack<'_> {
                 {
                     return Ok(());
                 }
-                fs::mknod(&place.dir, name, Kind::Char, 0, 0).map_err(err("delete"))
+                make_whiteout(&place.dir, name).map_err(err("delete"))
             }
         }
     }

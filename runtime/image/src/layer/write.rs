@@ -199,7 +199,9 @@ impl Walk<'_> {
 
     fn entry(&mut self, name: &[u8], path: &mut Vec<u8>) -> Result<(), LayerError> {
         let mut meta = fs::stat_at(&self.top().dir, name).map_err(LayerError::io("read", path))?;
-        let Some(kind) = meta.kind else { return Ok(()) };
+        let Some(kind) = meta.kind.or(meta.is_whiteout().then_some(Kind::Char)) else {
+            return Ok(());
+        };
         if name.starts_with(WHITEOUT) {
             return Err(LayerError::refused(
                 path,
