@@ -1,10 +1,10 @@
 //! Ports of containers on the host.
 
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use rgraph_tests::{BASE, Case, need, shout, wait_until};
+use rgraph_tests::{BASE, Case, Ids, need, shout, wait_until};
 
 fn text(case: &Case, args: &[&str]) -> String {
     case.rgraph(args).ok().text().to_owned()
@@ -95,11 +95,127 @@ fn free_ports_are_found_and_low_ones_refused() {
     assert!(wait_until(Duration::from_secs(20), there), "no page at {port}");
     let shown = text(&case, &["ps", "--format", "{{.Ports}}"]);
     assert!(shown.starts_with(&format!("0.0.0.0:{port}->80/tcp")), "{shown}");
-    assert!(shown.trim_end().ends_with("9/udp"), "{shown}");
+    assert!(shown.contains("->9/udp"), "{shown}");
     text(&case, &["rm", "-f", "web"]);
-    case.rgraph(&["run", "-p", "80:80/udp", BASE]).fails(125, &["not supported yet"]);
+    case.rgraph(&["run", "-p", "80:80/sctp", BASE]).fails(125, &["not supported yet"]);
     if rgraph_tests::setting("RGRAPH_ROOTLESS", 0) != 0 {
         let run = case.rgraph(&["run", "--rm", "-p", "127.0.0.1:81:80", BASE, "true"]);
         run.fails(125, &["cannot be opened by this user", "1024"]);
+    }
+}
+
+/// An image with a program that answers.
+fn echo(case: &Case) {
+    let source = case.out("echo.c");
+    std::fs::write(&source, include_str!("echo.c")).expect("a file");
+    let made = std::process::Command::new("gcc")
+        .args(["-static", "-O1", "-o"])
+        .arg(case.context().join("echo"))
+        .arg(&source)
+        .status();
+    assert!(made.is_ok_and(|s| s.success()), "gcc");
+    case.dockerfile("FROM BASE\nCOPY echo /bin/echo-port\nEXPOSE 53/udp\n");
+    case.build(&["-t", "echo:1"]).ok();
+}
+
+#[test]
+fn datagrams_come_in_and_answers_go_back() {
+    need!(Root, Tool("gcc"), Tool("newuidmap"), Tool("setpriv"));
+    let user = Case::new().of_user(Ids::Range);
+    if !user.open_tun() {
+        shout("ports of a user: there is no /dev/net/tun");
+    }
+    user.import_base(BASE);
+    for case in [Case::with_base(), user] {
+        echo(&case);
+        let args = ["run", "-d", "--name", "dns", "-p", "127.0.0.1::53/udp", "-p", "53"];
+        let args = [&args[..], &["-P", "echo:1", "echo-port", "53"]].concat();
+        let run = case.rgraph(&args).ok();
+        if run.stderr.contains("ports are not published") {
+            text(&case, &["rm", "-f", "dns"]);
+            shout("containers have no network of their own here");
+            continue;
+        }
+        // Both protocols of one number.
+        let told = text(&case, &["port", "dns", "53/udp"]);
+        let at: SocketAddr = told.trim().parse().expect("an address");
+        assert_eq!(text(&case, &["port", "dns", "53/tcp"]).lines().count(), 2);
+        let shown = text(&case, &["ps", "--format", "{{.Ports}}"]);
+        assert!(shown.contains(&format!("{at}->53/udp")) && shown.contains("->53/tcp"), "{shown}");
+        let format = "{{(index (index .NetworkSettings.Ports \"53/udp\") 0).HostPort}}";
+        assert_eq!(text(&case, &["inspect", "-f", format, "dns"]), format!("{}\n", at.port()));
+        let ask = |socket: &UdpSocket, what: &[u8]| -> Option<Vec<u8>> {
+            socket.send(what).ok()?;
+            let mut answer = vec![0; 65536];
+            let n = socket.recv(&mut answer).ok()?;
+            answer.truncate(n);
+            Some(answer)
+        };
+        let client = || {
+            let socket = UdpSocket::bind("127.0.0.1:0").expect("a port");
+            socket.set_read_timeout(Some(Duration::from_millis(500))).expect("a timeout");
+            // Answers of others do not come to it.
+            socket.connect(at).expect("an address");
+            socket
+        };
+        let first = client();
+        let up = || ask(&first, b"hello").is_some_and(|a| a == b"hello");
+        assert!(wait_until(Duration::from_secs(20), up), "no answer");
+        // Late answers to the questions before are taken first.
+        while first.recv(&mut [0; 64]).is_ok() {}
+        // Each gets its own, an empty and a large one too; more than there are places for.
+        for n in 0..300_u32 {
+            let (socket, what) = (client(), n.to_string());
+            let there = || ask(&socket, what.as_bytes()).is_some_and(|a| a == what.as_bytes());
+            assert!(wait_until(Duration::from_secs(20), there), "no answer to {n}");
+        }
+        let large = vec![7; 40_000];
+        let there = || ask(&first, &large).is_some_and(|a| a == large);
+        assert!(wait_until(Duration::from_secs(20), there), "no answer to a large one");
+        assert_eq!(ask(&client(), b""), Some(Vec::new()));
+        // The port is taken, and free afterwards.
+        let map = format!("{at}:53/udp");
+        let busy = case.rgraph(&["run", "--rm", "-p", &map, BASE, "true"]);
+        busy.fails(125, &["is already in use"]);
+        text(&case, &["rm", "-f", "dns"]);
+        assert!(wait_until(Duration::from_secs(10), || UdpSocket::bind(at).is_ok()));
+    }
+}
+
+#[test]
+fn each_side_of_a_connection_ends_by_itself() {
+    need!(Root, Tool("gcc"));
+    let case = Case::with_base();
+    echo(&case);
+    let args = ["run", "-d", "--name", "count", "-p", "127.0.0.1::80", "echo:1"];
+    let args = [&args[..], &["echo-port", "80", "count"]].concat();
+    // With few files there is one place: the others wait, and nobody is turned away.
+    for few in [false, true] {
+        let run = if few { case.rgraph_with_files(100, &args) } else { case.rgraph(&args) }.ok();
+        if run.stderr.contains("ports are not published") {
+            text(&case, &["rm", "-f", "count"]);
+            return shout("containers have no network of their own here");
+        }
+        let at: SocketAddr = text(&case, &["port", "count", "80"]).trim().parse().expect("one");
+        let count = |bytes: usize| -> std::io::Result<String> {
+            let mut socket = TcpStream::connect(at)?;
+            socket.set_read_timeout(Some(Duration::from_secs(20)))?;
+            socket.write_all(&vec![1; bytes])?;
+            socket.shutdown(std::net::Shutdown::Write)?;
+            let mut answer = String::new();
+            socket.read_to_string(&mut answer)?;
+            Ok(answer)
+        };
+        let up = || count(7).is_ok_and(|a| a == "7\n");
+        assert!(wait_until(Duration::from_secs(20), up), "no answer");
+        std::thread::scope(|s| {
+            let ask = |n: usize| s.spawn(move || (n, count(n * 50_000).expect("an answer")));
+            let all: Vec<_> = (1..9).map(ask).collect();
+            for one in all {
+                let (n, answer) = one.join().expect("a thread");
+                assert_eq!(answer, format!("{}\n", n * 50_000));
+            }
+        });
+        text(&case, &["rm", "-f", "count"]);
     }
 }

@@ -36,7 +36,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "PATH")]
     pub cgroup_parent: Option<String>,
     /// Let a port of the host lead to one of its own
-    #[arg(short, long, value_name = "[[IP:]HOST:]PORT")]
+    #[arg(short, long, value_name = "[[IP:]HOST:]PORT[/udp]")]
     pub publish: Vec<String>,
     /// As --publish for all ports that the image names, with free ports of the host
     #[arg(short = 'P', long)]
@@ -237,7 +237,7 @@ pub struct PortArgs {
     #[arg(value_name = "CONTAINER")]
     pub container: String,
     /// Only this one of its ports
-    #[arg(value_name = "PORT[/tcp]")]
+    #[arg(value_name = "PORT[/tcp|/udp]")]
     pub port: Option<String>,
 }
 

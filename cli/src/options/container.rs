@@ -506,7 +506,7 @@ mod tests {
     fn what_is_refused() {
         for (words, part) in [
             (&["--detach-keys=ctrl-A", "box"][..], "expected letters"),
-            (&["-p", "80:80/udp", "box"], "`run --publish` with udp is not supported yet"),
+            (&["-p", "80:80/sctp", "box"], "`run --publish` with sctp is not supported yet"),
             (&["--name", "-x", "box"], "only [a-zA-Z0-9]"),
             (&["-v", "/a:b", "box"], "must be absolute"),
             (&["-v", "/a:/b:rx", "box"], "must be `ro` or `rw`"),

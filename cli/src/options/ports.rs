@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use rgraph_runtime::container::Publish;
+use rgraph_runtime::container::{Protocol, Publish};
 
 use super::error::OptionsError;
 
@@ -13,13 +13,14 @@ const MOST: usize = 1000;
 pub fn publish(line: &str) -> Result<Vec<Publish>, OptionsError> {
     let wrong = |why: &str| OptionsError::value("--publish", line, why);
     let (rest, protocol) = line.split_once('/').unwrap_or((line, "tcp"));
-    match protocol.to_ascii_lowercase().as_str() {
-        "tcp" => {}
-        "udp" | "sctp" => {
-            return Err(OptionsError::Unsupported(format!("`run --publish` with {protocol}")));
+    let protocol = match protocol.to_ascii_lowercase().as_str() {
+        "tcp" => Protocol::Tcp,
+        "udp" => Protocol::Udp,
+        "sctp" => {
+            return Err(OptionsError::Unsupported("`run --publish` with sctp".to_owned()));
         }
-        _ => return Err(wrong("the protocol must be `tcp`")),
-    }
+        _ => return Err(wrong("the protocol must be `tcp` or `udp`")),
+    };
     let (rest, inner) = match rest.rsplit_once(':') {
         Some((rest, inner)) => (Some(rest), inner),
         None => (None, rest),
@@ -64,7 +65,7 @@ pub fn publish(line: &str) -> Result<Vec<Publish>, OptionsError> {
     Ok(outer
         .into_iter()
         .zip(inner)
-        .map(|(host, container)| Publish { ip, host, container })
+        .map(|(host, container)| Publish { ip, host, container, protocol })
         .collect())
 }
 
@@ -78,11 +79,15 @@ mod tests {
             ip: ip.map(|i| i.parse().unwrap()),
             host,
             container,
+            protocol: Protocol::Tcp,
         };
+        let udp = |p: Publish| Publish { protocol: Protocol::Udp, ..p };
         for (line, want) in [
             ("80", vec![p(None, 0, 80)]),
             ("8080:80", vec![p(None, 8080, 80)]),
             ("8080:80/tcp", vec![p(None, 8080, 80)]),
+            ("53:53/udp", vec![udp(p(None, 53, 53))]),
+            ("127.0.0.1::53/UDP", vec![udp(p(Some("127.0.0.1"), 0, 53))]),
             ("0.0.0.0:8080:80", vec![p(None, 8080, 80)]),
             ("127.0.0.1::80", vec![p(Some("127.0.0.1"), 0, 80)]),
             ("127.0.0.1:81:80", vec![p(Some("127.0.0.1"), 81, 80)]),
@@ -92,7 +97,7 @@ mod tests {
             assert_eq!(publish(line).unwrap(), want, "{line}");
         }
         for (line, part) in [
-            ("80:80/udp", "not supported yet"),
+            ("80:80/sctp", "not supported yet"),
             ("80:80/x", "protocol"),
             ("", "expected ports"),
             ("0", "expected ports"),

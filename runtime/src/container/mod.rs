@@ -42,7 +42,7 @@ pub use client::{Connection, Waited};
 pub use commit::{Commit, commit};
 pub use diff::{Change, changes};
 pub use files::{Copying, Files, FilesError, Reach};
-pub use ports::{Bound, PortError, Publish};
+pub use ports::{Bound, PortError, Protocol, Publish};
 pub use processes::{Clock, Process, processes};
 pub use protocol::{Attach, End, Event, Exec, Word};
 pub use size::{blocks_below, bytes_below, changed_bytes};

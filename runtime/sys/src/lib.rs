@@ -8,6 +8,7 @@
 
 pub mod caps;
 pub mod channel;
+pub mod datagram;
 pub mod file;
 pub mod init;
 pub mod memory;

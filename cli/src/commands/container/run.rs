@@ -3,8 +3,8 @@
 use nix::sys::signal::Signal;
 use rgraph_ir::image_config::ContainerConfig;
 use rgraph_runtime::container::{
-    Attach, ContainerError, Containers, New, Publish, Settings, Start, VolumeMount, hosts, limits,
-    start, ulimits,
+    Attach, ContainerError, Containers, New, Protocol, Publish, Settings, Start, VolumeMount, hosts,
+    limits, start, ulimits,
 };
 use rgraph_runtime::fetch::image::{ImageFetcher, PullPolicy};
 use rgraph_runtime::images::{self, World};
@@ -180,13 +180,18 @@ fn published(opts: &RunOptions, image: &ContainerConfig) -> Vec<Publish> {
     let mut all = opts.ports.clone();
     if opts.all_ports {
         for line in &image.exposed_ports {
-            let (port, protocol) = line.split_once('/').unwrap_or((line, "tcp"));
-            match (port.parse(), protocol) {
-                (Ok(container), "tcp") if all.iter().all(|p| p.container != container) => {
-                    all.push(Publish { ip: None, host: 0, container });
+            let (port, name) = line.split_once('/').unwrap_or((line, "tcp"));
+            let protocol = match name {
+                "tcp" => Protocol::Tcp,
+                "udp" => Protocol::Udp,
+                _ => {
+                    note(&format!("warning: port {line} is not published: {name} is not yet"));
+                    continue;
                 }
-                (_, "tcp") => {}
-                _ => note(&format!("warning: port {line} is not published: only TCP is yet")),
+            };
+            let Ok(container) = port.parse() else { continue };
+            if all.iter().all(|p| (p.container, p.protocol) != (container, protocol)) {
+                all.push(Publish { ip: None, host: 0, container, protocol });
             }
         }
     }

@@ -1,24 +1,35 @@
 //! Passes on what comes to the ports of a container: one process with one thread.
+//!
+//! It has bounds of its own. Nobody is cut off for saying nothing, unless all places are taken and
+//! another waits for one.
 
 use std::fs::File;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
+use rgraph_sys::datagram;
 use rgraph_sys::spawn::{self, PidFd};
 use rgraph_sys::wait::{self, For};
 use rgraph_sys::{netns, ns};
-use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, sockopt,
-};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::Bound;
+use super::flow::{self, Flow, Sender};
+use super::link::Link;
+use super::{Bound, Protocol};
 
 /// Connections at the same time; more have to wait.
-const MOST: usize = 400;
-/// Bytes on their way in one direction of a connection.
-const BUFFER: usize = 16 << 10;
+const MOST_LINKS: usize = 400;
+/// Senders of datagrams at the same time; the one that was silent the longest makes room.
+const MOST_FLOWS: usize = 256;
+/// Files that this process has open beside those of connections.
+const OWN_FILES: usize = 16;
+/// A connection that was silent for so long makes room when another waits.
+const SILENT: Duration = Duration::from_secs(60);
+/// So long the answers of the container find back to a sender of datagrams (docker-proxy has the same).
+const REMEMBERED: Duration = Duration::from_secs(90);
+/// How long nobody is taken after this process had no room.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// The process. It ends with this value, and with its parent.
 pub(in super::super) struct Proxy(PidFd);
@@ -30,7 +41,7 @@ impl Proxy {
     /// That network cannot be opened, or there is no process.
     pub fn start(pid: i32, bound: &[Bound], sockets: Vec<OwnedFd>) -> io::Result<Self> {
         let network = OwnedFd::from(File::open(format!("/proc/{pid}/ns/net"))?);
-        let ports: Vec<u16> = bound.iter().map(|b| b.container).collect();
+        let bound = bound.to_vec();
         spawn::copy_self(move || {
             let mut kept = sockets;
             kept.push(network);
@@ -39,8 +50,8 @@ impl Proxy {
             let Some(network) = kept.pop() else { return 1 };
             let ready = ns::die_with_parent().and_then(|()| netns::enter(&network));
             drop(network);
-            match ready {
-                Ok(()) => serve(&kept, &ports),
+            match ready.and_then(|()| Serving::new(kept, &bound)) {
+                Ok(serving) => serving.run(),
                 Err(_) => 1,
             }
         })
@@ -55,143 +66,170 @@ impl Drop for Proxy {
     }
 }
 
-/// What goes in one direction.
-struct Way {
-    bytes: Vec<u8>,
-    /// So many of them have been passed on.
-    done: usize,
-    /// The sender has said all.
-    ended: bool,
-    /// And the receiver knows.
-    told: bool,
+/// A port of the host.
+struct Door {
+    socket: OwnedFd,
+    protocol: Protocol,
+    /// In the container.
+    port: u16,
 }
 
-impl Way {
-    fn new() -> Self {
-        Self { bytes: Vec::with_capacity(BUFFER), done: 0, ended: false, told: false }
-    }
+struct Serving {
+    doors: Vec<Door>,
+    links: Vec<Link>,
+    flows: Vec<Flow>,
+    most_links: usize,
+    /// Until then nobody is taken: this process had no room.
+    pause: Option<Instant>,
+    buffer: Vec<u8>,
+}
 
-    fn is_empty(&self) -> bool {
-        self.done == self.bytes.len()
-    }
+/// What has something to do.
+#[derive(Clone, Copy)]
+enum Source {
+    Door(usize),
+    Link(usize, usize),
+    Flow(usize),
+}
 
-    /// Takes what there is to take.
-    fn fill(&mut self, from: &OwnedFd) -> rustix::io::Result<()> {
-        self.bytes.resize(BUFFER, 0);
-        self.done = 0;
-        let got = rustix::net::recv(from, &mut self.bytes[..], RecvFlags::empty());
-        let n = match got {
-            Ok((n, _)) => n,
-            Err(Errno::AGAIN | Errno::INTR) => {
-                self.bytes.clear();
-                return Ok(());
+/// How many connections there may be with so many files: as many as the hard limit allows.
+fn room() -> usize {
+    let Rlimit { maximum, current } = getrlimit(Resource::Nofile);
+    // Where it cannot be raised, less have to do.
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).is_ok();
+    let files = if raised { maximum } else { current };
+    let files = files.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
+    files.saturating_sub(MOST_FLOWS + OWN_FILES) / 2
+}
+
+impl Serving {
+    fn new(sockets: Vec<OwnedFd>, bound: &[Bound]) -> io::Result<Self> {
+        let mut doors = Vec::with_capacity(bound.len());
+        for (socket, b) in sockets.into_iter().zip(bound) {
+            if b.protocol == Protocol::Udp {
+                datagram::tell_address(&socket, b.host.is_ipv6())?;
             }
-            Err(e) => return Err(e),
-        };
-        self.bytes.truncate(n);
-        self.ended = n == 0;
-        Ok(())
-    }
-
-    /// Passes on what can be passed on.
-    fn pour(&mut self, to: &OwnedFd) -> rustix::io::Result<()> {
-        match rustix::net::send(to, &self.bytes[self.done..], SendFlags::NOSIGNAL) {
-            Ok(n) => self.done += n,
-            Err(Errno::AGAIN | Errno::INTR) => {}
-            Err(e) => return Err(e),
+            doors.push(Door { socket, protocol: b.protocol, port: b.container });
         }
-        Ok(())
-    }
-}
-
-/// One who came, and the container.
-struct Link {
-    outer: OwnedFd,
-    inner: OwnedFd,
-    /// From outside to inside, and back.
-    ways: [Way; 2],
-}
-
-impl Link {
-    fn ends(&self, way: usize) -> (&OwnedFd, &OwnedFd) {
-        if way == 0 { (&self.outer, &self.inner) } else { (&self.inner, &self.outer) }
+        let most_links = MOST_LINKS.min(room().saturating_sub(doors.len())).max(1);
+        let udp = doors.iter().any(|d| d.protocol == Protocol::Udp);
+        let buffer = vec![0; if udp { datagram::MOST } else { 0 }];
+        Ok(Self { doors, links: Vec::new(), flows: Vec::new(), most_links, pause: None, buffer })
     }
 
-    fn step(&mut self, way: usize) -> rustix::io::Result<()> {
-        let (from, to) =
-            if way == 0 { (&self.outer, &self.inner) } else { (&self.inner, &self.outer) };
-        let w = &mut self.ways[way];
-        if w.is_empty() && !w.ended {
-            w.fill(from)?;
+    fn run(mut self) -> i32 {
+        loop {
+            let now = Instant::now();
+            self.pause.take_if(|until| *until <= now);
+            self.flows.retain(|f| now < f.last + REMEMBERED);
+            let (sources, asked): (Vec<Source>, Vec<_>) = self.asked(now).into_iter().unzip();
+            let timeout = self.next_look(now).map(|at| at.saturating_duration_since(now));
+            let Ok(ready) = wait::poll(asked, timeout) else { return 1 };
+            let ready: Vec<Source> =
+                sources.into_iter().zip(ready).filter_map(|(s, r)| r.then_some(s)).collect();
+            self.serve(&ready, Instant::now());
         }
-        if !w.is_empty() {
-            w.pour(to)?;
-        }
-        if w.is_empty() && w.ended && !w.told {
-            w.told = true;
-            rustix::net::shutdown(to, Shutdown::Write)?;
-        }
-        Ok(())
     }
 
-    fn is_over(&self) -> bool {
-        self.ways.iter().all(|w| w.told)
-    }
-}
-
-fn serve(listeners: &[OwnedFd], ports: &[u16]) -> i32 {
-    let mut links: Vec<Link> = Vec::new();
-    loop {
-        let open = if links.len() < MOST { listeners } else { &[] };
-        let mut asked: Vec<(BorrowedFd<'_>, For)> =
-            open.iter().map(|l| (l.as_fd(), For::Reading)).collect();
-        // Which way of which link an entry is about.
-        let mut about = Vec::new();
-        for (at, link) in links.iter().enumerate() {
-            for way in 0..2 {
-                let (from, to) = link.ends(way);
-                let w = &link.ways[way];
-                if !w.is_empty() {
-                    asked.push((to.as_fd(), For::Writing));
-                } else if !w.ended {
-                    asked.push((from.as_fd(), For::Reading));
-                } else {
-                    continue;
-                }
-                about.push((at, way));
+    /// What is waited for.
+    fn asked(&self, now: Instant) -> Vec<(Source, (BorrowedFd<'_>, For))> {
+        let takes = self.pause.is_none() && self.has_room(now);
+        let mut asked = Vec::new();
+        for (at, door) in self.doors.iter().enumerate() {
+            if takes || door.protocol == Protocol::Udp {
+                asked.push((Source::Door(at), (door.socket.as_fd(), For::Reading)));
             }
         }
-        let Ok(ready) = wait::poll(asked, None) else { return 1 };
-        let (came, moved) = ready.split_at(open.len());
+        for (at, link) in self.links.iter().enumerate() {
+            let ways = (0..2).filter_map(|way| Some((Source::Link(at, way), link.awaits(way)?)));
+            asked.extend(ways);
+        }
+        let flows = self.flows.iter().enumerate();
+        asked.extend(flows.map(|(at, f)| (Source::Flow(at), (f.inner(), For::Reading))));
+        asked
+    }
+
+    /// A place is free, or one that has been silent can be had.
+    fn has_room(&self, now: Instant) -> bool {
+        self.links.len() < self.most_links || self.links.iter().any(|l| l.last + SILENT <= now)
+    }
+
+    /// When there may be something to do though nothing happens.
+    fn next_look(&self, now: Instant) -> Option<Instant> {
+        let full = !self.has_room(now);
+        let room = self.links.iter().filter(|_| full).map(|l| l.last + SILENT).min();
+        let forget = self.flows.iter().map(|f| f.last + REMEMBERED).min();
+        [self.pause, room, forget].into_iter().flatten().min()
+    }
+
+    fn serve(&mut self, ready: &[Source], now: Instant) {
         let mut over = Vec::new();
-        for ((at, way), _) in about.iter().zip(moved).filter(|(_, ready)| **ready) {
-            // One that fails is given up in both directions.
-            if links[*at].step(*way).is_err() || links[*at].is_over() {
-                over.push(*at);
+        for source in ready {
+            match *source {
+                // One that fails is given up in both directions.
+                Source::Link(at, way) => {
+                    let link = &mut self.links[at];
+                    if link.step(way, now).is_err() || link.is_over() {
+                        over.push(at);
+                    }
+                }
+                Source::Flow(at) => {
+                    let flow = &mut self.flows[at];
+                    let outer = &self.doors[flow.sender.door].socket;
+                    flow.pass_out(outer, &mut self.buffer, now);
+                }
+                Source::Door(_) => {}
             }
         }
         over.dedup();
         for at in over.into_iter().rev() {
-            links.remove(at);
+            self.links.remove(at);
         }
-        for ((listener, port), _) in listeners.iter().zip(ports).zip(came).filter(|(_, c)| **c) {
-            links.extend(accept(listener, *port));
+        for source in ready {
+            if let Source::Door(at) = *source {
+                match self.doors[at].protocol {
+                    Protocol::Tcp => self.admit(at, now),
+                    Protocol::Udp => self.take(at, now),
+                }
+            }
         }
     }
-}
 
-/// Somebody came: the container is called. `None`: either is gone again.
-fn accept(listener: &OwnedFd, port: u16) -> Option<Link> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let outer = rustix::net::accept_with(listener, flags).ok()?;
-    let kind = SocketType::STREAM;
-    let inner = rustix::net::socket_with(AddressFamily::INET, kind, flags, None).ok()?;
-    for socket in [&outer, &inner] {
-        sockopt::set_tcp_nodelay(socket, true).ok()?;
+    /// Somebody came: the container is called.
+    fn admit(&mut self, door: usize, now: Instant) {
+        if self.links.len() >= self.most_links {
+            let oldest = self.links.iter().enumerate().min_by_key(|(_, l)| l.last);
+            match oldest {
+                Some((at, l)) if l.last + SILENT <= now => drop(self.links.remove(at)),
+                _ => return,
+            }
+        }
+        let Door { socket, port, .. } = &self.doors[door];
+        match Link::accept(socket, *port, now) {
+            Ok(link) => self.links.extend(link),
+            // Who waits goes on waiting, and this process does not ask all the time.
+            Err(_) => self.pause = Some(now + PAUSE),
+        }
     }
-    match rustix::net::connect(&inner, &SocketAddr::from((Ipv4Addr::LOCALHOST, port))) {
-        Ok(()) | Err(Errno::INPROGRESS) => {}
-        Err(_) => return None,
+
+    /// Datagrams came.
+    fn take(&mut self, door: usize, now: Instant) {
+        let Self { doors, flows, buffer, .. } = self;
+        let Door { socket, port, .. } = &doors[door];
+        flow::take(socket, buffer, |got, bytes| {
+            let sender = Sender { door, address: got.from, asked: got.to };
+            let at = flows.iter().position(|f| f.sender == sender).or_else(|| {
+                if flows.len() >= MOST_FLOWS {
+                    let oldest = flows.iter().enumerate().min_by_key(|(_, f)| f.last);
+                    oldest.map(|(at, _)| at).map(|at| flows.swap_remove(at));
+                }
+                // Without room it is lost, as datagrams are.
+                flows.push(Flow::open(sender, *port, now).ok()?);
+                Some(flows.len() - 1)
+            });
+            if let Some(at) = at {
+                flows[at].pass_in(bytes, now);
+            }
+        });
     }
-    Some(Link { outer, inner, ways: [Way::new(), Way::new()] })
 }
