@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`args`] (raw flags and the environment), [`options`] (typed, every error of the
 //! command line), [`bake`] (many builds of one file), [`mod@context`], [`load`], [`units`],
-//! [`pipeline`], [`mod@script`] and [`sources`] (the way of a build), [`commands`],
+//! [`mod@platforms`], [`pipeline`], [`mod@script`] and [`sources`] (the way of a build), [`commands`],
 //! [`progress`] (readers of the event stream), [`journal`] (what is kept of it), [`report`]
 //! (diagnostics, failures, exit codes), [`table`] (columns, sizes, times). `main.rs` is the program.
 
@@ -14,6 +14,7 @@ pub mod bake;
 pub mod context;
 pub mod load;
 pub mod pipeline;
+pub mod platforms;
 pub mod script;
 pub mod sources;
 pub mod units;

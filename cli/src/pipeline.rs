@@ -21,7 +21,10 @@ use rgraph_solver::event::{Event, EventKind, EventSink, Step};
 
 use crate::context::{Brought, bring};
 use crate::load::{FolderNames, Loaded, load};
-use crate::options::{BuildOptions, ContextSpec, FileSpec, NamedContext, Pull, host_platform};
+use crate::options::{
+    BuildOptions, ContextSpec, FileSpec, NamedContext, Platforms, Pull, host_platform,
+};
+use crate::platforms;
 use crate::report::CliError;
 use crate::units::{self, Unit};
 
@@ -147,6 +150,14 @@ pub fn compile(
         Answers::Stubs => Facts::offline(),
         Answers::Images { .. } => Facts::new(),
     };
+    let mut of_bases = Vec::new();
+    for (at, unit) in units.iter().enumerate() {
+        let found = all_platforms(unit, origin(at), answers).map_err(|e| about(unit, e))?;
+        of_bases.push(found.map(|f| {
+            noticed.extend(f.notice());
+            f.platforms
+        }));
+    }
     let mut plans: Vec<Option<Arc<BuildPlan>>> = vec![None; units.len()];
     let mut epochs = vec![None; units.len()];
     while plans.iter().any(Option::is_none) {
@@ -163,6 +174,9 @@ pub fn compile(
             let options = lower_options(&unit.opts, loaded);
             let mut options = LowerOptions { warnings, context_time, ..options };
             options.build_contexts.extend(linked);
+            if let Some(all) = &of_bases[at] {
+                options.platforms.clone_from(all);
+            }
             match lower(ast, &options, &facts) {
                 Ok(Lowering::Done(done)) => {
                     noticed.extend(done.warnings);
@@ -215,6 +229,23 @@ pub fn compile(
         of_unit,
         given: units.iter().flat_map(|u| u.opts.build_args.keys().cloned()).collect(),
     })
+}
+
+/// What the bases of a unit are for, when that decides what it is built for.
+fn all_platforms(
+    unit: &Unit,
+    origin: &Origin,
+    answers: &Answers<'_>,
+) -> Result<Option<platforms::Found>, CliError> {
+    if unit.opts.platforms != Platforms::OfBases {
+        return Ok(None);
+    }
+    let Answers::Images { images, .. } = answers else {
+        return Err(CliError::failed("--all-platforms asks the bases, and nothing is asked here")
+            .help("name the platforms with `--platform`"));
+    };
+    let options = lower_options(&unit.opts, &origin.loaded);
+    platforms::of_bases(&origin.ast, &options, images).map(Some)
 }
 
 fn about(unit: &Unit, e: CliError) -> CliError {
@@ -373,7 +404,7 @@ fn arg_names(c: &Compiled) -> BTreeSet<String> {
 pub fn lower_options(opts: &BuildOptions, loaded: &Loaded) -> LowerOptions {
     LowerOptions {
         target: opts.target.clone(),
-        platforms: opts.platforms.clone(),
+        platforms: opts.platforms.listed().to_vec(),
         build_platform: host_platform(),
         build_args: opts.build_args.clone(),
         labels: opts.labels.clone(),

@@ -6,6 +6,9 @@ pub const MAX_LAYERS: usize = 127;
 /// From here on a warning: the Docker engine refuses to run more (`max depth exceeded`).
 pub const WARN_LAYERS: usize = 125;
 
+/// Most platforms that are found out for one build: more that the bases have is an error.
+pub const MAX_PLATFORMS: usize = 64;
+
 /// Largest Dockerfile, bytes.
 pub const MAX_DOCKERFILE: usize = 16 << 20;
 /// Longest logical line, bytes (BuildKit's scanner stops at 64 KiB for one physical line).

@@ -164,3 +164,70 @@ fn a_base_says_which_platforms_it_has() {
     let host = format!("was pulled with platform \"linux/{}\", expected \"{want}\"", host_arch());
     assert!(run.stderr.contains(&host), "{}", run.stderr);
 }
+
+/// Pushes an image of one file for these platforms.
+fn push_for(registry: &Registry, name: &str, platforms: &str) -> String {
+    let name = registry.name(name);
+    let case = Case::new();
+    case.file("f", name.as_bytes()).file("Dockerfile", "FROM scratch\nCOPY f /\n");
+    case.build(&["--platform", platforms, "--push", "-t", &name]).ok();
+    name
+}
+
+/// PLAT-05.
+#[test]
+fn all_platforms_are_those_of_every_base() {
+    need!(Root, Tool("docker-registry"), Tool("skopeo"));
+    let registry = Registry::start(Access::Open);
+    let two = push_for(&registry, "two:1", "linux/arm/v7,linux/arm64,linux/amd64");
+    let three = push_for(&registry, "three:1", "linux/s390x,linux/amd64,linux/arm64");
+    let lone = push_for(&registry, "lone:1", "linux/s390x");
+    let case = Case::with_base();
+    let built = |text: &str| {
+        case.dockerfile(text);
+        let name = registry.name("built:1");
+        let run = case.build(&["--all-platforms", "--push", "-t", &name]).ok();
+        let (_, json) = inspect(&name);
+        let of_one = || {
+            let at = format!("docker://{name}");
+            let config = run_skopeo_config(&at);
+            vec![config["architecture"].as_str().expect("it").to_owned()]
+        };
+        let all = match json["manifests"].is_array() {
+            true => images(&json).into_iter().map(|(arch, _)| arch).collect(),
+            false => of_one(),
+        };
+        (all, run.stderr)
+    };
+    // What runs here in any case is not asked, and has one platform only.
+    let native = "FROM --platform=$BUILDPLATFORM BASE AS native\nRUN echo made > /made\n";
+    let text =
+        format!("{native}FROM {two}\nCOPY --from={three} /f /g\nCOPY --from=native /made /\n");
+    assert_eq!(built(&text).0, ["amd64", "arm64"]);
+    // A base that is named after the platform; `of-s390x` is nothing.
+    let text = format!(
+        "FROM {two} AS of-amd64\nFROM {three} AS of-arm64\nARG TARGETARCH\nFROM of-$TARGETARCH\nCOPY --from={three} /f /g\n"
+    );
+    let (all, said) = built(&format!("ARG TARGETARCH\n{text}"));
+    assert_eq!(all, ["amd64", "arm64"]);
+    assert!(said.contains("not built for linux/s390x"), "{said}");
+    let (all, said) = built("FROM scratch\nCOPY Dockerfile /\n");
+    assert_eq!(all, [host_arch()]);
+    assert!(said.contains("there is no base to ask"), "{said}");
+    case.dockerfile(&format!("FROM {lone}\nCOPY --from={two} /f /g\n"));
+    let texts = ["no platform is one of all bases", "lone:1` is for linux/s390x", "`--platform`"];
+    case.build(&["--all-platforms"]).fails(1, &texts);
+    case.build(&["--all-platforms", "--platform=linux/amd64"]).fails(2, &["exclude each other"]);
+    // Statements beside the images are no platforms.
+    let said = registry.name("said:1");
+    case.dockerfile(&format!("FROM {two}\nCOPY Dockerfile /\n"));
+    let flags = ["--platform=linux/arm64,linux/amd64", "--provenance", "--push", "-t", &said];
+    case.build(&flags).ok();
+    assert_eq!(inspect(&said).1["manifests"].as_array().expect("an index").len(), 4);
+    assert_eq!(built(&format!("FROM {said}\nCOPY Dockerfile /d\n")).0, ["amd64", "arm64"]);
+}
+
+fn run_skopeo_config(at: &str) -> Value {
+    let config = run("skopeo", &["inspect", "--config", "--tls-verify=false", at]);
+    serde_json::from_str(&config).expect("JSON")
+}

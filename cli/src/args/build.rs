@@ -61,6 +61,9 @@ pub struct BuildArgs {
     /// Platform, or several with commas
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub platform: Vec<String>,
+    /// Build for all platforms that every base has
+    #[arg(long)]
+    pub all_platforms: bool,
     /// Secret for RUN --mount=type=secret: id=NAME[,src=FILE|,env=VAR]
     #[arg(long, value_name = "SPEC")]
     pub secret: Vec<String>,

@@ -1,50 +1,42 @@
 //! The options of `build` and `graph`.
 
+mod call;
+mod checks;
+mod outputs;
+mod platforms;
+mod timeouts;
+mod values;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use rgraph_frontend::ServiceOption;
 use rgraph_ir::attest::Attestations;
 use rgraph_ir::op::{HostIp, NetworkMode, Ulimit};
 use rgraph_ir::request::{
-    CacheFrom, CacheTo, Dest, Entitlements, ImageOutput, OutputSpec, Resources, Secret, Squash,
-    SshSource,
+    CacheFrom, CacheTo, Entitlements, OutputSpec, Resources, Secret, Squash, SshSource,
 };
-use rgraph_ir::{Platform, Reference, Ttl};
+use rgraph_ir::{Platform, Ttl};
 
+use self::call::call;
+use self::checks::{legacy, refuse_later};
+use self::outputs::outputs;
+use self::platforms::platforms;
+use self::values::{build_args, labels};
 use super::context::{ContextSpec, FileSpec, NamedContext, named};
 use super::error::OptionsError;
 use super::lock::default_path;
-use super::output::{normal_tag, parse_output};
+use super::output::normal_tag;
 use super::{
     ProgressMode, Pull, Terminals, agents, attestations, cache_from, cache_to, entitlements, host,
     insecure_registries, network, resources, secrets, services, shm_size, ulimit,
 };
+
 use crate::args::{BuildArgs, Environment, GraphArgs, GraphFormat};
 
-/// What is asked of the Dockerfile.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Call {
-    /// Its result.
-    #[default]
-    Build,
-    /// Its warnings.
-    Check {
-        /// As JSON.
-        json: bool,
-    },
-    /// Its arguments and secrets.
-    Outline {
-        /// As JSON.
-        json: bool,
-    },
-    /// Its stages.
-    Targets {
-        /// As JSON.
-        json: bool,
-    },
-}
+pub use self::call::Call;
+pub use self::platforms::Platforms;
+pub use self::timeouts::Timeouts;
 
 /// A build as asked for, typed.
 #[derive(Debug, Clone)]
@@ -63,8 +55,8 @@ pub struct BuildOptions {
     pub labels: BTreeMap<String, String>,
     /// Further contexts by name.
     pub build_contexts: BTreeMap<String, NamedContext>,
-    /// Platforms in the order given; empty: this machine's.
-    pub platforms: Vec<Platform>,
+    /// What it is built for.
+    pub platforms: Platforms,
     /// Names of the result, written out with tag.
     pub tags: Vec<String>,
     /// Where results go; empty: the local image store.
@@ -139,36 +131,6 @@ pub struct BuildOptions {
     pub warnings: Vec<String>,
 }
 
-/// Times after which something is ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Timeouts {
-    /// Each `RUN`.
-    pub step: Option<Duration>,
-    /// The whole build.
-    pub build: Option<Duration>,
-}
-
-impl Timeouts {
-    fn read(texts: &[String]) -> Result<Self, OptionsError> {
-        let mut out = Self::default();
-        for text in texts {
-            let (slot, time) = match text.split_once('=') {
-                None => (&mut out.step, text.as_str()),
-                Some(("step", time)) => (&mut out.step, time),
-                Some(("build", time)) => (&mut out.build, time),
-                Some((what, _)) => {
-                    return Err(OptionsError::word("--timeout", what, "part", &["step", "build"]));
-                }
-            };
-            let time: Option<Ttl> = time.parse().ok().filter(|t| *t > Ttl::seconds(0));
-            *slot = Some(time.map(Ttl::duration).ok_or_else(|| {
-                OptionsError::value("--timeout", text, "expected a time such as 90s or 1h30m")
-            })?);
-        }
-        Ok(out)
-    }
-}
-
 /// A graph as asked for.
 #[derive(Debug, Clone)]
 pub struct GraphOptions {
@@ -232,7 +194,7 @@ impl BuildOptions {
             build_args,
             labels: labels(&raw.label)?,
             build_contexts: raw.build_context.iter().map(|l| named(l)).collect::<Result<_, _>>()?,
-            platforms: platforms(&raw.platform)?,
+            platforms: platforms(&raw)?,
             outputs: outputs(&raw, &tags, terminals)?,
             inherit_labels: raw.inherit_labels.unwrap_or(true),
             squash: match raw.squash.as_deref() {
@@ -326,344 +288,5 @@ impl BuildOptions {
         let beside = || default_path(&options.file, &options.context);
         let locked = raw.locked.map(|p| if p.is_empty() { beside() } else { p.into() });
         Ok(Self { secrets, ssh, locked, ..options })
-    }
-
-    /// What a build without a network cannot do. A graph alone may ask for it.
-    fn check_network(&self) -> Result<(), OptionsError> {
-        let conflict = |text: &str| Err(OptionsError::Conflict(text.to_owned()));
-        let pushes = |o: &OutputSpec| match o {
-            OutputSpec::Registry(_) => true,
-            OutputSpec::Image(i) => i.push,
-            _ => false,
-        };
-        match self.pull {
-            _ if !self.offline => Ok(()),
-            Pull::Always | Pull::Newer => conflict(
-                "`--offline` uses no network, and `--pull` asks registries: give one of them",
-            ),
-            _ if self.outputs.iter().any(pushes) => {
-                conflict("`--offline` uses no network, and a push needs it: give one of them")
-            }
-            Pull::Missing | Pull::Never => Ok(()),
-        }
-    }
-
-    /// `registry.insecure=true` is about the hosts of that output's names.
-    fn insecure_outputs(&mut self) {
-        for o in &self.outputs {
-            let (OutputSpec::Image(i) | OutputSpec::Registry(i)) = o else { continue };
-            let names = if i.names.is_empty() { &self.tags } else { &i.names };
-            let hosts =
-                names.iter().filter_map(|n| n.parse::<Reference>().ok()).map(|r| r.registry);
-            self.insecure_registries.extend(hosts.filter(|_| i.insecure));
-        }
-    }
-
-    /// `--timestamp` is `SOURCE_DATE_EPOCH` for the image alone: no step sees it.
-    fn timestamp(&mut self, seconds: Option<&str>) -> Result<(), OptionsError> {
-        let Some(text) = seconds else { return Ok(()) };
-        let seconds = text.parse().map_err(|_| {
-            OptionsError::value("--timestamp", text, "expected a number of seconds since 1970")
-        })?;
-        self.source_date_epoch = Some(seconds);
-        for o in &mut self.outputs {
-            match o {
-                OutputSpec::Oci(a) | OutputSpec::Docker(a) => a.layers.rewrite_timestamp = true,
-                OutputSpec::Image(i) | OutputSpec::Registry(i) => i.layers.rewrite_timestamp = true,
-                OutputSpec::Local { .. } | OutputSpec::Tar { .. } | OutputSpec::CacheOnly => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// Statements about an image are entries of an OCI index.
-    fn attest_outputs(&mut self) -> Result<(), OptionsError> {
-        if !self.attest.any() {
-            return Ok(());
-        }
-        for o in &mut self.outputs {
-            let layers = match o {
-                // Its manifests are for readers of OCI layouts anyway.
-                OutputSpec::Docker(a) => {
-                    a.layers.oci_media_types = true;
-                    continue;
-                }
-                OutputSpec::Oci(a) => &a.layers,
-                OutputSpec::Image(i) | OutputSpec::Registry(i) => &i.layers,
-                OutputSpec::Local { .. } | OutputSpec::Tar { .. } | OutputSpec::CacheOnly => {
-                    continue;
-                }
-            };
-            if !layers.oci_media_types {
-                return Err(OptionsError::Conflict(
-                    "`--attest` needs `oci-mediatypes=true`: Docker's media types have no index \
-                     of statements"
-                        .to_owned(),
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    /// What several targets cannot have in common.
-    fn check_targets(&self) -> Result<(), OptionsError> {
-        let count = 1 + self.more_targets.len();
-        if count == 1 {
-            return Ok(());
-        }
-        let conflict = |text: String| Err(OptionsError::Conflict(text));
-        let all: Vec<&String> = self.target.iter().chain(&self.more_targets).collect();
-        if let Some(twice) = all.iter().enumerate().find(|(i, t)| all[..*i].contains(t)) {
-            return conflict(format!("`--target {}` is given twice", twice.1));
-        }
-        if !self.tags.is_empty() && self.tags.len() != count {
-            return conflict(format!(
-                "{count} targets need as many `-t`, each for the target in its place, or none"
-            ));
-        }
-        let one_file = |o: &OutputSpec| match o {
-            OutputSpec::Oci(_) | OutputSpec::Docker(_) | OutputSpec::Tar { .. } => true,
-            OutputSpec::Image(i) | OutputSpec::Registry(i) => !i.names.is_empty(),
-            OutputSpec::Local { .. } | OutputSpec::CacheOnly => false,
-        };
-        if self.outputs.iter().any(one_file) {
-            return conflict(
-                "several targets do not fit into one archive or name: use `-o DIR`, `-t`, or \
-                 `rgraph bake`"
-                    .to_owned(),
-            );
-        }
-        if self.iidfile.is_some() {
-            return conflict("`--iidfile` is for one target; `--metadata-file` has all".to_owned());
-        }
-        if self.call != Call::Build {
-            return conflict("`--check` and `--call` are for one target".to_owned());
-        }
-        Ok(())
-    }
-
-    /// What goes wrong only together.
-    fn check(&self) -> Result<(), OptionsError> {
-        let conflict = |text: &str| Err(OptionsError::Conflict(text.to_owned()));
-        if self.context == ContextSpec::Stdin && self.file == FileSpec::Stdin {
-            return conflict("stdin cannot be the context and the Dockerfile (`-f -`) at once");
-        }
-        let to_stdout = |o: &&OutputSpec| match o {
-            OutputSpec::Oci(a) | OutputSpec::Docker(a) => a.dest == Dest::Stdout,
-            OutputSpec::Tar { dest, .. } => *dest == Dest::Stdout,
-            _ => false,
-        };
-        match self.outputs.iter().filter(to_stdout).count() {
-            0 => Ok(()),
-            1 if self.progress == ProgressMode::Quiet => {
-                conflict("stdout cannot take the archive and the image id of `--quiet` at once")
-            }
-            1 => Ok(()),
-            _ => conflict("stdout cannot take two outputs: give one of them a `dest`"),
-        }
-    }
-}
-
-fn build_args(
-    lines: &[String],
-    env: &Environment,
-) -> Result<(BTreeMap<String, String>, Option<i64>), OptionsError> {
-    const EPOCH: &str = "SOURCE_DATE_EPOCH";
-    let mut args = BTreeMap::new();
-    for line in lines {
-        let (name, value) = match line.split_once('=') {
-            Some((name, value)) => (name, Some(value.to_owned())),
-            None => match env.var(line) {
-                None => (line.as_str(), None),
-                Some(v) => {
-                    let text = v.to_str().map(str::to_owned).ok_or_else(|| {
-                        OptionsError::value("--build-arg", line, "the variable is not UTF-8")
-                    })?;
-                    (line.as_str(), Some(text))
-                }
-            },
-        };
-        if name.is_empty() {
-            return Err(OptionsError::value("--build-arg", line, "the name is missing"));
-        }
-        if let Some(value) = value {
-            args.insert(name.to_owned(), value);
-        }
-    }
-    let (from, text) = match (args.get(EPOCH), &env.source_date_epoch) {
-        (Some(arg), _) => ("--build-arg", Some(arg.clone())),
-        (None, Some(e)) => (EPOCH, Some(e.clone())),
-        (None, None) => (EPOCH, None),
-    };
-    let Some(text) = text.filter(|t| !t.is_empty()) else { return Ok((args, None)) };
-    // A context or a stage has a time of its own; which there are the Dockerfile says.
-    let named = text == "context" || from != EPOCH && is_name(&text);
-    let seconds = match text.parse() {
-        Ok(seconds) => Some(seconds),
-        Err(_) if named => None,
-        Err(_) => {
-            let why = format!("`{EPOCH}` is a number of seconds since 1970, or `context`");
-            return Err(OptionsError::value(from, &text, why));
-        }
-    };
-    args.insert(EPOCH.to_owned(), text);
-    Ok((args, seconds))
-}
-
-/// Whether a stage may be called so.
-fn is_name(text: &str) -> bool {
-    text.starts_with(|c: char| c.is_ascii_alphabetic())
-        && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
-}
-
-fn labels(lines: &[String]) -> Result<BTreeMap<String, String>, OptionsError> {
-    lines
-        .iter()
-        .map(|l| {
-            let (name, value) = l.split_once('=').unwrap_or((l, ""));
-            if name.is_empty() {
-                return Err(OptionsError::value("--label", l, "the name is missing"));
-            }
-            Ok((name.to_owned(), value.to_owned()))
-        })
-        .collect()
-}
-
-fn platforms(lines: &[String]) -> Result<Vec<Platform>, OptionsError> {
-    let mut out = Vec::new();
-    for word in lines.iter().flat_map(|l| l.split(',')).map(str::trim) {
-        let p = match word {
-            "local" => host_platform(),
-            w => w.parse::<Platform>().map_err(|e| {
-                OptionsError::value("--platform", w, e.why).with_help("such as `linux/amd64`")
-            })?,
-        };
-        if !out.contains(&p) {
-            out.push(p);
-        }
-    }
-    Ok(out)
-}
-
-fn outputs(
-    raw: &BuildArgs,
-    tags: &[String],
-    terminals: Terminals,
-) -> Result<Vec<OutputSpec>, OptionsError> {
-    let read = |l: &String| parse_output(l, terminals.stdout);
-    let mut outputs = raw.output.iter().map(read).collect::<Result<Vec<_>, _>>()?;
-    let plain = |push| ImageOutput { push, ..ImageOutput::default() };
-    if raw.push {
-        let mut pushed = false;
-        for o in &mut outputs {
-            match o {
-                OutputSpec::Image(i) | OutputSpec::Registry(i) => {
-                    i.push = true;
-                    pushed = true;
-                }
-                _ => {}
-            }
-        }
-        if !pushed {
-            outputs.push(OutputSpec::Registry(plain(true)));
-        }
-    }
-    if raw.load && !outputs.iter().any(|o| matches!(o, OutputSpec::Image(_))) {
-        outputs.push(OutputSpec::Image(plain(false)));
-    }
-    for o in &outputs {
-        if let OutputSpec::Image(i) | OutputSpec::Registry(i) = o
-            && i.push
-            && i.names.is_empty()
-            && tags.is_empty()
-        {
-            return Err(OptionsError::Conflict(
-                "a push needs a name: add `-t REGISTRY/NAME:TAG`".to_owned(),
-            ));
-        }
-    }
-    let mut annotations = Vec::new();
-    for text in &raw.annotation {
-        annotations.extend(super::annotation::flag(text)?);
-    }
-    if annotations.is_empty() {
-        return Ok(outputs);
-    }
-    if outputs.is_empty() {
-        outputs.push(OutputSpec::Image(plain(false)));
-    }
-    for o in &mut outputs {
-        let all = match o {
-            OutputSpec::Oci(a) | OutputSpec::Docker(a) => &mut a.annotations,
-            OutputSpec::Image(i) | OutputSpec::Registry(i) => &mut i.annotations,
-            OutputSpec::Local { .. } | OutputSpec::Tar { .. } | OutputSpec::CacheOnly => continue,
-        };
-        all.0.extend(annotations.iter().cloned());
-    }
-    Ok(outputs)
-}
-
-fn call(raw: &BuildArgs) -> Result<Call, OptionsError> {
-    const FLAG: &str = "--call";
-    let Some(text) = raw.call.as_deref() else {
-        return Ok(if raw.check { Call::Check { json: false } } else { Call::Build });
-    };
-    if raw.check {
-        return Err(OptionsError::Conflict("`--check` and `--call` exclude each other".to_owned()));
-    }
-    let mut words = text.split(',');
-    let method = words.next().unwrap_or_default();
-    let mut json = false;
-    for w in words {
-        match w {
-            "format=json" => json = true,
-            "format=text" | "format=table" => json = false,
-            w => {
-                return Err(OptionsError::word(FLAG, w, "option", &["format=json", "format=text"]));
-            }
-        }
-    }
-    match method.strip_prefix("subrequest:").unwrap_or(method) {
-        "" | "build" => Ok(Call::Build),
-        "check" | "lint" => Ok(Call::Check { json }),
-        "outline" => Ok(Call::Outline { json }),
-        "targets" => Ok(Call::Targets { json }),
-        m => Err(OptionsError::word(FLAG, m, "method", &["build", "check", "outline", "targets"])),
-    }
-}
-
-/// Names every flag that has no meaning here, in one warning.
-fn legacy(raw: &BuildArgs) -> Vec<String> {
-    let l = &raw.legacy;
-    let given = [
-        ("--rm", &l.rm),
-        ("--force-rm", &l.force_rm),
-        ("--compress", &l.compress),
-        ("--disable-content-trust", &l.disable_content_trust),
-        ("--isolation", &l.isolation),
-        ("--builder", &l.builder),
-    ];
-    let names: Vec<_> =
-        given.iter().filter(|(_, v)| v.is_some()).map(|(n, _)| format!("`{n}`")).collect();
-    match names.as_slice() {
-        [] => Vec::new(),
-        [one] => vec![format!("{one} has no meaning here and is ignored")],
-        many => vec![format!("{} have no meaning here and are ignored", many.join(", "))],
-    }
-}
-
-/// Refuses by name what is not built yet and would change the result.
-fn refuse_later(raw: &BuildArgs) -> Result<(), OptionsError> {
-    let r = &raw.refused;
-    let given = [
-        // Annotations of a base are never the result's, as in BuildKit.
-        ("--inherit-annotations", raw.inherit_annotations == Some(true)),
-        ("--layers", raw.layers.is_some()),
-        ("--debug-on-error", raw.debug_on_error),
-        ("--security-opt", !r.security_opt.is_empty()),
-    ];
-    match given.iter().find(|(_, given)| *given) {
-        Some((name, _)) => Err(OptionsError::Unsupported(format!("`{name}`"))),
-        None => Ok(()),
     }
 }

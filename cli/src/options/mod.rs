@@ -34,7 +34,7 @@ mod volume;
 
 pub use attest::attestations;
 pub use bake::{BakeMode, BakeOptions, Grants};
-pub use build::{BuildOptions, Call, GraphOptions, Timeouts, host_platform};
+pub use build::{BuildOptions, Call, GraphOptions, Platforms, Timeouts, host_platform};
 pub use cache::{cache_from, cache_to};
 pub use config::{Config, ConfigError};
 pub use container::{

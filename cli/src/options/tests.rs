@@ -28,14 +28,14 @@ fn plain_builds() {
     assert_eq!(o.context, ContextSpec::Folder(".".into()));
     assert_eq!((&o.file, o.pull, o.call), (&FileSpec::Default, Pull::Missing, Call::Build));
     assert_eq!((o.progress, o.tty_log_lines), (ProgressMode::Plain, 6));
-    assert!(o.outputs.is_empty() && o.tags.is_empty() && o.platforms.is_empty());
+    assert!(o.outputs.is_empty() && o.tags.is_empty() && o.platforms.listed().is_empty());
     let o =
         ok(&["-t", "app", "-t", "localhost:5000/a:1", "-f", "sub/My.Dockerfile", "--pull", "x"]);
     assert_eq!(o.tags, ["docker.io/library/app:latest", "localhost:5000/a:1"]);
     assert_eq!(o.file, FileSpec::Path(PathBuf::from("sub/My.Dockerfile")));
     assert_eq!(o.pull, Pull::Always);
     let o = ok(&["--platform", "linux/amd64,linux/arm64/v8", "--platform", "amd64", "."]);
-    assert_eq!(o.platforms, [Platform::linux_amd64(), Platform::new("linux", "arm64")]);
+    assert_eq!(o.platforms.listed(), [Platform::linux_amd64(), Platform::new("linux", "arm64")]);
     let o = ok(&["--no-cache-filter", "a,b", "--no-cache-filter=c", "--shm-size", "64m", "."]);
     assert_eq!((o.no_cache_filter.join(" "), o.shm_size), ("a b c".to_owned(), Some(64 << 20)));
 }
@@ -101,7 +101,7 @@ fn lock_files() {
     };
     let o = lock(&["-f", "a/D", "--platform", "arm64", "."]).unwrap();
     assert_eq!((&o.dest, o.check), (&LockDest::File("a/rgraph.lock".into()), false));
-    assert_eq!((o.build.pull, o.build.platforms.len()), (Pull::Missing, 1));
+    assert_eq!((o.build.pull, o.build.platforms.listed().len()), (Pull::Missing, 1));
     assert_eq!(lock(&["-o", "-", "."]).unwrap().dest, LockDest::Stdout);
     assert_eq!(lock(&["-o", "x", "."]).unwrap().dest, LockDest::File("x".into()));
     for (words, pull) in [

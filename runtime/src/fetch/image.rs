@@ -176,6 +176,14 @@ impl<'a> ImageFetcher<'a> {
         Watch { cancelled: &self.cancelled, on_event: &self.on_event, ..Watch::QUIET }
     }
 
+    pub(super) fn policy_of(&self, mode: ResolveMode) -> PullPolicy {
+        match mode {
+            ResolveMode::ForcePull => PullPolicy::Always,
+            ResolveMode::PreferLocal => PullPolicy::Missing,
+            ResolveMode::Default => self.policy,
+        }
+    }
+
     /// What `reference` means for `platform`.
     pub fn resolve(
         &self,
@@ -192,12 +200,7 @@ impl<'a> ImageFetcher<'a> {
             }
         }
         let parsed: Reference = reference.parse()?;
-        let policy = match mode {
-            ResolveMode::ForcePull => PullPolicy::Always,
-            ResolveMode::PreferLocal => PullPolicy::Missing,
-            ResolveMode::Default => self.policy,
-        };
-        let image = Arc::new(self.find(&parsed, platform, policy)?);
+        let image = Arc::new(self.find(&parsed, platform, self.policy_of(mode))?);
         {
             let mut origins = guard(&self.origins);
             for (_, blob) in &image.layers {

@@ -9,11 +9,32 @@ use rgraph_image::blobs::{open_verified, read_document};
 use rgraph_image::layout::LayoutDir;
 use rgraph_image::manifest::{Descriptor, Document};
 use rgraph_ir::limits::{MAX_CONFIG, MAX_MANIFEST};
-use rgraph_ir::{ManifestDigest, Platform, Reference};
+use rgraph_ir::{BlobDigest, DigestError, ManifestDigest, Platform, Reference};
 use rgraph_store::Expect;
 
 use super::error::FetchError;
 use super::image::{ImageFetcher, ResolvedImage, guard};
+
+/// Which image of which layout: `FOLDER[:TAG][@DIGEST]`.
+pub(super) struct Place<'a> {
+    pub(super) folder: &'a str,
+    pub(super) tag: Option<&'a str>,
+    pub(super) digest: Option<BlobDigest>,
+}
+
+impl<'a> Place<'a> {
+    pub(super) fn parse(text: &'a str) -> Result<Self, DigestError> {
+        let (rest, digest) = match text.rsplit_once('@') {
+            Some((rest, digest)) => (rest, Some(digest.parse()?)),
+            None => (text, None),
+        };
+        let (folder, tag) = match rest.rsplit_once(':') {
+            Some((folder, tag)) if !tag.contains('/') => (folder, Some(tag)),
+            _ => (rest, None),
+        };
+        Ok(Self { folder, tag, digest })
+    }
+}
 
 impl ImageFetcher<'_> {
     /// The image that `reference` (`FOLDER[:TAG][@DIGEST]`) names for a platform; `context` is what the
@@ -28,18 +49,9 @@ impl ImageFetcher<'_> {
             reference: reference.to_owned(),
             source,
         };
-        let (rest, digest) = match reference.rsplit_once('@') {
-            Some((rest, digest)) => {
-                (rest, Some(digest.parse().map_err(|e: rgraph_ir::DigestError| failed(e.into()))?))
-            }
-            None => (reference, None),
-        };
-        let (folder, tag) = match rest.rsplit_once(':') {
-            Some((folder, tag)) if !tag.contains('/') => (folder, Some(tag)),
-            _ => (rest, None),
-        };
-        let layout = LayoutDir::open(Path::new(folder)).map_err(|e| failed(e.into()))?;
-        let top = layout.find(tag, digest).map_err(|e| failed(e.into()))?;
+        let place = Place::parse(reference).map_err(|e| failed(e.into()))?;
+        let layout = LayoutDir::open(Path::new(place.folder)).map_err(|e| failed(e.into()))?;
+        let top = layout.find(place.tag, place.digest).map_err(|e| failed(e.into()))?;
         let read = |d: &Descriptor| -> Result<(Vec<u8>, Document), FetchError> {
             let bytes = read_document(&layout, d, MAX_MANIFEST).map_err(|e| failed(e.into()))?;
             let kind = Some(d.media_type.as_str()).filter(|k| !k.is_empty());

@@ -10,6 +10,7 @@ pub mod repository;
 pub mod source;
 
 mod layout;
+mod platforms;
 pub mod push;
 mod resolve;
 

@@ -46,6 +46,21 @@ impl<'a> ImageFetcher<'a> {
         Ok(image)
     }
 
+    /// The document that a name stands for.
+    pub(super) fn document_of(
+        &self,
+        r: &Reference,
+        policy: PullPolicy,
+    ) -> Result<Document, FetchError> {
+        let top = self.top(r, policy)?.digest;
+        if let Some(document) = self.manifest(r, top, None)? {
+            return Ok(document);
+        }
+        let document = self.manifest(r, top, Some(self.client(r)?))?;
+        // A client gives a document or an error.
+        document.ok_or_else(|| FetchError::NoRegistry { reference: r.familiar() })
+    }
+
     /// The line that has to be obeyed, and the manifest that it gives the platform.
     fn obeyed(
         &self,
