@@ -341,6 +341,13 @@ pub fn bake_text(path: &Path) -> Result<Option<String>, LoadError> {
     small_text(path, limits::MAX_BAKE_FILE)
 }
 
+/// The same of a file in a folder that no link of it leads out of.
+pub fn bake_text_in(folder: &Path, name: &str) -> Result<Option<String>, LoadError> {
+    let Some(file) = open_inside(&open_folder(folder)?, name)? else { return Ok(None) };
+    let bytes = bounded(name, &mut regular(file, name)?, limits::MAX_BAKE_FILE)?;
+    text(name, bytes).map(Some)
+}
+
 /// The text of a lock file; `None`: there is none.
 pub fn lock_text(path: &Path) -> Result<Option<String>, LoadError> {
     small_text(path, limits::MAX_LOCK_FILE)

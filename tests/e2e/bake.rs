@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::time::{Duration, Instant};
 
-use rgraph_tests::{Case, Image, Run, need};
+use rgraph_tests::{Answer, Case, Image, Repositories, Run, Web, need};
 
 fn with(files: &[(&str, &str)]) -> Case {
     let case = Case::with_base();
@@ -346,4 +346,219 @@ fn several_targets_of_one_file() {
     refused(&["--iidfile", "x"], "`--iidfile` is for one target");
     refused(&["--target=one"], "given twice");
     case.build(&["--target=one", "--target=tow"]).fails(1, &["tow"]);
+}
+
+/// Runs with variables of the environment.
+fn bake_with(case: &Case, vars: &[(&str, &str)], args: &[&str]) -> Run {
+    let mut all = vec!["bake", "--progress=plain"];
+    all.extend(args);
+    let out = case.command(&all).envs(vars.iter().copied()).output().expect("it runs");
+    Run {
+        code: out.status.code().unwrap_or(-1),
+        stdout: out.stdout,
+        stderr: String::from_utf8_lossy(&out.stderr).into_owned(),
+    }
+}
+
+fn printed(run: &Run) -> serde_json::Value {
+    serde_json::from_str(run.text()).expect("JSON")
+}
+
+const ELSEWHERE: &str = "group \"default\" { targets = [\"top\", \"sub\", \"here\"] }\n\
+     target \"top\" { output = [\"out/top\"] }\n\
+     target \"sub\" {\n context = \"sub\"\n contexts = { up = \".\" }\n output = [\"out/sub\"]\n}\n\
+     target \"here\" {\n context = BAKE_CMD_CONTEXT\n dockerfile-inline = \"FROM scratch\\nCOPY mine /\"\n output = [\"out/here\"]\n}\n";
+
+/// The definition, its Dockerfiles and its contexts are there; what is `cwd://` is here.
+#[test]
+fn a_definition_of_a_repository() {
+    need!(Root, Tool("git"));
+    let r = Repositories::new();
+    r.file("a", "docker-bake.hcl", ELSEWHERE)
+        .file("a", "Dockerfile", "FROM scratch\nCOPY f /\n")
+        .file("a", "f", "theirs\n")
+        .file("a", "sub/Dockerfile", "FROM scratch\nCOPY g /\nCOPY --from=up f /of-up\n")
+        .file("a", "sub/g", "g\n")
+        .file("a", "other.hcl", "target \"default\" { tags = [\"other\"] }\n");
+    r.commit("a", "x");
+    let web = r.serve(None);
+    let case = with(&[
+        ("mine", "mine\n"),
+        ("f", "ours\n"),
+        ("own.hcl", "target \"top\" { tags = [\"own\"] }\n"),
+    ]);
+    let url = web.url("/a.git");
+    let json = printed(&bake(&case, &[&url, "--print"]).ok());
+    let context = |t: &str| json["target"][t]["context"].as_str().expect("a context").to_owned();
+    assert_eq!(
+        (context("top"), context("sub"), context("here")),
+        (url.clone(), format!("{url}#:sub"), ".".to_owned())
+    );
+    bake(&case, &[&url]).ok();
+    let read = |f: &str| fs::read_to_string(case.out("out").join(f)).expect("a file");
+    assert_eq!((read("top/f"), read("here/mine")), ("theirs\n".into(), "mine\n".into()));
+    assert_eq!((read("sub/g"), read("sub/of-up")), ("g\n".into(), "theirs\n".into()));
+    bake(&case, &[&url]).ok().all_cached();
+    // Files of both places, and another file of theirs.
+    let json = printed(
+        &bake(&case, &[&url, "-f", "docker-bake.hcl", "-f", "cwd://own.hcl", "--print"]).ok(),
+    );
+    assert_eq!(json["target"]["top"]["tags"], serde_json::json!(["own"]));
+    let json = printed(&bake(&case, &[&url, "-f", "other.hcl", "--print"]).ok());
+    assert_eq!(json["target"]["default"]["tags"], serde_json::json!(["other"]));
+    bake(&case, &[&url, "-f", "none.hcl"]).fails(1, &["no bake file `none.hcl`"]);
+    bake(&case, &[&format!("{url}#none")]).fails(1, &["none"]);
+    // Another context of the command, and a link that leads out.
+    let json = printed(&bake(&case, &[&url, "https://h.invalid/x.git", "here", "--print"]).ok());
+    assert_eq!(json["target"]["here"]["context"], "https://h.invalid/x.git");
+    r.file("b", "Dockerfile", "FROM scratch\n");
+    std::os::unix::fs::symlink("/etc/hostname", r.at("b").join("docker-bake.hcl")).expect("a link");
+    r.commit("b", "x");
+    bake(&case, &[&web.url("/b.git")]).fails(1, &["no bake file there"]);
+}
+
+#[test]
+fn a_definition_by_url() {
+    need!(Root);
+    let archive = crate::contexts::tar_of(&[
+        ("docker-bake.hcl", ELSEWHERE),
+        ("Dockerfile", "FROM scratch\nCOPY f /\n"),
+        ("f", "theirs\n"),
+        ("sub/Dockerfile", "FROM scratch\nCOPY g /\nCOPY --from=up f /of-up\n"),
+        ("sub/g", "g\n"),
+    ]);
+    let lone = "target \"default\" {\n dockerfile-inline = \"FROM scratch\\nCOPY f /\"\n output = [\"out/lone\"]\n}\n\
+                target \"etc\" { context = \"/etc\" }\n";
+    let web = Web::start(move |r| match &r.line[..] {
+        "GET /all.tar" => Answer::ok(archive.clone()),
+        "GET /docker-bake.hcl" => Answer::ok(lone),
+        _ => Answer::status(404),
+    });
+    let case = with(&[("mine", "mine\n"), ("f", "ours\n")]);
+    bake(&case, &[&web.url("/all.tar")]).ok();
+    let read = |f: &str| fs::read_to_string(case.out("out").join(f)).expect("a file");
+    assert_eq!((read("top/f"), read("here/mine")), ("theirs\n".into(), "mine\n".into()));
+    assert_eq!((read("sub/g"), read("sub/of-up")), ("g\n".into(), "theirs\n".into()));
+    // A file alone is about this folder, and is granted no more than one of this folder.
+    bake(&case, &[&web.url("/docker-bake.hcl")]).ok();
+    assert_eq!(read("lone/f"), "ours\n");
+    bake(&case, &[&web.url("/docker-bake.hcl"), "etc"])
+        .fails(1, &["reads `/etc`", "--allow fs.read"]);
+    bake(&case, &[&web.url("/none")]).fails(1, &["404"]);
+    bake(&case, &["--offline", &web.url("/other.hcl")]).fails(1, &["cannot load"]);
+}
+
+/// Files that the environment names, and paths from the folder of a file.
+#[test]
+fn the_environment_of_bake() {
+    let case = with(&[
+        ("a.hcl", "target \"default\" { tags = [\"a\"] }\n"),
+        ("b.hcl", "target \"default\" { args = { b = 1 } }\n"),
+        (
+            "sub/c.hcl",
+            "target \"default\" { contexts = { x = \"../x\" } }\ntarget \"d\" { context = target.default.context }\ntarget \"e\" { context = \"k\" }\n",
+        ),
+        ("sub/compose.yml", "services:\n  s:\n    build:\n      context: ./w\n"),
+    ]);
+    let json = |vars: &[(&str, &str)], args: &[&str]| {
+        let args = [&["--print"][..], args].concat();
+        printed(&bake_with(&case, vars, &args).ok())["target"].clone()
+    };
+    let got = json(&[("BUILDX_BAKE_FILE", "a.hcl:b.hcl")], &[]);
+    assert_eq!(
+        (&got["default"]["tags"][0], &got["default"]["args"]["b"]),
+        (&"a".into(), &"1".into())
+    );
+    let at = [("BUILDX_BAKE_FILE", "a.hcl@b.hcl"), ("BUILDX_BAKE_PATH_SEPARATOR", "@")];
+    assert_eq!(json(&at, &[]), got);
+    // A flag wins.
+    assert!(json(&at, &["-f", "a.hcl"])["default"]["args"].is_null());
+    let relative = ("BUILDX_BAKE_FILE_RELATIVE_PATHS", "1");
+    let here = json(&[], &["-f", "sub/c.hcl", "default", "e"]);
+    assert_eq!((&here["e"]["context"], &here["default"]["context"]), (&"k".into(), &".".into()));
+    let there = json(&[relative], &["-f", "sub/c.hcl", "default", "d", "e"]);
+    assert_eq!(
+        (&there["e"]["context"], &there["default"]["context"]),
+        (&"sub/k".into(), &"sub".into())
+    );
+    assert_eq!(there["default"]["contexts"]["x"], "x");
+    assert_eq!(json(&[relative], &["-f", "sub/compose.yml"])["s"]["context"], "sub/w");
+    assert_eq!(json(&[], &["-f", "sub/compose.yml"])["s"]["context"], "w");
+    bake_with(&case, &[("BUILDX_BAKE_FILE_RELATIVE_PATHS", "maybe")], &["--print"])
+        .fails(2, &["BUILDX_BAKE_FILE_RELATIVE_PATHS"]);
+}
+
+#[test]
+fn statements_of_targets() {
+    need!(Root);
+    let case = with(&[(
+        "docker-bake.hcl",
+        "group \"default\" { targets = [\"a\", \"b\"] }\n\
+         target \"a\" {\n dockerfile-inline = \"FROM BASE\"\n attest = [\"type=provenance,mode=min\"]\n output = [\"type=oci,tar=false,dest=a\"]\n}\n\
+         target \"b\" {\n dockerfile-inline = \"FROM BASE\"\n output = [\"type=oci,tar=false,dest=b\"]\n}\n",
+    )]);
+    let statements = |name: &str| {
+        let blobs = fs::read_dir(case.out(name).join("blobs/sha256")).expect("blobs");
+        let said = blobs.flatten().filter_map(|b| fs::read_to_string(b.path()).ok());
+        let mut kinds: Vec<&str> = said
+            .filter(|t| t.contains("in-toto.io/Statement"))
+            .map(|t| if t.contains("spdx") { "sbom" } else { "provenance" })
+            .collect();
+        kinds.sort_unstable();
+        kinds
+    };
+    let clean = || ["a", "b"].map(|n| drop(fs::remove_dir_all(case.out(n))));
+    bake(&case, &[]).ok();
+    assert_eq!((statements("a"), statements("b")), (vec!["provenance"], vec![]));
+    clean();
+    bake(&case, &["--provenance=false", "--sbom"]).ok();
+    assert_eq!((statements("a"), statements("b")), (vec!["sbom"], vec!["sbom"]));
+    clean();
+    bake(&case, &["--set", "b.attest=type=provenance,mode=max"]).ok();
+    assert_eq!((statements("a"), statements("b")), (vec!["provenance"], vec!["provenance"]));
+    bake(&case, &["--provenance=mode=huge"]).fails(1, &["mode"]);
+}
+
+/// What a compose file names is held to the same folders as everything else.
+#[test]
+fn compose_files_name_others() {
+    let case = with(&[
+        (
+            "compose.yaml",
+            "include: [inc/compose.yml]\nservices:\n  web:\n    extends: {file: base/b.yml, service: b}\n    build: {args: {B: own}}\n",
+        ),
+        (
+            "inc/compose.yml",
+            "services:\n  inc:\n    build: {context: ./c, tags: [\"i:${T:-none}\"]}\n",
+        ),
+        ("inc/.env", "T=of-inc\n"),
+        (
+            "base/b.yml",
+            "services:\n  b:\n    env_file: e.env\n    build: {context: ./x, args: [A, B=base]}\n",
+        ),
+        ("base/e.env", "A=of-file\n"),
+    ]);
+    let json = printed(&bake(&case, &["--print"]).ok())["target"].clone();
+    assert_eq!(
+        (&json["web"]["context"], &json["inc"]["context"]),
+        (&"base/x".into(), &"inc/c".into())
+    );
+    assert_eq!(
+        (&json["web"]["args"]["A"], &json["web"]["args"]["B"]),
+        (&"of-file".into(), &"own".into())
+    );
+    assert_eq!(json["inc"]["tags"][0], "i:of-inc");
+    for (text, what) in [
+        ("include: [/etc/hostname]\nservices: {a: {build: .}}\n", "reads `/etc/hostname`"),
+        ("services: {a: {build: {args: [X]}, env_file: /etc/hostname}}\n", "reads `/etc/hostname`"),
+        ("services: {a: {extends: {file: ../../x.yml, service: q}}}\n", "outside of this folder"),
+        ("include: [compose.yaml]\nservices: {a: {build: .}}\n", "in a circle"),
+        ("services: {a: {extends: b, image: x}, b: {extends: a}}\n", "in a circle"),
+        ("services: {a: {extends: {file: none.yml, service: q}}}\n", "no file `none.yml`"),
+        ("services: {a: {env_file: none.env, build: .}}\n", "no file `none.env`"),
+        ("services: {a: {environment: [X=1]}}\n", "no `image` and no `build`"),
+    ] {
+        write(&case, &[("compose.yaml", text)]);
+        bake(&case, &["--print"]).fails(1, &[what]);
+    }
 }

@@ -10,7 +10,7 @@ use super::image::RegistryArgs;
 /// The flags of `bake`.
 #[derive(Debug, Args)]
 pub struct BakeArgs {
-    /// Targets, groups or patterns [default: default]
+    /// Targets, groups or patterns [default: default]; before them, a repository or URL with the file
     #[arg(value_name = "TARGET")]
     pub targets: Vec<String>,
     /// Bake file: HCL, JSON or compose; `-` for stdin [default: those in this folder]
@@ -40,6 +40,26 @@ pub struct BakeArgs {
     /// Keep every image in the local store, beside other outputs
     #[arg(long, help_heading = "Output")]
     pub load: bool,
+    /// Same as --set '*.attest=type=provenance'
+    #[arg(
+        long,
+        value_name = "SPEC",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        help_heading = "Output"
+    )]
+    pub provenance: Option<String>,
+    /// Same as --set '*.attest=type=sbom'
+    #[arg(
+        long,
+        value_name = "SPEC",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        help_heading = "Output"
+    )]
+    pub sbom: Option<String>,
     /// File to write facts about the results to
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub metadata_file: Option<PathBuf>,
@@ -91,10 +111,4 @@ pub struct BakeArgs {
     /// Docker's builder: there is one here.
     #[arg(long, hide = true)]
     pub builder: Option<String>,
-    /// `--sbom`; `false` is what happens anyway.
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    pub sbom: Option<String>,
-    /// `--provenance`; `false` is what happens anyway.
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    pub provenance: Option<String>,
 }

@@ -3,12 +3,18 @@
 use std::time::Instant;
 
 use rgraph_bake::Listing;
+use rgraph_image::registry::shown_url;
+use rgraph_runtime::fetch::image::ImageFetcher;
+use rgraph_runtime::fetch::source::Sources;
 
+use super::graph::policy;
 use super::{Context, build, call, print};
 use crate::args::BakeArgs;
-use crate::bake;
-use crate::options::{BakeMode, BakeOptions, Call};
+use crate::bake::{self, Definitions, There};
+use crate::context::{self, Origin};
+use crate::options::{BakeMode, BakeOptions, BuildOptions, Call, ContextSpec};
 use crate::report::CliError;
+use crate::session;
 use crate::table::Table;
 use crate::units::named_after;
 
@@ -16,7 +22,12 @@ use crate::units::named_after;
 pub fn run(cx: &Context, args: BakeArgs) -> Result<(), CliError> {
     let started = Instant::now();
     let opts = BakeOptions::new(args, &cx.env, cx.terminals)?;
-    let all = bake::definition(&opts, &cx.env).map_err(|e| cx.compile_error(e))?;
+    let from = match &opts.remote {
+        Some(context) => Definitions::There(Box::new(fetch(cx, &opts, context)?)),
+        None => Definitions::Here,
+    };
+    let (all, texts) = bake::definition(&opts, &from, &cx.env).map_err(|e| cx.compile_error(e))?;
+    cx.report(|r| r.warnings(&all.warnings, &texts));
     match opts.mode {
         BakeMode::Targets { json } => return list(rgraph_bake::print_targets(&all, json)),
         BakeMode::Variables { json } => return list(rgraph_bake::print_variables(&all, json)),
@@ -24,9 +35,9 @@ pub fn run(cx: &Context, args: BakeArgs) -> Result<(), CliError> {
     }
     let resolved = bake::resolve(&opts, &all, &cx.env)?;
     if opts.mode == BakeMode::Print {
-        return print(rgraph_bake::print(&resolved).as_bytes());
+        return print(rgraph_bake::print(&from.shown(&resolved)).as_bytes());
     }
-    let units = bake::builds(&opts, &resolved, &cx.env, cx.terminals)?;
+    let units = bake::builds(&opts, &resolved, &from, &cx.env, cx.terminals)?;
     let asked = units.iter().filter(|u| u.wanted && u.opts.call != Call::Build);
     if asked.clone().next().is_none() {
         let file = opts.files.first().cloned().unwrap_or_else(bake::first_file);
@@ -44,6 +55,32 @@ pub fn run(cx: &Context, args: BakeArgs) -> Result<(), CliError> {
         }
     }
     worst.map_or(Ok(()), Err)
+}
+
+/// Brings a definition from elsewhere.
+fn fetch(cx: &Context, opts: &BakeOptions, context: &ContextSpec) -> Result<There, CliError> {
+    let (ContextSpec::Git(url) | ContextSpec::Http(url)) = context else {
+        return Err(CliError::internal("a folder is no URL"));
+    };
+    let secrets = opts.remote_secrets.clone();
+    let common = BuildOptions { context: context.clone(), ..opts.common.clone() };
+    let config = session::config(&cx.dirs)?;
+    let store = session::open_store(cx.root())?;
+    let registry = session::registries(&cx.env, &config, &common.insecure_registries);
+    let network = (!common.offline).then_some(&registry);
+    let images = ImageFetcher::new(&store, network, policy(common.pull), &cx.cancel);
+    let agents = opts.remote_ssh.iter().map(|a| ("default".to_owned(), a.clone())).collect();
+    let sources = Sources::new(&images, &secrets, session::ssh_access(&cx.env, &agents));
+    let brought = context::bring(&common, Some(&sources))?
+        .ok_or_else(|| CliError::internal("a URL is no folder of the caller"))?;
+    let commit = match &brought.origin {
+        Origin::Repository(g) => {
+            sources.git_commit(g).map_err(|e| CliError::failed(rgraph_runtime::report(&e)))?
+        }
+        _ => String::new(),
+    };
+    let (url, shown) = (url.clone(), shown_url(url));
+    Ok(There { shown, url, brought, commit, secrets })
 }
 
 fn list(listing: Listing) -> Result<(), CliError> {

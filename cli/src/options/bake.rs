@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use rgraph_bake::{Overrides, Target};
 use rgraph_ir::op::NetworkMode;
-use rgraph_ir::request::Entitlements;
+use rgraph_ir::request::{Entitlements, Secret, SshSource};
 
 use super::build::BuildOptions;
-use super::context::{FileSpec, NamedContext};
+use super::context::{ContextSpec, FileSpec, NamedContext};
 use super::error::OptionsError;
 use super::{Terminals, csv, entitlements};
 use crate::args::{BakeArgs, BuildArgs, Environment, ResourceArgs};
@@ -49,6 +49,16 @@ pub struct Grants {
 pub struct BakeOptions {
     /// The files; none: those that are found.
     pub files: Vec<PathBuf>,
+    /// Where they are, when that is not the working folder: a repository or a URL.
+    pub remote: Option<ContextSpec>,
+    /// `BAKE_CMD_CONTEXT`.
+    pub command_context: String,
+    /// Paths are from the folder of their file.
+    pub relative_paths: bool,
+    /// What a repository with the files is fetched with.
+    pub remote_secrets: BTreeMap<String, Secret>,
+    /// The same over ssh.
+    pub remote_ssh: Option<SshSource>,
     /// Targets, groups, patterns.
     pub targets: Vec<String>,
     /// `--set`, and flags that stand for it.
@@ -73,14 +83,7 @@ impl BakeOptions {
         env: &Environment,
         terminals: Terminals,
     ) -> Result<Self, OptionsError> {
-        for (flag, value) in [("--sbom", &raw.sbom), ("--provenance", &raw.provenance)] {
-            if value.as_deref().is_some_and(|v| v != "false") {
-                return Err(OptionsError::Unsupported(format!("`{flag}`")));
-            }
-        }
-        if raw.targets.first().is_some_and(|t| t.contains("://")) {
-            return Err(OptionsError::Unsupported("a bake file by URL".to_owned()));
-        }
+        let (remote, command_context) = remote(&mut raw.targets)?;
         let mode = mode(&raw)?;
         let call = match (raw.check, raw.call.take()) {
             (true, Some(_)) => {
@@ -95,6 +98,9 @@ impl BakeOptions {
             [("push=true", raw.push), ("load=true", raw.load), ("no-cache=true", raw.no_cache)];
         lines.extend(flags.iter().filter(|(_, on)| *on).map(|(key, _)| format!("*.{key}")));
         lines.extend(call.map(|c| format!("*.call={c}")));
+        for (kind, text) in [("sbom", &raw.sbom), ("provenance", &raw.provenance)] {
+            lines.extend(text.as_deref().map(|t| format!("*.attest={}", attest(kind, t))));
+        }
         let no_environment = match env.var("BUILDX_BAKE_DISABLE_VARS_ENV_LOOKUP") {
             Some(text) => csv::switch(text.to_str()).unwrap_or(false),
             None => false,
@@ -115,7 +121,11 @@ impl BakeOptions {
             }
         }
         let grants = grants(&raw.allow)?;
-        let files = std::mem::take(&mut raw.file);
+        let relative_paths = switch(env, "BUILDX_BAKE_FILE_RELATIVE_PATHS")?;
+        let mut files = std::mem::take(&mut raw.file);
+        if files.is_empty() {
+            files = of_environment(env);
+        }
         let targets = std::mem::take(&mut raw.targets);
         let common = BuildOptions::new(plain(&raw), env, terminals)?;
         let common = BuildOptions {
@@ -123,7 +133,27 @@ impl BakeOptions {
             allow: grants.steps.clone(),
             ..common
         };
-        Ok(Self { files, targets, overrides, vars, mode, grants, no_environment, common, raw })
+        let remote_ssh = agent(env)?;
+        let remote_secrets = match &remote {
+            Some(ContextSpec::Git(url)) => git_secrets(env, url),
+            _ => BTreeMap::new(),
+        };
+        Ok(Self {
+            files,
+            remote,
+            command_context,
+            relative_paths,
+            remote_secrets,
+            remote_ssh,
+            targets,
+            overrides,
+            vars,
+            mode,
+            grants,
+            no_environment,
+            common,
+            raw,
+        })
     }
 
     /// The build that a target stands for.
@@ -141,12 +171,6 @@ impl BakeOptions {
         let dockerfile = t.dockerfile.as_deref().unwrap_or_default();
         if context == "-" || dockerfile == "-" {
             return wrong("stdin is no context and no Dockerfile of a target");
-        }
-        let disabled = |v: &rgraph_bake::Entry| {
-            v.0.get("disabled").is_some_and(|d| csv::switch(Some(d)) == Ok(true))
-        };
-        if t.attest.iter().flatten().any(|a| !disabled(a)) {
-            return Err(OptionsError::Unsupported("`attest`".to_owned()));
         }
         let lines = |m: &BTreeMap<String, String>| {
             m.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>()
@@ -179,6 +203,7 @@ impl BakeOptions {
             tag: t.tags.clone().unwrap_or_default(),
             output: entries(&t.outputs),
             annotation: t.annotations.clone().unwrap_or_default(),
+            attest: entries(&t.attest),
             no_cache: t.no_cache == Some(true),
             no_cache_filter: t.no_cache_filter.clone().unwrap_or_default(),
             cache_from: entries(&t.cache_from),
@@ -243,8 +268,8 @@ fn file(t: &Target, context: &str, dockerfile: &str) -> FileSpec {
     if let Some(path) = dockerfile.strip_prefix("cwd://") {
         return FileSpec::Path(PathBuf::from(path));
     }
-    let remote = super::ContextSpec::parse(context.as_ref())
-        .is_ok_and(|c| !matches!(c, super::ContextSpec::Folder(_)));
+    let remote =
+        ContextSpec::parse(context.as_ref()).is_ok_and(|c| !matches!(c, ContextSpec::Folder(_)));
     match dockerfile {
         "" | "Dockerfile" => FileSpec::Default,
         path if remote => FileSpec::Path(PathBuf::from(path)),
@@ -267,6 +292,84 @@ fn plain(raw: &BakeArgs) -> BuildArgs {
         },
         ..BuildArgs::default()
     }
+}
+
+/// A repository or URL in front of the targets, and what it says for `BAKE_CMD_CONTEXT`.
+fn remote(targets: &mut Vec<String>) -> Result<(Option<ContextSpec>, String), OptionsError> {
+    let mut next = || -> Result<Option<(ContextSpec, String)>, OptionsError> {
+        let Some(first) = targets.first() else { return Ok(None) };
+        let is_url = first.contains("://") || first.starts_with("git@");
+        if !is_url && !first.starts_with("github.com/") {
+            return Ok(None);
+        }
+        match ContextSpec::parse(first.as_ref())? {
+            found @ (ContextSpec::Git(_) | ContextSpec::Http(_)) => {
+                Ok(Some((found, targets.remove(0))))
+            }
+            ContextSpec::Folder(_) | ContextSpec::Stdin => {
+                Err(OptionsError::value("TARGET", first, "it is no URL of a bake file"))
+            }
+        }
+    };
+    let Some((from, _)) = next()? else { return Ok((None, "cwd://".to_owned())) };
+    let context = next()?.map_or_else(|| "cwd://".to_owned(), |(_, url)| url);
+    Ok((Some(from), context))
+}
+
+/// The fields of `--sbom` and `--provenance`.
+fn attest(kind: &str, text: &str) -> String {
+    match csv::switch(Some(text)) {
+        Ok(true) => format!("type={kind}"),
+        Ok(false) => format!("type={kind},disabled=true"),
+        Err(_) => format!("type={kind},{text}"),
+    }
+}
+
+fn switch(env: &Environment, name: &'static str) -> Result<bool, OptionsError> {
+    let text = env.var(name).and_then(|v| v.to_str()).unwrap_or_default().trim();
+    match text {
+        "" => Ok(false),
+        text => csv::switch(Some(text)).map_err(|why| OptionsError::value(name, text, why)),
+    }
+}
+
+/// `BUILDX_BAKE_FILE`: files with `:` or `BUILDX_BAKE_PATH_SEPARATOR` between them.
+fn of_environment(env: &Environment) -> Vec<PathBuf> {
+    let text = |name: &str| env.var(name).and_then(|v| v.to_str()).unwrap_or_default();
+    let between = match text("BUILDX_BAKE_PATH_SEPARATOR") {
+        "" => ":",
+        own => own,
+    };
+    let files = text("BUILDX_BAKE_FILE").split(between).map(str::trim);
+    files.filter(|f| !f.is_empty()).map(PathBuf::from).collect()
+}
+
+/// `BUILDX_BAKE_GIT_SSH`: the socket of the agent that a repository with the files is fetched with.
+fn agent(env: &Environment) -> Result<Option<SshSource>, OptionsError> {
+    let line = match env.var("BUILDX_BAKE_GIT_SSH").and_then(|v| v.to_str()) {
+        Some(path) if !path.is_empty() => format!("default={path}"),
+        _ if env.ssh_auth_sock.is_some() => "default".to_owned(),
+        _ => return Ok(None),
+    };
+    Ok(super::agents(&[line], env)?.remove("default"))
+}
+
+/// `BUILDX_BAKE_GIT_AUTH_TOKEN` and `BUILDX_BAKE_GIT_AUTH_HEADER`, for the host of the URL alone.
+fn git_secrets(env: &Environment, url: &str) -> BTreeMap<String, Secret> {
+    let Some(host) = host_of(url) else { return BTreeMap::new() };
+    let secret = |name: &str| {
+        let value = env.var(&format!("BUILDX_BAKE_{name}"))?;
+        let bytes = std::os::unix::ffi::OsStrExt::as_bytes(value).to_vec();
+        (!bytes.is_empty()).then(|| (format!("{name}.{host}"), Secret::new(bytes)))
+    };
+    ["GIT_AUTH_TOKEN", "GIT_AUTH_HEADER"].into_iter().filter_map(secret).collect()
+}
+
+/// `host[:port]` of a URL over HTTP.
+fn host_of(url: &str) -> Option<&str> {
+    let rest = url.strip_prefix("https://").or(url.strip_prefix("http://"))?;
+    let host = rest.split(['/', '?', '#']).next()?;
+    Some(host.rsplit_once('@').map_or(host, |(_, host)| host))
 }
 
 fn mode(raw: &BakeArgs) -> Result<BakeMode, OptionsError> {

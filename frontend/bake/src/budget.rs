@@ -58,7 +58,16 @@ impl Error {
 
     /// As the caller sees it.
     pub fn into_diagnostic(self) -> Diagnostic {
-        let mut d = Diagnostic::new(Severity::Error, "bake", self.span, self.message);
+        self.diagnostic(Severity::Error)
+    }
+
+    /// The same as what may go on.
+    pub fn into_warning(self) -> Diagnostic {
+        self.diagnostic(Severity::Warning)
+    }
+
+    fn diagnostic(self, severity: Severity) -> Diagnostic {
+        let mut d = Diagnostic::new(severity, "bake", self.span, self.message);
         d.help = self.help;
         d
     }

@@ -1,15 +1,20 @@
 //! Compose files: each service with a `build` is a target.
 
+mod merge;
+mod project;
+
 use std::collections::BTreeMap;
 
-use rgraph_ir::FileId;
 use rgraph_ir::limits::MAX_BAKE_TARGETS;
+use rgraph_ir::{FileId, SourceMap};
 
+use self::project::Loader;
+pub use self::project::join;
 use crate::Inputs;
 use crate::budget::{Budget, Error, Result};
 use crate::config::{Definition, check_name};
 use crate::entry::{Entry, Kind, Secret, Ssh};
-use crate::env::interpolate;
+use crate::resolve::{folder_of, is_folder};
 use crate::target::{Group, Target, append, by_name, unique};
 use crate::yaml::{self, Node, What};
 
@@ -30,86 +35,77 @@ pub fn read(name: &str, text: &str, file: FileId) -> Result<Option<Node>> {
 
 /// The targets of all compose files; the services of a later one add to equal ones of an earlier.
 pub fn definition(
-    documents: Vec<(Node, FileId)>,
+    documents: Vec<(String, Node)>,
     inputs: &Inputs<'_>,
+    sources: &mut SourceMap,
     budget: &Budget,
 ) -> Result<Definition> {
     let mut out = Definition::default();
-    if documents.is_empty() {
-        return Ok(out);
-    }
+    let Some((first, _)) = documents.first() else { return Ok(out) };
+    let base = match inputs.relative_paths {
+        true if is_folder(first) => folder_of(first),
+        _ => String::new(),
+    };
     let environment: BTreeMap<&str, &str> =
         inputs.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
     let lookup = |name: &str| {
-        (inputs.lookup)(name).or_else(|| environment.get(name).map(|v| (*v).to_owned()))
+        let known = (inputs.lookup)(name);
+        let known = known.or_else(|| environment.get(name).map(|v| (*v).to_owned()));
+        known.or_else(|| (name == PROJECT_NAME).then(|| "bake".to_owned()))
     };
-    let reader = Reader { lookup: &lookup, budget };
-    let mut secrets: BTreeMap<String, Node> = BTreeMap::new();
-    for (document, _) in &documents {
-        if let Some(include) = document.get("include") {
-            return Err(include
-                .error("`include` is not supported yet")
-                .help("name the files with `-f`, one after the other"));
-        }
-        if let Some(node) = document.get("secrets") {
-            secrets.extend(node.map()?.iter().map(|(k, v)| (k.to_string(), v.clone())));
-        }
+    let project = Loader::new(inputs, sources, budget).project(documents, &base, &lookup)?;
+    let reader = Reader { lookup: &lookup, read: inputs.read, budget };
+    let secrets: BTreeMap<String, Node> =
+        project.secrets.into_iter().map(|(k, v)| (k.to_string(), v)).collect();
+    if project.services.len() > MAX_BAKE_TARGETS {
+        return Err(Error::limit(format!("there are more than {MAX_BAKE_TARGETS} services")));
     }
-    let mut images: BTreeMap<String, String> = BTreeMap::new();
-    for (document, _) in &documents {
-        let Some(services) = document.get("services") else { continue };
-        for (name, service) in services.map()? {
-            if let Some(extends) = service.get("extends") {
-                return Err(extends.error("`extends` is not supported yet"));
+    for (name, service) in project.services {
+        let target = name.replace('.', "_");
+        check_name(&target).map_err(|e| place(e, &service))?;
+        let image = service.get("image");
+        let Some(build) = service.get("build") else {
+            if image.is_none() {
+                return Err(
+                    service.error(format!("service `{name}` has no `image` and no `build`"))
+                );
             }
-            let target = name.replace('.', "_");
-            check_name(&target)
-                .map_err(|e| e.at(service.file, Some(service.at..service.at + 1)))?;
-            if let Some(image) = service.get("image") {
-                images.insert(target.clone(), reader.text(image)?);
-            }
-            let Some(build) = service.get("build") else { continue };
-            let t = reader.target(target, build, service, &secrets)?;
-            budget.value(t.weight())?;
-            match out.targets.iter_mut().find(|o| o.name == t.name) {
-                Some(earlier) => earlier.merge(&t),
-                None => out.targets.push(t),
-            }
-            if out.targets.len() > MAX_BAKE_TARGETS {
-                return Err(Error::limit(format!(
-                    "there are more than {MAX_BAKE_TARGETS} services"
-                )));
-            }
-        }
-    }
-    for t in &mut out.targets {
+            continue;
+        };
+        let mut t = reader.target(target, build, &service, &secrets)?;
         if t.tags.as_ref().is_none_or(Vec::is_empty)
-            && let Some(image) = images.remove(&t.name)
+            && let Some(image) = image
         {
-            t.tags = Some(vec![image]);
+            t.tags = Some(vec![reader.text(image)?]);
         }
+        if t.context.is_none() && !base.is_empty() {
+            t.context = Some(base.clone());
+        }
+        budget.value(t.weight())?;
+        out.targets.push(t);
     }
     let targets = out.targets.iter().map(|t| t.name.clone()).collect();
     out.groups.push(Group { name: "default".to_owned(), targets, ..Group::default() });
     Ok(out)
 }
 
+/// What compose calls all services together.
+const PROJECT_NAME: &str = "COMPOSE_PROJECT_NAME";
+
 struct Reader<'a> {
     lookup: &'a dyn Fn(&str) -> Option<String>,
+    read: &'a crate::Read<'a>,
     budget: &'a Budget,
 }
 
-/// Keys of `build` that say nothing about the image.
-const NO_MATTER: &[&str] = &["isolation"];
-/// Keys of `build` that would change it, and that nothing here does.
-const LATER: &[&str] = &["privileged"];
+/// Keys of `build` that say nothing about the image, or that buildx takes no notice of either.
+const NO_MATTER: &[&str] = &["isolation", "privileged"];
 
 impl Reader<'_> {
     fn text(&self, node: &Node) -> Result<String> {
-        let text = interpolate(node.text()?, self.lookup)
-            .map_err(|e| e.at(node.file, Some(node.at..node.at + 1)))?;
+        let text = node.text()?;
         self.budget.value(text.len())?;
-        Ok(text)
+        Ok(text.to_owned())
     }
 
     fn switch(&self, node: &Node) -> Result<bool> {
@@ -169,14 +165,14 @@ impl Reader<'_> {
         secrets: &BTreeMap<String, Node>,
     ) -> Result<Target> {
         let mut t = Target { name, ..Target::default() };
+        let mut environment = project::environment(service, self.read, self.lookup)?;
+        if let Some(node) = service.get("environment") {
+            environment.extend(self.pairs(node, &['='])?);
+        }
         if let What::Scalar(..) = build.what {
             t.context = Some(self.text(build)?);
             return Ok(t);
         }
-        let environment = match service.get("environment") {
-            Some(node) => self.pairs(node, &['='])?.into_iter().collect(),
-            None => BTreeMap::new(),
-        };
         for (key, node) in build.map()? {
             if !node.is_null() {
                 self.set(&mut t, key, node, &environment, secrets)?;
@@ -266,9 +262,6 @@ impl Reader<'_> {
                 append(&mut t.attest, Some(entry));
             }
             k if NO_MATTER.contains(&k) || k.starts_with("x-") => {}
-            k if LATER.contains(&k) => {
-                return Err(node.error(format!("`{k}` of a build is not supported yet")));
-            }
             k => return Err(node.error(format!("`{k}` is no key of a build"))),
         }
         Ok(())

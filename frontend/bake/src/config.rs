@@ -7,18 +7,19 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use hcl_edit::Span as _;
-use hcl_edit::expr::Expression;
+use hcl_edit::expr::{Expression, TraversalOperator};
 use rgraph_ir::limits::MAX_BAKE_TARGETS;
 use rgraph_ir::near::nearest;
-use rgraph_ir::{FileId, SourceMap};
+use rgraph_ir::{Diagnostic, FileId, SourceMap};
 
 use crate::budget::{Budget, Error, Result};
+use crate::compose::join;
 use crate::eval::{Eval, Globals, Scope, UserFunction};
 use crate::file::{Attr, Block, Parsed};
 use crate::target::{ATTRIBUTES, Group, Target, texts};
 use crate::types::Type;
 use crate::value::Value;
-use crate::{File, Inputs, compose, file};
+use crate::{File, Inputs, compose, entry, file};
 
 /// What the files say, evaluated.
 #[derive(Debug, Clone, Default)]
@@ -29,6 +30,10 @@ pub struct Definition {
     pub targets: Vec<Target>,
     /// Variables by name.
     pub variables: Vec<Variable>,
+    /// What is not an error, and may be a slip.
+    pub warnings: Vec<Diagnostic>,
+    /// See [`Inputs::is_remote`].
+    pub(crate) is_remote: bool,
 }
 
 /// A variable, for lists.
@@ -47,18 +52,22 @@ pub struct Variable {
 /// Reads all files.
 pub fn load(files: &[File], inputs: &Inputs<'_>, sources: &mut SourceMap) -> Result<Definition> {
     let mut composes = Vec::new();
-    let mut parsed = Vec::new();
+    let mut parsed: Vec<Parsed> = Vec::new();
     for f in files {
         let id = sources.add(f.name.as_str(), f.text.clone());
         match compose::read(&f.name, &f.text, id)? {
-            Some(document) => composes.push((document, id)),
+            Some(document) => composes.push((f.name.clone(), document)),
             None => parsed.push(file::parse(&f.name, &f.text, id)?),
         }
     }
     let budget = Budget::default();
-    let mut out = compose::definition(composes, inputs, &budget)?;
+    let mut out = compose::definition(composes, inputs, sources, &budget)?;
+    out.is_remote = inputs.is_remote;
     if !parsed.is_empty() {
-        let world = World::new(parsed, inputs, budget)?;
+        for odd in parsed.iter_mut().flat_map(|p| p.odd.drain(..)) {
+            out.warnings.push(odd.into_diagnostic());
+        }
+        let world = World::new(parsed, inputs, budget, &mut out.warnings)?;
         world.fill(&mut out)?;
     }
     out.merge_equal_names();
@@ -132,7 +141,12 @@ const OF_VARIABLE: &[&str] = &["type", "default", "description"];
 const OF_FUNCTION: &[&str] = &["params", "variadic_params", "result"];
 
 impl<'a> World<'a> {
-    fn new(files: Vec<Parsed>, inputs: &'a Inputs<'a>, budget: Budget) -> Result<Self> {
+    fn new(
+        files: Vec<Parsed>,
+        inputs: &'a Inputs<'a>,
+        budget: Budget,
+        warnings: &mut Vec<Diagnostic>,
+    ) -> Result<Self> {
         let mut world = Self {
             inputs,
             budget,
@@ -149,7 +163,7 @@ impl<'a> World<'a> {
         for f in files {
             // What a later file says again counts.
             world.attrs.extend(f.attrs);
-            for block in f.blocks {
+            for mut block in f.blocks {
                 let [label] = &block.labels[..] else {
                     let message = format!("a {} has one name", block.kind);
                     return Err(Error::new(message).at(block.file, block.span.clone()));
@@ -161,7 +175,7 @@ impl<'a> World<'a> {
                     "group" => OF_GROUP,
                     _ => ATTRIBUTES,
                 };
-                check_attributes(&block, &label, known)?;
+                check_attributes(&mut block, &label, known, warnings)?;
                 match block.kind.as_str() {
                     "variable" => drop(world.variables.insert(label, block)),
                     "function" => drop(world.functions.insert(label, block)),
@@ -268,7 +282,47 @@ impl<'a> World<'a> {
             out.set(attr, &value)
                 .map_err(|e| e.about(attr).at(a.file, a.expr.span().or(a.span.clone())))?;
         }
+        if self.inputs.relative_paths {
+            self.rebase(block, &mut out);
+        }
         Ok(out)
+    }
+
+    /// Makes the folders of a target those that they are from the folder of its file.
+    fn rebase(&self, block: &Block, t: &mut Target) {
+        let base = &block.base;
+        t.default_context = Some(base.clone()).filter(|b| !b.is_empty());
+        if let (Some(context), Some(a)) = (&mut t.context, block.attrs.get("context")) {
+            // The context of another target is what it is there.
+            let other = self.context_of(&a.expr);
+            *context = join(other.as_deref().unwrap_or(base), context);
+        }
+        for folder in t.contexts.values_mut() {
+            *folder = join(base, folder);
+        }
+    }
+
+    /// Of `target.NAME.context`, where that target's paths begin.
+    fn context_of(&self, e: &Expression) -> Option<String> {
+        let t = e.as_traversal()?;
+        let names: Vec<String> = t
+            .operators
+            .iter()
+            .map(|o| match o.value() {
+                TraversalOperator::GetAttr(n) => Some(n.value().to_string()),
+                TraversalOperator::Index(e) => Some(e.as_str()?.to_owned()),
+                _ => None,
+            })
+            .collect::<Option<_>>()?;
+        match (t.expr.as_variable()?.as_str(), &names[..]) {
+            ("target", [name, attr]) if attr == "context" => {
+                let of = |b: &&Block| b.kind == "target" && b.labels[0] == *name;
+                let says = self.blocks.iter().rev().filter(of);
+                let mut all = says.clone().filter(|b| b.attrs.contains_key("context"));
+                all.next().or(says.clone().next()).map(|b| b.base.clone())
+            }
+            _ => None,
+        }
     }
 
     /// An attribute of a block, evaluated once.
@@ -437,7 +491,12 @@ impl<'a> World<'a> {
     fn validate(&self) -> Result<()> {
         for (name, block) in &self.variables {
             for rule in &block.blocks {
-                check_attributes(rule, name, &["condition", "error_message"])?;
+                if let Some(odd) =
+                    rule.attrs.keys().find(|k| !matches!(k.as_str(), "condition" | "error_message"))
+                {
+                    let message = format!("variable `{name}`: `validation` has no `{odd}`");
+                    return Err(Error::new(message).at(rule.file, rule.span.clone()));
+                }
                 let missing = || Error::new("`validation` needs `condition` and `error_message`");
                 let (Some(condition), Some(message)) =
                     (rule.attrs.get("condition"), rule.attrs.get("error_message"))
@@ -489,7 +548,9 @@ impl Globals for World<'_> {
             LOCAL_PLATFORM => {
                 return Value::text(&*self.inputs.local_platform, &self.budget).map(Some);
             }
-            CONTEXT => return Value::text("cwd://", &self.budget).map(Some),
+            CONTEXT => {
+                return Value::text(&*self.inputs.command_context, &self.budget).map(Some);
+            }
             _ => {}
         }
         let cycle = || format!("variable `{name}` needs itself");
@@ -530,7 +591,11 @@ impl Globals for World<'_> {
         // The last that says it counts.
         let says = |(at, _): &&(usize, usize)| self.blocks[*at].attrs.contains_key(attr);
         match blocks.iter().rev().find(says) {
-            Some((at, variant)) => self.block_value(*at, *variant, attr).map(Some),
+            Some((at, variant)) => {
+                let value = self.block_value(*at, *variant, attr)?;
+                entry::as_objects(attr, value, &self.budget).map(Some)
+            }
+            None if attr == "name" => Value::text(name, &self.budget).map(Some),
             None => Ok(Some(Value::Null)),
         }
     }
@@ -580,21 +645,39 @@ fn too_many() -> Box<Error> {
     Error::limit(format!("there would be more than {MAX_BAKE_TARGETS} targets and groups"))
 }
 
-fn check_attributes(block: &Block, label: &str, known: &[&str]) -> Result<()> {
-    let about = |e: Box<Error>| e.about(&format!("{} `{label}`", block.kind));
-    for (name, attr) in &block.attrs {
-        if known.contains(&name.as_str()) {
-            continue;
+/// Takes away what a block does not have; what a target does not have is a warning, as files of others
+/// have had it for long.
+fn check_attributes(
+    block: &mut Block,
+    label: &str,
+    known: &[&str],
+    warnings: &mut Vec<Diagnostic>,
+) -> Result<()> {
+    let kind = block.kind.clone();
+    let about = |e: Box<Error>| e.about(&format!("{kind} `{label}`"));
+    let mut odd = Vec::new();
+    block.attrs.retain(|name, attr| {
+        let is_known = known.contains(&name.as_str());
+        if !is_known {
+            odd.push((name.clone(), attr.clone()));
         }
-        let message = match (block.kind.as_str(), name.as_str()) {
-            ("group", "matrix" | "name") => format!("`{name}` is for targets, not for groups"),
-            _ => format!("there is no attribute `{name}`"),
+        is_known
+    });
+    for (name, attr) in odd {
+        let of_targets = kind == "group" && matches!(name.as_str(), "matrix" | "name");
+        let message = match of_targets {
+            true => format!("`{name}` is for targets, not for groups"),
+            false => format!("there is no attribute `{name}`"),
         };
         let e = about(Error::new(message)).at(attr.file, attr.span.clone());
-        return Err(match nearest(name, known.iter().copied()) {
+        let e = match nearest(&name, known.iter().copied()) {
             Some(near) => e.help(format!("did you mean `{near}`?")),
             None => e.help(format!("known: {}", known.join(", "))),
-        });
+        };
+        match kind.as_str() {
+            "target" | "group" if !of_targets => warnings.push(e.into_warning()),
+            _ => return Err(e),
+        }
     }
     let allowed = |b: &&Block| block.kind == "variable" && b.kind == "validation";
     match block.blocks.iter().find(|b| !allowed(b)) {

@@ -1,8 +1,9 @@
 //! Items of lists that are maps or lines of CSV: caches, outputs, attestations, secrets, agents.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use crate::budget::{Error, Result};
+use crate::budget::{Budget, Error, Result};
 use crate::csv;
 use crate::value::{Value, cut};
 
@@ -94,6 +95,53 @@ impl Entry {
             _ => Ok(self),
         }
     }
+}
+
+/// An attribute as expressions see it: items that may be lines of CSV are objects.
+pub(crate) fn as_objects(attr: &str, value: Value, budget: &Budget) -> Result<Value> {
+    type Fields = Vec<(&'static str, String)>;
+    let kind = match attr {
+        "cache-from" | "cache-to" => Some(Kind::Cache),
+        "output" => Some(Kind::Output),
+        "attest" => Some(Kind::Attest),
+        "secret" | "ssh" => None,
+        _ => return Ok(value),
+    };
+    let Value::List(list) = &value else { return Ok(value) };
+    let object =
+        |fields: Vec<(Arc<str>, Value)>| Value::object(fields.into_iter().collect(), budget);
+    let texts = |fields: Fields| {
+        let given = fields.into_iter().filter(|(_, v)| !v.is_empty());
+        object(given.map(|(k, v)| Ok((k.into(), Value::text(v, budget)?))).collect::<Result<_>>()?)
+    };
+    let mut out = Vec::new();
+    for item in list.iter() {
+        let Value::String(line) = item else {
+            out.push(item.clone());
+            continue;
+        };
+        match (kind, attr) {
+            (Some(kind), _) => {
+                for Entry(fields) in Entry::of_value(item, kind)? {
+                    let fields = fields.into_iter();
+                    let fields = fields.map(|(k, v)| Ok((k.into(), Value::text(v, budget)?)));
+                    out.push(object(fields.collect::<Result<_>>()?)?);
+                }
+            }
+            (None, "secret") => {
+                let Secret { id, src, env } = Secret::read(line)?;
+                out.push(texts(vec![("id", id), ("src", src), ("env", env)])?);
+            }
+            (None, _) => {
+                let ssh = Ssh::read(line);
+                let paths = ssh.paths.into_iter().map(|p| Value::text(p, budget));
+                let paths = Value::list(paths.collect::<Result<_>>()?, budget)?;
+                let id = Value::text(ssh.id, budget)?;
+                out.push(object(vec![("id".into(), id), ("paths".into(), paths)])?);
+            }
+        }
+    }
+    Value::list(out, budget)
 }
 
 /// A secret.

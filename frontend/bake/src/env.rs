@@ -40,9 +40,11 @@ fn expand(
         } else {
             let end = name_end(rest);
             if end == 0 {
-                return Err(Error::new("a `$` without a name").help("`$$` stands for `$`"));
+                // `$(`, `$1`: nobody's variable.
+                out.push('$');
+            } else {
+                out.push_str(&lookup(&rest[..end]).unwrap_or_default());
             }
-            out.push_str(&lookup(&rest[..end]).unwrap_or_default());
             rest = &rest[end..];
         }
         if out.len() > MAX_BAKE_VALUE {
@@ -113,6 +115,12 @@ fn braced(
     Ok(())
 }
 
+/// Reads a file of `NAME=VALUE` lines as they stand there.
+pub fn raw(text: &str) -> BTreeMap<String, String> {
+    let pair = |l: &str| l.split_once('=').map(|(k, v)| (k.trim().to_owned(), v.to_owned()));
+    text.lines().filter(|l| !l.starts_with('#')).filter_map(pair).collect()
+}
+
 /// Reads a `.env` file: `NAME=VALUE` lines, comments, quotes. Values in double quotes and without quotes
 /// may name variables that stand above or in `known`.
 ///
@@ -129,7 +137,7 @@ pub fn dotenv(
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        let bad = |why: &str| format!(".env:{}: {why}", at + 1);
+        let bad = |why: &str| format!("line {}: {why}", at + 1);
         let line = line.strip_prefix("export ").unwrap_or(line);
         let Some((name, value)) = line.split_once('=') else {
             // A name alone is what it is outside.
@@ -184,8 +192,11 @@ mod tests {
             ("${A:+y}${B+y}", Some("y")),
             ("$$A", Some("$A")),
             ("${B:?no b}", None),
+            ("$(A) $1 $- $", Some("$(A) $1 $- $")),
+            ("${B:-$(A)}", Some("$(A)")),
             ("${", None),
-            ("$-", None),
+            ("${}", None),
+            ("${1}", None),
         ] {
             assert_eq!(interpolate(text, &lookup).ok().as_deref(), want, "{text}");
         }
@@ -195,6 +206,6 @@ mod tests {
         let got = dotenv(file, &lookup).expect("it reads");
         let want = [("W", "a"), ("X", "1"), ("Y", "1 1"), ("Z", "$X")];
         assert_eq!(got, want.map(|(k, v)| (k.to_owned(), v.to_owned())).into());
-        assert_eq!(dotenv("A B=1", &lookup), Err(".env:1: expected NAME=VALUE".to_owned()));
+        assert_eq!(dotenv("A B=1", &lookup), Err("line 1: expected NAME=VALUE".to_owned()));
     }
 }

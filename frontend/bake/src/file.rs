@@ -12,6 +12,7 @@ use rgraph_ir::FileId;
 use rgraph_ir::limits::MAX_BAKE_TARGETS;
 
 use crate::budget::{Error, Result};
+use crate::resolve::{folder_of, is_folder};
 
 /// An attribute: its name stands in front of it.
 #[derive(Debug)]
@@ -30,6 +31,8 @@ pub struct Block {
     pub span: Option<Range<usize>>,
     pub attrs: BTreeMap<String, Rc<Attr>>,
     pub blocks: Vec<Block>,
+    /// The folder of its file; empty: the working folder.
+    pub base: String,
 }
 
 /// What stands at the top of a file.
@@ -37,6 +40,8 @@ pub struct Block {
 pub struct Parsed {
     pub attrs: Vec<(String, Rc<Attr>)>,
     pub blocks: Vec<Block>,
+    /// Blocks that mean nothing here.
+    pub odd: Vec<Error>,
 }
 
 /// The kinds of blocks at the top.
@@ -44,13 +49,19 @@ const KINDS: [&str; 4] = ["target", "group", "variable", "function"];
 
 /// Parses a file that is no compose file.
 pub fn parse(name: &str, text: &str, file: FileId) -> Result<Parsed> {
-    if name.ends_with(".json") {
-        return json(text, file);
+    let parsed = match name.ends_with(".json") {
+        true => json(text, file),
+        false => match hcl(text, file) {
+            Err(e) if !name.ends_with(".hcl") => json(text, file).map_err(|_| e),
+            done => done,
+        },
+    };
+    let mut parsed = parsed?;
+    let base = if is_folder(name) { folder_of(name) } else { String::new() };
+    for block in &mut parsed.blocks {
+        block.base.clone_from(&base);
     }
-    match hcl(text, file) {
-        Err(e) if !name.ends_with(".hcl") => json(text, file).map_err(|_| e),
-        done => done,
-    }
+    Ok(parsed)
 }
 
 fn hcl(text: &str, file: FileId) -> Result<Parsed> {
@@ -59,15 +70,16 @@ fn hcl(text: &str, file: FileId) -> Result<Parsed> {
         Error::new(format!("this is no HCL: {}", e.message())).at(file, Some(at..at + 1))
     })?;
     let (attrs, blocks) = contents(body, file)?;
-    let blocks = blocks.into_iter().collect::<Vec<_>>();
-    if let Some(odd) = blocks.iter().find(|b| !KINDS.contains(&b.kind.as_str())) {
-        let e = Error::new(format!("unknown block `{}`", odd.kind)).at(file, odd.span.clone());
-        return Err(match rgraph_ir::near::nearest(&odd.kind, KINDS) {
+    let (blocks, odd): (Vec<Block>, Vec<Block>) =
+        blocks.into_iter().partition(|b| KINDS.contains(&b.kind.as_str()));
+    let odd = odd.into_iter().map(|b| {
+        let e = Error::new(format!("unknown block `{}`", b.kind)).at(file, b.span);
+        *match rgraph_ir::near::nearest(&b.kind, KINDS) {
             Some(near) => e.help(format!("did you mean `{near}`?")),
             None => e.help(format!("known: {}", KINDS.join(", "))),
-        });
-    }
-    Ok(Parsed { attrs, blocks })
+        }
+    });
+    Ok(Parsed { attrs, blocks, odd: odd.collect() })
 }
 
 type Contents = (Vec<(String, Rc<Attr>)>, Vec<Block>);
@@ -91,6 +103,7 @@ fn contents(body: Body, file: FileId) -> Result<Contents> {
                     span,
                     attrs: attrs.into_iter().collect(),
                     blocks: inner,
+                    base: String::new(),
                 });
             }
         }
@@ -116,12 +129,14 @@ fn json(text: &str, file: FileId) -> Result<Parsed> {
             out.attrs.push((key.clone(), attr(&key, &value, file)?));
             continue;
         }
-        let serde_json::Value::Object(labelled) = value else {
-            return Err(in_json(file, format!("`{key}` is no object of names")));
-        };
-        for (label, body) in labelled {
-            for body in each(body) {
-                out.blocks.push(block(&key, Some(label.clone()), body, file)?);
+        for labelled in each(value) {
+            let serde_json::Value::Object(labelled) = labelled else {
+                return Err(in_json(file, format!("`{key}` is no object of names")));
+            };
+            for (label, body) in labelled {
+                for body in each(body) {
+                    out.blocks.push(block(&key, Some(label.clone()), body, file)?);
+                }
             }
         }
         if out.blocks.len() > MAX_BAKE_TARGETS {
@@ -164,7 +179,7 @@ fn block(
         }
     }
     let (kind, labels) = (kind.to_owned(), label.into_iter().collect());
-    Ok(Block { kind, labels, file, span: Some(0..1), attrs, blocks })
+    Ok(Block { kind, labels, file, span: Some(0..1), attrs, blocks, base: String::new() })
 }
 
 fn attr(key: &str, value: &serde_json::Value, file: FileId) -> Result<Rc<Attr>> {

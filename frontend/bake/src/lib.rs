@@ -38,7 +38,7 @@ pub use entry::{Entry, Secret, Ssh};
 pub use env::dotenv;
 pub use overrides::Overrides;
 pub use print::{Listing, print, print_targets, print_variables};
-pub use resolve::Resolved;
+pub use resolve::{Resolved, is_folder};
 pub use target::{Group, Target};
 
 /// A file as it was given.
@@ -51,14 +51,26 @@ pub struct File {
     pub text: Arc<str>,
 }
 
+/// Reads a file by its path.
+pub type Read<'a> = dyn Fn(&str) -> Result<Option<Arc<str>>, String> + Sync + 'a;
+
 /// What the files are read with.
 pub struct Inputs<'a> {
     /// The value of a variable that the caller sets: a flag, else the environment.
     pub lookup: &'a (dyn Fn(&str) -> Option<String> + Sync),
     /// Every variable of the environment that compose files may use.
     pub environment: &'a [(String, String)],
+    /// Reads a file that a compose file names, by its path from the working folder; `None`: there is
+    /// none. What may not be read is an error, in words for the user.
+    pub read: &'a Read<'a>,
     /// `BAKE_LOCAL_PLATFORM`.
     pub local_platform: String,
+    /// `BAKE_CMD_CONTEXT`; `cwd://` when nothing was said.
+    pub command_context: String,
+    /// Paths are from the folder of the file that they stand in, not from the working folder.
+    pub relative_paths: bool,
+    /// The files come from elsewhere: `cwd://` tells what is here.
+    pub is_remote: bool,
     /// Seconds since 1970, for `timestamp()`.
     pub now: i64,
 }

@@ -253,8 +253,10 @@ impl<'a> Resolver<'a> {
     }
 
     fn finished(&self, mut t: Target) -> Result<Target> {
-        let context = t.context.take().unwrap_or_else(|| ".".to_owned());
-        t.context = Some(clean(&context));
+        let default = || t.default_context.clone().unwrap_or_else(|| ".".to_owned());
+        let context = t.context.clone().unwrap_or_else(default);
+        let here = context.strip_prefix("cwd://").filter(|_| !self.all.is_remote);
+        t.context = Some(clean(here.unwrap_or(&context)));
         if t.dockerfile.as_deref().unwrap_or_default().is_empty() {
             t.dockerfile = Some("Dockerfile".to_owned());
         }
@@ -307,12 +309,24 @@ impl<'a> Resolver<'a> {
     }
 }
 
-/// A folder's path without what it does not need; URLs stay as they are.
+/// False for URLs, repositories, images and other targets.
+pub fn is_folder(path: &str) -> bool {
+    let schemes = ["git@", "github.com/", "target:", "service:", "docker-image:", "oci-layout:"];
+    !path.contains("://") && path != "-" && !schemes.iter().any(|s| path.starts_with(s))
+}
+
+/// The folder that a file lies in; empty: the working folder.
+pub(crate) fn folder_of(path: &str) -> String {
+    match path.rsplit_once('/') {
+        Some(("", _)) => "/".to_owned(),
+        Some((folder, _)) => folder.to_owned(),
+        None => String::new(),
+    }
+}
+
+/// A folder's path without what it does not need; what is none stays as it is.
 pub(crate) fn clean(path: &str) -> String {
-    let path = path.strip_prefix("cwd://").unwrap_or(path);
-    let is_remote =
-        path.contains("://") || path.starts_with("git@") || path.starts_with("github.com/");
-    if is_remote || path == "-" {
+    if !is_folder(path) {
         return path.to_owned();
     }
     let mut parts: Vec<&str> = Vec::new();

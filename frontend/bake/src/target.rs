@@ -78,6 +78,8 @@ pub struct Target {
     pub entitlements: Option<Vec<String>>,
     /// Lines of `/etc/hosts`.
     pub extra_hosts: BTreeMap<String, String>,
+    /// The context when none is said; `None`: the working folder.
+    pub(crate) default_context: Option<String>,
     /// It is here because another target's context is its result.
     pub linked: bool,
 }
@@ -227,6 +229,7 @@ impl Target {
             self.description = l.description;
         }
         self.inherits.extend(l.inherits);
+        self.default_context = l.default_context.or(self.default_context.take());
         // As often as it is merged, nothing grows beyond what differs.
         self.tidy_lists();
     }

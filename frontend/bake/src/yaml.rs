@@ -16,8 +16,22 @@ pub struct Node {
     pub file: FileId,
     /// Byte in the file.
     pub at: usize,
+    /// What it does to an earlier value.
+    pub tag: Tag,
     /// Nodes in it, itself and those of aliases counted.
     count: usize,
+}
+
+/// How a value of a compose file meets an earlier one of its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Tag {
+    /// They are merged.
+    #[default]
+    None,
+    /// `!override`: it takes the earlier one's place.
+    Override,
+    /// `!reset`: there is none.
+    Reset,
 }
 
 /// What a node is.
@@ -36,6 +50,21 @@ const MAX_NODES: usize = 200_000;
 const _: () = assert!((MAX_NODES as u64) < MAX_BAKE_STEPS);
 
 impl Node {
+    /// Another value in the place of this one.
+    pub fn with(&self, what: What) -> Self {
+        let count = 1 + match &what {
+            What::Scalar(..) => 0,
+            What::List(l) => l.iter().map(|n| n.count).sum(),
+            What::Map(m) => m.iter().map(|(_, n)| 1 + n.count).sum(),
+        };
+        Self { what, count, ..self.clone() }
+    }
+
+    /// Nodes in it, itself counted.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
     /// An error at this place.
     pub fn error(&self, message: impl Into<String>) -> Box<Error> {
         Error::new(message).at(self.file, Some(self.at..self.at + 1))
@@ -93,6 +122,15 @@ struct Level {
     open: Open,
     anchor: usize,
     at: usize,
+    tag: Tag,
+}
+
+fn tag_of(tag: Option<&saphyr_parser::Tag>) -> Tag {
+    match tag.map(|t| (&*t.handle, &*t.suffix)) {
+        Some(("!", "override")) => Tag::Override,
+        Some(("!", "reset")) => Tag::Reset,
+        _ => Tag::None,
+    }
 }
 
 /// Reads the first document; `None`: there is none.
@@ -114,9 +152,10 @@ pub fn parse(text: &str, file: FileId) -> Result<Option<Node>> {
         let at = byte(span.start.line(), span.start.col());
         let (node, anchor) = match event {
             Event::Scalar(text, style, anchor, tag) => {
-                let plain = style == ScalarStyle::Plain && tag.is_none();
+                let own = tag_of(tag.as_deref());
+                let plain = style == ScalarStyle::Plain && (tag.is_none() || own != Tag::None);
                 let what = What::Scalar(Rc::from(&*text), plain);
-                (Node { what, file, at, count: 1 }, anchor)
+                (Node { what, file, at, tag: own, count: 1 }, anchor)
             }
             Event::Alias(id) => match anchors.get(&id) {
                 Some(node) => (Node { at, ..node.clone() }, 0),
@@ -124,7 +163,7 @@ pub fn parse(text: &str, file: FileId) -> Result<Option<Node>> {
                     return Err(at_byte(at, Error::new("the alias stands within what it names")));
                 }
             },
-            Event::SequenceStart(anchor, _) | Event::MappingStart(anchor, _) => {
+            Event::SequenceStart(anchor, ref tag) | Event::MappingStart(anchor, ref tag) => {
                 if levels.len() >= MAX_NESTING {
                     let message = format!("the YAML is nested over more than {MAX_NESTING} levels");
                     return Err(at_byte(at, Error::limit(message)));
@@ -133,7 +172,7 @@ pub fn parse(text: &str, file: FileId) -> Result<Option<Node>> {
                     Event::SequenceStart(..) => Open::List(Vec::new()),
                     _ => Open::Map(Vec::new(), None),
                 };
-                levels.push(Level { open, anchor, at });
+                levels.push(Level { open, anchor, at, tag: tag_of(tag.as_deref()) });
                 continue;
             }
             Event::SequenceEnd | Event::MappingEnd => {
@@ -147,7 +186,8 @@ pub fn parse(text: &str, file: FileId) -> Result<Option<Node>> {
                         (m.iter().map(|(_, n)| 1 + n.count).sum(), What::Map(Rc::new(m)))
                     }
                 };
-                (Node { what, file, at: level.at, count: 1 + count }, level.anchor)
+                let (at, tag) = (level.at, level.tag);
+                (Node { what, file, at, tag, count: 1 + count }, level.anchor)
             }
             Event::DocumentEnd => break,
             _ => continue,

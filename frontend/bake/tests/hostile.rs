@@ -13,7 +13,11 @@ fn read(name: &str, text: &str) -> Result<Definition, String> {
     let inputs = Inputs {
         lookup: &|_| None,
         environment: &[],
+        read: &|_| Ok(None),
         local_platform: "linux/amd64".to_owned(),
+        command_context: "cwd://".to_owned(),
+        relative_paths: false,
+        is_remote: false,
         now: 0,
     };
     let files = [File { name: name.to_owned(), text: Arc::from(text) }];

@@ -15,7 +15,11 @@ fn read(all: &[(&str, &str)], env: &[(&str, &str)]) -> Result<Definition, String
     let inputs = Inputs {
         lookup: &lookup,
         environment: &environment,
+        read: &|_| Ok(None),
         local_platform: "linux/amd64".to_owned(),
+        command_context: "cwd://".to_owned(),
+        relative_paths: false,
+        is_remote: false,
         now: 1_700_000_000,
     };
     let mut sources = SourceMap::default();
@@ -487,12 +491,12 @@ fn wrong_files() {
     for (name, text, want) in [
         ("a.hcl", "target \"a\" {", "a.hcl:1: this is no HCL"),
         ("a.hcl", "target \"a\" {}\ntarget {}", "a.hcl:2: a target has one name"),
-        ("a.hcl", "targt \"a\" {}", "a.hcl:1: unknown block `targt`"),
         (
             "a.hcl",
-            "target \"a\" {\n tag = []\n}",
-            "a.hcl:2: target `a`: there is no attribute `tag`",
+            "variable \"a\" {\n tag = []\n}",
+            "a.hcl:2: variable `a`: there is no attribute `tag`",
         ),
+        ("a.hcl", "group \"a\" {\n matrix = {}\n}", "a.hcl:2: group `a`: `matrix` is for targets"),
         (
             "a.hcl",
             "target \"a\" {\n tags = \"x\"\n}",
@@ -515,6 +519,25 @@ fn wrong_files() {
         let e = read(&[(name, text)], &[]).expect_err(text);
         assert!(e.contains(want), "{text}: {e}");
     }
+}
+
+/// buildx takes no notice of them; here they are told.
+#[test]
+fn what_is_not_known_is_told() {
+    let text = "targt \"a\" {}\ntarget \"b\" {\n tag = []\n}\ngroup \"c\" { target = [] }\n";
+    let all = read(&[("a.hcl", text)], &[]).expect("it reads");
+    let told: Vec<_> = all
+        .warnings
+        .iter()
+        .map(|d| (&d.message[..], d.help.as_deref().unwrap_or_default()))
+        .collect();
+    let want = [
+        ("unknown block `targt`", "did you mean `target`?"),
+        ("target `b`: there is no attribute `tag`", "did you mean `tags`?"),
+        ("group `c`: there is no attribute `target`", "did you mean `targets`?"),
+    ];
+    assert_eq!(told, want);
+    assert_eq!(all.targets.len(), 1);
 }
 
 #[test]

@@ -3,8 +3,8 @@
 use nix::sys::signal::Signal;
 use rgraph_ir::image_config::ContainerConfig;
 use rgraph_runtime::container::{
-    Attach, ContainerError, Containers, New, Protocol, Publish, Settings, Start, VolumeMount, hosts,
-    limits, start, ulimits,
+    Attach, ContainerError, Containers, New, Protocol, Publish, Settings, Start, VolumeMount,
+    hosts, limits, start, ulimits,
 };
 use rgraph_runtime::fetch::image::{ImageFetcher, PullPolicy};
 use rgraph_runtime::images::{self, World};
