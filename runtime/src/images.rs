@@ -27,6 +27,7 @@ use crate::snapshot::{SnapshotError, Snapshots};
 pub use crate::fetch::push::Arrival;
 pub use load::{Loaded, load};
 pub use push::{Pushing, push};
+pub use said::{Statement, statements};
 pub use transfer::{PlainLayers, Pulled, Pulling, fetch, pull, save};
 pub use verify::{ReadLayers, read_layers};
 

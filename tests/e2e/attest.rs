@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
-use rgraph_tests::{Access, Case, Docker, Registry, need};
-use serde_json::Value;
+use rgraph_tests::{
+    Access, Answer, Case, Docker, Member, Parts, Registry, Web, digest, need, tar_of,
+};
+use serde_json::{Value, json};
 
 fn json(path: &Path) -> Value {
     serde_json::from_slice(&std::fs::read(path).expect("a file")).expect("JSON")
@@ -200,16 +202,21 @@ fn statements_stay_with_an_image_on_its_ways() {
         assert_eq!(said.keys().collect::<Vec<_>>(), ["linux/amd64", "linux/arm64"]);
         assert!(said.values().all(|s| s.len() == 2), "{said:?}");
     }
-    // A pull takes the image; statements are no platform of it.
+    // A pull takes the image with what is said of it; statements are no platform of it.
     let other = Case::new();
     other.rgraph(&["pull", &pushed]).ok();
     let platforms = other.rgraph(&["images", "-a", "--format", "{{.Platform}}"]).ok();
     assert_eq!(platforms.text(), "linux/amd64\n");
     other.rgraph(&["pull", "--platform=linux/arm64", &pushed]).ok();
+    let kinds = "{{range .Attestations}}{{.PredicateType}} {{end}}";
+    let shown = other.rgraph(&["inspect", "--format", kinds, &pushed]).ok();
+    assert_eq!(shown.text().split_whitespace().count(), 2, "{}", shown.text());
+    assert!(shown.text().contains("https://slsa.dev/provenance/v1"), "{}", shown.text());
+    other.rgraph(&["prune", "-f"]).ok();
     let again = registry.name("c:1");
     other.rgraph(&["tag", &pushed, &again]).ok();
-    let run = other.rgraph(&["push", &again]).ok();
-    assert!(run.stderr.contains("What is said of the image is not here"), "{}", run.stderr);
+    other.rgraph(&["push", &again]).ok();
+    assert_eq!(copied(&again), copied(&pushed));
     other
         .rgraph(&["pull", "--platform=linux/s390x", &pushed])
         .fails(1, &["no image for linux/s390x"]);
@@ -228,6 +235,81 @@ fn statements_stay_with_an_image_on_its_ways() {
     other.rgraph(&["rmi", &kept, &again]).ok();
     other.rgraph(&["store", "check"]).ok();
     assert_eq!(other.rgraph(&["images", "-aq"]).ok().text(), "");
+}
+
+/// An index with one image and an entry about it.
+fn index_of(parts: &Parts, entry: &Value) -> Vec<u8> {
+    let manifest = parts.manifest.to_string().into_bytes();
+    let image = json!({
+        "mediaType": parts.media_type, "digest": digest(&manifest), "size": manifest.len(),
+        "platform": {"os": "linux", "architecture": "amd64"},
+    });
+    let kind = "application/vnd.oci.image.index.v1+json";
+    let index = json!({"schemaVersion": 2, "mediaType": kind, "manifests": [image, entry]});
+    index.to_string().into_bytes()
+}
+
+#[test]
+fn what_a_registry_does_not_have_or_says_wrongly_is_not_kept() {
+    need!(Root);
+    let parts = Parts::new(&[tar_of(&[Member::File("a", b"a")])]);
+    let statement = |size: usize, blob: &str| {
+        let empty = digest(b"{}");
+        let (config, layer) = ("application/vnd.oci.empty.v1+json", "application/vnd.in-toto+json");
+        json!({
+            "schemaVersion": 2, "mediaType": parts.media_type,
+            "config": {"mediaType": config, "digest": empty, "size": 2},
+            "layers": [{"mediaType": layer, "digest": blob, "size": size}],
+        })
+        .to_string()
+        .into_bytes()
+    };
+    // (the manifest of statements, whether it is there, whether the pull succeeds)
+    let good = statement(4, &digest(b"said"));
+    for (manifest, there, ok, kept) in [
+        (good.clone(), true, true, true),
+        (good.clone(), false, true, false),
+        (statement(1 << 40, &digest(b"said")), true, true, false),
+        (statement(5, &digest(b"said")), true, false, false),
+        (statement(4, &digest(b"other")), true, false, false),
+    ] {
+        let image = parts.manifest.to_string();
+        let entry = json!({
+            "mediaType": parts.media_type, "digest": digest(&manifest), "size": manifest.len(),
+            "platform": {"os": "unknown", "architecture": "unknown"},
+            "annotations": {
+                "vnd.docker.reference.type": "attestation-manifest",
+                "vnd.docker.reference.digest": digest(image.as_bytes()),
+            },
+        });
+        let (index, asked) = (index_of(&parts, &entry), digest(&manifest));
+        let kind = "Content-Type: application/vnd.oci.image.index.v1+json";
+        let inner = parts.clone();
+        let web = Web::start(move |q| {
+            let path = q.line.split(' ').nth(1).unwrap_or_default();
+            let last = path.rsplit('/').next().unwrap_or_default();
+            match last {
+                "1" => Answer::ok(index.clone()).header(kind),
+                _ if last == asked && there => inner.manifest_answer(manifest.clone()),
+                _ if last == asked => Answer::status(404),
+                _ if last == digest(b"said") => Answer::ok("said"),
+                _ if last == digest(b"other") => Answer::ok("said"),
+                _ if last == digest(b"{}") => Answer::ok("{}"),
+                _ => inner.answer(q),
+            }
+        });
+        let case = Case::new();
+        let name = format!("{}/x:1", web.host());
+        let run = case.rgraph(&["pull", &name]);
+        if !ok {
+            run.fails(1, &["mismatch"]);
+            continue;
+        }
+        run.ok();
+        let shown = case.rgraph(&["inspect", "--format", "{{json .Attestations}}", &name]).ok();
+        assert_eq!(shown.text().contains("Digest"), kept, "{}", shown.text());
+        case.rgraph(&["store", "check"]).ok();
+    }
 }
 
 #[test]

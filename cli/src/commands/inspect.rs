@@ -96,26 +96,30 @@ fn describe(store: &Store, name: &ImageName) -> Result<Value, CliError> {
         .and_then(|s| jiff::Timestamp::from_second(s).ok());
     let settings = serde_json::to_value(&config.config).expect("always serialises");
     let comment = config.history.last().and_then(|h| h.comment.clone()).unwrap_or_default();
+    let said = images::statements(store, top, row).map_err(failed)?;
+    let of = |s: images::Statement| json!({ "PredicateType": s.predicate_type, "Digest": s.digest, "Size": s.size });
     Ok(json!({
-        "Id": row.config,
-        "RepoTags": tags,
-        "RepoDigests": digests,
-        "Comment": comment,
-        "Created": config.created,
-        "Author": config.author.clone().unwrap_or_default(),
-        "Architecture": config.architecture,
-        "Variant": config.variant,
-        "Os": config.os,
-        "Size": row.size,
-        "VirtualSize": row.size,
-        "Parent": "",
-        "DockerVersion": "",
-        "OsVersion": config.os_version,
-        "GraphDriver": { "Name": "overlayfs", "Data": null },
-        "Config": with_docker_fields(settings),
-        "RootFS": { "Type": "layers", "Layers": config.rootfs.diff_ids },
-        "Metadata": { "LastTagTime": changed.map(|t| t.to_string()) },
-        "Descriptor": { "digest": top },
+    "Id": row.config,
+    "RepoTags": tags,
+    "RepoDigests": digests,
+    "Comment": comment,
+    "Created": config.created,
+    "Author": config.author.clone().unwrap_or_default(),
+    "Architecture": config.architecture,
+    "Variant": config.variant,
+    "Os": config.os,
+    "Size": row.size,
+    "VirtualSize": row.size,
+    "Parent": "",
+    "DockerVersion": "",
+    "OsVersion": config.os_version,
+    "GraphDriver": { "Name": "overlayfs", "Data": null },
+    "Config": with_docker_fields(settings),
+    "RootFS": { "Type": "layers", "Layers": config.rootfs.diff_ids },
+    "Metadata": { "LastTagTime": changed.map(|t| t.to_string()) },
+    "Descriptor": { "digest": top },
+    // What Docker does not show.
+    "Attestations": said.into_iter().map(of).collect::<Value>(),
     }))
 }
 

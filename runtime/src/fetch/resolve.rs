@@ -238,6 +238,25 @@ impl<'a> ImageFetcher<'a> {
         Ok(document)
     }
 
+    /// A manifest that an index of `r` names: from the store, else from the registry, and then kept.
+    /// `None`: it is neither here nor there, or no manifest.
+    pub fn manifest_of(
+        &self,
+        r: &Reference,
+        digest: ManifestDigest,
+    ) -> Result<Option<Manifest>, FetchError> {
+        match self.manifest(r, digest, Some(self.client(r)?)) {
+            Ok(Some(Document::Manifest(m))) => Ok(Some(m)),
+            Ok(Some(Document::Index(_)) | None) => Ok(None),
+            Err(FetchError::Registry { source, .. })
+                if matches!(*source, RegistryError::NotFound { .. }) =>
+            {
+                Ok(None)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
     /// Reads the image that `top` names for a platform: documents of the store, and those of
     /// `client`, which are kept. `None`: some are not here, and there is no client.
     fn read(

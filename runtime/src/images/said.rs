@@ -9,10 +9,11 @@ use rgraph_image::attestation::{
 use rgraph_image::blobs::{BlobError, read_document, read_manifest};
 use rgraph_image::manifest::{Descriptor, Document, Index, Manifest};
 use rgraph_ir::limits::{MAX_CONFIG, MAX_MANIFEST};
-use rgraph_ir::{BlobDigest, ManifestDigest};
-use rgraph_store::{ImageRow, Store, StoreError};
+use rgraph_ir::{BlobDigest, ManifestDigest, Reference};
+use rgraph_store::{BlobRef, ImageRow, Store, StoreError};
 
-use super::ImagesError;
+use super::transfer::fetch_blob;
+use super::{ImagesError, World};
 
 /// The index that a name means; `None`: it means a manifest.
 pub(super) fn index(store: &Store, top: ManifestDigest) -> Result<Option<Index>, ImagesError> {
@@ -98,6 +99,75 @@ pub(super) fn put(store: &Store, said: &Attested) -> Result<(), ImagesError> {
         }
     }
     Ok(())
+}
+
+/// A statement about an image, as its manifest names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Statement {
+    /// A URI: what kind of statement it is.
+    pub predicate_type: String,
+    /// Of the statement.
+    pub digest: BlobDigest,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// What is said of an image that a name means, as far as the store has it.
+pub fn statements(
+    store: &Store,
+    top: ManifestDigest,
+    row: &ImageRow,
+) -> Result<Vec<Statement>, ImagesError> {
+    let Some(index) = index(store, top)? else { return Ok(Vec::new()) };
+    let mut out = Vec::new();
+    for entry in index.manifests.iter().filter(|e| about(e) == Some(row.manifest)) {
+        let Some((manifest, _)) = read(store, entry)? else { continue };
+        out.extend(manifest.layers.into_iter().map(|l| Statement {
+            predicate_type:
+                l.annotations.and_then(|a| a.get(PREDICATE_TYPE).cloned()).unwrap_or_default(),
+            digest: l.digest,
+            size: l.size,
+        }));
+    }
+    Ok(out)
+}
+
+/// Most entries of an index that are brought for one image.
+const MAX_ENTRIES: usize = 16;
+
+/// Brings what the index `top` of `name` says of an image from the registry. What is not to be had there,
+/// or is larger than statements are, is left out. Gives the entries that are here now, and their blobs.
+pub(super) fn pull(
+    w: &World<'_>,
+    name: &Reference,
+    top: ManifestDigest,
+    image: ManifestDigest,
+) -> Result<(Vec<BlobDigest>, Vec<BlobDigest>), ImagesError> {
+    let (mut entries, mut blobs) = (Vec::new(), Vec::new());
+    let Some(index) = index(w.store, top)? else { return Ok((entries, blobs)) };
+    let of_image = |e: &&Descriptor| about(e) == Some(image);
+    for entry in index.manifests.iter().filter(of_image).take(MAX_ENTRIES) {
+        w.check()?;
+        let Some(m) = w.images.manifest_of(name, entry.digest.into())? else { continue };
+        let limit = |d: &Descriptor| if *d == m.config { MAX_CONFIG } else { MAX_STATEMENT };
+        let parts: Vec<&Descriptor> = m.layers.iter().chain([&m.config]).collect();
+        if parts.len() > MAX_ENTRIES || parts.iter().any(|d| d.size > limit(d)) {
+            continue;
+        }
+        for d in &parts {
+            if !w.store.has_blob(&d.digest)? {
+                w.images.remember(d.digest, name.clone());
+                let (digest, size) = (d.digest, d.size);
+                fetch_blob(w, &BlobRef { digest, size, media_type: d.media_type.clone() })?;
+            }
+        }
+        let children: Vec<BlobDigest> = parts.iter().map(|d| d.digest).collect();
+        w.store.link_blobs(&entry.digest, &children)?;
+        entries.push(entry.digest);
+        blobs.extend(children);
+    }
+    blobs.extend(entries.iter().copied());
+    Ok((entries, blobs))
 }
 
 /// Brings the statements of an archive about an image into the store; `None`: they are not in it.

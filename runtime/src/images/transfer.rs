@@ -88,8 +88,14 @@ pub fn pull(
     let known = w.store.image_record(&image.manifest)?.is_some();
     keep(w, &image)?;
     if image.top != image.manifest {
-        w.store.link_blobs(&image.top.into(), &[image.manifest.into()])?;
-        w.store.make_durable(&[image.top.into()], &[])?;
+        let (said, mut blobs) = said::pull(w, name, image.top, image.manifest)?;
+        let mut children = vec![image.manifest.into()];
+        children.extend(said);
+        w.store.link_blobs(&image.top.into(), &children)?;
+        blobs.push(image.top.into());
+        blobs.sort();
+        blobs.dedup();
+        w.store.make_durable(&blobs, &[])?;
     }
     w.store.tag(&name.to_string(), &ImageRef { manifest: image.top })?;
     w.store.put_remote_tag(&name.to_string(), &image.top)?;
@@ -168,7 +174,7 @@ fn unpack(
     }
 }
 
-fn fetch_blob(w: &World<'_>, blob: &BlobRef) -> Result<(), ImagesError> {
+pub(super) fn fetch_blob(w: &World<'_>, blob: &BlobRef) -> Result<(), ImagesError> {
     w.check()?;
     let cancelled = || w.cancel.is_cancelled();
     let failed = |source| ImagesError::Layer { digest: blob.digest, source };
