@@ -272,11 +272,12 @@ impl Layout {
             let mut f = fs::File::create(&tmp)?;
             writeln!(f, "{FORMAT}")?;
             f.sync_data()?;
-            fs::rename(&tmp, version)?;
-            // Once in a store's life: a tag made durable later must not hang on an unsynced parent.
-            for name in ["blobs", "tmp", "locks"] {
+            // Once in a store's life: a tag made durable later must not hang on an unsynced parent, and
+            // what has a version must have its folders, whenever the power goes.
+            for name in ["blobs", "tmp", "locks", ""] {
                 fs::File::open(self.root.join(name))?.sync_all()?;
             }
+            fs::rename(&tmp, version)?;
             fs::File::open(&self.root)?.sync_all()?;
             if let Some(parent) = self.root.parent().filter(|p| !p.as_os_str().is_empty()) {
                 fs::File::open(parent)?.sync_all()?;
