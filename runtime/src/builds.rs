@@ -318,11 +318,13 @@ impl<'a> Builds<'a> {
     /// Files that a process left when it was killed between writing and renaming.
     fn remove_unfinished(&self) {
         let Ok(dir) = std::fs::read_dir(self.dir()) else { return };
-        let unfinished = |e: &DirEntry| {
+        let is_old = |e: &DirEntry| {
             let age = now().duration_since(e.metadata().ok()?.modified().ok()?).ok()?;
-            Some(e.file_name().as_encoded_bytes().starts_with(b".tmp-") && age > UNFINISHED)
+            Some(age > UNFINISHED)
         };
-        for e in dir.flatten().filter(|e| unfinished(e) == Some(true)) {
+        // By name first: there are a hundred finished ones.
+        let unnamed = |e: &DirEntry| e.file_name().as_encoded_bytes().starts_with(b".tmp-");
+        for e in dir.flatten().filter(|e| unnamed(e) && is_old(e) == Some(true)) {
             std::fs::remove_file(e.path()).unwrap_or(());
         }
     }

@@ -8,9 +8,12 @@ use crate::error::{Result, StoreError};
 use crate::index::{OptionalExtension as _, checkpoint, int, params, sql};
 use crate::store::{Session, Store};
 
-/// From this length of the log on, a commit point moves it into the file, bytes; so does closing
-/// the store, since builds without a tag or output add up.
+/// From this length of the log on, closing the store moves it into the file, bytes: builds without a tag
+/// or output add up.
 const LONG_LOG: u64 = 1 << 20;
+/// So does a commit point, which has synced the log already. Every process that finds the store unused
+/// reads all of the log before it reads anything else.
+const LONG_LOG_SYNCED: u64 = 128 << 10;
 
 impl Store {
     /// Makes bytes survive a power loss: one `fdatasync` per blob that is not durable yet and one
@@ -114,7 +117,7 @@ impl Store {
 
     /// Keeps the log from growing without end, where a sync was paid anyway.
     pub(crate) fn checkpoint_if_long(&self, session: &mut Session<'_>) -> Result<()> {
-        if self.log_length() > LONG_LOG {
+        if self.log_length() > LONG_LOG_SYNCED {
             checkpoint(session.conn()).map_err(sql(self.layout(), "move the log"))?;
         }
         Ok(())

@@ -439,11 +439,14 @@ impl Store {
             self.hold_snapshot(id)?;
         }
         drop(session);
+        let leases = self.live_leases();
+        let seen = |id| leases.iter().any(|l| l.is_usable(id));
         let mut out = Vec::with_capacity(rows.len());
         for SnapRow { mut record, on_disk, trusted } in rows {
             if on_disk {
                 let fs = self.layout().snapshot(record.id).join("fs");
-                if !trusted || !fs.symlink_metadata().is_ok_and(|m| m.is_dir()) {
+                let is_there = || fs.symlink_metadata().is_ok_and(|m| m.is_dir());
+                if !trusted || !(seen(record.id) || is_there()) {
                     return Ok(None);
                 }
                 record.dir = Some(fs);
