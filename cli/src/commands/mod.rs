@@ -74,9 +74,10 @@ impl Context {
 
     /// Draws on stderr. A closed stderr is nobody's loss.
     pub fn report(&self, draw: impl FnOnce(&mut Reporter<'_>) -> std::io::Result<()>) {
-        let mut out = std::io::stderr().lock();
-        draw(&mut Reporter::new(&mut out, self.style)).unwrap_or(());
-        out.flush().unwrap_or(());
+        // One write: other processes may share the terminal.
+        let mut text = Vec::new();
+        draw(&mut Reporter::new(&mut text, self.style)).unwrap_or(());
+        std::io::stderr().write_all(&text).unwrap_or(());
     }
 
     /// Draws why there is no plan; gives the error that remains.

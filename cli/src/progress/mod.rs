@@ -25,7 +25,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rgraph_solver::event::{Event, EventSink, Step, Timestamp};
+use rgraph_solver::event::{Event, EventKind, EventSink, Step, Timestamp};
 
 pub use book::{Book, Counts, Entered, LogLine, StepInfo, StepState};
 pub use legacy::ScriptLine;
@@ -106,6 +106,9 @@ struct State {
     out: Option<Box<dyn Write + Send>>,
     last: (Timestamp, Instant),
     closed: bool,
+    /// Somebody looks every [`TICK`].
+    ticks: bool,
+    /// What was not written yet.
     text: String,
 }
 
@@ -140,6 +143,7 @@ impl Progress {
             out: Some(out),
             last: (Timestamp(0), Instant::now()),
             closed: false,
+            ticks,
             text: String::new(),
         };
         let shared = Arc::new(Shared { state: Mutex::new(state), wake: Condvar::new() });
@@ -213,10 +217,16 @@ impl EventSink for Progress {
         state.last = (event.at, Instant::now());
         let State { book, view, text, closed, .. } = &mut *state;
         let entered = book.enter(&event);
+        let before = text.len();
         if !*closed {
             view.event(book, &event, &entered, text);
         }
-        state.flush();
+        // Cached steps come by the hundred within a millisecond: they are written with what comes
+        // next, or at the next tick.
+        let waits = matches!(event.kind, EventKind::Cached { .. }) || text.len() == before;
+        if !(waits && state.ticks) {
+            state.flush();
+        }
     }
 }
 
@@ -252,7 +262,7 @@ impl State {
         if at.0 == 0 { at } else { Timestamp(at.0 + seen.elapsed().as_nanos() as u64) }
     }
 
-    /// One write per event, so that lines of other processes on the same terminal do not cut ours.
+    /// One write for whole lines, so that those of other processes on the same terminal do not cut ours.
     fn flush(&mut self) {
         if self.text.is_empty() {
             return;
@@ -273,7 +283,7 @@ mod testing;
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use rgraph_solver::event::EventKind;
+    use rgraph_solver::ports::Origin;
 
     use super::testing::{Paper, announced, at, log, settings, step};
     use super::*;
@@ -318,6 +328,35 @@ mod tests {
         p.close();
         assert_eq!(paper.text(), "");
         assert_eq!((p.tail(step(1)).len(), p.name(step(1)).as_deref()), (500, Some("RUN x")));
+    }
+
+    /// Counts writes.
+    struct Counted(Arc<AtomicUsize>);
+
+    impl Write for Counted {
+        fn write(&mut self, data: &[u8]) -> std::io::Result<usize> {
+            self.0.fetch_add(1, Ordering::SeqCst);
+            Ok(data.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn cached_steps_are_written_together() {
+        let writes = Arc::new(AtomicUsize::new(0));
+        let s = settings(ProgressMode::Plain, |_| ());
+        let p = Progress::new(&s, Box::new(Counted(writes.clone())));
+        // The ticker may come once or twice in between, on a slow machine.
+        for v in 0..400 {
+            p.emit(announced(v, "RUN x"));
+            p.emit(at(0, v, EventKind::Cached { origin: Origin::Local }));
+        }
+        p.emit(at(1, 1000, EventKind::Started));
+        p.close();
+        assert!(writes.load(Ordering::SeqCst) < 100, "{writes:?}");
     }
 
     /// Fails after the first write.
