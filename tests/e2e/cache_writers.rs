@@ -4,8 +4,9 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
-use rgraph_tests::{Case, need};
+use rgraph_tests::{Case, need, setting};
 
 use crate::cache_folder::{blob, files, from, json, records, to};
 
@@ -67,7 +68,7 @@ fn only_signed_entries_count_where_a_key_is_given() {
 }
 
 /// Renames are all that writers use, so at every moment a reader sees whole files only, and every
-/// blob that a record or the index names.
+/// blob that a record or the index names. `RGRAPH_CACHE_SECONDS` makes it longer.
 #[test]
 fn many_writers_and_a_reader_of_one_cache() {
     need!(Root);
@@ -81,9 +82,10 @@ fn many_writers_and_a_reader_of_one_cache() {
              FROM BASE\nCOPY --from=a /n /n\nRUN cat /n\n"
         )
     };
-    let rounds = 2;
+    let (least, lasts) = (2, Duration::from_secs(setting("RGRAPH_CACHE_SECONDS", 0)));
+    let began = Instant::now();
     let (over, looks) = (AtomicBool::new(false), AtomicUsize::new(0));
-    std::thread::scope(|s| {
+    let rounds: Vec<usize> = std::thread::scope(|s| {
         let (cache, over, looks) = (&cache, &over, &looks);
         s.spawn(move || {
             while !over.load(Ordering::Relaxed) {
@@ -96,25 +98,28 @@ fn many_writers_and_a_reader_of_one_cache() {
             .enumerate()
             .map(|(n, case)| {
                 s.spawn(move || {
-                    for round in 0..rounds {
+                    let mut round = 0;
+                    while round < least || began.elapsed() < lasts {
                         case.dockerfile(&text(n, round));
                         case.build(&["--cache-to", &to(cache, ",mode=max")]).ok();
+                        round += 1;
                     }
+                    round
                 })
             })
             .collect();
         let ends: Vec<_> = writers.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
         over.store(true, Ordering::Relaxed);
-        for end in ends {
-            end.unwrap_or_else(|p| std::panic::resume_unwind(p));
-        }
+        ends.into_iter().map(|e| e.unwrap_or_else(|p| std::panic::resume_unwind(p))).collect()
     });
-    assert!(looks.load(Ordering::Relaxed) > 10, "the reader hardly looked");
-    for n in 0..WRITERS {
+    let looks = looks.load(Ordering::Relaxed);
+    eprintln!("{WRITERS} writers, {rounds:?} builds, {looks} looks at all of the folder");
+    assert!(looks > 10, "the reader hardly looked");
+    let reader = Case::with_base();
+    for (n, rounds) in rounds.into_iter().enumerate() {
         for round in 0..rounds {
-            let fresh = Case::with_base();
-            fresh.dockerfile(&text(n, round));
-            let run = fresh.build(&["--cache-from", &from(&cache, "")]).ok();
+            reader.dockerfile(&text(n, round));
+            let run = reader.build(&["--cache-from", &from(&cache, "")]).ok();
             run.all_cached();
             assert!(!run.stderr.contains("rejected"), "{}", run.stderr);
         }

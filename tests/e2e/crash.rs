@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use rgraph_tests::{Access, Case, Entry, Image, Registry};
+use rgraph_tests::{Access, Case, Entry, Image, Kind, Registry};
 use rgraph_tests::{has_process, mounts_below, need, setting, wait_until};
 use rustix::process::Signal;
 
@@ -132,6 +132,21 @@ fn files(archive: &std::path::Path) -> BTreeMap<String, Entry> {
     files.map(|(path, e)| (path, Entry { mtime: 0, ..e })).collect()
 }
 
+/// The number of the build whose files stand for all others'.
+const MODEL: u64 = 999_999_999_999;
+
+/// A file of the build [`MODEL`] as the build `n` has it.
+fn numbered(e: &Entry, n: u64) -> Entry {
+    let kind = match &e.kind {
+        Kind::File(bytes) => match std::str::from_utf8(bytes) {
+            Ok(text) => Kind::File(text.replace(&MODEL.to_string(), &n.to_string()).into_bytes()),
+            Err(_) => e.kind.clone(),
+        },
+        kind => kind.clone(),
+    };
+    Entry { kind, ..e.clone() }
+}
+
 /// Pull, COPY, RUN, both exports and the cache, killed at random moments of them: in new roots and in
 /// one that is killed again and again. `RGRAPH_KILLS` and `RGRAPH_KILLS_SEED` change the run.
 #[test]
@@ -170,14 +185,20 @@ fn kill_anywhere() {
             &to,
         ]))
     };
-    let clean = |n: u64| {
-        let case = Case::new();
-        start(&case, n).finish().ok();
-        files(&case.out("image.tar"))
-    };
     let began = Instant::now();
-    clean(u64::MAX);
+    let model = Case::new();
+    start(&model, MODEL).finish().ok();
     let whole = usize::try_from(began.elapsed().as_micros()).expect("short");
+    let model = files(&model.out("image.tar"));
+    // What a build of its own would give, without one: the number stands in its files alone.
+    let clean = |n: u64| -> BTreeMap<String, Entry> {
+        let files = model.iter().map(|(path, e)| (path.clone(), numbered(e, n)));
+        files.collect()
+    };
+    let one = Case::new();
+    start(&one, 7).finish().ok();
+    assert!(files(&one.out("image.tar")) == clean(7), "the model is another one");
+    drop(one);
     let mut old = Case::new();
     let mut killed = 0;
     for n in 0..setting("RGRAPH_KILLS", 8) {
@@ -211,6 +232,7 @@ fn kill_anywhere() {
         let check = old.rgraph(&["store", "check", "--read-data"]).ok();
         assert!(check.text().contains("no damage found"), "{at}: {}", check.text());
     }
-    eprintln!("{killed} builds killed before their end");
+    let all = setting("RGRAPH_KILLS", 8);
+    eprintln!("{killed} of {all} builds killed before their end");
     assert!(killed > 0, "every build was over before it was killed");
 }
