@@ -12,7 +12,7 @@ use rgraph_image::registry::{CredentialStore, Proxies, RegistryConfig};
 use rgraph_ir::request::SshSource;
 use rgraph_runtime::fetch::git::SshAccess;
 use rgraph_runtime::fetch::registry::LazyRegistry;
-use rgraph_runtime::host::Host;
+use rgraph_runtime::host::{Host, Snapshotter};
 use rgraph_solver::CancelToken;
 use rgraph_store::{OpenOptions, Store};
 
@@ -21,8 +21,10 @@ use crate::options::{Config, StateDirs};
 use crate::report::{CliError, ErrorKind};
 
 /// Gets the rights that building needs. Call before any other thread exists.
-pub fn enter_host() -> Result<Host, CliError> {
-    Host::enter().map_err(|e| {
+pub fn enter_host(env: &Environment) -> Result<Host, CliError> {
+    let asked = env.snapshotter.as_deref().map(str::parse::<Snapshotter>).transpose();
+    let asked = asked.map_err(|e| CliError::usage(format!("RGRAPH_SNAPSHOTTER: {e}")))?;
+    let mut host = Host::enter().map_err(|e| {
         let failed = CliError::failed(e.to_string());
         let failed = match e.help() {
             Some(help) => failed.help(help),
@@ -32,7 +34,9 @@ pub fn enter_host() -> Result<Host, CliError> {
             Some(why) => failed.because(rgraph_runtime::report(why)),
             None => failed,
         }
-    })
+    })?;
+    host.choice.asked = asked;
+    Ok(host)
 }
 
 /// Opens the state root for writing.

@@ -5,19 +5,28 @@
 //! (`snapshot/unpack.rs`), while its bytes come (`snapshot/bring.rs`).
 
 mod bring;
+mod flat;
+pub mod fuse;
 mod unpack;
 
+use std::collections::HashMap;
 use std::io::Read;
-use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::ops::Deref;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use rgraph_image::layer::Owners;
+use rgraph_image::layer::{MergedLayers, Owners};
 use rgraph_ir::{BlobDigest, DiffId, SnapshotId};
 use rgraph_solver::{TaskCx, TaskError};
 use rgraph_store::{BlobRef, Lease, NewSnapshot, Part, Prepared, Store, StoreError};
-use rgraph_sys::mount::{MountError, OverlaySpec, overlay};
+use rgraph_sys::mount::{self, MountError, OverlaySpec, overlay};
 
-use crate::host::Host;
+use crate::host::{Decided, Host, Snapshotter};
+use crate::sandbox::{MountSource, Rootfs, Union};
+use crate::tree::TreeError;
+use flat::Flat;
+use fuse::{FuseError, FuseMount, Layers};
 
 pub(crate) use bring::bring;
 pub(crate) use unpack::Unpacking;
@@ -37,6 +46,18 @@ pub enum SnapshotError {
         #[source]
         source: MountError,
     },
+    /// The program that stands in for overlayfs.
+    #[error("cannot mount layers by fuse-overlayfs")]
+    Fuse(#[from] FuseError),
+    /// A copy of layers, or what was changed in one.
+    #[error("cannot copy layers")]
+    Copy(#[source] TreeError),
+    /// A layer below could not be looked through.
+    #[error("cannot look through the layers below")]
+    Look(#[source] std::io::Error),
+    /// What the program wrote.
+    #[error("cannot look at the layers below")]
+    Below(#[source] rgraph_image::layer::LayerError),
     /// A layer's bytes are nowhere to be had: its source has to give them again.
     #[error("snapshot {0} is gone")]
     Lost(SnapshotId),
@@ -115,6 +136,51 @@ pub struct Snapshots<'a> {
     host: &'a Host,
     provider: &'a dyn LayerProvider,
     lease: &'a Lease,
+    /// Copies that are read, as long as this is.
+    copies: Mutex<HashMap<SnapshotId, Arc<Flat>>>,
+}
+
+impl From<TreeError> for SnapshotError {
+    fn from(e: TreeError) -> Self {
+        match e {
+            TreeError::Cancelled => Self::Cancelled,
+            e => Self::Copy(e),
+        }
+    }
+}
+
+/// A detached read-only mount of a snapshot, and what it needs to be there.
+pub struct Mounted {
+    mount: OwnedFd,
+    _behind: Behind,
+}
+
+/// What a mount stands on beside the layers.
+enum Behind {
+    Nothing,
+    Program { _mount: FuseMount },
+    Copy { _flat: Arc<Flat> },
+}
+
+/// A folder that needs nothing else.
+impl From<OwnedFd> for Mounted {
+    fn from(mount: OwnedFd) -> Self {
+        Self { mount, _behind: Behind::Nothing }
+    }
+}
+
+impl Deref for Mounted {
+    type Target = OwnedFd;
+
+    fn deref(&self) -> &OwnedFd {
+        &self.mount
+    }
+}
+
+impl AsFd for Mounted {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.mount.as_fd()
+    }
 }
 
 impl<'a> Snapshots<'a> {
@@ -125,7 +191,7 @@ impl<'a> Snapshots<'a> {
         provider: &'a dyn LayerProvider,
         lease: &'a Lease,
     ) -> Self {
-        Self { store, host, provider, lease }
+        Self { store, host, provider, lease, copies: Mutex::default() }
     }
 
     /// Where they are.
@@ -153,15 +219,127 @@ impl<'a> Snapshots<'a> {
         &self,
         id: SnapshotId,
         cx: Option<&TaskCx<'_>>,
-    ) -> Result<OwnedFd, SnapshotError> {
+    ) -> Result<Mounted, SnapshotError> {
         let lowers = self.lowers(id, cx)?;
-        overlay(&OverlaySpec {
-            lowers: &lowers,
-            upper: None,
-            volatile: false,
-            userxattr: self.host.userxattr,
+        let at = |source| SnapshotError::Mount { id, source };
+        // One folder needs nobody to lay it over others.
+        let alone = lowers.len() == 1;
+        match self.decided().snapshotter {
+            Snapshotter::FuseOverlayfs if !alone => {
+                let program = FuseMount::start(&Layers { lowers: &lowers, upper: None })?;
+                let mount = program.mount_again().map_err(at)?;
+                Ok(Mounted { mount, _behind: Behind::Program { _mount: program } })
+            }
+            Snapshotter::Native if !alone => {
+                let flat = self.copy(id, &lowers, cx)?;
+                let mount = mount::read_only(flat.path()).map_err(at)?;
+                Ok(Mounted { mount, _behind: Behind::Copy { _flat: flat } })
+            }
+            _ => {
+                let mount = overlay(&OverlaySpec {
+                    lowers: &lowers,
+                    upper: None,
+                    volatile: false,
+                    userxattr: self.host.userxattr,
+                })
+                .map_err(at)?;
+                Ok(mount.into())
+            }
+        }
+    }
+
+    /// How layers are laid over each other here.
+    pub fn decided(&self) -> &Decided {
+        self.host.snapshotter(&self.store.layout().tmp())
+    }
+
+    /// Who lays these folders over each other for somebody who writes.
+    fn for_writing(&self, lowers: &[PathBuf]) -> Result<Snapshotter, SnapshotError> {
+        Ok(match self.decided().snapshotter {
+            Snapshotter::FuseOverlayfs
+                if fuse::has_several_names(lowers).map_err(SnapshotError::Look)? =>
+            {
+                Snapshotter::Native
+            }
+            other => other,
         })
-        .map_err(|source| SnapshotError::Mount { id, source })
+    }
+
+    /// A copy of a snapshot to be read; made once.
+    fn copy(
+        &self,
+        id: SnapshotId,
+        lowers: &[PathBuf],
+        cx: Option<&TaskCx<'_>>,
+    ) -> Result<Arc<Flat>, SnapshotError> {
+        let known = || {
+            let copies = self.copies.lock().unwrap_or_else(PoisonError::into_inner);
+            copies.get(&id).cloned()
+        };
+        if let Some(flat) = known() {
+            return Ok(flat);
+        }
+        let cancelled = || cx.is_some_and(|cx| cx.cancel.is_cancelled());
+        let folder = self.store.prepare(self.lease)?;
+        let flat = Flat::read_only(folder, lowers, self.host.userxattr, &cancelled)?;
+        let mut copies = self.copies.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(copies.entry(id).or_insert_with(|| Arc::new(flat)).clone())
+    }
+
+    /// A snapshot as a source of mounts in a step, and what has to live as long as the step; read-only,
+    /// or what is written goes nowhere. `None`: an empty folder. `fds`: what goes with the step.
+    pub(crate) fn source(
+        &self,
+        id: Option<SnapshotId>,
+        write: bool,
+        cx: &TaskCx<'_>,
+        fds: &mut Vec<OwnedFd>,
+    ) -> Result<(MountSource, Vec<Scratch>), SnapshotError> {
+        let lowers = match id {
+            Some(id) => self.lowers(id, Some(cx))?,
+            None => Vec::new(),
+        };
+        let userxattr = self.host.userxattr;
+        let snapshotter = match (lowers.len(), write) {
+            (0, _) | (1, false) => Snapshotter::Overlayfs,
+            (_, false) => self.decided().snapshotter,
+            (_, true) => self.for_writing(&lowers)?,
+        };
+        let cancelled = || cx.cancel.is_cancelled();
+        Ok(match (snapshotter, id) {
+            (Snapshotter::Native, Some(id)) if !write => {
+                let flat = self.copy(id, &lowers, Some(cx))?;
+                (MountSource::Path(flat.path().to_owned()), vec![Scratch::Copy { _flat: flat }])
+            }
+            (Snapshotter::Native, _) => {
+                let folder = self.store.prepare(self.lease)?;
+                let flat = Arc::new(Flat::to_work_in(folder, &lowers, userxattr, &cancelled)?);
+                (MountSource::Path(flat.path().to_owned()), vec![Scratch::Copy { _flat: flat }])
+            }
+            (snapshotter, _) => {
+                let mut held = Vec::new();
+                let scratch = match write || lowers.is_empty() {
+                    true => Some(self.store.prepare(self.lease)?),
+                    false => None,
+                };
+                let dirs = scratch.as_ref().map(|p| (p.fs().to_owned(), p.work().to_owned()));
+                let source = match snapshotter {
+                    Snapshotter::FuseOverlayfs => {
+                        let upper = dirs.as_ref().map(|(u, w)| (u.as_path(), w.as_path()));
+                        let program = FuseMount::start(&Layers { lowers: &lowers, upper })?;
+                        let mount = program
+                            .mount_again()
+                            .map_err(|source| SnapshotError::Mount { id: SnapshotId(0), source })?;
+                        fds.push(mount);
+                        held.push(Scratch::Program { _mount: program });
+                        MountSource::Fd(fds.len() - 1)
+                    }
+                    _ => MountSource::Overlay { lowers, upper: dirs, userxattr },
+                };
+                held.extend(scratch.map(|p| Scratch::Folder { _prepared: p }));
+                (source, held)
+            }
+        })
     }
 
     /// Starts a layer on `base`.
@@ -180,8 +358,27 @@ impl<'a> Snapshots<'a> {
             copy_root_attributes(top, prepared.fs(), self.host.owners)
                 .map_err(|source| SnapshotError::Root { source })?;
         }
-        Ok(LayerInProgress { store: self.store, host: self.host, base, lowers, prepared })
+        Ok(LayerInProgress { snapshots: self, base, lowers, prepared, view: OnceLock::new() })
     }
+}
+
+/// What lives as long as a step that looks at it.
+pub(crate) enum Scratch {
+    /// A folder.
+    Folder {
+        /// Gone with this.
+        _prepared: Prepared,
+    },
+    /// A mount.
+    Program {
+        /// Gone with this.
+        _mount: FuseMount,
+    },
+    /// A copy.
+    Copy {
+        /// Gone with this and all others who look at it.
+        _flat: Arc<Flat>,
+    },
 }
 
 fn lost_or(e: StoreError, id: SnapshotId) -> SnapshotError {
@@ -209,35 +406,132 @@ pub(crate) fn copy_root_attributes(
 
 /// A layer being written. Dropped without [`Self::commit`], it leaves nothing.
 pub struct LayerInProgress<'a> {
-    store: &'a Store,
-    host: &'a Host,
+    snapshots: &'a Snapshots<'a>,
     base: Option<SnapshotId>,
     /// What it stands on, top first.
     pub lowers: Vec<PathBuf>,
     /// Where it is written.
     pub prepared: Prepared,
+    /// Base and layer as one, where it is not the kernel that makes it.
+    view: OnceLock<View>,
+}
+
+enum View {
+    Program(FuseMount),
+    Copy(Flat),
 }
 
 impl LayerInProgress<'_> {
-    /// A detached, writable mount of base and layer.
-    pub fn mount(&self) -> Result<OwnedFd, TaskError> {
-        let upper = Some((self.prepared.fs(), self.prepared.work()));
-        let spec = OverlaySpec {
-            lowers: &self.lowers,
-            upper,
-            volatile: true,
-            userxattr: self.host.userxattr,
+    /// Makes one tree of base and layer, with `below` below both. `None`: the kernel does, when it is
+    /// mounted.
+    fn view(&self, below: Option<&Path>, cx: &TaskCx<'_>) -> Result<Option<&View>, SnapshotError> {
+        if let Some(view) = self.view.get() {
+            return Ok(Some(view));
+        }
+        if self.lowers.is_empty() {
+            // There is one tree already.
+            return Ok(None);
+        }
+        let snapshotter = self.snapshots.for_writing(&self.lowers)?;
+        let mut lowers = self.lowers.clone();
+        lowers.extend(below.map(Path::to_owned));
+        let view = match snapshotter {
+            Snapshotter::Overlayfs => return Ok(None),
+            Snapshotter::FuseOverlayfs => {
+                let upper = Some((self.prepared.fs(), self.prepared.work()));
+                View::Program(FuseMount::start(&Layers { lowers: &lowers, upper })?)
+            }
+            Snapshotter::Native => {
+                let Snapshots { store, host, lease, .. } = self.snapshots;
+                let cancelled = || cx.cancel.is_cancelled();
+                let folder = store.prepare(lease)?;
+                View::Copy(Flat::to_work_in(folder, &lowers, host.userxattr, &cancelled)?)
+            }
         };
-        overlay(&spec)
-            .map_err(|source| SnapshotError::Mount { id: SnapshotId(0), source }.into_task())
+        Ok(Some(self.view.get_or_init(|| view)))
+    }
+
+    /// A detached, writable mount of base and layer.
+    pub fn mount(&self, cx: &TaskCx<'_>) -> Result<OwnedFd, TaskError> {
+        let mounted = match self.view(None, cx).map_err(SnapshotError::into_task)? {
+            Some(View::Program(program)) => program.mount_again(),
+            Some(View::Copy(flat)) => mount::clone_path(flat.path(), false),
+            None => overlay(&OverlaySpec {
+                lowers: &self.lowers,
+                upper: Some((self.prepared.fs(), self.prepared.work())),
+                volatile: true,
+                userxattr: self.snapshots.host.userxattr,
+            }),
+        };
+        mounted.map_err(|source| SnapshotError::Mount { id: SnapshotId(0), source }.into_task())
+    }
+
+    /// Base and layer as the root of a step, with `below` below both. `fds`: what goes with the step.
+    pub fn rootfs(
+        &self,
+        below: Option<PathBuf>,
+        cx: &TaskCx<'_>,
+        fds: &mut Vec<OwnedFd>,
+    ) -> Result<Rootfs, SnapshotError> {
+        let host = self.snapshots.host;
+        let rootfs = Rootfs {
+            lowers: self.lowers.clone(),
+            upper: self.prepared.fs().to_owned(),
+            work: self.prepared.work().to_owned(),
+            union: Union::Kernel,
+            userxattr: host.userxattr,
+            owners: host.owners,
+            below: below.clone(),
+        };
+        Ok(match self.view(below.as_deref(), cx)? {
+            None => rootfs,
+            Some(View::Program(program)) => {
+                let id = SnapshotId(0);
+                let at = |source| SnapshotError::Mount { id, source };
+                fds.push(program.mount_again().map_err(at)?);
+                Rootfs { union: Union::Mounted(fds.len() - 1), ..rootfs }
+            }
+            // A plain folder: it needs no mount of its own.
+            Some(View::Copy(flat)) => {
+                Rootfs { lowers: Vec::new(), upper: flat.path().to_owned(), below: None, ..rootfs }
+            }
+        })
+    }
+
+    /// Whether files that are put into the upper folder behind the mount's back become part of the layer.
+    pub fn is_written_directly(&self) -> bool {
+        self.lowers.is_empty() || self.snapshots.decided().snapshotter == Snapshotter::Overlayfs
     }
 
     /// Makes it a snapshot. Every mount of it must be closed.
     pub fn commit(self, description: &str) -> Result<SnapshotId, TaskError> {
-        let new =
-            NewSnapshot { parent: self.base, layer: None, description: description.to_owned() };
-        self.store
-            .commit(self.prepared, new)
+        let Self { snapshots, base, lowers, prepared, view } = self;
+        let userxattr = snapshots.host.userxattr;
+        match view.into_inner() {
+            None => {}
+            Some(View::Program(program)) => {
+                settle(program, &prepared, &lowers, userxattr).map_err(SnapshotError::into_task)?
+            }
+            Some(View::Copy(flat)) => {
+                flat.changes_into(prepared.fs()).map_err(|e| SnapshotError::from(e).into_task())?
+            }
+        }
+        let new = NewSnapshot { parent: base, layer: None, description: description.to_owned() };
+        snapshots
+            .store
+            .commit(prepared, new)
             .map_err(|e| TaskError::failed(SnapshotError::Store(e)))
     }
+}
+
+/// What the program wrote, as overlayfs would have.
+fn settle(
+    program: FuseMount,
+    prepared: &Prepared,
+    lowers: &[PathBuf],
+    userxattr: bool,
+) -> Result<(), SnapshotError> {
+    program.end()?;
+    let below = MergedLayers::open(lowers, userxattr).map_err(SnapshotError::Below)?;
+    Ok(fuse::to_overlayfs_form(prepared.fs(), &below, userxattr)?)
 }

@@ -21,6 +21,7 @@ use rustix::fs::Mode;
 use serde::{Deserialize, Serialize};
 
 use crate::container::{ContainerError, Containers, VolumeMount};
+use crate::snapshot::Mounted;
 use crate::tree::copy::{CopyOptions, Source, copy};
 use crate::tree::resolve::{chown, resolve};
 use crate::tree::{TreeError, open_dir};
@@ -199,7 +200,7 @@ impl<'a> Volumes<'a> {
         &self,
         mounts: &[VolumeMount],
         owners: Owners,
-        image: &dyn Fn() -> Result<Option<OwnedFd>, ContainerError>,
+        image: &dyn Fn() -> Result<Option<Mounted>, ContainerError>,
     ) -> Result<(), ContainerError> {
         if mounts.is_empty() {
             return Ok(());

@@ -29,7 +29,7 @@ use crate::ops;
 use crate::ops::network::NetworkError;
 use crate::ops::services::Services;
 use crate::sandbox::{Network, Runner};
-use crate::snapshot::{LayerInProgress, LayerProvider, SnapshotError, Snapshots};
+use crate::snapshot::{LayerInProgress, LayerProvider, Mounted, SnapshotError, Snapshots};
 
 /// What a selection of a live folder was, and when.
 type Seen = (TreeDigest, Moment);
@@ -48,7 +48,7 @@ pub struct ContextTree {
 /// A tree opened for reading.
 pub struct ReadTree {
     /// Its root.
-    pub root: OwnedFd,
+    pub root: Mounted,
     /// What is hidden in it.
     pub ignore: Option<Arc<PatternSet>>,
     /// Files count as root's.
@@ -83,6 +83,8 @@ pub struct LocalWorker<'a> {
     mount_points: OnceLock<Option<PathBuf>>,
     /// Containers beside steps.
     pub services: Services<'a>,
+    /// It was told that layers are laid over each other in a slow way.
+    slow: OnceLock<()>,
     /// What steps get that say nothing about their network.
     pub network: OnceLock<Result<Network, NetworkError>>,
 }
@@ -116,6 +118,7 @@ impl<'a> LocalWorker<'a> {
             runner: OnceLock::new(),
             mount_points: OnceLock::new(),
             services: Services::new(next_step),
+            slow: OnceLock::new(),
             network: OnceLock::new(),
         }
     }
@@ -150,6 +153,11 @@ impl<'a> LocalWorker<'a> {
         base: Option<SnapshotId>,
         cx: &TaskCx<'_>,
     ) -> Result<LayerInProgress<'_>, TaskError> {
+        let decided = base.map(|_| self.snapshots.decided());
+        if let Some(decided) = decided.filter(|d| !d.lacks.is_empty()) {
+            // Once: a build may take many times as long by it.
+            self.slow.get_or_init(|| cx.warn(format!("{decided}")));
+        }
         self.snapshots.begin(base, cx).map_err(SnapshotError::into_task)
     }
 
@@ -160,7 +168,7 @@ impl<'a> LocalWorker<'a> {
             Tree::Context(_) => {
                 let from = self.read_tree(tree, cx)?;
                 let layer = self.begin_layer(None, cx)?;
-                let root = layer.mount()?;
+                let root = layer.mount(cx)?;
                 let source = crate::tree::copy::Source {
                     root: from.root.as_fd(),
                     ignore: from.ignore.as_deref(),
@@ -188,7 +196,7 @@ impl<'a> LocalWorker<'a> {
             }
             Tree::Context(n) => {
                 let c = self.context(n);
-                let root = c.root.try_clone().map_err(TaskError::failed)?;
+                let root = c.root.try_clone().map_err(TaskError::failed)?.into();
                 Ok(ReadTree { root, ignore: c.ignore.clone(), as_root: true })
             }
         }

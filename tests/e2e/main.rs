@@ -45,6 +45,7 @@ mod resources;
 mod rootless;
 mod services;
 mod single_id;
+mod snapshotters;
 mod soundness;
 mod sources;
 mod squash;

@@ -158,6 +158,11 @@ impl Case {
         user::open_tun(self.dir.path())
     }
 
+    /// Opens `/dev/fuse` to the user; false: that cannot be.
+    pub fn open_fuse(&self) -> bool {
+        user::open_fuse(self.dir.path())
+    }
+
     /// As [`Self::new`], with [`BASE`] imported.
     pub fn with_base() -> Self {
         let case = Self::new();

@@ -45,17 +45,39 @@ pub(crate) fn give_ids(dir: &Path, ids: Ids) {
     }
 }
 
+/// A device of the machine that a user may be given, by the name of its node in the user's folder.
+struct Device {
+    node: &'static str,
+    path: &'static str,
+    numbers: [&'static str; 2],
+}
+
+const TUN: Device = Device { node: "tun", path: "/dev/net/tun", numbers: ["10", "200"] };
+const FUSE: Device = Device { node: "fuse", path: "/dev/fuse", numbers: ["10", "229"] };
+
+impl Device {
+    fn open(&self, dir: &Path) -> bool {
+        let node = dir.join("user").join(self.node);
+        let made = Path::new(self.path).exists()
+            && Command::new("mknod")
+                .args(["-m", "666"])
+                .arg(&node)
+                .arg("c")
+                .args(self.numbers)
+                .status()
+                .is_ok_and(|s| s.success());
+        made && fs::OpenOptions::new().read(true).write(true).open(&node).is_ok()
+    }
+}
+
 /// Opens `/dev/net/tun` to the user; false: the machine has none.
 pub(crate) fn open_tun(dir: &Path) -> bool {
-    let node = dir.join("user/tun");
-    let made = Path::new("/dev/net/tun").exists()
-        && Command::new("mknod")
-            .args(["-m", "666"])
-            .arg(&node)
-            .args(["c", "10", "200"])
-            .status()
-            .is_ok_and(|s| s.success());
-    made && fs::OpenOptions::new().read(true).write(true).open(&node).is_ok()
+    TUN.open(dir)
+}
+
+/// Opens `/dev/fuse` to the user; false: the machine has none.
+pub(crate) fn open_fuse(dir: &Path) -> bool {
+    FUSE.open(dir)
 }
 
 /// Gives the user all that the test has made so far; the state root is the user's own anyway.
@@ -83,8 +105,9 @@ pub(crate) fn wrap(dir: &Path, inner: &Command) -> Command {
     for name in ["passwd", "group", "subuid", "subgid"] {
         mounts += &format!("mount --bind {0}/{name} /etc/{name}; ", home.display());
     }
-    if home.join("tun").exists() {
-        mounts += &format!("mount --bind {}/tun /dev/net/tun; ", home.display());
+    for device in [TUN, FUSE].iter().filter(|d| home.join(d.node).exists()) {
+        let (node, path) = (device.node, device.path);
+        mounts += &format!("mount --bind {}/{node} {path}; ", home.display());
     }
     let program = inner.get_program().display();
     mounts += &format!("mount --bind {program} {}/rgraph; cd \"$OLDPWD\"; ", home.display());

@@ -11,6 +11,8 @@ pub struct Environment {
     pub root: Option<PathBuf>,
     /// `RGRAPH_CONFIG`: the user's config file.
     pub config: Option<PathBuf>,
+    /// `RGRAPH_SNAPSHOTTER`: how layers are laid over each other.
+    pub snapshotter: Option<String>,
     /// `RGRAPH_LOG`: filter of the developers' log.
     pub log: Option<String>,
     /// `RGRAPH_INSECURE_REGISTRIES`, a comma list.
@@ -68,6 +70,7 @@ impl Environment {
         Self {
             root: path("RGRAPH_ROOT"),
             config: path("RGRAPH_CONFIG"),
+            snapshotter: text("RGRAPH_SNAPSHOTTER"),
             log: text("RGRAPH_LOG"),
             insecure_registries: text("RGRAPH_INSECURE_REGISTRIES")
                 .map(|l| l.split(',').map(|h| h.trim().to_owned()).collect::<Vec<_>>())

@@ -3,7 +3,7 @@
 use rgraph_ir::request::NetworkFallback;
 use rgraph_runtime::host::Level;
 use rgraph_runtime::sandbox::{Runner, probe_groups};
-use rgraph_sys::probe::probe;
+use rgraph_sys::seccomp;
 
 use super::{Context, print};
 use crate::args::DoctorArgs;
@@ -18,26 +18,24 @@ pub fn run(cx: &Context, args: DoctorArgs) -> Result<(), CliError> {
     let config = Config::load(cx.dirs.config.as_deref())
         .map_err(|e| CliError::failed(rgraph_runtime::report(&e)))?;
     let store = session::open_store(cx.root())?;
-    let (level, host) = (cx.host()?, probe(&store.layout().tmp(), cx.host()?.userxattr));
-    let overlay = match &host.overlay {
-        Ok(()) => (true, "layers are stacked, nothing is copied".to_owned()),
-        Err(why) => (false, why.clone()),
-    };
+    let level = cx.host()?;
+    let decided = level.snapshotter(&store.layout().tmp());
+    let has_seccomp = seccomp::is_available();
     let cgroups = match probe_groups() {
         Ok(what) => (true, what),
         Err(why) => (false, format!("steps cannot have limits (--memory and others): {why}")),
     };
     let network = network(&config);
     let rights = rights(&level.level);
-    let seccomp = match host.seccomp {
+    let filter = match has_seccomp {
         true => "system calls of steps are filtered",
         false => "the kernel or this machine's kind has no filter: steps see every system call",
     };
     let rows = [
         ("state", true, cx.root().display().to_string()),
         ("rights", rights.0, rights.1),
-        ("overlay", overlay.0, overlay.1),
-        ("seccomp", host.seccomp, seccomp.to_owned()),
+        ("snapshotter", decided.lacks.is_empty(), decided.to_string()),
+        ("seccomp", has_seccomp, filter.to_owned()),
         ("cgroups", cgroups.0, cgroups.1),
         ("network", network.0, network.1),
     ];

@@ -205,7 +205,7 @@ pub fn run(cli: Cli, env: Environment) -> Result<(), CliError> {
     let uid = rustix::process::geteuid().as_raw();
     let dirs = StateDirs::resolve(cli.root.as_deref(), &env, uid, &cwd)?;
     // Before there is a second thread.
-    let host = if needs_rights(&cli.command) { Some(session::enter_host()?) } else { None };
+    let host = if needs_rights(&cli.command) { Some(session::enter_host(&env)?) } else { None };
     let cancel = CancelToken::new();
     let signals = match &cli.command {
         // Nothing to clean up: a signal may end it at once.

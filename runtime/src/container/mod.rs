@@ -62,6 +62,9 @@ pub enum ContainerError {
     /// The layers of the image.
     #[error(transparent)]
     Snapshot(#[from] crate::snapshot::SnapshotError),
+    /// Its changes could not be kept apart from the image.
+    #[error("containers need overlayfs ({0})")]
+    NoOverlayfs(crate::host::Decided),
     /// The sandbox.
     #[error(transparent)]
     Sandbox(#[from] crate::sandbox::SandboxError),

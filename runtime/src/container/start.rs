@@ -12,11 +12,11 @@ use super::{
     Bound, Connection, ContainerError, Containers, Held, NetworkChoice, Record, Settings, State,
     at, ports,
 };
-use crate::host::Host;
+use crate::host::{Decided, Host, Snapshotter};
 use crate::ops::network;
 use crate::sandbox::{
     MountSource, Network, Rootfs, Runner, SandboxError, SandboxMount, SandboxMountKind,
-    SandboxSpec, fill_mount_points,
+    SandboxSpec, Union, fill_mount_points,
 };
 use crate::snapshot::{LayerProvider, Snapshots, copy_root_attributes};
 use crate::volumes::Volumes;
@@ -80,6 +80,12 @@ fn prepare(
         Some(id) => snapshots.lowers(id, None)?,
         None => Vec::new(),
     };
+    // A container's changes stay in its upper folder while it runs and after.
+    match snapshots.decided() {
+        Decided { snapshotter: Snapshotter::Overlayfs, .. } => {}
+        _ if lowers.is_empty() => {}
+        decided => return Err(ContainerError::NoOverlayfs(decided.clone())),
+    }
     let (upper, work) = (folder.join("fs"), folder.join("work"));
     if record.state == State::Created
         && let Some(top) = lowers.first()
@@ -109,7 +115,8 @@ fn prepare(
     let below = s.store.fixed_tree("mount-points", s.lease, fill_mount_points).ok();
     let rootfs = {
         let (userxattr, owners) = (s.host.userxattr, s.host.owners);
-        Rootfs { lowers, upper, work, userxattr, owners, below }
+        let union = Union::Kernel;
+        Rootfs { lowers, upper, work, union, userxattr, owners, below }
     };
     let mut spec = spec(&record.settings, record.short(), rootfs, network);
     spec.mounts.extend(mounts(&record.settings, &volumes));

@@ -83,7 +83,8 @@ mod tests {
 
     #[test]
     fn a_state_root_keeps_owners_in_one_way() {
-        let host = |owners| Host { userxattr: true, owners, level: Level::Namespace };
+        let host =
+            |owners| Host { userxattr: true, owners, level: Level::Namespace, ..Host::root() };
         let (kernel, recorded) = (host(Owners::Kernel), host(Owners::Recorded));
         let dir = tempfile::tempdir().unwrap();
         let snapshots = dir.path().join("snapshots");

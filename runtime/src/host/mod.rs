@@ -4,6 +4,7 @@
 //! mounts, namespaces of steps. What is left of the difference is in [`Host`].
 
 mod claim;
+mod snapshotter;
 mod subid;
 
 use rgraph_image::layer::Owners;
@@ -12,6 +13,7 @@ use rgraph_sys::userns::{self, EnterError, IdMap};
 use rgraph_sys::{ns, spawn};
 
 pub use claim::ClaimError;
+pub use snapshotter::{Choice, Decided, Lack, Snapshotter};
 use subid::Ids;
 pub use subid::NoRanges;
 
@@ -24,6 +26,8 @@ pub struct Host {
     pub owners: Owners,
     /// How this process came to its rights.
     pub level: Level,
+    /// How layers are laid over each other.
+    pub choice: Choice,
 }
 
 /// How this process came to the rights that it has.
@@ -58,6 +62,12 @@ impl Host {
         usize::try_from(left).unwrap_or(usize::MAX).max(1)
     }
 
+    /// Root of the machine.
+    pub(crate) fn root() -> Self {
+        let (owners, choice) = (Owners::Kernel, Choice::default());
+        Self { userxattr: false, owners, level: Level::Root, choice }
+    }
+
     /// Gets the rights that building needs: those of root, or those of a user namespace, into
     /// which this process then moves. Call before any other thread exists.
     ///
@@ -68,13 +78,13 @@ impl Host {
         let admin = caps::effective().is_ok_and(|set| set.has(Cap::SYS_ADMIN));
         if rustix::process::geteuid().is_root() && admin {
             if first {
-                return Ok(Self { userxattr: false, owners: Owners::Kernel, level: Level::Root });
+                return Ok(Self::root());
             }
             // The mounts may still be those of somebody with more rights.
             spawn::remember_binary()
                 .and_then(|()| ns::unshare_mounts())
                 .map_err(HostError::Mounts)?;
-            return Ok(Self { userxattr: true, owners: Owners::Kernel, level: Level::Namespace });
+            return Ok(Self { userxattr: true, level: Level::Namespace, ..Self::root() });
         }
         let (map, level) = match Ids::look() {
             Ids::Ranges { map, ids } => (map, Level::FullMap { ids }),
@@ -89,7 +99,7 @@ impl Host {
             Level::SingleId { .. } => Owners::Recorded,
             Level::Root | Level::Namespace | Level::FullMap { .. } => Owners::Kernel,
         };
-        Ok(Self { userxattr: true, owners, level })
+        Ok(Self { userxattr: true, owners, level, choice: Choice::default() })
     }
 }
 

@@ -11,16 +11,16 @@ use rgraph_ir::op::{
 };
 use rgraph_ir::{SnapshotId, limits};
 use rgraph_solver::{Stream, Task, TaskCx, TaskError, Tree};
-use rgraph_store::{KeyLock, Prepared};
+use rgraph_store::KeyLock;
 use rustix::fs::{Mode, OFlags};
 
 use super::agent::AgentProxy;
 use crate::cache::flight::waiting;
 use crate::sandbox::{
-    Dns, Input, MountSource, Outcome, Rootfs, SandboxMount, SandboxMountKind, SandboxSpec,
-    Security, Stopped, Stream as SandboxStream,
+    Dns, Input, MountSource, Outcome, SandboxMount, SandboxMountKind, SandboxSpec, Security,
+    Stopped, Stream as SandboxStream,
 };
-use crate::snapshot::SnapshotError;
+use crate::snapshot::{Scratch, SnapshotError};
 use crate::worker::LocalWorker;
 
 /// Why a step could not be run, apart from the step itself.
@@ -84,7 +84,7 @@ struct Held {
     fds: Vec<OwnedFd>,
     locks: Vec<KeyLock>,
     agents: Vec<AgentProxy>,
-    scratch: Vec<Prepared>,
+    scratch: Vec<Scratch>,
 }
 
 /// Pause before a step is tried again, and the longest: each is twice the one before.
@@ -185,14 +185,8 @@ fn spec(
     layer: &crate::snapshot::LayerInProgress<'_>,
     held: &mut Held,
 ) -> Result<SandboxSpec, TaskError> {
-    let rootfs = Rootfs {
-        lowers: layer.lowers.clone(),
-        upper: layer.prepared.fs().to_owned(),
-        work: layer.prepared.work().to_owned(),
-        userxattr: w.host.userxattr,
-        owners: w.host.owners,
-        below: w.mount_points(),
-    };
+    let rootfs =
+        layer.rootfs(w.mount_points(), cx, &mut held.fds).map_err(SnapshotError::into_task)?;
     let mut env = op.env.to_strings();
     if let Some(p) = &op.proxy_env {
         env.extend(
@@ -316,7 +310,7 @@ fn mount(
                     })?;
                     let source = proxy.path.clone();
                     held.agents.push(proxy);
-                    held.scratch.push(p);
+                    held.scratch.push(Scratch::Folder { _prepared: p });
                     SandboxMountKind::Socket { source }
                 }
                 None if *required => {
@@ -340,22 +334,14 @@ fn tree_source(
     cx: &TaskCx<'_>,
     held: &mut Held,
 ) -> Result<MountSource, TaskError> {
-    let lowers = match from {
-        Some(i) => {
-            let id = w.as_snapshot(task.inputs[i.at()], cx)?;
-            w.snapshots.lowers(id, Some(cx)).map_err(SnapshotError::into_task)?
-        }
-        None => Vec::new(),
+    let id = match from {
+        Some(i) => Some(w.as_snapshot(task.inputs[i.at()], cx)?),
+        None => None,
     };
-    let upper = if write || lowers.is_empty() {
-        let p = w.store.prepare(w.lease()).map_err(TaskError::failed)?;
-        let dirs = (p.fs().to_owned(), p.work().to_owned());
-        held.scratch.push(p);
-        Some(dirs)
-    } else {
-        None
-    };
-    Ok(MountSource::Overlay { lowers, upper, userxattr: w.host.userxattr })
+    let (source, scratch) =
+        w.snapshots.source(id, write, cx, &mut held.fds).map_err(SnapshotError::into_task)?;
+    held.scratch.extend(scratch);
+    Ok(source)
 }
 
 /// A folder that outlives the build.

@@ -3,7 +3,6 @@
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 
 use rgraph_image::layer::Owners;
 use rgraph_ir::op::{
@@ -13,7 +12,6 @@ use rgraph_ir::op::{
 use rgraph_ir::pattern::PatternSet;
 use rgraph_solver::{Task, TaskCx, TaskError, Tree};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
-use rustix::io::Errno;
 
 use super::earlier;
 use crate::sandbox::InitError;
@@ -21,7 +19,7 @@ use crate::sandbox::user::look_up;
 use crate::tree::copy::{CopyOptions, Source, copy, times};
 use crate::tree::earlier::Earlier;
 use crate::tree::resolve::{NewDir, Place, chown, make_dir, make_dirs, resolve};
-use crate::tree::{TreeError, find, open_dir};
+use crate::tree::{TreeError, find, remove};
 use crate::worker::{LocalWorker, ReadTree};
 
 /// Why a file op failed.
@@ -90,7 +88,10 @@ pub fn run(
     let mut earlier = earlier::find(w, op, task, base);
     loop {
         let layer = w.begin_layer(base, cx)?;
-        let root = layer.mount()?;
+        if !layer.is_written_directly() {
+            earlier = None;
+        }
+        let root = layer.mount(cx)?;
         check_one_file(op, root.as_fd()).map_err(TaskError::failed)?;
         for action in &op.actions {
             cx.check()?;
@@ -463,25 +464,6 @@ fn rm(root: BorrowedFd<'_>, a: &RmAction) -> Result<(), TreeError> {
         }
     }
     Ok(())
-}
-
-/// Removes a name and all below it, without following links.
-pub(crate) fn remove(parent: &OwnedFd, name: &OsStr, shown: &str) -> Result<(), TreeError> {
-    match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT) => return Ok(()),
-        Err(Errno::ISDIR | Errno::PERM) => {}
-        Err(e) => return Err(TreeError::io("remove", shown)(e)),
-    }
-    let dir = open_dir(parent, name).map_err(TreeError::io("open", shown))?;
-    let names: Vec<_> = rustix::fs::Dir::read_from(&dir)
-        .map_err(TreeError::io("read", shown))?
-        .filter_map(|e| e.ok().map(|e| OsStr::from_bytes(e.file_name().to_bytes()).to_owned()))
-        .filter(|n| n != "." && n != "..")
-        .collect();
-    for n in names {
-        remove(&dir, &n, shown)?;
-    }
-    rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR).map_err(TreeError::io("remove", shown))
 }
 
 fn symlink(

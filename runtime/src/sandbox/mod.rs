@@ -41,5 +41,5 @@ pub use rootfs::fill_mount_points;
 pub use runner::runner_main_if_asked;
 pub use spec::{
     Dns, ExtraHost, Input, MountSource, Network, Rootfs, SandboxMount, SandboxMountKind,
-    SandboxSpec, Security, Ulimit,
+    SandboxSpec, Security, Ulimit, Union,
 };

@@ -17,13 +17,18 @@ use rgraph_sys::mount::{self, MountError, OverlaySpec};
 use rgraph_sys::tree::{self, As, Kind, Stat};
 use serde::{Deserialize, Serialize};
 
-use super::spec::Rootfs;
+use super::spec::{Rootfs, Union};
 
 /// Links followed before giving up: the kernel's own number.
 const MAX_LINKS: u32 = 40;
 
-/// Mounts the layers, detached.
-pub(super) fn assemble(rootfs: &Rootfs) -> Result<OwnedFd, MountError> {
+/// Mounts the layers, detached. `fds`: what was handed over with the step.
+pub(super) fn assemble(rootfs: &Rootfs, fds: &[OwnedFd]) -> Result<OwnedFd, MountError> {
+    if let Union::Mounted(at) = rootfs.union {
+        let missing = || io::Error::other("it was not handed over");
+        let again = fds.get(at).ok_or_else(missing).and_then(OwnedFd::try_clone);
+        return again.map_err(|e| MountError::of_handle("the step's root", e));
+    }
     let mut lowers = rootfs.lowers.clone();
     // From scratch there is no overlay, but the upper itself.
     if !lowers.is_empty() && lowers.len() < mount::MAX_LOWERS {

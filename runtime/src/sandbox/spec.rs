@@ -117,6 +117,8 @@ pub struct Rootfs {
     /// Empty directory on the same file system, for the kernel. Of no use afterwards: a second
     /// step needs a new one, even on the same upper.
     pub work: PathBuf,
+    /// Who makes one tree of them.
+    pub union: Union,
     /// Overlay's marks are in `user.*` attributes (in a user namespace).
     pub userxattr: bool,
     /// Where the owners of files are kept. Recorded ones need [`Self::userxattr`].
@@ -124,6 +126,15 @@ pub struct Rootfs {
     /// A tree below all layers, on the same file system, with the mount points that a root may
     /// lack: they need not be made in the upper then, and taken out of it again.
     pub below: Option<PathBuf>,
+}
+
+/// Who lays the directories of a root over each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Union {
+    /// The kernel's overlayfs, mounted for the step.
+    Kernel,
+    /// It was done: index of the detached mount (see [`super::Runner::launch`]).
+    Mounted(usize),
 }
 
 /// Something mounted for the step.

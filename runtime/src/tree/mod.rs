@@ -7,14 +7,18 @@
 
 pub mod copy;
 pub mod earlier;
+pub(crate) mod exact;
 pub mod find;
+pub(crate) mod lay;
 pub mod resolve;
 
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
 
 /// Why a tree could not be read or changed. `path` is the path within the tree.
 #[derive(Debug, thiserror::Error)]
@@ -95,4 +99,23 @@ fn text(path: impl AsRef<OsStr>) -> String {
 pub(crate) fn open_dir(dir: impl AsFd, name: &OsStr) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::openat(dir, name, flags, Mode::empty())
+}
+
+/// Removes a name and all below it, without following links.
+pub(crate) fn remove(parent: &OwnedFd, name: &OsStr, shown: &str) -> Result<(), TreeError> {
+    match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => return Ok(()),
+        Err(Errno::ISDIR | Errno::PERM) => {}
+        Err(e) => return Err(TreeError::io("remove", shown)(e)),
+    }
+    let dir = open_dir(parent, name).map_err(TreeError::io("open", shown))?;
+    let names: Vec<_> = rustix::fs::Dir::read_from(&dir)
+        .map_err(TreeError::io("read", shown))?
+        .filter_map(|e| e.ok().map(|e| OsStr::from_bytes(e.file_name().to_bytes()).to_owned()))
+        .filter(|n| n != "." && n != "..")
+        .collect();
+    for n in names {
+        remove(&dir, &n, shown)?;
+    }
+    rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR).map_err(TreeError::io("remove", shown))
 }

@@ -17,7 +17,6 @@ pub mod netlink;
 pub mod netns;
 pub mod ns;
 pub mod other;
-pub mod probe;
 pub mod seccomp;
 pub mod spawn;
 pub mod terminal;

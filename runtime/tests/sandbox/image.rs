@@ -52,6 +52,7 @@ impl Image {
             lowers: vec![self.at("l")],
             upper: self.at("u"),
             work: self.at("w"),
+            union: Union::Kernel,
             userxattr: false,
             owners: Owners::Kernel,
             below: None,

@@ -103,6 +103,7 @@ pub fn hold(dir: &Path) -> ExitCode {
         lowers: vec![dir.join("l")],
         upper: dir.join("u"),
         work: dir.join("w"),
+        union: Union::Kernel,
         userxattr: false,
         owners: Owners::Kernel,
         below: None,

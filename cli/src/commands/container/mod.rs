@@ -105,7 +105,7 @@ pub fn diff(cx: &Context, args: &DiffArgs) -> Result<(), CliError> {
         None => None,
     };
     let upper = containers.folder(&record).join("fs");
-    let all = changes(&upper, below.as_ref(), host.userxattr).map_err(failed)?;
+    let all = changes(&upper, below.as_deref(), host.userxattr).map_err(failed)?;
     let line = |(path, change): (&std::path::PathBuf, &rgraph_runtime::container::Change)| {
         format!("{} {}\n", change.letter(), harmless(&path.to_string_lossy()))
     };

@@ -38,6 +38,11 @@ impl MountError {
         Self { step, what, kernel: None, source: source.into() }
     }
 
+    /// A handle of a mount could not be copied.
+    pub fn of_handle(what: &str, source: io::Error) -> Self {
+        Self::new("copy a handle of", what, source)
+    }
+
     fn from_context(
         fs: &OwnedFd,
         step: &'static str,
@@ -220,6 +225,16 @@ pub fn clone_path(path: &Path, recursive: bool) -> Result<OwnedFd, MountError> {
 /// [`MountError`].
 pub fn clone_fd(fd: impl AsFd, recursive: bool) -> Result<OwnedFd, MountError> {
     open_tree(fd.as_fd(), Path::new(""), recursive, rx::OpenTreeFlags::AT_EMPTY_PATH)
+}
+
+/// A detached view of the tree at `path` through which nobody writes.
+///
+/// # Errors
+/// [`MountError`].
+pub fn read_only(path: &Path) -> Result<OwnedFd, MountError> {
+    let tree = clone_path(path, false)?;
+    set_attr(&tree, false, Attr { set: AttrFlags::RDONLY, ..Attr::default() })?;
+    Ok(tree)
 }
 
 fn open_tree(

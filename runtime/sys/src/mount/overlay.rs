@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use super::{Attr, AttrFlags, Context, MountError, clone_path, set_attr};
+use super::{AttrFlags, Context, MountError, clone_path, read_only};
 
 /// The most lower directories the kernel takes in one overlay.
 pub const MAX_LOWERS: usize = 500;
@@ -41,11 +41,7 @@ pub fn overlay(layers: &OverlaySpec<'_>) -> Result<OwnedFd, MountError> {
     match (layers.lowers, layers.upper) {
         ([], None) => Err(refuse("no directory given")),
         ([], Some((upper, _))) => clone_path(upper, false),
-        ([only], None) => {
-            let tree = clone_path(only, false)?;
-            set_attr(&tree, false, Attr { set: AttrFlags::RDONLY, ..Attr::default() })?;
-            Ok(tree)
-        }
+        ([only], None) => read_only(only),
         (lowers, _) if lowers.len() > MAX_LOWERS => Err(refuse("more than 500 lower directories")),
         (lowers, upper) => union(lowers, upper, layers),
     }

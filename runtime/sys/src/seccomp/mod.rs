@@ -10,6 +10,13 @@ use std::os::fd::{FromRawFd, OwnedFd};
 
 pub use compile::{Arch, Program};
 
+/// Whether system calls can be filtered here: the kernel does it, and the filter knows this machine.
+pub fn is_available() -> bool {
+    let actions = std::fs::read_to_string("/proc/sys/kernel/seccomp/actions_avail");
+    Arch::native().is_some()
+        && actions.is_ok_and(|actions| actions.split_whitespace().any(|a| a == "errno"))
+}
+
 /// Loads the filter into this thread; its children inherit it, nothing can take it away again.
 ///
 /// Needs `CAP_SYS_ADMIN` over the own user namespace (or `no_new_privs`, which is not set here
