@@ -10,6 +10,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
 use rgraph_image::layer::{
     Below, LayerSource, LayerStats, LayerWriteOptions, UnpackOptions, unpack_layer, write_layer,
 };
@@ -266,49 +267,76 @@ fn cases() -> u32 {
     text.map_or(200, |t| t.parse().unwrap_or_else(|_| panic!("RGRAPH_TREES={t} is no number")))
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
+/// Where trees are made: most of them in memory, where a folder costs no wait for a disk.
+fn scratch(in_memory: bool) -> tempfile::TempDir {
+    /// `TMPFS_MAGIC`
+    const TMPFS: u64 = 0x0102_1994;
+    let memory = Path::new("/dev/shm");
+    let is_memory = rustix::fs::statfs(memory).is_ok_and(|s| s.f_type as u64 == TMPFS);
+    match in_memory && is_memory {
+        true => tempfile::tempdir_in(memory).unwrap(),
+        false => tempfile::tempdir().unwrap(),
+    }
+}
 
-    #[test]
-    fn unpacked_layers_merge_to_the_tree_they_were_written_from(
-        steps in prop::collection::vec(prop::collection::vec(act(), 1..25), 1..4)
-    ) {
-        if !root() {
-            return Ok(());
-        }
-        let dir = tempfile::tempdir().unwrap();
-        let base = dir.path();
-        let (mut uppers, mut copies) = (Vec::<PathBuf>::new(), Vec::<PathBuf>::new());
-        for (i, acts) in steps.iter().enumerate() {
-            let upper = base.join(format!("u{i}"));
-            fs::create_dir(&upper).unwrap();
-            {
-                let m = Overlay::new(base, &format!("o{i}"), &uppers, &upper);
-                for a in acts {
-                    apply(&m.0, a);
-                }
-            }
-            let (tar, _) = layer(&upper, &uppers);
-            prop_assert!(tar == layer(&upper, &uppers).0, "not deterministic");
-            let copy = base.join(format!("c{i}"));
-            fs::create_dir(&copy).unwrap();
-            // As where layers are unpacked at the same time: what lies below comes when it is asked for.
-            let below = || Ok(copies.clone());
-            let opts = UnpackOptions { below: Below::Later(&below), ..UnpackOptions::default() };
-            unpack_layer(tar.as_slice(), &copy, &opts).unwrap();
-            // The layer of the copy is the layer it was made from.
-            let again = layer(&copy, &copies).0;
-            prop_assert!(again == tar, "written again it differs");
-            uppers.insert(0, upper);
-            copies.insert(0, copy);
-            let (a, b) = (base.join(format!("ea{i}")), base.join(format!("eb{i}")));
-            fs::create_dir(&a).unwrap();
-            fs::create_dir(&b).unwrap();
-            let want = Overlay::new(base, &format!("wa{i}"), &uppers, &a);
-            let got = Overlay::new(base, &format!("wb{i}"), &copies, &b);
-            prop_assert_eq!(tree(&want.0), tree(&got.0));
+/// Runs the property on all processors, each with trees of its own.
+#[test]
+fn unpacked_layers_merge_to_the_tree_they_were_written_from() {
+    if !root() {
+        return;
+    }
+    let threads = std::thread::available_parallelism().map_or(1, usize::from) as u32;
+    let each = cases().div_ceil(threads);
+    let run = move || {
+        let config =
+            ProptestConfig { cases: each, failure_persistence: None, ..ProptestConfig::default() };
+        let steps = prop::collection::vec(prop::collection::vec(act(), 1..25), 1..4);
+        // Now and then where files really are.
+        let disk = (0u32..10).prop_map(|n| n == 0);
+        TestRunner::new(config).run(&(steps, disk), |(steps, disk)| merges(&steps, disk))
+    };
+    let running: Vec<_> = (0..threads).map(|_| std::thread::spawn(run)).collect();
+    for thread in running {
+        if let Err(e) = thread.join().expect("no panic outside the property") {
+            panic!("{e}");
         }
     }
+}
+
+fn merges(steps: &[Vec<Act>], disk: bool) -> Result<(), TestCaseError> {
+    let dir = scratch(!disk);
+    let base = dir.path();
+    let (mut uppers, mut copies) = (Vec::<PathBuf>::new(), Vec::<PathBuf>::new());
+    for (i, acts) in steps.iter().enumerate() {
+        let upper = base.join(format!("u{i}"));
+        fs::create_dir(&upper).unwrap();
+        {
+            let m = Overlay::new(base, &format!("o{i}"), &uppers, &upper);
+            for a in acts {
+                apply(&m.0, a);
+            }
+        }
+        let (tar, _) = layer(&upper, &uppers);
+        prop_assert!(tar == layer(&upper, &uppers).0, "not deterministic");
+        let copy = base.join(format!("c{i}"));
+        fs::create_dir(&copy).unwrap();
+        // As where layers are unpacked at the same time: what lies below comes when it is asked for.
+        let below = || Ok(copies.clone());
+        let opts = UnpackOptions { below: Below::Later(&below), ..UnpackOptions::default() };
+        unpack_layer(tar.as_slice(), &copy, &opts).unwrap();
+        // The layer of the copy is the layer it was made from.
+        let again = layer(&copy, &copies).0;
+        prop_assert!(again == tar, "written again it differs");
+        uppers.insert(0, upper);
+        copies.insert(0, copy);
+        let (a, b) = (base.join(format!("ea{i}")), base.join(format!("eb{i}")));
+        fs::create_dir(&a).unwrap();
+        fs::create_dir(&b).unwrap();
+        let want = Overlay::new(base, &format!("wa{i}"), &uppers, &a);
+        let got = Overlay::new(base, &format!("wb{i}"), &copies, &b);
+        prop_assert_eq!(tree(&want.0), tree(&got.0));
+    }
+    Ok(())
 }
 
 #[test]
