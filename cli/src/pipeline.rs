@@ -517,6 +517,7 @@ pub fn request(common: &BuildOptions, compiled: &Compiled) -> BuildRequest {
         secrets: common.secrets.clone(),
         ssh: common.ssh.clone(),
         allow: common.allow.clone(),
+        devices: Default::default(),
         network_fallback: Default::default(),
         jobs: common.jobs,
         step_timeout: common.timeouts.step,

@@ -8,6 +8,7 @@
 
 pub mod annotation;
 pub mod attest;
+pub mod cdi;
 pub mod digest;
 pub mod fields;
 

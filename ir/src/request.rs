@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::annotation::Annotations;
 use crate::attest::{Asked, Attestations};
+use crate::cdi::CdiDevices;
 use crate::digest::ManifestDigest;
 use crate::plan::BuildPlan;
 use crate::platform::Platform;
@@ -36,6 +37,8 @@ pub struct BuildRequest {
     pub ssh: BTreeMap<String, SshSource>,
     /// What the caller grants beyond a plain step.
     pub allow: Entitlements,
+    /// Devices of the host, by name.
+    pub devices: CdiDevices,
     /// Instead of a private network.
     pub network_fallback: NetworkFallback,
     /// Steps at once; `None`: chosen by the machine.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rgraph_ir::op::{NetworkMode, SecurityMode, SourceOp};
 use rgraph_ir::request::{BuildRequest, CacheTo, Dest, Export, OutputSpec};
-use rgraph_ir::{CacheKey, Op, VertexId};
+use rgraph_ir::{CacheKey, Op, VertexId, cdi};
 use rgraph_solver::backend::{Backend, BuildError, BuildOutcome, Exported};
 use rgraph_solver::drive::solve;
 use rgraph_solver::event::{Event, EventKind, EventSink, Step, Timestamp};
@@ -468,14 +468,12 @@ fn check_entitlements(request: &BuildRequest) -> Result<(), BuildError> {
         if op.security == SecurityMode::Insecure && !request.allow.security_insecure {
             return Err(refused("security.insecure"));
         }
-        if let Some(d) = op.devices.first() {
-            let granted = request
-                .allow
-                .devices
-                .as_ref()
-                .is_some_and(|names| names.is_empty() || names.contains(&d.name));
+        for d in &op.devices {
+            let granted = request.allow.devices.as_ref().is_some_and(|names| {
+                names.is_empty() || names.iter().any(|grant| cdi::grants(grant, &d.name))
+            });
             if !granted {
-                return Err(refused("device"));
+                return Err(refused(&format!("device={}", d.name)));
             }
         }
     }

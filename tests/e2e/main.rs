@@ -21,6 +21,7 @@ mod contexts;
 mod copy;
 mod crash;
 mod detached;
+mod devices;
 mod engines;
 mod errors;
 mod escapes;

@@ -193,6 +193,9 @@ pub struct BuildArgs {
     /// Grant: network.host, security.insecure, device[=NAME]
     #[arg(long, value_name = "NAME", help_heading = "Steps")]
     pub allow: Vec<String>,
+    /// Folder of device specs (CDI) for RUN --device [default: /etc/cdi, /var/run/cdi]
+    #[arg(long, value_name = "FOLDER", help_heading = "Steps")]
+    pub cdi_spec_dir: Vec<PathBuf>,
     /// Line of /etc/hosts
     #[arg(long, value_name = "HOST:IP", help_heading = "Steps")]
     pub add_host: Vec<String>,

@@ -6,7 +6,7 @@ use std::time::Instant;
 use base64::Engine as _;
 use rgraph_image::manifest::OCI_INDEX;
 use rgraph_ir::request::{Dest, Export, OutputSpec};
-use rgraph_ir::{Diagnostic, SourceMap, Ttl};
+use rgraph_ir::{Diagnostic, Op, SourceMap, Ttl};
 use rgraph_runtime::LocalBackend;
 use rgraph_runtime::builds::{BuildRecord, BuildStatus, Journal};
 use rgraph_runtime::fetch::image::{ImageFetcher, Lock};
@@ -20,7 +20,7 @@ use super::{Context, call, context, note, print, prune};
 use crate::args::BuildArgs;
 use crate::asked::asked;
 use crate::journal::{Ending, Span, record};
-use crate::options::{BuildOptions, Call, Config, ContextSpec, ProgressMode, Pull};
+use crate::options::{BuildOptions, Call, Config, ContextSpec, ProgressMode, Pull, devices};
 use crate::output::write_whole;
 use crate::pipeline::{Answers, CompileError, Compiled, compile, request};
 use crate::progress::{Progress, Recorder, Settings, Summary, write_classic, write_summary};
@@ -124,6 +124,15 @@ pub fn execute(
     };
     let mut request = request(opts, &compiled);
     request.network_fallback = config.network_fallback();
+    if request.plan.graph.iter().any(|(_, v)| matches!(&v.op, Op::Exec(e) if !e.devices.is_empty()))
+    {
+        let dirs = match opts.cdi_spec_dirs.is_empty() {
+            true => config.cdi_spec_dirs(),
+            false => opts.cdi_spec_dirs.clone(),
+        };
+        let mut warn = |text: String| progress.message(&format!("warning: {text}"));
+        request.devices = devices(&dirs, &mut warn);
+    }
     let wanted = units.iter().enumerate().filter(|(_, u)| u.wanted);
     for (export, (at, unit)) in request.exports.iter_mut().zip(wanted) {
         if export.attest.provenance.is_some() {

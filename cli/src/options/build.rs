@@ -85,6 +85,8 @@ pub struct BuildOptions {
     pub network: Option<NetworkMode>,
     /// What the caller grants. `--network host` grants `network.host`.
     pub allow: Entitlements,
+    /// Folders of device specs; empty: those of the config, or the usual ones.
+    pub cdi_spec_dirs: Vec<PathBuf>,
     /// Lines of `/etc/hosts`, in order.
     pub add_hosts: Vec<HostIp>,
     /// Containers beside steps, in order.
@@ -224,6 +226,7 @@ impl BuildOptions {
             network,
             allow,
             services: services(&raw.service, env)?,
+            cdi_spec_dirs: raw.cdi_spec_dir.clone(),
             add_hosts: raw.add_host.iter().map(|h| host(h)).collect::<Result<_, _>>()?,
             ulimits: raw.ulimit.iter().map(|u| ulimit(u)).collect::<Result<_, _>>()?,
             shm_size: raw.shm_size.as_deref().map(shm_size).transpose()?.flatten(),

@@ -20,6 +20,9 @@
 //! [network]
 //! fallback = "host"
 //!
+//! [cdi]
+//! spec-dirs = ["/etc/cdi"]
+//!
 //! [logs]
 //! max-size = "1GiB"
 //! ```
@@ -69,6 +72,8 @@ pub struct Config {
     #[serde(default)]
     network: NetworkConfig,
     #[serde(default)]
+    cdi: Cdi,
+    #[serde(default)]
     logs: Logs,
     #[serde(default)]
     registry: Registries,
@@ -82,6 +87,12 @@ pub struct Config {
 struct NetworkConfig {
     #[serde(default, deserialize_with = "fallback")]
     fallback: NetworkFallback,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Cdi {
+    spec_dirs: Option<Vec<PathBuf>>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -209,6 +220,14 @@ impl Config {
         self.network.fallback
     }
 
+    /// Folders of device specs, those that count more last. Relative ones lie beside the file.
+    pub fn cdi_spec_dirs(&self) -> Vec<PathBuf> {
+        match &self.cdi.spec_dirs {
+            Some(dirs) => dirs.iter().map(|d| self.folder.join(d)).collect(),
+            None => super::SPEC_DIRS.map(PathBuf::from).to_vec(),
+        }
+    }
+
     /// Most of a step's output that is kept, bytes.
     pub fn log_size(&self) -> u64 {
         self.logs.max_size.unwrap_or(rgraph_runtime::logs::STEP_MAX)
@@ -323,7 +342,10 @@ mod tests {
                 "line 3: unknown key `max-usd-space`: did you mean `max-used-space`?",
             ),
             ("[registri.'x:1']\n", "line 1: unknown key `registri`: did you mean `registry`?"),
-            ("[gc]\n[zzz]\n", "line 2: unknown key `zzz`; known here: gc, network, logs, registry"),
+            (
+                "[gc]\n[zzz]\n",
+                "line 2: unknown key `zzz`; known here: gc, network, cdi, logs, registry",
+            ),
             ("[registry.'https://x']\n", "line 1: `https://x` is no registry"),
             (
                 "[registry.'x:1']\nmirror = []\n",

@@ -4,6 +4,7 @@
 //! world. Strings of the command line end here.
 
 pub mod csv;
+mod device;
 
 mod annotation;
 mod attest;
@@ -42,6 +43,7 @@ pub use container::{
     container_name,
 };
 pub use context::{ContextLsOptions, ContextSpec, FileSpec, NamedContext, named};
+pub use device::{SPEC_DIRS, devices};
 pub use dirs::StateDirs;
 pub use error::OptionsError;
 pub use format::{Format, Layout};

@@ -75,6 +75,15 @@ pub struct Inputs<'a> {
     pub now: i64,
 }
 
+/// A YAML text as JSON; null when there is nothing in it. For files that are not a person's bake files.
+///
+/// # Errors
+/// What is wrong with it, without its place.
+pub fn yaml_value(text: &str) -> Result<serde_json::Value, String> {
+    let node = yaml::parse(text, rgraph_ir::FileId(0)).map_err(|e| e.message)?;
+    Ok(node.map_or(serde_json::Value::Null, |n| n.to_json()))
+}
+
 /// Stack of the thread that evaluates: [`budget::MAX_DEPTH`] levels need less.
 const STACK: usize = 64 << 20;
 

@@ -235,3 +235,53 @@ fn merged(map: Vec<(Rc<str>, Node)>) -> Result<Vec<(Rc<str>, Node)>> {
     others.extend(own);
     Ok(others)
 }
+
+impl Node {
+    /// As JSON: what stands there without quotes is null, a truth value or a number where it looks like
+    /// one, as Go's YAML takes it (a leading 0 is octal).
+    pub fn to_json(&self) -> serde_json::Value {
+        use serde_json::Value;
+        match &self.what {
+            What::Scalar(_, true) if self.is_null() => Value::Null,
+            What::Scalar(text, true) => plain(text),
+            What::Scalar(text, false) => Value::from(&**text),
+            What::List(l) => l.iter().map(Self::to_json).collect(),
+            What::Map(m) => m.iter().map(|(k, v)| (k.to_string(), v.to_json())).collect(),
+        }
+    }
+}
+
+fn plain(text: &str) -> serde_json::Value {
+    let octal =
+        text.strip_prefix("0o").or_else(|| text.strip_prefix('0').filter(|t| !t.is_empty()));
+    let number = match (text.strip_prefix("0x"), octal) {
+        (Some(hex), _) => i64::from_str_radix(hex, 16).ok(),
+        (None, Some(octal)) => i64::from_str_radix(octal, 8).ok(),
+        (None, None) => text.parse().ok(),
+    };
+    match (text, number) {
+        ("true" | "True" | "TRUE", _) => true.into(),
+        ("false" | "False" | "FALSE", _) => false.into(),
+        (_, Some(n)) => n.into(),
+        (text, None) => match text.parse::<f64>() {
+            Ok(n) if n.is_finite() => n.into(),
+            _ => text.into(),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_json() {
+        let text = "a: [1, 010, 0o10, 0x10, 1.5, yes, true, ~, 'true', \"1\", -3, 0, 08]\nb: &x {c: d}\ne: *x\n";
+        let json = parse(text, FileId(0)).unwrap().unwrap().to_json();
+        let want = serde_json::json!({
+            "a": [1, 8, 8, 16, 1.5, "yes", true, null, "true", "1", -3, 0, 8.0],
+            "b": {"c": "d"}, "e": {"c": "d"},
+        });
+        assert_eq!(json, want);
+    }
+}

@@ -170,12 +170,7 @@ fn spec(s: &Settings, short: &str, rootfs: Rootfs, network: Network) -> SandboxS
         env.push(format!("HOSTNAME={hostname}"));
     }
     let mounts = s.binds.iter().map(|b| {
-        // A file is found in its folder.
-        let (tree, selector) = match (b.source.is_dir(), b.source.parent(), b.source.file_name()) {
-            (false, Some(dir), Some(name)) => (dir, format!("/{}", name.to_string_lossy())),
-            _ => (b.source.as_path(), "/".to_owned()),
-        };
-        let source = MountSource::Path(tree.to_owned());
+        let (source, selector) = MountSource::of_host(&b.source);
         let kind = SandboxMountKind::Bind { source, selector, readonly: b.readonly };
         SandboxMount { dest: b.dest.clone(), kind }
     });

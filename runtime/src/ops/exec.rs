@@ -50,9 +50,9 @@ pub enum ExecError {
         /// Its name.
         id: String,
     },
-    /// CDI devices come later.
-    #[error("`RUN --device` is not supported yet")]
-    Device,
+    /// A device cannot be given.
+    #[error(transparent)]
+    Device(#[from] super::devices::DeviceError),
     /// The step's program never ran.
     #[error(transparent)]
     NotStarted(#[from] crate::sandbox::InitError),
@@ -126,9 +126,6 @@ fn run_once(
     task: &Task<'_>,
     cx: &TaskCx<'_>,
 ) -> Result<Vec<Tree>, TaskError> {
-    if !op.devices.is_empty() {
-        return Err(TaskError::failed(ExecError::Device));
-    }
     let root: Option<SnapshotId> = match op.root {
         Some(i) => Some(w.as_snapshot(task.inputs[i.at()], cx)?),
         None => None,
@@ -216,6 +213,10 @@ fn spec(
             mounts.push(SandboxMount { dest: m.dest.clone(), kind });
         }
     }
+    let devices = super::devices::of_step(&w.request.devices, &op.devices, &|text| cx.warn(text))
+        .map_err(|e| TaskError::failed(ExecError::Device(e)))?;
+    devices.set(&mut env);
+    mounts.extend(devices.mounts);
     Ok(SandboxSpec {
         input: Input::Null,
         args: op.args.clone(),
@@ -232,6 +233,7 @@ fn spec(
             SecurityMode::Sandbox => Security::Sandbox,
             SecurityMode::Insecure => Security::Insecure,
         },
+        groups: devices.groups,
         extra_hosts: super::limits::hosts(&op.extra_hosts),
         ulimits: super::limits::of_each(&op.ulimits),
         limits: super::limits::of_step(&w.request.resources, op.cgroup_parent.as_deref()),

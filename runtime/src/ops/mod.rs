@@ -1,6 +1,7 @@
 //! One file per kind of op.
 
 pub mod agent;
+pub mod devices;
 pub mod earlier;
 pub mod exec;
 pub mod file;

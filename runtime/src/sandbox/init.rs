@@ -402,7 +402,8 @@ fn identify(spec: &SandboxSpec, who: &Identity) -> Result<(), InitError> {
     if spec.security == Security::Sandbox {
         caps::bound(CapSet::DOCKER).map_err(InitError::at("drop capabilities"))?;
     }
-    ns::become_user(who.uid, who.gid, &who.groups).map_err(InitError::at("become the user"))?;
+    let groups = [&who.groups[..], &spec.groups].concat();
+    ns::become_user(who.uid, who.gid, &groups).map_err(InitError::at("become the user"))?;
     if spec.security == Security::Sandbox {
         caps::limit(CapSet::DOCKER).map_err(InitError::at("drop capabilities"))?;
     }

@@ -151,7 +151,7 @@ fn fill_dev(root: &mut Root, dev: &OwnedFd, security: Security) -> Result<(), In
         ("ptmx", "pts/ptmx"),
     ];
     for (name, major, minor) in NODES {
-        match tree::make_device(dev, name, major, minor, 0o666) {
+        match tree::make_device(dev, name, false, (major, minor), 0o666, (0, 0)) {
             Ok(()) if security == Security::Sandbox => show_node(root, dev, dev, name)?,
             Ok(()) => {}
             // In a user namespace nodes cannot be made, but the host's can be shown.

@@ -40,6 +40,6 @@ pub use network::NoNetwork;
 pub use rootfs::fill_mount_points;
 pub use runner::runner_main_if_asked;
 pub use spec::{
-    Dns, ExtraHost, Input, MountSource, Network, Rootfs, SandboxMount, SandboxMountKind,
-    SandboxSpec, Security, Ulimit, Union,
+    Dns, ExtraHost, HostDevice, Input, MountSource, Network, Rootfs, SandboxMount,
+    SandboxMountKind, SandboxSpec, Security, Ulimit, Union,
 };

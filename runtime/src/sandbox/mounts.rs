@@ -16,7 +16,7 @@ use rgraph_sys::tree::{self, As, Kind};
 
 use super::error::InitError;
 use super::rootfs::{PlaceError, Root};
-use super::spec::{MountSource, SandboxMount, SandboxMountKind, SandboxSpec, Security};
+use super::spec::{HostDevice, MountSource, SandboxMount, SandboxMountKind, SandboxSpec, Security};
 use super::{kernelfs, network};
 
 /// For what holds data only.
@@ -35,6 +35,8 @@ struct Ready<'a> {
     kind: Kind,
     /// A target that cannot be made is no error: the tree around it is read-only.
     optional: bool,
+    /// It is a device, which has its place in `/dev`.
+    device: bool,
 }
 
 /// Mounts it all; afterwards `root` is attached and complete.
@@ -50,13 +52,20 @@ pub(super) fn mount_all(
     let mut order: Vec<&SandboxMount> = spec.mounts.iter().collect();
     // Parents first, or they would hide what is mounted in them.
     order.sort_by(|a, b| a.dest.cmp(&b.dest));
-    let files = memory_files(&park)?;
+    let (files, nodes) = (memory_files(&park)?, node_files(spec, &park)?);
     let mut ready = Vec::new();
     for (at, m) in order.into_iter().enumerate() {
         if is_reserved(&m.dest, &m.kind) {
             return Err(InitError::ReservedTarget { dest: m.dest.clone() });
         }
-        ready.push(prepare(m, at, (&files, spec.rootfs.owners), &park, fds)?);
+        ready.push(match (&m.kind, &nodes) {
+            (SandboxMountKind::Device(device), Some(nodes)) => {
+                let tree = node(device, nodes, &format!("n{at}"));
+                let tree = tree.map_err(InitError::at(format!("give the device `{}`", m.dest)))?;
+                Ready { dest: &m.dest, tree, kind: Kind::File, optional: false, device: true }
+            }
+            _ => prepare(m, at, (&files, spec.rootfs.owners), &park, fds)?,
+        });
     }
     ready.extend(name_files(spec, &files, facts)?);
 
@@ -87,6 +96,43 @@ fn memory_files(park: &dyn Fn(&OwnedFd) -> Result<(), MountError>) -> Result<Own
         .map_err(InitError::at("make memory for files"))?;
     park(&files).map_err(InitError::at("park memory for files"))?;
     Ok(files)
+}
+
+/// A file system in memory for device nodes, for a step that gets some.
+fn node_files(
+    spec: &SandboxSpec,
+    park: &dyn Fn(&OwnedFd) -> Result<(), MountError>,
+) -> Result<Option<OwnedFd>, InitError> {
+    if !spec.mounts.iter().any(|m| matches!(m.kind, SandboxMountKind::Device(_))) {
+        return Ok(None);
+    }
+    let options = [("mode", Some("0755")), ("size", Some("1m"))];
+    let attrs = AttrFlags::NOSUID.with(AttrFlags::NOEXEC);
+    let files = mount::filesystem("tmpfs", &options, attrs)
+        .and_then(|files| park(&files).map(|()| files))
+        .map_err(InitError::at("make memory for device nodes"))?;
+    Ok(Some(files))
+}
+
+/// Why a device cannot be given.
+#[derive(Debug, thiserror::Error)]
+enum NodeError {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Mount(#[from] MountError),
+}
+
+/// A node of its own, or where nodes cannot be made the host's.
+fn node(device: &HostDevice, nodes: &OwnedFd, name: &str) -> Result<OwnedFd, NodeError> {
+    let HostDevice { source, block, major, minor, mode, uid, gid } = device;
+    match tree::make_device(nodes, name, *block, (*major, *minor), *mode, (*uid, *gid)) {
+        Ok(()) => Ok(mount::clone_fd(&tree::entry(nodes, OsStr::new(name), As::Handle)?, false)?),
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+            Ok(mount::clone_path(source, false)?)
+        }
+        Err(e) => Err(e.into()),
+    }
 }
 
 fn memory_file(
@@ -127,6 +173,7 @@ fn is_reserved(dest: &str, kind: &SandboxMountKind) -> bool {
         [] => true,
         ["dev", "shm"] => !matches!(kind, SandboxMountKind::Tmpfs { .. }),
         ["dev", name] => OWN_DEV.contains(name),
+        ["dev", name, ..] if matches!(kind, SandboxMountKind::Device(_)) => OWN_DEV.contains(name),
         [first, ..] => matches!(*first, "proc" | "sys" | "dev"),
     }
 }
@@ -169,6 +216,7 @@ fn prepare<'a>(
             let owner = ((*uid, *gid), owners);
             (memory_file(files, &format!("m{at}"), &bytes, *mode, owner)?, Kind::File)
         }
+        SandboxMountKind::Device(_) => return Err(missing_fd(&m.dest)),
         SandboxMountKind::Socket { source } => {
             let tree =
                 mount::clone_path(source, false).map_err(InitError::at(step("bind the socket")))?;
@@ -200,7 +248,7 @@ fn prepare<'a>(
             select(&base, m, selector, *readonly)?
         }
     };
-    Ok(Ready { dest: &m.dest, tree, kind, optional: false })
+    Ok(Ready { dest: &m.dest, tree, kind, optional: false, device: false })
 }
 
 fn missing_fd(dest: &str) -> InitError {
@@ -245,7 +293,7 @@ fn name_files<'a>(
     let mut out = Vec::new();
     let mut add = |dest: &'static str, name: &str, text: &str| -> Result<(), InitError> {
         let tree = memory_file(files, name, text.as_bytes(), 0o644, ((0, 0), Owners::Kernel))?;
-        out.push(Ready { dest, tree, kind: Kind::File, optional: true });
+        out.push(Ready { dest, tree, kind: Kind::File, optional: true, device: false });
         Ok(())
     };
     if wanted("/etc/resolv.conf") {
@@ -266,7 +314,35 @@ fn name_files<'a>(
     Ok(out)
 }
 
+/// Makes the place of a device below the step's own `/dev`, folders included.
+fn place_device(root: &mut Root, below: &str) -> io::Result<OwnedFd> {
+    let mut dir = root.place_plain("dev")?;
+    let mut parts = below.split('/').filter(|p| !matches!(*p, "" | ".")).peekable();
+    while let Some(part) = parts.next() {
+        let name = OsStr::new(part);
+        if part == ".." {
+            return Err(io::Error::other("`..` in the path of a device"));
+        }
+        if parts.peek().is_none() {
+            drop(tree::make_file(&dir, name, 0o644)?);
+            return tree::entry(&dir, name, As::Handle);
+        }
+        dir = match tree::make_dir(&dir, name, 0o755) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                tree::entry(&dir, name, As::Directory)?
+            }
+            made => made?,
+        };
+    }
+    Err(io::Error::other("the path of the device is `/dev`"))
+}
+
 fn put(root: &mut Root, m: Ready<'_>) -> Result<(), InitError> {
+    if let Some(below) = m.dest.strip_prefix("/dev/").filter(|_| m.device) {
+        let target = place_device(root, below)
+            .map_err(InitError::at(format!("make mount point `{}`", m.dest)))?;
+        return mount::attach(&m.tree, &target, m.dest).map_err(InitError::at("mount"));
+    }
     if let Some(name) = dev_name(m.dest) {
         // The step's own /dev, gone with it: no stub to clean up.
         let at = |e| InitError::at(format!("make mount point `{}`", m.dest))(e);
@@ -305,7 +381,23 @@ mod tests {
             selector: "/".into(),
             readonly: true,
         };
+        let device = SandboxMountKind::Device(HostDevice {
+            source: "/dev/x".into(),
+            block: false,
+            major: 1,
+            minor: 3,
+            mode: 0o666,
+            uid: 0,
+            gid: 0,
+        });
         for (dest, kind, want) in [
+            ("/dev/x", &device, false),
+            ("/dev/dri/card0", &device, false),
+            ("/dev/null", &device, true),
+            ("/dev/pts/9", &device, true),
+            ("/dev//../dev/null", &device, true),
+            ("/proc/x", &device, true),
+            ("/opt/x", &device, false),
             ("/", &bind, true),
             ("/..", &bind, true),
             ("/proc", &bind, true),

@@ -1,6 +1,6 @@
 //! What to run and in which surroundings, as plain data that travels to the runner.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rgraph_image::layer::Owners;
@@ -37,6 +37,8 @@ pub struct SandboxSpec {
     pub security: Security,
     /// Lines added to `/etc/hosts`.
     pub extra_hosts: Vec<ExtraHost>,
+    /// Groups of the process beside those of its user.
+    pub groups: Vec<u32>,
     /// Resource limits of each process.
     pub ulimits: Vec<Ulimit>,
     /// Limits of all processes together.
@@ -77,6 +79,7 @@ impl SandboxSpec {
             reaches: Vec::new(),
             security: Security::Sandbox,
             extra_hosts: Vec::new(),
+            groups: Vec::new(),
             ulimits: Vec::new(),
             limits: Limits::default(),
             shm_size: 0,
@@ -174,11 +177,33 @@ pub enum SandboxMountKind {
         /// Group.
         gid: u32,
     },
+    /// A device node of the host, also below `/dev`.
+    Device(HostDevice),
     /// A socket of the host; owner and mode are its own.
     Socket {
         /// Where it is.
         source: PathBuf,
     },
+}
+
+/// A device node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostDevice {
+    /// Where it is on the host: bound where nodes cannot be made, with the mode and owner that it has
+    /// there.
+    pub source: PathBuf,
+    /// A block device; else a character device.
+    pub block: bool,
+    /// Major number.
+    pub major: u32,
+    /// Minor number.
+    pub minor: u32,
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
 }
 
 /// Where a bound tree is.
@@ -198,6 +223,18 @@ pub enum MountSource {
         /// As in [`Rootfs`].
         userxattr: bool,
     },
+}
+
+impl MountSource {
+    /// A file or folder of the host, and the selector with it. A file is found in its folder.
+    pub fn of_host(path: &Path) -> (Self, String) {
+        match (path.is_dir(), path.parent(), path.file_name()) {
+            (false, Some(dir), Some(name)) => {
+                (Self::Path(dir.to_owned()), format!("/{}", name.to_string_lossy()))
+            }
+            _ => (Self::Path(path.to_owned()), "/".to_owned()),
+        }
+    }
 }
 
 /// The network of a step.

@@ -191,20 +191,24 @@ pub fn make_link(dir: impl AsFd, name: &str, target: &str) -> io::Result<()> {
     Ok(rustix::fs::symlinkat(target, dir, name)?)
 }
 
-/// Makes a character device, whatever the umask.
+/// Makes a device, whatever the umask; `numbers`: major and minor, `owner`: user and group.
 ///
 /// # Errors
 /// The error of `mknodat(2)`.
 pub fn make_device(
     dir: impl AsFd,
     name: &str,
-    major: u32,
-    minor: u32,
+    block: bool,
+    numbers: (u32, u32),
     mode: u32,
+    owner: (u32, u32),
 ) -> io::Result<()> {
-    let dev = rustix::fs::makedev(major, minor);
+    let dev = rustix::fs::makedev(numbers.0, numbers.1);
+    let (uid, gid) = (rustix::fs::Uid::from_raw(owner.0), rustix::fs::Gid::from_raw(owner.1));
+    let kind = if block { FileType::BlockDevice } else { FileType::CharacterDevice };
     let mode = Mode::from_raw_mode(mode);
-    rustix::fs::mknodat(&dir, name, FileType::CharacterDevice, mode, dev)?;
+    rustix::fs::mknodat(&dir, name, kind, mode, dev)?;
+    rustix::fs::chownat(&dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
     Ok(rustix::fs::chmodat(&dir, name, mode, AtFlags::empty())?)
 }
 
