@@ -515,7 +515,7 @@ pub fn request(common: &BuildOptions, compiled: &Compiled) -> BuildRequest {
         cache_to: common.cache_to.clone(),
         cache_ttl: common.cache_ttl,
         secrets: common.secrets.clone(),
-        ssh: common.ssh.clone(),
+        ssh: Default::default(),
         allow: common.allow.clone(),
         devices: Default::default(),
         network_fallback: Default::default(),

@@ -13,11 +13,12 @@ use rgraph_ir::request::SshSource;
 use rgraph_runtime::fetch::git::SshAccess;
 use rgraph_runtime::fetch::registry::LazyRegistry;
 use rgraph_runtime::host::{Host, Snapshotter};
+use rgraph_runtime::ssh::KeyAgent;
 use rgraph_solver::CancelToken;
-use rgraph_store::{OpenOptions, Store};
+use rgraph_store::{Lease, OpenOptions, Prepared, Store};
 
 use crate::args::Environment;
-use crate::options::{Config, StateDirs};
+use crate::options::{Config, SshOption, StateDirs};
 use crate::report::{CliError, ErrorKind};
 
 /// Gets the rights that building needs. Call before any other thread exists.
@@ -97,6 +98,43 @@ pub fn registry_config(env: &Environment, config: &Config, insecure: &[String]) 
     };
     insecure.iter().for_each(|host| out.allow_insecure(host));
     out
+}
+
+/// The agents of `--ssh`: the caller's, and those of this process that serve keys from files. Dropping
+/// it ends the latter.
+pub struct Agents {
+    sources: BTreeMap<String, SshSource>,
+    _own: Vec<(KeyAgent, Prepared, Lease)>,
+}
+
+impl Agents {
+    /// Starts what is needed. Their sockets lie in private folders of the store.
+    pub fn start(store: &Store, wanted: &BTreeMap<String, SshOption>) -> Result<Self, CliError> {
+        let (mut sources, mut own) = (BTreeMap::new(), Vec::new());
+        for (id, option) in wanted {
+            let source = match option {
+                SshOption::Agent(source) => source.clone(),
+                SshOption::Keys(files) => {
+                    let lease = store.lease().map_err(|e| store_error(&e))?;
+                    let folder = store.prepare(&lease).map_err(|e| store_error(&e))?;
+                    let agent = KeyAgent::start(folder.fs(), files.keys.clone()).map_err(|e| {
+                        CliError::failed(format!("cannot start an agent for `--ssh {id}`"))
+                            .because(e)
+                    })?;
+                    let socket = agent.socket().to_owned();
+                    own.push((agent, folder, lease));
+                    SshSource { socket }
+                }
+            };
+            sources.insert(id.clone(), source);
+        }
+        Ok(Self { sources, _own: own })
+    }
+
+    /// Where each of them listens.
+    pub fn sources(&self) -> &BTreeMap<String, SshSource> {
+        &self.sources
+    }
 }
 
 /// How repositories are fetched by ssh: with the agent that `--ssh default` gives, from hosts that the

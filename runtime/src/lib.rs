@@ -19,6 +19,7 @@ pub mod tree;
 
 pub mod context;
 pub mod sandbox;
+pub mod ssh;
 
 pub mod fetch;
 

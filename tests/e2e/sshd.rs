@@ -1,8 +1,10 @@
 //! Repositories over ssh, from OpenSSH's own server.
 
 use std::fs;
+use std::path::Path;
+use std::process::Command;
 
-use rgraph_tests::{Case, Image, Kind, Repositories, Sshd, need, setting, shout};
+use rgraph_tests::{Case, Ids, Image, Kind, Repositories, Sshd, make_key, need, setting, shout};
 
 struct World {
     sshd: Sshd,
@@ -130,12 +132,108 @@ fn who_is_not_known_is_not_talked_to() {
     // Known, and one does not say who one is.
     w.knows(&w.sshd.known_host());
     fails(&[], &["Permission denied", "--ssh default"]);
-    // A key has to be in an agent.
-    let key = format!("--ssh=default={}", w.sshd.key().display());
-    case.build(&[&key]).fails(1, &["--ssh", "not supported"]);
+    // A key that is not let in, in a file.
+    let stranger = case.out("stranger");
+    make_key(&stranger, &["-t", "ed25519"], "");
+    fails(&[&format!("--ssh=default={}", stranger.display())], &["Permission denied"]);
     fails(&["--offline"], &["is not in the store"]);
     // There is none of that name.
     let absent = w.sshd.url(&w.repositories.dir().join("none.git"));
     case.file("Dockerfile", format!("FROM scratch\nADD {absent} /\n"));
     fails(&[agent], &["none.git"]);
+}
+
+/// Keys in files need no agent of the caller's.
+#[test]
+fn repositories_with_keys_from_files() {
+    need!(Root, Tool("git"), Tool("sshd"), Tool("ssh-agent"));
+    if other_user() {
+        return;
+    }
+    let w = World::new();
+    w.knows(&w.sshd.known_host());
+    let [rsa, ecdsa] = w.sshd.more_keys();
+    for (key, end) in [(w.sshd.key(), "#v1"), (rsa, "#main"), (ecdsa, "#main:sub")] {
+        w.add(end);
+        let key = format!("--ssh=default={}", key.display());
+        w.case.build(&["--no-cache", &key]).ok();
+        // What is kept of the repository is none of the next key's doing.
+        fs::remove_dir_all(w.case.root()).expect("a state root");
+    }
+}
+
+/// Copies a program of this machine and what it is linked with below a folder.
+fn copy_program(program: &str, to: &Path) {
+    let out = Command::new("ldd").arg(program).output().expect("ldd starts");
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    let libraries = text.split_whitespace().filter(|w| w.starts_with('/'));
+    for path in libraries.chain([program]) {
+        let to = to.join(path.trim_start_matches('/'));
+        fs::create_dir_all(to.parent().expect("below")).expect("folders");
+        fs::copy(path, to).expect("a file");
+    }
+}
+
+/// With RSA `ssh-add -T` of this version asks for SHA-1, which is refused; a server that asks for more is
+/// in the test above.
+#[test]
+fn steps_use_keys_from_files_and_do_not_see_them() {
+    need!(
+        Root,
+        Tool("ssh-add"),
+        Tool("ssh-keygen"),
+        Tool("ldd"),
+        Tool("newuidmap"),
+        Tool("setpriv")
+    );
+    for user in [false, true] {
+        let case = Case::new();
+        let case = if user { case.of_user(Ids::Range) } else { case };
+        case.import_base(rgraph_tests::BASE);
+        copy_program("/usr/bin/ssh-add", &case.context().join("root"));
+        let kinds: [(&str, &[&str]); 4] = [
+            ("ed25519", &["-t", "ed25519"]),
+            ("rsa", &["-t", "rsa", "-b", "3072"]),
+            ("p256", &["-t", "ecdsa", "-b", "256"]),
+            ("p384", &["-t", "ecdsa", "-b", "384"]),
+        ];
+        let at = |name: &str| case.out(name).display().to_string();
+        let mut prints = String::new();
+        for (name, kind) in kinds {
+            make_key(&case.out(name), kind, "");
+            fs::copy(at(name) + ".pub", case.context().join(format!("root/{name}.pub")))
+                .expect("a copy");
+            let out = Command::new("ssh-keygen").arg("-lf").arg(at(name)).output();
+            prints += &String::from_utf8_lossy(&out.expect("ssh-keygen starts").stdout);
+        }
+        case.file("root/prints", &prints).dockerfile(
+            "FROM BASE
+COPY root /
+RUN --mount=type=ssh ssh-add -l > /tmp/list && sort /tmp/list > /tmp/a && sort prints > /tmp/b && \\
+    cmp /tmp/a /tmp/b
+RUN --mount=type=ssh for k in ed25519 p256 p384; do ssh-add -T $k.pub || exit 1; done && ! ssh-add -T rsa.pub
+RUN --mount=type=ssh,id=one test $(ssh-add -l | wc -l) = 1 && ! ssh-add -T rsa.pub && ! ssh-add -D
+RUN ! env | grep SSH
+",
+        );
+        let all = kinds.map(|(name, _)| at(name)).join(",");
+        let (all, one) = (format!("--ssh=default={all}"), format!("--ssh=one={}", at("p256")));
+        let run = case.build(&["--network=none", &all, &one]).ok();
+        assert!(!run.stderr.contains("PRIVATE"), "{}", run.stderr);
+
+        // What cannot be used is told before anything runs.
+        make_key(&case.out("locked"), &["-t", "ed25519"], "a phrase");
+        make_key(&case.out("p521"), &["-t", "ecdsa", "-b", "521"], "");
+        make_key(&case.out("old"), &["-t", "rsa", "-b", "2048", "-m", "PEM"], "");
+        for (file, said) in [
+            ("locked", "protected by a passphrase: add it to an agent"),
+            ("p521", "keys of the kind ecdsa-sha2-nistp521 are not supported"),
+            ("old", "`ssh-keygen -p -f KEY`"),
+            ("rsa.pub", "no private key"),
+            ("none", "cannot read"),
+        ] {
+            let ssh = format!("--ssh=default={},{}", at("p256"), at(file));
+            case.build(&[&ssh]).fails(1, &[said, file]);
+        }
+    }
 }

@@ -38,7 +38,7 @@ pub use registry::{Access, Certificate, Registry};
 pub use repository::Repositories;
 pub use scripted::{Member, Parts, digest, gzip, noise, serve, tar_of};
 pub use setting::setting;
-pub use sshd::Sshd;
+pub use sshd::{Sshd, make_key};
 pub use token::Tokens;
 pub use user::{Ids, SUBIDS, USER};
 pub use web::{Answer, Request, Web};

@@ -21,10 +21,10 @@ impl Sshd {
     pub fn start() -> Self {
         let dir = tempfile::Builder::new().prefix("rgraph-sshd-").tempdir().expect("a folder");
         for name in ["host", "other", "key"] {
-            run(Command::new("ssh-keygen")
-                .args(["-q", "-t", "ed25519", "-N", "", "-C", "test", "-f"])
-                .arg(dir.path().join(name)));
+            make_key(&dir.path().join(name), &["-t", "ed25519"], "");
         }
+        make_key(&dir.path().join("rsa"), &["-t", "rsa", "-b", "2048"], "");
+        make_key(&dir.path().join("ecdsa"), &["-t", "ecdsa", "-b", "384"], "");
         let socket = dir.path().join("agent");
         let mut agent = quiet(Command::new("ssh-agent").arg("-D").arg("-a").arg(&socket));
         let up = crate::wait_until(Duration::from_secs(10), || socket.exists());
@@ -47,10 +47,12 @@ impl Sshd {
         let port = TcpListener::bind("127.0.0.1:0").ok()?.local_addr().ok()?.port();
         let at = |name: &str| dir.join(name).display().to_string();
         let config = format!(
-            "Port {port}\nListenAddress 127.0.0.1\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\n\
+            "Port {port}\nListenAddress 127.0.0.1\nHostKey {}\nAuthorizedKeysFile {} {} {}\nPidFile none\n\
              StrictModes no\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin prohibit-password\n",
             at("host"),
             at("key.pub"),
+            at("rsa.pub"),
+            at("ecdsa.pub"),
         );
         fs::write(dir.join("sshd_config"), config).ok()?;
         let log = fs::File::create(dir.join("log")).ok()?;
@@ -87,6 +89,11 @@ impl Sshd {
         self.dir.path().join("key")
     }
 
+    /// Keys of other kinds that are let in.
+    pub fn more_keys(&self) -> [PathBuf; 2] {
+        ["rsa", "ecdsa"].map(|name| self.dir.path().join(name))
+    }
+
     /// A URL of a path of this machine.
     pub fn url(&self, path: &Path) -> String {
         format!("ssh://root@127.0.0.1:{}{}", self.port, path.display())
@@ -113,6 +120,14 @@ impl Drop for Sshd {
         end(&mut self.server);
         end(&mut self.agent);
     }
+}
+
+/// Makes a key; the public one lies beside it. Needs `ssh-keygen`.
+pub fn make_key(path: &Path, kind: &[&str], passphrase: &str) {
+    run(Command::new("ssh-keygen")
+        .args(kind)
+        .args(["-q", "-N", passphrase, "-C", "test", "-f"])
+        .arg(path));
 }
 
 fn quiet(c: &mut Command) -> Child {

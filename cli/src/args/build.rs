@@ -67,7 +67,7 @@ pub struct BuildArgs {
     /// Secret for RUN --mount=type=secret: id=NAME[,src=FILE|,env=VAR]
     #[arg(long, value_name = "SPEC")]
     pub secret: Vec<String>,
-    /// Agent for RUN --mount=type=ssh: default, or ID=SOCKET
+    /// Agent for RUN --mount=type=ssh and sources by ssh: default, ID=SOCKET, or ID=KEY[,KEY] with key files
     #[arg(long, value_name = "SPEC")]
     pub ssh: Vec<String>,
     /// Ask registries what bases mean now: always, missing, newer, never [default: missing]

@@ -77,7 +77,9 @@ pub fn execute(
         .locked(lock.as_ref().map(Lock::Obey))
         .telling(|e| progress.message(&format!("registry: {e}")))
         .warning(|text| progress.message(&format!("warning: {text}")));
-    let remote = Sources::new(&images, &opts.secrets, session::ssh_access(&cx.env, &opts.ssh));
+    let agents = session::Agents::start(&store, &opts.ssh)?;
+    let ssh = session::ssh_access(&cx.env, agents.sources());
+    let remote = Sources::new(&images, &opts.secrets, ssh);
     let next_step = AtomicU32::new(0);
     let answers = Answers::Images {
         images: &images,
@@ -123,6 +125,7 @@ pub fn execute(
         journal: &journal,
     };
     let mut request = request(opts, &compiled);
+    request.ssh = agents.sources().clone();
     request.network_fallback = config.network_fallback();
     if request.plan.graph.iter().any(|(_, v)| matches!(&v.op, Op::Exec(e) if !e.devices.is_empty()))
     {

@@ -33,7 +33,9 @@ pub fn run(cx: &Context, args: FetchArgs) -> Result<(), CliError> {
         .locked(lock.as_ref().map(Lock::Obey))
         .telling(|e| progress.message(&format!("registry: {e}")))
         .warning(|text| progress.message(&format!("warning: {text}")));
-    let remote = Sources::new(&fetcher, &opts.secrets, session::ssh_access(&cx.env, &opts.ssh));
+    let agents = session::Agents::start(&store, &opts.ssh)?;
+    let ssh = session::ssh_access(&cx.env, agents.sources());
+    let remote = Sources::new(&fetcher, &opts.secrets, ssh);
     let next_step = AtomicU32::new(0);
     let answers = Answers::Images {
         images: &fetcher,

@@ -70,7 +70,9 @@ fn with_store(
     let images = ImageFetcher::new(&store, network, policy(build.pull), &cx.cancel)
         .locked(lock.as_ref().map(Lock::Obey))
         .warning(|text| cx.report(|r| r.warning(text)));
-    let remote = Sources::new(&images, &build.secrets, session::ssh_access(&cx.env, &build.ssh));
+    let agents = session::Agents::start(&store, &build.ssh)?;
+    let ssh = session::ssh_access(&cx.env, agents.sources());
+    let remote = Sources::new(&images, &build.secrets, ssh);
     let next_step = AtomicU32::new(0);
     let answers =
         Answers::Images { images: &images, sources: &remote, sink: &(), next_step: &next_step };

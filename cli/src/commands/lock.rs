@@ -40,7 +40,9 @@ pub fn run(cx: &Context, args: LockArgs) -> Result<(), CliError> {
         .locked(kept)
         .telling(|e| progress.message(&format!("registry: {e}")))
         .warning(|text| progress.message(&format!("warning: {text}")));
-    let remote = Sources::new(&images, &build.secrets, session::ssh_access(&cx.env, &build.ssh));
+    let agents = session::Agents::start(&store, &build.ssh)?;
+    let ssh = session::ssh_access(&cx.env, agents.sources());
+    let remote = Sources::new(&images, &build.secrets, ssh);
     let next_step = AtomicU32::new(0);
     let answers = Answers::Images {
         images: &images,

@@ -14,7 +14,7 @@ use rgraph_frontend::ServiceOption;
 use rgraph_ir::attest::Attestations;
 use rgraph_ir::op::{HostIp, NetworkMode, Ulimit};
 use rgraph_ir::request::{
-    CacheFrom, CacheTo, Entitlements, OutputSpec, Resources, Secret, Squash, SshSource,
+    CacheFrom, CacheTo, Entitlements, OutputSpec, Resources, Secret, Squash,
 };
 use rgraph_ir::{Platform, Ttl};
 
@@ -28,8 +28,9 @@ use super::error::OptionsError;
 use super::lock::default_path;
 use super::output::normal_tag;
 use super::{
-    ProgressMode, Pull, Terminals, agents, attestations, cache_from, cache_to, entitlements, host,
-    insecure_registries, network, resources, secrets, services, shm_size, ulimit,
+    ProgressMode, Pull, SshOption, Terminals, agents, attestations, cache_from, cache_to,
+    entitlements, host, insecure_registries, network, resources, secrets, services, shm_size,
+    ulimit,
 };
 
 use crate::args::{BuildArgs, Environment, GraphArgs, GraphFormat};
@@ -76,7 +77,7 @@ pub struct BuildOptions {
     /// Secrets by id, read.
     pub secrets: BTreeMap<String, Secret>,
     /// Agents by id.
-    pub ssh: BTreeMap<String, SshSource>,
+    pub ssh: BTreeMap<String, SshOption>,
     /// No cache is asked.
     pub no_cache: bool,
     /// No cache is asked for these stages.

@@ -60,7 +60,7 @@ pub use resources::resources;
 pub use service::services;
 pub use signal::{TERM, signal};
 pub use size::{parse_amount, parse_seconds, parse_size};
-pub use source::{agents, secrets};
+pub use source::{SshOption, agents, secrets};
 pub use steps::{HOST_GATEWAY, entitlements, host, network, shm_size, ulimit};
 pub use store::{Bounds, CacheMountOptions, CheckOptions, DfOptions, PruneOptions};
 pub use volume::{VolumeCreateOptions, VolumeLsOptions, VolumePruneOptions};

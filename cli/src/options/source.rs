@@ -7,9 +7,11 @@ use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rgraph_ir::limits::MAX_SECRET;
 use rgraph_ir::request::{Secret, SshSource};
+use rgraph_runtime::ssh::SigningKey;
 
 use super::csv;
 use super::error::{OptionsError, did_you_mean};
@@ -103,22 +105,52 @@ fn read_secret(id: &str, path: &Path) -> Result<Vec<u8>, OptionsError> {
     Ok(bytes)
 }
 
+/// Where keys for ssh are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SshOption {
+    /// In an agent.
+    Agent(SshSource),
+    /// In files, which were read.
+    Keys(KeyFiles),
+}
+
+/// Keys that were read from files.
+#[derive(Debug, Clone)]
+pub struct KeyFiles {
+    files: Vec<PathBuf>,
+    /// Them.
+    pub keys: Arc<[SigningKey]>,
+}
+
+impl PartialEq for KeyFiles {
+    fn eq(&self, other: &Self) -> bool {
+        self.files == other.files
+    }
+}
+
+impl Eq for KeyFiles {}
+
+/// Most keys of one `--ssh`: servers end a talk after a few that they do not know.
+const MAX_KEYS: usize = 32;
+/// Largest key file, bytes.
+const MAX_KEY: u64 = 64 << 10;
+
 /// Reads every `--ssh`.
 pub fn agents(
     lines: &[String],
     env: &Environment,
-) -> Result<BTreeMap<String, SshSource>, OptionsError> {
+) -> Result<BTreeMap<String, SshOption>, OptionsError> {
     lines.iter().map(|l| agent(l, env)).collect()
 }
 
-fn agent(line: &str, env: &Environment) -> Result<(String, SshSource), OptionsError> {
+fn agent(line: &str, env: &Environment) -> Result<(String, SshOption), OptionsError> {
     let (id, paths) = match line.split_once('=') {
         Some((id, paths)) => (id, Some(paths)),
         None => (line, None),
     };
     if id.is_empty() {
         return Err(OptionsError::value("--ssh", line, "the id is missing")
-            .with_help("`--ssh default` or `--ssh ID=SOCKET`"));
+            .with_help("`--ssh default`, `--ssh ID=SOCKET` or `--ssh ID=KEY[,KEY]`"));
     }
     let missing =
         |what: String, help: &str| OptionsError::Missing { what, help: Some(help.into()) };
@@ -126,12 +158,10 @@ fn agent(line: &str, env: &Environment) -> Result<(String, SshSource), OptionsEr
         None | Some("") => env.ssh_auth_sock.clone().ok_or_else(|| {
             missing(
                 format!("ssh agent `{id}`: `SSH_AUTH_SOCK` is not set"),
-                "start an agent, or give `--ssh ID=SOCKET`",
+                "start an agent, or give `--ssh ID=SOCKET` or `--ssh ID=KEY`",
             )
         })?,
-        Some(paths) if paths.contains(',') => {
-            return Err(OptionsError::Unsupported("`--ssh ID=KEY` (keys without an agent)".into()));
-        }
+        Some(paths) if paths.contains(',') => return keys(id, paths.split(',')),
         Some(path) => PathBuf::from(path),
     };
     let kind = std::fs::metadata(&socket)
@@ -142,13 +172,50 @@ fn agent(line: &str, env: &Environment) -> Result<(String, SshSource), OptionsEr
         })?
         .file_type();
     if kind.is_socket() {
-        Ok((id.to_owned(), SshSource { socket }))
+        Ok((id.to_owned(), SshOption::Agent(SshSource { socket })))
     } else if kind.is_file() {
-        Err(OptionsError::Unsupported("`--ssh ID=KEY` (keys without an agent)".into()))
+        keys(id, paths.into_iter())
     } else {
-        let what = format!("ssh agent `{id}`: `{}` is not a socket", socket.display());
-        Err(missing(what, "give the agent's socket"))
+        let what = format!("ssh agent `{id}`: `{}` is no socket and no file", socket.display());
+        Err(missing(what, "give the agent's socket, or a key"))
     }
+}
+
+/// Reads key files.
+fn keys<'a>(
+    id: &str,
+    paths: impl Iterator<Item = &'a str>,
+) -> Result<(String, SshOption), OptionsError> {
+    let mut files: Vec<PathBuf> = Vec::new();
+    for path in paths.map(PathBuf::from) {
+        if !files.contains(&path) {
+            files.push(path);
+        }
+    }
+    if files.len() > MAX_KEYS {
+        let what = format!("ssh agent `{id}`: more than {MAX_KEYS} keys");
+        return Err(OptionsError::Missing { what, help: None });
+    }
+    let keys = files.iter().map(|f| key(id, f)).collect::<Result<Vec<_>, _>>()?;
+    Ok((id.to_owned(), SshOption::Keys(KeyFiles { files, keys: keys.into() })))
+}
+
+fn key(id: &str, path: &Path) -> Result<SigningKey, OptionsError> {
+    let failed = |source| OptionsError::Read {
+        flag: format!("ssh agent `{id}`"),
+        path: path.to_owned(),
+        source,
+    };
+    let what = |why: &str| format!("ssh agent `{id}`: `{}`: {why}", path.display());
+    let file = File::open(path).map_err(failed)?;
+    // Not a pipe or a device, which may have no end.
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(OptionsError::Missing { what: what("this is no key file"), help: None });
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_KEY).read_to_end(&mut bytes).map_err(failed)?;
+    SigningKey::read(&bytes)
+        .map_err(|e| OptionsError::Missing { what: what(&e.to_string()), help: None })
 }
 
 #[cfg(test)]
@@ -211,7 +278,7 @@ mod tests {
         let _listener = std::os::unix::net::UnixListener::bind(&sock).unwrap();
         let path = sock.to_str().unwrap();
         let with = env(&[("SSH_AUTH_SOCK", path)]);
-        let want = SshSource { socket: sock.clone() };
+        let want = SshOption::Agent(SshSource { socket: sock.clone() });
         assert_eq!(agent("default", &with).unwrap(), ("default".into(), want.clone()));
         assert_eq!(agent(&format!("x={path}"), &env(&[])).unwrap(), ("x".into(), want));
         std::fs::write(dir.path().join("key"), "k").unwrap();
@@ -219,6 +286,6 @@ mod tests {
             assert!(agent(line, &env(&[])).is_err(), "{line}");
         }
         let key = format!("x={}", dir.path().join("key").display());
-        assert!(agent(&key, &with).unwrap_err().to_string().contains("not supported yet"));
+        assert!(agent(&key, &with).unwrap_err().to_string().contains("no private key"));
     }
 }
