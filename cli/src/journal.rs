@@ -56,7 +56,7 @@ pub fn record(
         started: span.started,
         millis: span.millis,
         dockerfile: dockerfile(opts).display().to_string(),
-        target: opts.target.clone(),
+        target: targets(opts),
         args: Default::default(),
         tags: opts.tags.clone(),
         status: end.status,
@@ -64,6 +64,12 @@ pub fn record(
         image: end.image,
         steps: steps.into_iter().map(|(_, s)| s).collect(),
     }
+}
+
+/// What `--target` names.
+fn targets(opts: &BuildOptions) -> Option<String> {
+    let all: Vec<&str> = opts.target.iter().chain(&opts.more_targets).map(String::as_str).collect();
+    (!all.is_empty()).then(|| all.join(", "))
 }
 
 fn step_record(v: VertexId, info: &StepInfo, compiled: &Compiled) -> StepRecord {

@@ -125,7 +125,7 @@ pub struct BuildRecord {
     pub millis: u64,
     /// The Dockerfile's path.
     pub dockerfile: String,
-    /// The target, if one was named.
+    /// The target, if one was named; of several, all with commas.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
     /// Names of its build arguments.

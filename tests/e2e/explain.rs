@@ -300,3 +300,13 @@ fn a_cached_build_writes_one_small_file() {
     assert_eq!(after.len(), 1, "{after:?}");
     assert!(after.iter().all(|(n, size)| n.starts_with("builds/") && *size < 4096), "{after:?}");
 }
+
+#[test]
+fn a_build_of_several_targets_names_them_all() {
+    need!(Root);
+    let case = Case::with_base();
+    case.dockerfile("FROM BASE AS a\nRUN echo a\nFROM BASE AS b\nRUN echo b\n");
+    case.build(&["--network=none", "--target=b", "--target=a"]).ok();
+    let text = case.rgraph(&["explain"]).ok();
+    assert!(text.text().contains("Dockerfile, target b, a\n"), "{}", text.text());
+}

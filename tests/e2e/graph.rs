@@ -103,4 +103,15 @@ fn the_metadata_file_holds_the_image_config() {
     let config = &meta["containerimage.config"];
     assert_eq!(config["config"]["Cmd"], serde_json::json!(["x"]));
     assert_eq!(config["history"].as_array().map(Vec::len), Some(2));
+
+    // Each of several targets has its own, of equal platforms too.
+    case.file("Dockerfile", "FROM scratch AS a\nENV A=1\nFROM scratch AS b\nENV B=1\n");
+    let graph = ["graph", "--offline", "--metadata-file", &file, "--target=a", "--target=b"];
+    case.rgraph(&[&graph[..], &["context"]].concat()).ok();
+    let meta: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&file).expect("the file")).expect("JSON");
+    for (name, own) in [("a", "A=1"), ("b", "B=1")] {
+        let env = &meta[name]["containerimage.config"]["config"]["Env"];
+        assert!(env.as_array().is_some_and(|e| e.iter().any(|v| v == own)), "{meta}");
+    }
 }

@@ -9,6 +9,7 @@ use std::sync::mpsc;
 
 use rgraph_ir::image_config::BaseHistory;
 use rgraph_ir::render::{self, Json};
+use rgraph_ir::request::Export;
 use rgraph_ir::{BuildPlan, SourceMap, Target, VertexId};
 use rgraph_runtime::LocalBackend;
 use rgraph_runtime::builds::Journal;
@@ -34,7 +35,7 @@ pub fn run(cx: &Context, args: GraphArgs) -> Result<(), CliError> {
         with_store(cx, &opts)?
     };
     if let Some(path) = &opts.build.metadata_file {
-        write_whole(path, &metadata(&compiled.plan))?;
+        write_whole(path, &metadata(&compiled))?;
     }
     let style = render::Style { cached, ..render::Style::default() };
     draw(&compiled, opts.format, &style)?;
@@ -192,22 +193,32 @@ fn svg(dot: &[u8]) -> Result<Vec<u8>, CliError> {
     Ok(out.stdout)
 }
 
+/// The configs of the plan's images; of several targets, each under its name.
+fn metadata(c: &Compiled) -> Vec<u8> {
+    let of = |e: &Export| configs(&c.plan.targets[e.targets.clone()]);
+    let out = match &c.exports[..] {
+        [one] if one.name.is_empty() => of(one),
+        all => all.iter().map(|e| (e.name.clone(), of(e).into())).collect(),
+    };
+    let mut bytes = serde_json::to_vec_pretty(&out).expect("always serialises");
+    bytes.push(b'\n');
+    bytes
+}
+
 /// `containerimage.config`, one per platform.
-fn metadata(plan: &BuildPlan) -> Vec<u8> {
+fn configs(targets: &[Target]) -> serde_json::Map<String, serde_json::Value> {
     let mut out = serde_json::Map::new();
-    for (n, t) in plan.targets.iter().enumerate() {
+    for (n, t) in targets.iter().enumerate() {
         let config: serde_json::Value =
             serde_json::from_slice(&config_json(t)).unwrap_or(serde_json::Value::Null);
         if n == 0 {
             out.insert("containerimage.config".to_owned(), config.clone());
         }
-        if plan.targets.len() > 1 {
+        if targets.len() > 1 {
             out.insert(format!("containerimage.config/{}", t.platform), config);
         }
     }
-    let mut bytes = serde_json::to_vec_pretty(&out).expect("always serialises");
-    bytes.push(b'\n');
-    bytes
+    out
 }
 
 /// The config as it will be, but for what only a build knows: layers and times.
