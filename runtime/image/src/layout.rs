@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rgraph_ir::limits::MAX_MANIFEST;
 use rgraph_ir::{BlobDigest, Reference};
@@ -231,8 +232,11 @@ fn key(d: &Descriptor) -> (Option<String>, Option<String>) {
 
 /// Makes a file whole or not at all.
 fn put(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
+    // One of each call: several threads may write into one folder.
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let n = COUNT.fetch_add(1, Ordering::Relaxed);
     let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{}.tmp", std::process::id()));
+    name.push(format!(".{}-{n}.tmp", std::process::id()));
     let tmp = PathBuf::from(name);
     // Left over from an earlier process of the same number, or planted.
     let _ = fs::remove_file(&tmp);
@@ -380,4 +384,28 @@ pub(crate) fn found(index: Index) -> Vec<Found> {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_that_write_one_file_do_not_disturb_each_other() {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("index.json");
+        std::thread::scope(|s| {
+            for n in 0..8u8 {
+                let path = &path;
+                s.spawn(move || {
+                    for _ in 0..200 {
+                        put(path, |f| f.write_all(&[n; 64])).unwrap();
+                    }
+                });
+            }
+        });
+        let bytes = fs::read(&path).unwrap();
+        assert!(bytes.len() == 64 && bytes.iter().all(|b| *b == bytes[0]));
+        assert_eq!(fs::read_dir(tmp.path()).unwrap().count(), 1, "something is left");
+    }
 }

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rgraph_image::layer::{LayerSource, LayerWriteOptions, Part, write_parts};
 use rgraph_ir::Platform;
@@ -169,7 +170,10 @@ fn statement_name(name: &str, b: &Built<'_>, apart: bool) -> String {
 
 /// Writes a file in a folder, for its owner alone. What stood there before goes.
 fn replace(dir: &File, name: &str, bytes: &[u8]) -> io::Result<()> {
-    let tmp = format!(".{name}.{}.tmp", std::process::id());
+    // One of each call: several threads may write into one folder.
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let n = COUNT.fetch_add(1, Ordering::Relaxed);
+    let tmp = format!(".{name}.{}-{n}.tmp", std::process::id());
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     // Left by an earlier process of the same number.
     let _ = rustix::fs::unlinkat(dir, &tmp, AtFlags::empty());
