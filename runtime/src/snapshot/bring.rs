@@ -45,6 +45,11 @@ pub(crate) fn bring<T>(
         if let SnapshotError::Lost(_) = e {
             return Err(e);
         }
+        // Nor is it the giver's that this machine cannot keep it.
+        if transfer == Transfer::NotKept || is_full(&e) {
+            copy.discard();
+            return Err(e);
+        }
         if transfer != Transfer::Broken {
             copy.discard();
             // Perhaps what was kept is wrong: nothing tells. Of a wrong diff ID it is known that the
@@ -60,6 +65,19 @@ pub(crate) fn bring<T>(
     }
 }
 
+/// True when there is no room for it here.
+fn is_full(e: &SnapshotError) -> bool {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(e);
+    while let Some(e) = next {
+        let kind = e.downcast_ref::<io::Error>().map(io::Error::kind);
+        if let Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) = kind {
+            return true;
+        }
+        next = e.source();
+    }
+    false
+}
+
 /// How far a transfer came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Transfer {
@@ -69,6 +87,8 @@ enum Transfer {
     Broken,
     /// Its bytes are not those that were promised.
     Wrong,
+    /// The copy of it cannot be written.
+    NotKept,
 }
 
 /// Copies what is read.
@@ -86,7 +106,60 @@ impl Read for Arriving<'_, '_> {
                 _ => Transfer::Broken,
             };
         })?;
-        self.copy.write_all(&buf[..n])?;
+        self.copy.write_all(&buf[..n]).inspect_err(|_| self.transfer = Transfer::NotKept)?;
         Ok(n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use rgraph_image::layer::LayerError;
+    use rgraph_ir::BlobDigest;
+    use rgraph_store::{OpenOptions, Part};
+
+    use super::*;
+
+    /// Has the blob, and is always believed to have another one.
+    #[derive(Default)]
+    struct Giver {
+        distrusted: AtomicUsize,
+    }
+
+    impl LayerProvider for Giver {
+        fn open(
+            &self,
+            _: &BlobRef,
+            _: Option<Part>,
+        ) -> Result<Option<Box<dyn Read + Send + '_>>, Box<dyn std::error::Error + Send + Sync>>
+        {
+            Ok(Some(Box::new(&b"bytes"[..])))
+        }
+
+        fn distrust(&self, _: &BlobRef, _: &str) -> bool {
+            self.distrusted.fetch_add(1, Ordering::SeqCst) < 2
+        }
+    }
+
+    #[test]
+    fn a_full_disk_is_not_the_givers_fault() {
+        let tmp = tempfile::tempdir().unwrap();
+        let store = Store::open(tmp.path(), OpenOptions::default()).unwrap();
+        let digest = BlobDigest::of(b"bytes");
+        let blob = BlobRef { digest, size: 5, media_type: String::new() };
+        for (kind, distrusted) in [
+            (io::ErrorKind::StorageFull, 0),
+            (io::ErrorKind::QuotaExceeded, 0),
+            (io::ErrorKind::InvalidData, 3),
+        ] {
+            let giver = Giver::default();
+            let full = || LayerError::Write(io::Error::from(kind));
+            let got = bring(&store, &giver, &blob, &|| false, |_| -> Result<(), _> {
+                Err(SnapshotError::Unpack { blob: digest, source: full() })
+            });
+            assert!(matches!(got, Err(SnapshotError::Unpack { .. })), "{kind:?}");
+            assert_eq!(giver.distrusted.load(Ordering::SeqCst), distrusted, "{kind:?}");
+        }
     }
 }
