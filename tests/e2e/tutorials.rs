@@ -1,14 +1,16 @@
 //! The tutorials that people learn containers from, line by line: `docker` replaced by `rgraph`, the
-//! public registry by one of our own. On busybox always; with `RGRAPH_TUTORIALS_DEBIAN=1` on a Debian
-//! that `mmdebstrap` makes, with its nginx. That takes minutes and Debian's mirror.
+//! public registry by one of our own. On busybox always, as root and as a user; with
+//! `RGRAPH_TUTORIALS_DEBIAN=1` on a Debian that `mmdebstrap` makes, with its nginx. That takes minutes and
+//! Debian's mirror; the Debian is kept in the target folder.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use rgraph_tests::{Access, Case, Registry, Run, base_tar, need, setting, shout, wait_until};
+use rgraph_tests::{Access, Case, Ids, Registry, Run, base_tar, need, setting, shout, wait_until};
 
 use crate::ports::{fetch, free_port};
 
@@ -238,23 +240,44 @@ fn on_busybox() {
 }
 
 #[test]
+fn on_a_users_busybox() {
+    need!(Root, Tool("docker-registry"), Tool("gzip"), Tool("newuidmap"), Tool("setpriv"));
+    let case = Case::new().of_user(Ids::Range);
+    if !case.open_tun() {
+        shout("ports of a user's containers: there is no /dev/net/tun");
+    }
+    case.rgraph_reading(&["import", "-", "debian:latest"], &gzip(base_tar())).ok();
+    images_by_hand_and_by_file(&case, &Registry::start(Access::Open));
+    web_server(&case, &BUSYBOX);
+}
+
+/// A Debian as an archive. To make one takes minutes, so it is kept beside what is compiled.
+fn debian() -> Vec<u8> {
+    let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join("debian-stable.tar.gz");
+    if !kept.exists() {
+        let new = kept.with_file_name(format!("debian-{}.tar.gz", std::process::id()));
+        let made = Command::new("mmdebstrap")
+            // A mirror may stand still for longer than its lists are said to be good for. The setting
+            // stays in the system that is made.
+            .args(["--variant=minbase", "--aptopt=Acquire::Check-Valid-Until \"false\"", "stable"])
+            .arg(&new)
+            .output()
+            .expect("mmdebstrap");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        fs::rename(&new, &kept).expect("the same folder");
+    }
+    fs::read(&kept).expect("an archive")
+}
+
+#[test]
 fn on_debian() {
     need!(Root, Tool("docker-registry"), Tool("mmdebstrap"));
     if setting("RGRAPH_TUTORIALS_DEBIAN", 0) == 0 {
         return shout("RGRAPH_TUTORIALS_DEBIAN=1 makes a Debian for it");
     }
     let case = Case::new();
-    let rootfs = case.out("rootfs.tar.gz");
-    let made = Command::new("mmdebstrap")
-        // A mirror may stand still for longer than its lists are said to be good for. The setting stays
-        // in the system that is made.
-        .args(["--variant=minbase", "--aptopt=Acquire::Check-Valid-Until \"false\"", "stable"])
-        .arg(&rootfs)
-        .output()
-        .expect("mmdebstrap");
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    let bytes = fs::read(&rootfs).expect("an archive");
-    case.rgraph_reading(&["import", "-", "debian:latest"], &bytes).ok();
+    // cat rootfs.tar.gz | docker import - name:tag
+    case.rgraph_reading(&["import", "-", "debian:latest"], &debian()).ok();
     images_by_hand_and_by_file(&case, &Registry::start(Access::Open));
     web_server(&case, &NGINX);
 }
