@@ -361,14 +361,14 @@ impl<'a> Eval<'a> {
     }
 }
 
-/// Keys and values of what `for` goes over.
-pub fn pairs(over: &Value) -> Result<Vec<(Value, Value)>> {
+/// Keys and values of what `for` goes over. Whoever goes over them pays for each.
+pub fn pairs(over: &Value) -> Result<Box<dyn Iterator<Item = (Value, Value)> + '_>> {
     match over {
         Value::List(l) => {
-            Ok(l.iter().enumerate().map(|(i, v)| (Value::int(i), v.clone())).collect())
+            Ok(Box::new(l.iter().enumerate().map(|(i, v)| (Value::int(i), v.clone()))))
         }
         Value::Object(o) => {
-            Ok(o.iter().map(|(k, v)| (Value::String(k.clone()), v.clone())).collect())
+            Ok(Box::new(o.iter().map(|(k, v)| (Value::String(k.clone()), v.clone()))))
         }
         other => {
             Err(Error::new(format!("`for` goes over lists and objects, not a {}", other.kind())))

@@ -621,6 +621,70 @@ services:
     assert_eq!(all.targets["lib"].tags, Some(vec!["lib:1".to_owned()]));
 }
 
+/// Compared with buildx at the commit that the documentation names: each value is what it printed.
+#[test]
+fn compose_files_are_merged_as_compose_does() {
+    let base = "services:\n  a:\n    build:\n      context: .\n      args: [A=1, \"B=2\"]\n      tags: [one]\n      \
+                platforms: [linux/amd64]\n      labels: [x=1]\n      cache_from: [r1]\n      ulimits: {nofile: 3}\n      \
+                secrets: [s]\nsecrets: {s: {file: ./s.txt}}\n";
+    let merged = |over: &str| {
+        let all = read(&[("compose.yml", base), ("more.yml", over)], &[]).expect("they read");
+        all.resolve(&[], &Overrides::default()).expect("it resolves").targets["a"].clone()
+    };
+    let texts = |l: &Option<Vec<String>>| l.clone().unwrap_or_default().join(" ");
+    let t = merged(
+        "services:\n  a:\n    build:\n      args: {B: 3}\n      tags: [one, two]\n      platforms: [linux/arm64]\n      \
+         labels: [x=2]\n      cache_from: [r1, r2]\n      ulimits: {nofile: {soft: 1, hard: 5}}\n      \
+         secrets: [{source: s, target: q}, s2]\n      extra_hosts: [\"a:1.1.1.1\"]\n      target: t\nsecrets: {s2: {environment: Q}}\n",
+    );
+    assert_eq!((&t.args["A"][..], &t.args["B"][..], &t.labels["x"][..]), ("1", "3", "2"));
+    assert_eq!(
+        (texts(&t.tags), texts(&t.platforms)),
+        ("one two".into(), "linux/amd64 linux/arm64".into())
+    );
+    assert_eq!((texts(&t.ulimits), &t.extra_hosts["a"][..]), ("nofile=1:5".into(), "1.1.1.1"));
+    let lines = |t: &Target| t.secrets.iter().flatten().map(|s| s.line()).collect::<Vec<_>>();
+    assert_eq!(lines(&t), ["id=s,src=s.txt", "id=s2,env=Q"]);
+    assert_eq!((t.cache_from.map(|c| c.len()), t.target.as_deref()), (Some(2), Some("t")));
+    let t =
+        merged("services:\n  a:\n    build:\n      tags: !override [zz]\n      args: !reset {}\n");
+    assert_eq!(
+        (texts(&t.tags), t.args.len(), texts(&t.platforms)),
+        ("zz".into(), 0, "linux/amd64".into())
+    );
+    let t = merged("services: {a: {build: foo}}\n");
+    assert_eq!((t.context.as_deref(), &t.args["A"][..]), (Some("foo"), "1"));
+    let over = "services:\n  a:\n    build: !reset null\n    image: foo\n";
+    let all = read(&[("compose.yml", base), ("more.yml", over)], &[]).expect("they read");
+    assert!(all.targets.is_empty(), "{:?}", all.targets);
+    // Names, and variables that are none.
+    let text = "services:\n  a:\n    build:\n      context: ./x/../y\n      args: [\"P=${COMPOSE_PROJECT_NAME}\", \"Q=$(date) $1\"]\n      \
+                additional_contexts: [\"u=https://x/y.git\", \"w=./z\", \"i=docker-image://alpine\"]\n";
+    let t = read(&[("compose.yml", text)], &[]).expect("it reads").targets[0].clone();
+    assert_eq!((&t.args["P"][..], &t.args["Q"][..]), ("bake", "$(date) $1"));
+    assert_eq!((t.context.as_deref(), &t.contexts["w"][..]), (Some("y"), "z"));
+    assert_eq!(
+        (&t.contexts["u"][..], &t.contexts["i"][..]),
+        ("https://x/y.git", "docker-image://alpine")
+    );
+}
+
+/// Attributes of other targets, as buildx gives them.
+#[test]
+fn attributes_are_typed() {
+    let hcl = "target \"app\" {\n cache-from = [\"type=local,src=p\", \"user/app\"]\n output = [\"type=oci,dest=o.tar\"]\n \
+               secret = [\"id=s,src=f\"]\n ssh = [\"k=a,b\"]\n}\n\
+               target \"t\" {\n args = {\n  a = target.app.cache-from[0].src\n  b = target.app.cache-from[1].ref\n  \
+               c = target.app.output[0].dest\n  d = target.app.secret[0].src\n  e = target.app.ssh[0].paths[1]\n  f = target.app.name\n }\n \
+               cache-to = [target.app.cache-from[0]]\n}";
+    let t = target(hcl, "t");
+    let args: Vec<String> = t.args.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    assert_eq!(args, ["a=p", "b=user/app", "c=o.tar", "d=f", "e=b", "f=app"]);
+    assert_eq!(t.cache_to.expect("it")[0].line(), "type=local,src=p");
+    let json = r#"{"target": [{"a": [{"tags": ["x"]}]}, {"b": {"args": {"v": "1"}}}]}"#;
+    assert_eq!(read(&[("a.json", json)], &[]).expect("it reads").targets.len(), 2);
+}
+
 #[test]
 fn lists() {
     let hcl = "target \"b\" { description = \"does b\" }\ntarget \"_hidden\" {}\ngroup \"g\" { targets = [\"b\"] }\n\

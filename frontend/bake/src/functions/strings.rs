@@ -50,19 +50,21 @@ pub(super) const TABLE: &[Row] = &[
     }),
     ("lower", 1, 1, |a, cx| text(&a[0].to_text()?.to_lowercase(), cx)),
     ("regex", 2, 2, |a, cx| {
-        let (pattern, t) = (compiled(&a[0], cx)?, a[1].to_text()?);
-        match pattern.captures(&t) {
-            Some(found) => captured(&pattern, &found, cx),
+        let (pattern, t) = (Pattern::new(&a[0], cx)?, a[1].to_text()?);
+        pattern.looks(t.len(), cx)?;
+        match pattern.regex.captures(&t) {
+            Some(found) => captured(&pattern.regex, &found, cx),
             None => Err(Error::new("the pattern does not match")),
         }
     }),
     ("regex_replace", 3, 3, |a, cx| {
-        let (t, pattern, by) = (a[0].to_text()?, compiled(&a[1], cx)?, a[2].to_text()?);
+        let (t, pattern, by) = (a[0].to_text()?, Pattern::new(&a[1], cx)?, a[2].to_text()?);
+        pattern.looks(t.len(), cx)?;
         let mut out = String::new();
         let mut last = 0;
-        for found in pattern.captures_iter(&t) {
-            looked(&t, cx)?;
+        for found in pattern.regex.captures_iter(&t) {
             let Some(whole) = found.get(0) else { continue };
+            pattern.found(whole.end() - last, t.len() - whole.end(), cx)?;
             // Each `$n` stands for at most the match.
             let most = by.len() + by.matches('$').count() * whole.len();
             if out.len() + most > 2 * MAX_BAKE_VALUE {
@@ -78,10 +80,14 @@ pub(super) const TABLE: &[Row] = &[
         text(&out, cx)
     }),
     ("regexall", 2, 2, |a, cx| {
-        let (pattern, t) = (compiled(&a[0], cx)?, a[1].to_text()?);
-        let all = pattern.captures_iter(&t).map(|found| {
-            looked(&t, cx)?;
-            captured(&pattern, &found, cx)
+        let (pattern, t) = (Pattern::new(&a[0], cx)?, a[1].to_text()?);
+        pattern.looks(t.len(), cx)?;
+        let mut last = 0;
+        let all = pattern.regex.captures_iter(&t).map(|found| {
+            let end = found.get(0).map_or(last, |m| m.end());
+            pattern.found(end - last, t.len() - end, cx)?;
+            last = end;
+            captured(&pattern.regex, &found, cx)
         });
         Value::list(all.collect::<Result<_>>()?, cx.budget())
     }),
@@ -159,28 +165,56 @@ pub(super) fn text(t: &str, cx: &Eval<'_>) -> Result<Value> {
     Value::text(Arc::from(t), cx.budget())
 }
 
-/// A pattern; it cannot go back, so it takes time by the length of the text.
-fn compiled(pattern: &Value, cx: &Eval<'_>) -> Result<Regex> {
-    const SIZE: usize = 1 << 20;
-    const LENGTH: usize = 4 << 10;
-    let pattern = pattern.to_text()?;
-    if pattern.len() > LENGTH {
-        return Err(Error::limit(format!("a pattern is longer than {LENGTH} bytes")));
-    }
-    // What compiling may cost, whatever comes of it.
-    cx.budget().steps(1_000 + pattern.len() * 16)?;
-    RegexBuilder::new(&pattern)
-        .size_limit(SIZE)
-        .dfa_size_limit(SIZE)
-        .nest_limit(50)
-        .build()
-        .map_err(|e| Error::new(format!("the pattern is none: {e}")))
+/// A pattern with the bytes that it comes to: it cannot go back, so looking for it takes time by the length
+/// of the text, times that at worst.
+struct Pattern {
+    regex: Regex,
+    size: usize,
 }
 
-/// Pays for one more match: each may have looked at all that was left of the text.
-fn looked(text: &str, cx: &Eval<'_>) -> Result<()> {
-    cx.budget().steps(1 + text.len() / 256)
+/// Sizes that are tried, bytes. Larger patterns are refused.
+const SIZES: [usize; 4] = [8 << 10, 32 << 10, 128 << 10, 512 << 10];
+
+impl Pattern {
+    fn new(pattern: &Value, cx: &Eval<'_>) -> Result<Self> {
+        const LENGTH: usize = 4 << 10;
+        let pattern = pattern.to_text()?;
+        if pattern.len() > LENGTH {
+            return Err(Error::limit(format!("a pattern is longer than {LENGTH} bytes")));
+        }
+        for size in SIZES {
+            // What compiling may cost, whatever comes of it.
+            cx.budget().steps(100 + pattern.len() * 16 + size / 64)?;
+            let made = RegexBuilder::new(&pattern)
+                .size_limit(size)
+                .dfa_size_limit(1 << 20)
+                .nest_limit(50)
+                .build();
+            match made {
+                Ok(regex) => return Ok(Self { regex, size }),
+                Err(regex::Error::CompiledTooBig(_)) => {}
+                Err(e) => return Err(Error::new(format!("the pattern is none: {e}"))),
+            }
+        }
+        Err(Error::limit(format!(
+            "the pattern comes to more than {} bytes, repetitions written out",
+            SIZES[SIZES.len() - 1]
+        )))
+    }
+
+    /// Pays for one look at so much text.
+    fn looks(&self, text: usize, cx: &Eval<'_>) -> Result<()> {
+        cx.budget().steps(1 + text.saturating_mul(self.size) / STEP)
+    }
+
+    /// Pays for one match more: what it went past, and a part of the rest, at which it may have looked too.
+    fn found(&self, past: usize, rest: usize, cx: &Eval<'_>) -> Result<()> {
+        self.looks(past + rest / 64, cx)
+    }
 }
+
+/// Bytes of text times bytes of a pattern that are one step.
+const STEP: usize = 8 << 10;
 
 /// What a pattern found: the text, the groups, or the groups by name.
 fn captured(pattern: &Regex, found: &regex::Captures<'_>, cx: &Eval<'_>) -> Result<Value> {
