@@ -2,8 +2,8 @@
 
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
-/// Has the disk begin with bytes that were just written, so that a later sync waits for less. Only a
-/// hint: whether they are there is the sync's to say.
+/// Has the disk begin with bytes that were just written, so that a later sync waits for less; `len` 0: up to
+/// the end. Only a hint: whether they are there is the sync's to say.
 pub fn start_writing(file: BorrowedFd<'_>, offset: u64, len: u64) {
     let (Ok(offset), Ok(len)) = (i64::try_from(offset), i64::try_from(len)) else { return };
     // SAFETY: the descriptor is open for the call's time; no memory is passed. sync_file_range(2)

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Write as _};
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -19,8 +20,9 @@ use crate::cache::artifact::{self, ARTIFACT, EMPTY_BYTES, Form, Found, Listing};
 use crate::cache::entry::{BlobFile, Content, Entry, RecordFile};
 use crate::cache::export::{Sink, SinkError};
 
-/// From so many files on, one sync of the file system costs less than one for each.
-const MANY: usize = 8;
+/// From so many files on, one sync of the file system costs less than one for each, though it waits for
+/// what everybody else has written.
+const MANY: usize = 256;
 /// A temporary file this much older than a reset is nobody's any more.
 const SLOWEST: Duration = Duration::from_secs(24 * 3600);
 /// The annotation that names an entry of `index.json`.
@@ -145,6 +147,11 @@ impl CacheDirWriter {
             let dir = File::open(&self.paths.dir).map_err(at(&self.paths.dir))?;
             rustix::fs::syncfs(dir).map_err(|e| at(&self.paths.dir)(e.into()))?;
         } else {
+            // The disk begins with all of them before the first is waited for.
+            for s in staged {
+                let file = File::open(&s.tmp).map_err(at(&s.to))?;
+                rgraph_sys::file::start_writing(file.as_fd(), 0, 0);
+            }
             for s in staged {
                 File::open(&s.tmp).and_then(|f| f.sync_data()).map_err(at(&s.to))?;
             }
