@@ -110,6 +110,13 @@ pub enum ImagesError {
     Cancelled,
 }
 
+impl ImagesError {
+    /// True when the store lost or damaged what it had: its source can give it again.
+    pub fn is_loss(&self) -> bool {
+        matches!(self, Self::Export(e) if e.is_loss())
+    }
+}
+
 /// The world of a command on images.
 pub struct World<'a> {
     /// The store.

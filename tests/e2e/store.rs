@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use rgraph_tests::{Case, need};
+use rgraph_tests::{Case, Kind, need};
 
 /// What `du` says of a folder.
 fn du(path: &Path) -> u64 {
@@ -269,6 +269,46 @@ fn a_flipped_byte_is_never_shipped() {
         case.build(&["-t", "app", "-o", &out("third.tar"), "-o", "type=image"]).ok();
         let third = rgraph_tests::Image::from_archive(&case.out("third.tar"));
         assert_eq!(third.files(), first.files(), "{name}");
+    }
+}
+
+/// A folder that grew, shrank or was changed since it was measured: a build makes it anew, other commands
+/// say what to do.
+#[test]
+fn a_changed_folder_is_made_again() {
+    need!(Root);
+    let case = Case::new();
+    case.file("f", "the content of a file\n".repeat(1000));
+    case.file("Dockerfile", "FROM scratch\nCOPY f /f\nENV A=b\n");
+    let archive = case.out("a.tar").display().to_string();
+    for form in ["docker", "oci,compression=uncompressed", "oci"] {
+        for size in [0, 21_999, 22_001, 200_000] {
+            case.build(&["-t", "app"]).ok();
+            let layer = |p: &PathBuf| p.components().any(|c| c.as_os_str() == "snapshots");
+            let path = content(&case).into_iter().find(layer).expect("the layer's file");
+            let file = fs::OpenOptions::new().write(true).open(&path).expect("opened");
+            file.set_len(size).expect("another length");
+            drop(file);
+            if form == "docker" {
+                let save = case.rgraph(&["save", "-o", &archive, "app"]);
+                save.fails(1, &["is damaged", "store check --read-data --repair"]);
+                assert!(!case.out("a.tar").exists());
+            }
+            let output = format!("type={form},dest={archive}");
+            let run = case.build(&["-o", &output]).ok();
+            assert!(run.stderr.contains("building it again"), "{form} {size}: {}", run.stderr);
+            if form != "docker" {
+                let image = rgraph_tests::Image::from_archive(&case.out("a.tar"));
+                let Kind::File(bytes) = &image.files()["f"].kind else { panic!("no file") };
+                assert_eq!(bytes.len(), 22_000, "{form} {size}");
+            }
+            // The name still means the image on the old folder.
+            case.build(&["-t", "app"]).ok();
+            case.rgraph(&["save", "-o", &archive, "app"]).ok();
+            fs::remove_file(&archive).expect("the archive");
+            case.rgraph(&["rmi", "app"]).ok();
+            case.rgraph(&["prune", "-a", "-f"]).ok();
+        }
     }
 }
 

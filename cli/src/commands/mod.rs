@@ -98,10 +98,18 @@ impl Context {
 
 /// An error of a command on images, with its causes.
 pub fn images_error(e: &rgraph_runtime::images::ImagesError) -> CliError {
+    let lost = e.is_loss();
     let e: &dyn std::error::Error = e;
-    CliError {
+    let error = CliError {
         source: e.source().map(|s| rgraph_runtime::report(s).into()),
         ..CliError::failed(e.to_string())
+    };
+    match lost {
+        true => error.help(
+            "`rgraph store check --read-data --repair` drops what is damaged; building or pulling the \
+             image again then makes it anew",
+        ),
+        false => error,
     }
 }
 

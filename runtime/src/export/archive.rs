@@ -92,6 +92,29 @@ impl<'e, 'a> ExportBlobs<'e, 'a> {
     }
 }
 
+/// Passes on as many bytes as were promised and swallows what comes after them: a folder that grew is told
+/// by its digest, as any other change is, and not by an archive that has no room for it.
+struct Front<'o> {
+    out: &'o mut dyn Write,
+    left: u64,
+}
+
+impl Write for Front<'_> {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        let most = data.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        if most == 0 {
+            return Ok(data.len());
+        }
+        let n = self.out.write(&data[..most])?;
+        self.left -= n as u64;
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
 impl BlobSource for ExportBlobs<'_, '_> {
     fn open(&self, digest: &BlobDigest) -> io::Result<Box<dyn Read + Send + '_>> {
         open(self.exporter.store, digest)
@@ -110,7 +133,7 @@ impl BlobSource for ExportBlobs<'_, '_> {
             return store.write(d, out);
         };
         let tar = |to: &mut dyn Write| self.exporter.plain_tar(layer, to);
-        match hashed(tar, out) {
+        match hashed(tar, &mut Front { out, left: d.size }) {
             Ok(((), got, size)) if promised(d, got, size).is_ok() => Ok(()),
             Ok(((), got, _)) => {
                 let is = DiffId::from_bytes(*got.as_bytes());
