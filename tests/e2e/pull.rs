@@ -638,3 +638,48 @@ fn names_that_are_none() {
         assert!(!run.stderr.contains("\u{1b}[2J"), "{name:?}");
     }
 }
+
+/// A document is what its index and its manifest say it is, in type and size.
+#[test]
+fn what_names_a_document_says_what_it_is() {
+    need!(Root);
+    let parts = Parts::new(&[tar_of(&[Member::File("a", b"a")])]);
+    let index_of = |change: &dyn Fn(&mut serde_json::Value)| {
+        let image = parts.manifest.to_string();
+        let mut entry = json!({
+            "mediaType": parts.media_type, "digest": digest(image.as_bytes()),
+            "size": image.len(), "platform": {"os": "linux", "architecture": "amd64"},
+        });
+        change(&mut entry);
+        let kind = "application/vnd.oci.image.index.v1+json";
+        json!({"schemaVersion": 2, "mediaType": kind, "manifests": [entry]}).to_string()
+    };
+    let pull = |index: Option<String>, parts: Parts| {
+        let web = Web::start(move |q| match &index {
+            Some(index) if q.line.ends_with("/manifests/1") => Answer::ok(index.clone())
+                .header("Content-Type: application/vnd.oci.image.index.v1+json"),
+            _ => parts.answer(q),
+        });
+        let case = Case::new();
+        let run = case.rgraph(&["pull", &format!("{}/x:1", web.host())]);
+        case.rgraph(&["store", "check"]).ok();
+        run
+    };
+    pull(Some(index_of(&|_| ())), parts.clone()).ok();
+    let config = "application/vnd.oci.image.config.v1+json";
+    let short = index_of(&|e| e["size"] = 5.into());
+    pull(Some(short), parts.clone()).fails(1, &["ambiguous", "5 bytes"]);
+    let other = index_of(&|e| e["mediaType"] = config.into());
+    pull(Some(other), parts.clone()).fails(1, &["ambiguous", config]);
+    for kind in [config, &parts.media_type] {
+        let mut odd = parts.clone();
+        odd.manifest["layers"][0]["mediaType"] = kind.into();
+        pull(None, odd).fails(1, &["ambiguous", "one of its layers"]);
+    }
+    for (key, word) in [("os", "../.."), ("architecture", "a\0b"), ("variant", "\u{1b}[31m")] {
+        let mut odd = parts.clone();
+        odd.config[key] = word.into();
+        odd.seal();
+        pull(None, odd).fails(1, &["is no word", key]);
+    }
+}

@@ -36,6 +36,17 @@ pub enum ConfigError {
     /// Its root file system is not made of layers.
     #[error("the image config's rootfs has the type `{0}`, `layers` is the only one")]
     RootfsType(String),
+    /// What it runs on is named by something that is no word: it is part of names of files.
+    #[error("the image config's `{0}` is no word of letters, digits, `.`, `_` and `-`")]
+    Word(&'static str),
+}
+
+/// Longest word of a platform, bytes.
+const MAX_WORD: usize = 64;
+
+fn is_word(text: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    text.len() <= MAX_WORD && text.bytes().all(plain) && !matches!(text, "." | "..")
 }
 
 /// The document. Keys come out in the order of their names, as BuildKit's exporter writes them;
@@ -289,6 +300,14 @@ impl ImageConfigFile {
         }
         if file.os.is_empty() {
             return Err(ConfigError::Missing("os"));
+        }
+        let variant = file.variant.as_deref().unwrap_or_default();
+        for (what, word) in
+            [("architecture", &*file.architecture), ("os", &*file.os), ("variant", variant)]
+        {
+            if !is_word(word) {
+                return Err(ConfigError::Word(what));
+            }
         }
         if !matches!(file.rootfs.kind.as_str(), "layers" | "") {
             return Err(ConfigError::RootfsType(file.rootfs.kind.chars().take(32).collect()));

@@ -196,7 +196,33 @@ struct Raw {
     signatures: Option<Value>,
 }
 
+/// True for the types of what names layers, and so is none.
+fn is_document(media_type: &str) -> bool {
+    matches!(
+        media_type,
+        OCI_INDEX | DOCKER_INDEX | OCI_MANIFEST | DOCKER_MANIFEST | OCI_CONFIG | DOCKER_CONFIG
+    )
+}
+
 impl Document {
+    /// Checks what an index says of a document: it has one type and one size.
+    pub fn check(&self, entry: &Descriptor, size: u64) -> Result<(), ManifestError> {
+        let own = match self {
+            Self::Manifest(m) => &m.media_type,
+            Self::Index(i) => &i.media_type,
+        };
+        let ambiguous = |why: String| Err(ManifestError::Ambiguous(why));
+        if !entry.media_type.is_empty() && entry.media_type != *own {
+            let said = cut(&entry.media_type);
+            return ambiguous(format!("its index says `{said}`, it is a `{}`", cut(own)));
+        }
+        if entry.size != size {
+            let said = entry.size;
+            return ambiguous(format!("its index says that it has {said} bytes, it has {size}"));
+        }
+        Ok(())
+    }
+
     /// Reads a manifest or index. `header`: the media type it was announced with, if any; general
     /// ones such as `application/json` say nothing.
     pub fn parse(bytes: &[u8], header: Option<&str>) -> Result<Self, ManifestError> {
@@ -257,6 +283,10 @@ impl Document {
             }
             (false, None, Some(config), Some(layers)) => {
                 limit("layers", layers.len(), MAX_LAYERS)?;
+                let document = |l: &&Descriptor| is_document(&l.media_type);
+                if let Some(l) = layers.iter().find(document) {
+                    return ambiguous(format!("one of its layers is a `{}`", l.media_type));
+                }
                 Ok(Self::Manifest(Manifest {
                     schema_version: 2,
                     media_type,

@@ -1,7 +1,7 @@
 //! From a name to an image: the lock file, the store, the registry.
 
 use rgraph_image::config;
-use rgraph_image::manifest::{Document, Manifest, ManifestError};
+use rgraph_image::manifest::{Descriptor, Document, Manifest, ManifestError};
 use rgraph_image::registry::{BlobDesc, ManifestRef, RegistryClient, RegistryError};
 use rgraph_ir::{BlobDigest, ConfigDigest, ManifestDigest, Platform, Reference, limits};
 use rgraph_store::{BlobRef, StoreError};
@@ -53,12 +53,13 @@ impl<'a> ImageFetcher<'a> {
         policy: PullPolicy,
     ) -> Result<Document, FetchError> {
         let top = self.top(r, policy)?.digest;
-        if let Some(document) = self.manifest(r, top, None)? {
+        if let Some((document, _)) = self.manifest(r, top, None)? {
             return Ok(document);
         }
         let document = self.manifest(r, top, Some(self.client(r)?))?;
         // A client gives a document or an error.
-        document.ok_or_else(|| FetchError::NoRegistry { reference: r.familiar() })
+        let none = || FetchError::NoRegistry { reference: r.familiar() };
+        document.map(|(document, _)| document).ok_or_else(none)
     }
 
     /// The line that has to be obeyed, and the manifest that it gives the platform.
@@ -222,9 +223,10 @@ impl<'a> ImageFetcher<'a> {
         r: &Reference,
         digest: ManifestDigest,
         client: Option<&RegistryClient>,
-    ) -> Result<Option<Document>, FetchError> {
+    ) -> Result<Option<(Document, u64)>, FetchError> {
         let parse = |bytes: &[u8], media_type| {
-            Document::parse(bytes, media_type).map_err(|e| malformed(r, e)).map(Some)
+            let document = Document::parse(bytes, media_type).map_err(|e| malformed(r, e))?;
+            Ok(Some((document, bytes.len() as u64)))
         };
         if let Some(bytes) = self.document(&digest.into(), limits::MAX_MANIFEST)? {
             return parse(&bytes, None);
@@ -238,14 +240,27 @@ impl<'a> ImageFetcher<'a> {
         Ok(document)
     }
 
+    /// What an entry of an index names, which is what the index says.
+    fn entry(
+        &self,
+        r: &Reference,
+        entry: &Descriptor,
+        client: Option<&RegistryClient>,
+    ) -> Result<Option<Document>, FetchError> {
+        let found = self.manifest(r, entry.digest.into(), client)?;
+        let Some((document, size)) = found else { return Ok(None) };
+        document.check(entry, size).map_err(|e| malformed(r, e))?;
+        Ok(Some(document))
+    }
+
     /// A manifest that an index of `r` names: from the store, else from the registry, and then kept.
     /// `None`: it is neither here nor there, or no manifest.
     pub fn manifest_of(
         &self,
         r: &Reference,
-        digest: ManifestDigest,
+        entry: &Descriptor,
     ) -> Result<Option<Manifest>, FetchError> {
-        match self.manifest(r, digest, Some(self.client(r)?)) {
+        match self.entry(r, entry, Some(self.client(r)?)) {
             Ok(Some(Document::Manifest(m))) => Ok(Some(m)),
             Ok(Some(Document::Index(_)) | None) => Ok(None),
             Err(FetchError::Registry { source, .. })
@@ -266,13 +281,13 @@ impl<'a> ImageFetcher<'a> {
         platform: &Platform,
         client: Option<&RegistryClient>,
     ) -> Result<Option<ResolvedImage>, FetchError> {
-        let Some(document) = self.manifest(r, top, client)? else { return Ok(None) };
+        let Some((document, _)) = self.manifest(r, top, client)? else { return Ok(None) };
         let (digest, m) = match document {
             Document::Manifest(m) => (top, m),
             Document::Index(index) => {
                 let entry = index.choose(platform).map_err(|e| malformed(r, e))?;
                 let digest = ManifestDigest::from(entry.digest);
-                match self.manifest(r, digest, client)? {
+                match self.entry(r, entry, client)? {
                     None => return Ok(None),
                     Some(Document::Manifest(m)) => (digest, m),
                     Some(Document::Index(_)) => {

@@ -148,7 +148,7 @@ pub(super) fn pull(
     let of_image = |e: &&Descriptor| about(e) == Some(image);
     for entry in index.manifests.iter().filter(of_image).take(MAX_ENTRIES) {
         w.check()?;
-        let Some(m) = w.images.manifest_of(name, entry.digest.into())? else { continue };
+        let Some(m) = w.images.manifest_of(name, entry)? else { continue };
         let limit = |d: &Descriptor| if *d == m.config { MAX_CONFIG } else { MAX_STATEMENT };
         let parts: Vec<&Descriptor> = m.layers.iter().chain([&m.config]).collect();
         if parts.len() > MAX_ENTRIES || parts.iter().any(|d| d.size > limit(d)) {
