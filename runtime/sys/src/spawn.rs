@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 
@@ -148,9 +149,15 @@ impl Child {
     }
 }
 
-/// Takes over what [`spawn_self`] gave to this process. Only once, and before anything else is
-/// opened; `None` when descriptor 3 is not a socket.
+/// What was given to this process has an owner.
+static TAKEN: AtomicBool = AtomicBool::new(false);
+
+/// Takes over what [`spawn_self`] gave to this process, before anything else is opened; `None` when
+/// descriptor 3 is not a socket, or the second time.
 pub fn take_inherited() -> Option<OwnedFd> {
+    if TAKEN.swap(true, Ordering::SeqCst) {
+        return None;
+    }
     // SAFETY: `borrow_raw` needs an open descriptor for the length of the borrow; for a closed
     // one the only use below is a system call that then says so.
     let borrowed = unsafe { BorrowedFd::borrow_raw(INHERITED_FD) };
@@ -163,33 +170,30 @@ pub fn take_inherited() -> Option<OwnedFd> {
     Some(unsafe { OwnedFd::from_raw_fd(INHERITED_FD) })
 }
 
-/// Closes every descriptor above [`INHERITED_FD`]: whoever called this program may have left some open,
-/// and would wait for their end. For a process that has just begun and opened nothing itself.
-///
-/// # Errors
-/// The error of `close_range(2)`.
-pub fn close_what_was_left_open() -> io::Result<()> {
-    let first = INHERITED_FD as libc::c_uint + 1;
-    // SAFETY: by this function's contract no descriptor of that range has an owner in this process.
-    let done = unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0u32) };
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+/// As [`take_inherited`], and closes every other descriptor above the standard streams: whoever called
+/// this program may have left some open, and would wait for their end. `None` also when that fails.
+pub fn take_inherited_alone() -> Option<OwnedFd> {
+    let given = take_inherited()?;
+    // SAFETY: what was given is owned by `given`, which is kept; this happens once, before anything else
+    // is opened, so no other descriptor has an owner.
+    unsafe { keep_only(vec![given]) }.ok()?.pop()
 }
 
-/// Closes every descriptor above the standard streams but these. For a copy of a process
-/// ([`copy_self`]) that shall keep nothing else of it alive, and that does not use what it was copied
-/// with: it ends without dropping that.
+/// Closes every descriptor above the standard streams but these.
+///
+/// # Safety
+/// No other descriptor is used or dropped in this process from now on, whoever owns it.
 ///
 /// # Errors
 /// The error of `close_range(2)`.
-pub fn keep_only(mut kept: Vec<OwnedFd>) -> io::Result<Vec<OwnedFd>> {
+pub(crate) unsafe fn keep_only(mut kept: Vec<OwnedFd>) -> io::Result<Vec<OwnedFd>> {
     let mut numbers: Vec<libc::c_uint> =
         kept.iter().filter_map(|fd| libc::c_uint::try_from(fd.as_raw_fd()).ok()).collect();
     numbers.sort_unstable();
     let mut first = 3;
     for number in numbers.into_iter().chain([libc::c_uint::MAX]) {
         if number > first {
-            // SAFETY: what is closed is owned by values of the process that was copied, which by this
-            // function's contract are neither used nor dropped in this one.
+            // SAFETY: what is closed is, by this function's contract, neither used nor dropped any more.
             let done = unsafe { libc::syscall(libc::SYS_close_range, first, number - 1, 0u32) };
             if done != 0 {
                 return Err(io::Error::last_os_error());
@@ -248,7 +252,7 @@ pub fn copy_into(process: &PidFd, network: bool, body: impl FnOnce() -> i32) -> 
 }
 
 /// As [`copy_self`], but the copy has no files beside its standard streams and `files`, and keeps
-/// nothing of what this process was doing.
+/// nothing of what this process was doing: `body` must bring no other file with it.
 ///
 /// # Errors
 /// As [`copy_self`].
@@ -256,9 +260,22 @@ pub fn copy_with_only<const N: usize>(
     files: [OwnedFd; N],
     body: impl FnOnce([OwnedFd; N]) -> i32 + 'static,
 ) -> io::Result<PidFd> {
-    copy_self(move || match keep_only(files.into()).map(<[OwnedFd; N]>::try_from) {
-        Ok(Ok(files)) => body(files),
-        _ => 1,
+    copy_with_files(files.into(), |files| files.try_into().map_or(1, body))
+}
+
+/// As [`copy_with_only`], for any number of files.
+///
+/// # Errors
+/// As [`copy_self`].
+pub fn copy_with_files(
+    files: Vec<OwnedFd>,
+    body: impl FnOnce(Vec<OwnedFd>) -> i32 + 'static,
+) -> io::Result<PidFd> {
+    copy_self(move || {
+        // SAFETY: the copy runs `body` and ends without dropping anything of the process that was
+        // copied; `body` borrows nothing of that, and by this function's contract owns no file.
+        let kept = unsafe { keep_only(files) };
+        kept.map_or(1, body)
     })
 }
 

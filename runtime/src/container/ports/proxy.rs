@@ -42,11 +42,10 @@ impl Proxy {
     pub fn start(pid: i32, bound: &[Bound], sockets: Vec<OwnedFd>) -> io::Result<Self> {
         let network = OwnedFd::from(File::open(format!("/proc/{pid}/ns/net"))?);
         let bound = bound.to_vec();
-        spawn::copy_self(move || {
-            let mut kept = sockets;
-            kept.push(network);
-            // The lock of the container among others, which must be free when it has ended.
-            let Ok(mut kept) = spawn::keep_only(kept) else { return 1 };
+        let mut files = sockets;
+        files.push(network);
+        // Not the lock of the container among others, which must be free when it has ended.
+        spawn::copy_with_files(files, move |mut kept| {
             let Some(network) = kept.pop() else { return 1 };
             let ready = ns::die_with_parent().and_then(|()| netns::enter(&network));
             drop(network);

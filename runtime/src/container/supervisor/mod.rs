@@ -55,11 +55,7 @@ pub fn supervisor_main_if_asked() {
     let asked =
         std::env::args_os().next().is_some_and(|a| a.as_encoded_bytes() == ARGV0.to_bytes());
     if asked {
-        let closed = spawn::close_what_was_left_open();
-        let code = match (closed, spawn::take_inherited()) {
-            (Ok(()), Some(control)) => serve(control),
-            _ => 2,
-        };
+        let code = spawn::take_inherited_alone().map_or(2, serve);
         spawn::exit_now(code);
     }
 }
