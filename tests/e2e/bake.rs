@@ -117,6 +117,9 @@ fn a_failing_target_is_named() {
     bake(&case, &["ap"]).fails(1, &["no target `ap`", "did you mean `app`?"]);
     bake(&case, &["-f", "none.hcl"]).fails(1, &["no bake file `none.hcl`"]);
     bake(&case, &["--set", "app.nope=1"]).fails(2, &["unknown key `nope`"]);
+    let twice = "target \"m\" {\n name = \"m-${lower(v)}\"\n matrix = { v = [\"a\", \"A\"] }\n}\n";
+    write(&case, &[("twice.hcl", twice)]);
+    bake(&case, &["-f", "twice.hcl"]).fails(1, &["twice.hcl:1", "the name `m-a` twice"]);
 }
 
 /// Steps that are shared run once, whatever the number of targets, and targets do not wait for each
@@ -152,6 +155,35 @@ fn twenty_targets_share_a_base() {
     // One after the other, the steps alone would take 21 s.
     assert!(took < Duration::from_secs(14), "{took:?}");
     bake(&case, &["--jobs=20"]).ok().all_cached();
+}
+
+/// Four targets with a layer in common, written at once: it is packed once, as are their own.
+#[test]
+fn shared_layers_are_packed_once() {
+    need!(Root);
+    let mut hcl = String::from(
+        "target \"base\" {\n dockerfile-inline = \"FROM BASE\\nRUN dd if=/dev/urandom of=/big bs=1M count=8\"\n}\n\
+         group \"default\" { targets = [for n in range(4) : \"t${n}\"] }\n",
+    );
+    for n in 0..4 {
+        write!(
+            hcl,
+            "target \"t{n}\" {{\n contexts = {{ base = \"target:base\" }}\n output = [\"type=oci,dest={n}.tar,compression=gzip\"]\n \
+             dockerfile-inline = \"FROM base\\nRUN echo {n} > /own\"\n}}\n"
+        )
+        .expect("a String");
+    }
+    let case = with(&[("docker-bake.hcl", &hcl)]);
+    let run = bake_with(&case, &[("RGRAPH_LOG", "rgraph_runtime=debug")], &[]).ok();
+    let packed = run.stderr.matches("a layer is packed").count();
+    // The base's own layer came as a plain tar: it is packed too.
+    assert_eq!(packed, 6, "{}", run.stderr);
+    for n in 0..4 {
+        assert_eq!(
+            Image::from_archive(&case.out(&format!("{n}.tar"))).read("own"),
+            format!("{n}\n")
+        );
+    }
 }
 
 #[test]

@@ -263,6 +263,37 @@ fn oci_layouts_as_bases() {
     other.build(&["--build-context", &flag("")]).fails(1, &["Dockerfile:1", "OCI layout"]);
 }
 
+/// CTX-03: a Dockerfile that lies elsewhere brings its own ignore file along.
+#[test]
+fn the_ignore_file_of_a_dockerfile_elsewhere() {
+    need!(Root);
+    let case = Case::new();
+    case.file("a", "").file("b", "").file(".dockerignore", "a\n");
+    fs::write(case.out("Other.Dockerfile"), DOCKERFILE).expect("a file");
+    let file = case.out("Other.Dockerfile").display().to_string();
+    let seen = || {
+        let files = case.image(&["-f", &file]).files();
+        let names = files.into_iter().filter(|(_, e)| e.kind != Kind::Dir).map(|(p, _)| p);
+        names.collect::<Vec<_>>()
+    };
+    assert_eq!(seen(), [".dockerignore", "b"]);
+    fs::write(case.out("Other.Dockerfile.dockerignore"), "b\n.dockerignore\n").expect("a file");
+    assert_eq!(seen(), ["a"]);
+}
+
+/// CTX-02.
+#[test]
+fn stages_that_stand_on_themselves() {
+    let case = Case::new();
+    case.file(
+        "Dockerfile",
+        "FROM scratch AS one\nCOPY --from=two /f /\nFROM one AS two\nCOPY Dockerfile /f\n",
+    );
+    case.build(&["--build-context", "two=target:one"]).fails(1, &["Dockerfile:", "one"]);
+    case.build(&["--build-context", "one=target:one"]).fails(1, &["one"]);
+    case.build(&["--build-context", "one=target:tow"]).fails(1, &["tow"]);
+}
+
 /// CTX-07.
 #[test]
 fn what_a_context_holds() {

@@ -208,6 +208,11 @@ fn submodules() {
     assert_eq!(transfers(&web), 0);
     add(&case, "", &web.url("/a.git?submodules=false"));
     assert!(!files(&case).contains_key("out/o"));
+    // With the repository itself beside them.
+    add(&case, "--keep-git-dir=true", &web.url("/a.git"));
+    let all = files(&case);
+    assert_eq!((text(&all, "out/o"), text(&all, "out/mods/in/i")), ("o\n".into(), "i\n".into()));
+    assert!(all.contains_key(".git/HEAD"), "{:?}", all.keys());
     // What is not fetched from is refused, whatever it is called.
     for url in ["ext::sh -c touch% /tmp/x", "file:///etc", "/etc", "--upload-pack=x", "../../../x"]
     {

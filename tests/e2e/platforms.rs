@@ -231,3 +231,30 @@ fn run_skopeo_config(at: &str) -> Value {
     let config = run("skopeo", &["inspect", "--config", "--tls-verify=false", at]);
     serde_json::from_str(&config).expect("JSON")
 }
+
+/// PLAT-02: variants of one architecture are platforms of their own.
+#[test]
+fn variants() {
+    need!(Root, Tool("docker-registry"));
+    let registry = Registry::start(Access::Open);
+    let name = registry.name("variants:1");
+    let made = Case::new();
+    let text = "FROM scratch\nARG TARGETPLATFORM\nCOPY <<EOF /for\n$TARGETPLATFORM\nEOF\n";
+    made.file("Dockerfile", text);
+    let all = "linux/amd64,linux/amd64/v2,linux/arm/v6,linux/arm/v7";
+    made.build(&["--platform", all, "--push", "-t", &name]).ok();
+    let case = Case::new();
+    case.file("Dockerfile", format!("FROM {name}\nCOPY Dockerfile /\n"));
+    for (asked, got) in [
+        ("linux/amd64/v2", "linux/amd64/v2"),
+        ("linux/amd64/v3", "linux/amd64/v2"),
+        ("linux/amd64", "linux/amd64"),
+        ("linux/arm", "linux/arm/v7"),
+        ("linux/arm/v6", "linux/arm/v6"),
+        ("linux/armhf", "linux/arm/v7"),
+    ] {
+        let image = case.image(&["--platform", asked]);
+        assert_eq!(image.read("for"), format!("{got}\n"), "{asked}");
+    }
+    case.build(&["--platform", "linux/arm/v5"]).fails(1, &["linux/arm/v5", "linux/arm/v6"]);
+}
