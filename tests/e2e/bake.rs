@@ -157,35 +157,6 @@ fn twenty_targets_share_a_base() {
     bake(&case, &["--jobs=20"]).ok().all_cached();
 }
 
-/// Four targets with a layer in common, written at once: it is packed once, as are their own.
-#[test]
-fn shared_layers_are_packed_once() {
-    need!(Root);
-    let mut hcl = String::from(
-        "target \"base\" {\n dockerfile-inline = \"FROM BASE\\nRUN dd if=/dev/urandom of=/big bs=1M count=8\"\n}\n\
-         group \"default\" { targets = [for n in range(4) : \"t${n}\"] }\n",
-    );
-    for n in 0..4 {
-        write!(
-            hcl,
-            "target \"t{n}\" {{\n contexts = {{ base = \"target:base\" }}\n output = [\"type=oci,dest={n}.tar,compression=gzip\"]\n \
-             dockerfile-inline = \"FROM base\\nRUN echo {n} > /own\"\n}}\n"
-        )
-        .expect("a String");
-    }
-    let case = with(&[("docker-bake.hcl", &hcl)]);
-    let run = bake_with(&case, &[("RGRAPH_LOG", "rgraph_runtime=debug")], &[]).ok();
-    let packed = run.stderr.matches("a layer is packed").count();
-    // The base's own layer came as a plain tar: it is packed too.
-    assert_eq!(packed, 6, "{}", run.stderr);
-    for n in 0..4 {
-        assert_eq!(
-            Image::from_archive(&case.out(&format!("{n}.tar"))).read("own"),
-            format!("{n}\n")
-        );
-    }
-}
-
 #[test]
 fn compose_services_are_built() {
     need!(Root);
