@@ -13,9 +13,7 @@ use std::path::PathBuf;
 use rgraph_frontend::ServiceOption;
 use rgraph_ir::attest::Attestations;
 use rgraph_ir::op::{HostIp, NetworkMode, Ulimit};
-use rgraph_ir::request::{
-    CacheFrom, CacheTo, Entitlements, OutputSpec, Resources, Secret, Squash,
-};
+use rgraph_ir::request::{CacheFrom, CacheTo, Entitlements, OutputSpec, Resources, Secret, Squash};
 use rgraph_ir::{Platform, Ttl};
 
 use self::call::call;
