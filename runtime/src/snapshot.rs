@@ -503,6 +503,17 @@ impl LayerInProgress<'_> {
         self.lowers.is_empty() || self.snapshots.decided().snapshotter == Snapshotter::Overlayfs
     }
 
+    /// It becomes no snapshot: what has to live as long as somebody works in it.
+    pub(crate) fn into_scratch(self) -> Vec<Scratch> {
+        let mut held = Vec::new();
+        held.extend(self.view.into_inner().map(|view| match view {
+            View::Program(program) => Scratch::Program { _mount: program },
+            View::Copy(flat) => Scratch::Copy { _flat: Arc::new(flat) },
+        }));
+        held.push(Scratch::Folder { _prepared: self.prepared });
+        held
+    }
+
     /// Makes it a snapshot. Every mount of it must be closed.
     pub fn commit(self, description: &str) -> Result<SnapshotId, TaskError> {
         let Self { snapshots, base, lowers, prepared, view } = self;

@@ -69,8 +69,10 @@ fn fetch(cx: &Context, opts: &BakeOptions, context: &ContextSpec) -> Result<Ther
     let registry = session::registries(&cx.env, &config, &common.insecure_registries);
     let network = (!common.offline).then_some(&registry);
     let images = ImageFetcher::new(&store, network, policy(common.pull), &cx.cancel);
-    let agents = opts.remote_ssh.iter().map(|a| ("default".to_owned(), a.clone())).collect();
-    let sources = Sources::new(&images, &secrets, session::ssh_access(&cx.env, &agents));
+    let wanted = opts.remote_ssh.iter().map(|a| ("default".to_owned(), a.clone())).collect();
+    let agents = session::Agents::start(&store, &wanted)?;
+    let ssh = session::ssh_access(&cx.env, agents.sources());
+    let sources = Sources::new(&images, &secrets, ssh);
     let brought = context::bring(&common, Some(&sources))?
         .ok_or_else(|| CliError::internal("a URL is no folder of the caller"))?;
     let commit = match &brought.origin {

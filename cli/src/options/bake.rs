@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 
 use rgraph_bake::{Overrides, Target};
 use rgraph_ir::op::NetworkMode;
-use rgraph_ir::request::{Entitlements, Secret, SshSource};
+use rgraph_ir::request::{Entitlements, Secret};
 
 use super::build::BuildOptions;
 use super::context::{ContextSpec, FileSpec, NamedContext};
 use super::error::OptionsError;
-use super::{Terminals, csv, entitlements};
+use super::{SshOption, Terminals, csv, entitlements};
 use crate::args::{BakeArgs, BuildArgs, Environment, ResourceArgs};
 
 /// What is done with the definition.
@@ -58,7 +58,7 @@ pub struct BakeOptions {
     /// What a repository with the files is fetched with.
     pub remote_secrets: BTreeMap<String, Secret>,
     /// The same over ssh.
-    pub remote_ssh: Option<SshSource>,
+    pub remote_ssh: Option<SshOption>,
     /// Targets, groups, patterns.
     pub targets: Vec<String>,
     /// `--set`, and flags that stand for it.
@@ -344,8 +344,8 @@ fn of_environment(env: &Environment) -> Vec<PathBuf> {
     files.filter(|f| !f.is_empty()).map(PathBuf::from).collect()
 }
 
-/// `BUILDX_BAKE_GIT_SSH`: the socket of the agent that a repository with the files is fetched with.
-fn agent(env: &Environment) -> Result<Option<SshSource>, OptionsError> {
+/// `BUILDX_BAKE_GIT_SSH`: the socket of the agent, or the key, that a repository with the files is fetched with.
+fn agent(env: &Environment) -> Result<Option<SshOption>, OptionsError> {
     let line = match env.var("BUILDX_BAKE_GIT_SSH").and_then(|v| v.to_str()) {
         Some(path) if !path.is_empty() => format!("default={path}"),
         _ if env.ssh_auth_sock.is_some() => "default".to_owned(),

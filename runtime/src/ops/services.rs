@@ -18,14 +18,13 @@ use rgraph_ir::SnapshotId;
 use rgraph_ir::op::{ExecOp, InputIndex, NetworkMode, Port, Service};
 use rgraph_solver::event::{Event, EventKind, EventSink, Step};
 use rgraph_solver::{CancelToken, Clock, Stream, Task, TaskCx, TaskError};
-use rgraph_store::Prepared;
 use rgraph_sys::spawn::PidFd;
 
 use crate::local_backend::SystemClock;
 use crate::sandbox::{
     Network, Outcome, Rootfs, Running, SandboxSpec, Stopped, Stream as SandboxStream, listening,
 };
-use crate::snapshot::LayerInProgress;
+use crate::snapshot::{Scratch, SnapshotError};
 use crate::worker::{LocalWorker, report};
 
 /// How often is looked whether a service listens.
@@ -129,7 +128,7 @@ struct Said {
 struct Follow {
     running: Running,
     /// Its root, thrown away when it has ended.
-    _scratch: Prepared,
+    _scratch: Vec<Scratch>,
     shared: Arc<Shared>,
     step: Step,
     name: String,
@@ -229,15 +228,7 @@ impl Entry {
         Some(ServiceError::Ended { name, how, when, tail: said.tail() })
     }
 
-    fn spec(&self, w: &LocalWorker<'_>, layer: &LayerInProgress<'_>) -> SandboxSpec {
-        let rootfs = Rootfs {
-            lowers: layer.lowers.clone(),
-            upper: layer.prepared.fs().to_owned(),
-            work: layer.prepared.work().to_owned(),
-            userxattr: w.host.userxattr,
-            owners: w.host.owners,
-            below: w.mount_points(),
-        };
+    fn spec(&self, rootfs: Rootfs) -> SandboxSpec {
         let run = &self.service.run;
         SandboxSpec {
             env: run.env.clone(),
@@ -262,7 +253,9 @@ fn start(w: &LocalWorker<'_>, entry: &Entry, cx: &TaskCx<'_>) -> Result<State, T
         return Ok(State::Failed(ServiceError::NoNetwork { name: name.clone() }));
     }
     let layer = w.begin_layer(Some(entry.root), cx)?;
-    let running = match w.runner()?.launch(&entry.spec(w, &layer), Vec::new()) {
+    let mut fds = Vec::new();
+    let rootfs = layer.rootfs(w.mount_points(), cx, &mut fds).map_err(SnapshotError::into_task)?;
+    let running = match w.runner()?.launch(&entry.spec(rootfs), fds) {
         Ok(running) => running,
         Err(e) => {
             let why = report(&e);
@@ -273,7 +266,7 @@ fn start(w: &LocalWorker<'_>, entry: &Entry, cx: &TaskCx<'_>) -> Result<State, T
     let shared = Arc::new(Shared::default());
     let follow = Follow {
         running,
-        _scratch: layer.prepared,
+        _scratch: layer.into_scratch(),
         shared: shared.clone(),
         step: Step::Other(entry.number),
         name: name.clone(),
