@@ -215,6 +215,9 @@ impl Uplink {
             let index = socket.index(name)?;
             // A kernel without IPv6 has nothing to switch off.
             let _ = socket.no_own_ipv6(index);
+            // A namespace begins with the host's settings: on a router, steps that have a service in
+            // common would reach each other through it.
+            socket.make_dead_end(index).map_err(at("close a link to packets of others"))?;
             socket.set_up(index).map_err(at("switch on a link"))?;
             socket.add_peer(index, own, behind).map_err(at("give a link an address"))?;
         }
@@ -260,6 +263,7 @@ impl Uplink {
         // A kernel without IPv6 has nothing to switch off.
         let _ = route.no_own_ipv6(outer);
         let _ = inside.no_own_ipv6(inner);
+        inside.make_dead_end(inner).map_err(at("close the step's link to packets of others"))?;
         inside.set_up(inner).map_err(at("switch on the step's link"))?;
         let mut ends = vec![(IpAddr::from(host), IpAddr::from(step), 31)];
         if self.ipv6 {

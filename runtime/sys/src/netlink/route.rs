@@ -157,14 +157,24 @@ impl RouteSocket {
     /// # Errors
     /// The kernel's.
     pub fn make_gateway(&self, index: u32) -> io::Result<()> {
-        self.0.request(Message::new(libc::RTM_NEWLINK, 0, &link(index, 0)).nest(
-            libc::IFLA_AF_SPEC,
-            |m| {
-                m.nest(INET.into(), |m| {
-                    m.nest(IFLA_INET_CONF, |m| m.u32(CONF_FORWARDING, 1).u32(CONF_RP_FILTER, 1))
-                })
-            },
-        ))
+        self.configure(index, &[(CONF_FORWARDING, 1), (CONF_RP_FILTER, 1)])
+    }
+
+    /// Lets no IPv4 packet that comes in by a link go on, whatever the host's default is, and takes
+    /// only those whose sender is behind that link.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn make_dead_end(&self, index: u32) -> io::Result<()> {
+        self.configure(index, &[(CONF_FORWARDING, 0), (CONF_RP_FILTER, 1)])
+    }
+
+    fn configure(&self, index: u32, values: &[(u16, u32)]) -> io::Result<()> {
+        let set = |m: Message| values.iter().fold(m, |m, (name, value)| m.u32(*name, *value));
+        self.0.request(
+            Message::new(libc::RTM_NEWLINK, 0, &link(index, 0))
+                .nest(libc::IFLA_AF_SPEC, |m| m.nest(INET.into(), |m| m.nest(IFLA_INET_CONF, set))),
+        )
     }
 
     /// As [`Self::make_gateway`] says of IPv6; `EAFNOSUPPORT` where there is no IPv6.
