@@ -71,6 +71,8 @@ pub const MAX_LLB_FIELDS: usize = 2_000_000;
 pub const MAX_BAKE_FILE: usize = 1 << 20;
 /// Most bake files of one definition.
 pub const MAX_BAKE_FILES: usize = 64;
+/// What is read of a process' command line, bytes: it is the process that says how long it is.
+pub const MAX_COMMAND_LINE: u64 = 4096;
 /// Largest value of an expression in a bake file, bytes, with all its parts.
 pub const MAX_BAKE_VALUE: usize = 1 << 20;
 /// All values of a bake definition together, bytes, those in between too.

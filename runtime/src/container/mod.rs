@@ -463,16 +463,19 @@ impl<'a> Containers<'a> {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
             r => r.map_err(at("read", &self.dir))?,
         };
+        // Only when it is known to be missing: a disk that fails now and then is no reason to remove.
+        let unrecorded = |dir: &Path| matches!(dir.join(RECORD).try_exists(), Ok(false));
         for entry in entries {
             let dir = entry.map_err(at("read", &self.dir))?.path();
             let Some(id) = dir.file_name().and_then(|n| n.to_str()) else { continue };
-            if dir.join(RECORD).exists() {
+            if !dir.is_dir() || !unrecorded(&dir) {
                 continue;
             }
             // Whoever is at it has the lock. Looked at again: it may have been made meanwhile.
             let lock = self.store.try_key_lock(&lock_name(id))?;
-            if lock.is_some() && !dir.join(RECORD).exists() {
-                remove_tree(&dir).map_err(at("remove", &dir))?;
+            if lock.is_some() && unrecorded(&dir) {
+                // What stays is tried again at the next `run`, and must not end this one.
+                let _ = remove_tree(&dir);
             }
         }
         Ok(())

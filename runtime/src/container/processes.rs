@@ -4,10 +4,11 @@
 //! namespace that they are in is the user's own; so this is to be asked from outside of it.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{SysconfVar, sysconf};
+use rgraph_ir::limits::MAX_COMMAND_LINE;
 use rgraph_sys::spawn;
 
 use super::{ContainerError, Record, State, at};
@@ -105,7 +106,11 @@ fn read(pid: i32) -> Option<Process> {
     let status = text("status")?;
     let users = status.lines().find_map(|l| l.strip_prefix("Uid:"))?;
     process.user = users.split_whitespace().nth(1)?.parse().ok()?;
-    let words = file("cmdline").unwrap_or_default();
+    let mut words = Vec::new();
+    // The process chooses how long this is.
+    if let Ok(line) = fs::File::open(format!("/proc/{pid}/cmdline")) {
+        let _ = line.take(MAX_COMMAND_LINE).read_to_end(&mut words);
+    }
     if !words.is_empty() {
         let words = words.strip_suffix(b"\0").unwrap_or(&words);
         process.line = String::from_utf8_lossy(words).replace('\0', " ");
