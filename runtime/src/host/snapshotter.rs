@@ -163,6 +163,7 @@ fn in_folders(
     scratch: &Path,
     try_it: impl FnOnce(&Layers<'_>) -> Result<(), (String, &'static str)>,
 ) -> Result<(), (String, &'static str)> {
+    remove_dead_probes(scratch);
     let base = scratch.join(format!("probe-{}", std::process::id()));
     let [lower, upper, work] = ["l", "u", "w"].map(|d| base.join(d));
     let made = [&lower, &upper, &work].into_iter().try_for_each(std::fs::create_dir_all);
@@ -174,9 +175,30 @@ fn in_folders(
     tried
 }
 
+/// What somebody left who was killed while trying.
+fn remove_dead_probes(scratch: &Path) {
+    for entry in std::fs::read_dir(scratch).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|n| n.strip_prefix("probe-")?.parse::<u32>().ok());
+        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_killed_probe_left_goes_with_the_next() {
+        let scratch = tempfile::tempdir().unwrap();
+        let (dead, own) = (scratch.path().join("probe-4294967295"), scratch.path().join("other"));
+        std::fs::create_dir_all(dead.join("w/work")).unwrap();
+        std::fs::create_dir(&own).unwrap();
+        in_folders(scratch.path(), |_| Ok(())).unwrap();
+        assert!(!dead.exists() && own.exists());
+    }
 
     #[test]
     fn names_are_read_back() {
