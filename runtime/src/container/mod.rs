@@ -15,125 +15,50 @@
 mod client;
 mod commit;
 mod diff;
+mod error;
 mod files;
+mod folder;
 pub mod log;
 mod names;
 mod ports;
 mod processes;
 mod protocol;
+mod record;
 mod size;
 mod start;
 mod supervisor;
 mod usage;
 
 use std::fs;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rgraph_ir::{ConfigDigest, ManifestDigest, SnapshotId};
-use rgraph_store::{ImageRow, KeyLock, Store, StoreError};
+use rgraph_ir::ManifestDigest;
+use rgraph_store::{ImageRow, KeyLock, Store};
 use serde::{Deserialize, Serialize};
 
+use self::folder::{
+    RECORD, holds, modified, now, read_record, remove_folder, remove_tree, remove_with_volumes,
+    write_record,
+};
 pub use crate::ops::limits::{hosts, of_each as ulimits, of_step as limits};
 pub use crate::sandbox::Limits;
 use crate::sandbox::{self, ExtraHost, Ulimit};
 pub use client::{Connection, Waited};
 pub use commit::{Commit, commit};
 pub use diff::{Change, changes};
+pub use error::ContainerError;
+pub(crate) use error::at;
 pub use files::{Copying, Files, FilesError, Reach};
 pub use ports::{Bound, PortError, Protocol, Publish};
 pub use processes::{Clock, Process, processes};
 pub use protocol::{Attach, End, Event, Exec, Word};
+pub use record::{New, Origin, Record, State};
 pub use size::{blocks_below, bytes_below, changed_bytes};
 pub use start::{Start, start};
 pub use supervisor::supervisor_main_if_asked;
 pub use usage::{Usage, usage};
-
-/// Why a container could not be made, found or run.
-#[derive(Debug, thiserror::Error)]
-pub enum ContainerError {
-    /// The store.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The image.
-    #[error(transparent)]
-    Image(#[from] crate::images::ImagesError),
-    /// The layers of the image.
-    #[error(transparent)]
-    Snapshot(#[from] crate::snapshot::SnapshotError),
-    /// Its changes could not be kept apart from the image.
-    #[error("containers need overlayfs ({0})")]
-    NoOverlayfs(crate::host::Decided),
-    /// The sandbox.
-    #[error(transparent)]
-    Sandbox(#[from] crate::sandbox::SandboxError),
-    /// Its volumes.
-    #[error(transparent)]
-    Volume(#[from] crate::volumes::VolumeError),
-    /// Its ports.
-    #[error(transparent)]
-    Port(#[from] PortError),
-    /// Its network.
-    #[error(transparent)]
-    Network(#[from] crate::ops::network::NetworkError),
-    /// The new image.
-    #[error(transparent)]
-    Export(#[from] crate::export::ExportError),
-    /// A layer could not be written or read.
-    #[error("cannot copy the changes of the container")]
-    Layer(#[source] rgraph_image::layer::LayerError),
-    /// A file of the container.
-    #[error("cannot {what} `{}`", path.display())]
-    Io {
-        /// What was tried.
-        what: &'static str,
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// Nothing is called so.
-    #[error("no such container: {0}")]
-    NotFound(String),
-    /// Several ids begin so.
-    #[error("container id `{0}` is ambiguous: give more digits of it")]
-    Ambiguous(String),
-    /// The name is another container's.
-    #[error(
-        "conflict: the container name \"/{name}\" is already in use by container \"{id}\": remove \
-         or rename that container, or choose another name"
-    )]
-    NameInUse {
-        /// The name.
-        name: String,
-        /// Whose it is.
-        id: String,
-    },
-    /// It must not run for that.
-    #[error("container {0} is running: stop it first, or add `--force` (`-f`)")]
-    Running(String),
-    /// It must run for that.
-    #[error("container {0} is not running")]
-    NotRunning(String),
-    /// The supervisor cannot do what it was asked for.
-    #[error("the container cannot do that: {0}")]
-    Refused(String),
-    /// The supervisor and this process do not understand each other.
-    #[error("cannot talk to the supervisor of the container")]
-    Talk(#[source] io::Error),
-    /// The supervisor was killed, and so was the container.
-    #[error("the supervisor of the container was killed, and the container with it")]
-    SupervisorDied,
-}
-
-pub(crate) fn at<'a>(
-    what: &'static str,
-    path: &'a Path,
-) -> impl FnOnce(io::Error) -> ContainerError + 'a {
-    move |source| ContainerError::Io { what, path: path.to_owned(), source }
-}
 
 /// What runs in a container, as it was asked for and as its image says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -232,93 +157,6 @@ pub struct TmpfsMount {
     pub dest: String,
     /// Limit in bytes; 0: the kernel's default.
     pub size: u64,
-}
-
-/// The image a container was made of.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Origin {
-    /// As it was asked for.
-    pub name: String,
-    /// Its id, hex.
-    pub config: String,
-    /// Its manifest, hex.
-    pub manifest: String,
-    /// Its root file system; `None`: it has no files.
-    pub snapshot: Option<u64>,
-}
-
-/// How far a container has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum State {
-    /// Never started.
-    Created,
-    /// It has a process.
-    Running {
-        /// The number of its first process.
-        pid: i32,
-        /// When that began, in the kernel's ticks: with it the number is nobody else's.
-        #[serde(default)]
-        born: u64,
-        /// Seconds since 1970.
-        since: i64,
-    },
-    /// It has ended.
-    Exited {
-        /// Exit code; 137 when it was killed together with its supervisor.
-        code: i32,
-        /// Seconds since 1970.
-        at: i64,
-    },
-}
-
-/// All that is known of a container.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Record {
-    /// 64 hex digits.
-    pub id: String,
-    /// Its name, without a slash.
-    pub name: String,
-    /// Seconds since 1970.
-    pub created: i64,
-    /// And nanoseconds: which of two came first.
-    #[serde(default)]
-    pub nanos: u32,
-    /// Its image.
-    pub image: Origin,
-    /// What runs in it.
-    pub settings: Settings,
-    /// How far it has come.
-    pub state: State,
-    /// Its ports on the host, since it was started last.
-    #[serde(default)]
-    pub bound: Vec<Bound>,
-    /// It goes when it ends.
-    pub remove: bool,
-}
-
-impl Record {
-    /// The first twelve digits of its id.
-    pub fn short(&self) -> &str {
-        self.id.get(..12).unwrap_or(&self.id)
-    }
-
-    /// The root file system of its image.
-    pub fn base(&self) -> Option<SnapshotId> {
-        self.image.snapshot.map(SnapshotId)
-    }
-}
-
-/// What a new container is to be.
-#[derive(Debug, Clone)]
-pub struct New {
-    /// Its name; `None`: one is found.
-    pub name: Option<String>,
-    /// How the image was asked for.
-    pub image: String,
-    /// What runs in it.
-    pub settings: Settings,
-    /// It goes when it ends.
-    pub remove: bool,
 }
 
 /// The containers of a store.
@@ -631,19 +469,6 @@ impl<'a> Containers<'a> {
     }
 }
 
-/// What gc keeps for a container: nothing that is newer, its image, its file system.
-fn holds(image: &ImageRow) -> String {
-    let config: ConfigDigest = image.config;
-    let mut text = format!("{max} {max}\n", max = i64::MAX);
-    text.push_str(&format!("B{}\nB{}\n", image.manifest.hex(), config.hex()));
-    if let Some(s) = image.snapshot {
-        text.push_str(&format!("S{s}\n"));
-    }
-    text
-}
-
-/// What is known of a container, in its folder.
-const RECORD: &str = "record.json";
 /// SIGKILL.
 const KILL: i32 = 9;
 /// Between two looks at a lock that somebody has.
@@ -651,90 +476,12 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(2);
 /// The longest that the processes of a killed container may take to go.
 const DYING: Duration = Duration::from_secs(10);
 
-/// The record in a container's folder, as it stands there; `None`: there is none.
-fn read_record(folder: &Path) -> Result<Option<Record>, ContainerError> {
-    let path = folder.join(RECORD);
-    let text = match fs::read(&path) {
-        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-            return Ok(None);
-        }
-        r => r.map_err(at("read", &path))?,
-    };
-    let damaged = |e: serde_json::Error| at("understand", &path)(e.into());
-    let mut record: Record = serde_json::from_slice(&text).map_err(damaged)?;
-    // Beside the record, which the supervisor may write at the same time.
-    if let Ok(name) = fs::read_to_string(folder.join("name")) {
-        record.name = name;
-    }
-    Ok(Some(record))
-}
-
-/// Replaces the record in a container's folder.
-fn write_record(folder: &Path, record: &Record) -> Result<(), ContainerError> {
-    let path = folder.join(RECORD);
-    let tmp = path.with_extension("new");
-    let write = || -> io::Result<()> {
-        let mut f = fs::File::create(&tmp)?;
-        f.write_all(&serde_json::to_vec(record)?)?;
-        fs::rename(&tmp, &path)
-    };
-    write().map_err(at("write", &path))
-}
-
-/// Removes a container's folder, and its volumes without a name that no other container has.
-fn remove_with_volumes(folder: &Path, record: &Record) -> Result<(), ContainerError> {
-    remove_folder(folder)?;
-    let (Some(all), true) = (folder.parent(), record.settings.volumes.iter().any(|v| v.anonymous))
-    else {
-        return Ok(());
-    };
-    let mut used = std::collections::HashSet::new();
-    for entry in fs::read_dir(all).map_err(at("read", all))? {
-        let dir = entry.map_err(at("read", all))?.path();
-        let other = read_record(&dir)?;
-        used.extend(other.into_iter().flat_map(|r| r.settings.volumes).map(|v| v.name));
-    }
-    let volumes = crate::volumes::folder_of(all.parent().unwrap_or(all));
-    for v in record.settings.volumes.iter().filter(|v| v.anonymous && !used.contains(&v.name)) {
-        crate::volumes::remove_folder(&volumes.join(&v.name))?;
-    }
-    Ok(())
-}
-
-/// Removes a container's folder.
-fn remove_folder(dir: &Path) -> Result<(), ContainerError> {
-    // Without a record it is nobody's any more, whatever happens next.
-    let record = dir.join(RECORD);
-    match fs::remove_file(&record) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(at("remove", &record)(e)),
-        _ => {}
-    }
-    remove_tree(dir).map_err(at("remove", dir))
-}
-
 fn lock_name(id: &str) -> String {
     format!("container-{id}")
-}
-
-pub(crate) fn now() -> i64 {
-    jiff::Timestamp::now().as_second()
-}
-
-fn modified(path: &Path) -> i64 {
-    let time = fs::metadata(path).and_then(|m| m.modified()).ok();
-    time.and_then(|t| jiff::Timestamp::try_from(t).ok()).map_or_else(now, |t| t.as_second())
 }
 
 fn random() -> io::Result<[u8; 32]> {
     let mut bytes = [0; 32];
     fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(bytes)
-}
-
-/// Folders that their owner may not read are no hindrance to their owner.
-fn remove_tree(dir: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(dir) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        r => r,
-    }
 }
