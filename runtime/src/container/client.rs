@@ -22,7 +22,12 @@ fn talk(e: io::Error) -> ContainerError {
 /// Nobody there to be told is no error: what is waited for next says so.
 fn told(sent: io::Result<()>) -> Result<(), ContainerError> {
     match sent {
-        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        // The second: gone with an earlier message unread.
+        Err(e)
+            if matches!(e.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) =>
+        {
+            Ok(())
+        }
         sent => sent.map_err(talk),
     }
 }

@@ -111,8 +111,12 @@ pub fn receive(socket: impl AsFd) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>>
         let mut receive =
             || rustix::net::recvmsg(&socket, &mut parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC);
         match rustix::io::retry_on_intr(&mut receive) {
-            // A sender that died with unread messages of ours.
-            Err(Errno::CONNRESET) => return Ok(None),
+            // A sender that went with unread messages of ours. It is told once, and before what the
+            // sender said last.
+            Err(Errno::CONNRESET) => match rustix::io::retry_on_intr(&mut receive) {
+                Err(Errno::CONNRESET) => return Ok(None),
+                got => got?,
+            },
             got => got?,
         }
     };
@@ -207,6 +211,16 @@ mod tests {
         assert_eq!(unpack(fds.remove(0), 6).unwrap(), b"inside");
         assert_eq!(receive(&b).unwrap().unwrap().0, b"again");
         drop(a);
+        assert!(receive(&b).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_was_said_last_is_heard_of_one_that_did_not_listen() {
+        let (a, b) = pair().unwrap();
+        send(&b, b"unread", &[]).unwrap();
+        send(&a, b"the end", &[]).unwrap();
+        drop(a);
+        assert_eq!(receive(&b).unwrap().unwrap().0, b"the end");
         assert!(receive(&b).unwrap().is_none());
     }
 
