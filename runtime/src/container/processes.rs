@@ -69,6 +69,20 @@ pub(super) fn ticks() -> u64 {
 /// # Errors
 /// [`ContainerError::NotRunning`], or `/proc` cannot be read. A process that ends meanwhile is left out.
 pub fn processes(record: &Record) -> Result<Vec<Process>, ContainerError> {
+    found(record, |pid| {
+        let mut process = read(pid)?;
+        if let Some(line) = command_line(pid) {
+            process.line = line;
+        }
+        Some(process)
+    })
+}
+
+/// As [`processes`], as far as `read` gives something of each.
+pub(super) fn found(
+    record: &Record,
+    read: impl Fn(i32) -> Option<Process>,
+) -> Result<Vec<Process>, ContainerError> {
     let not_running = || ContainerError::NotRunning(record.short().to_owned());
     let State::Running { pid, born, .. } = record.state else { return Err(not_running()) };
     let namespace = namespace(pid).map_err(|_| not_running())?;
@@ -99,23 +113,25 @@ pub(super) fn is_in(pid: i32, namespace_of_it: &Path) -> bool {
     namespace(pid).is_ok_and(|n| n == namespace_of_it)
 }
 
-fn read(pid: i32) -> Option<Process> {
+/// All but its arguments.
+pub(super) fn read(pid: i32) -> Option<Process> {
     let file = |name: &str| fs::read(format!("/proc/{pid}/{name}")).ok();
     let text = |name| file(name).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     let mut process = parse(&text("stat")?)?;
     let status = text("status")?;
     let users = status.lines().find_map(|l| l.strip_prefix("Uid:"))?;
     process.user = users.split_whitespace().nth(1)?.parse().ok()?;
-    let mut words = Vec::new();
-    // The process chooses how long this is.
-    if let Ok(line) = fs::File::open(format!("/proc/{pid}/cmdline")) {
-        let _ = line.take(MAX_COMMAND_LINE).read_to_end(&mut words);
-    }
-    if !words.is_empty() {
-        let words = words.strip_suffix(b"\0").unwrap_or(&words);
-        process.line = String::from_utf8_lossy(words).replace('\0', " ");
-    }
     Some(process)
+}
+
+/// The beginning of a process's arguments, with blanks between them; `None`: it has none.
+fn command_line(pid: i32) -> Option<String> {
+    let mut words = Vec::new();
+    // The process chooses how long this is. What was read before an error is what there is.
+    let file = fs::File::open(format!("/proc/{pid}/cmdline")).ok()?;
+    let _ = file.take(MAX_COMMAND_LINE).read_to_end(&mut words);
+    let words = words.strip_suffix(b"\0").unwrap_or(&words);
+    (!words.is_empty()).then(|| String::from_utf8_lossy(words).replace('\0', " "))
 }
 
 /// What a line of `/proc/PID/stat` says; the user is in another file.
@@ -162,7 +178,9 @@ mod tests {
         assert!(all().unwrap().any(|pid| pid == own));
         assert!(is_in(own, &namespace(own).unwrap()));
         let me = read(own).unwrap();
-        assert!(me.threads >= 1 && !me.line.starts_with('['), "{me:?}");
+        assert!(me.threads >= 1 && me.line.starts_with('['), "{me:?}");
+        let first = std::env::args().next().unwrap();
+        assert!(command_line(own).is_some_and(|line| line.starts_with(&first)));
         assert_eq!(me.user, rustix::process::geteuid().as_raw());
     }
 }

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use super::processes::{Process, ticks};
-use super::{ContainerError, Record, State, at, processes};
+use super::processes::{Process, found, read, ticks};
+use super::{ContainerError, Record, State, at};
 use crate::sandbox::{Setting, memory_of};
 
 /// What a container has used until now, and what it holds.
@@ -35,7 +35,7 @@ pub struct Usage {
 /// # Errors
 /// As [`processes`].
 pub fn usage(record: &Record) -> Result<Usage, ContainerError> {
-    let all = processes(record)?;
+    let all = found(record, read)?;
     let State::Running { pid, .. } = record.state else { return Ok(Usage::default()) };
     let mut out = Usage { memory_limit: limit(record)?, ..Usage::default() };
     let mut used: u64 = 0;
