@@ -250,7 +250,7 @@ impl<'a> Snapshots<'a> {
 
     /// How layers are laid over each other here.
     pub fn decided(&self) -> &Decided {
-        self.host.snapshotter(&self.store.layout().tmp())
+        self.host.snapshotter(|| self.store.prepare(self.lease))
     }
 
     /// Who lays these folders over each other for somebody who writes.

@@ -19,7 +19,8 @@ pub fn run(cx: &Context, args: DoctorArgs) -> Result<(), CliError> {
         .map_err(|e| CliError::failed(rgraph_runtime::report(&e)))?;
     let store = session::open_store(cx.root())?;
     let level = cx.host()?;
-    let decided = level.snapshotter(&store.layout().tmp());
+    let lease = store.lease().map_err(|e| session::store_error(&e))?;
+    let decided = level.snapshotter(|| store.prepare(&lease));
     let has_seccomp = seccomp::is_available();
     let cgroups = match probe_groups() {
         Ok(what) => (true, what),

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::str::FromStr;
 use std::sync::{Arc, OnceLock};
 
+use rgraph_store::{Prepared, StoreError};
 use rgraph_sys::mount::{self, OverlaySpec};
 
 use super::Host;
@@ -103,19 +104,26 @@ pub struct Choice {
 }
 
 impl Host {
-    /// How layers are laid over each other whose folders are on the file system of `scratch`, a folder
-    /// in which something may be made for a moment.
-    pub fn snapshotter(&self, scratch: &Path) -> &Decided {
+    /// How layers are laid over each other whose folders are where `scratch` is made, to try it in.
+    pub fn snapshotter(&self, scratch: impl FnOnce() -> Result<Prepared, StoreError>) -> &Decided {
         self.choice.decided.get_or_init(|| match self.choice.asked {
             Some(snapshotter) => Decided { snapshotter, lacks: Vec::new() },
-            None => decide(scratch, self.userxattr),
+            None => decide(scratch(), self.userxattr),
         })
     }
 }
 
-fn decide(scratch: &Path, userxattr: bool) -> Decided {
+fn decide(scratch: Result<Prepared, StoreError>, userxattr: bool) -> Decided {
     let mut lacks = Vec::new();
+    let scratch = scratch.map_err(|e| crate::report(&e));
     for snapshotter in Snapshotter::ALL {
+        let scratch = match &scratch {
+            Ok(scratch) => scratch.fs(),
+            Err(why) => {
+                lacks.push(Lack { of: snapshotter, why: why.clone(), help: "" });
+                break;
+            }
+        };
         let tried = match snapshotter {
             Snapshotter::Overlayfs => in_folders(scratch, |layers| {
                 let spec = OverlaySpec {
@@ -158,47 +166,25 @@ fn help(scratch: &Path) -> &'static str {
 /// `OVERLAYFS_SUPER_MAGIC`.
 const OVERLAYFS: u64 = 0x794c_7630;
 
-/// Tries with folders that are gone afterwards.
+/// Tries with folders of its own.
 fn in_folders(
     scratch: &Path,
     try_it: impl FnOnce(&Layers<'_>) -> Result<(), (String, &'static str)>,
 ) -> Result<(), (String, &'static str)> {
-    remove_dead_probes(scratch);
-    let base = scratch.join(format!("probe-{}", std::process::id()));
+    let base = scratch.join("probe");
     let [lower, upper, work] = ["l", "u", "w"].map(|d| base.join(d));
     let made = [&lower, &upper, &work].into_iter().try_for_each(std::fs::create_dir_all);
     let tried = made
         .map_err(|e| (format!("cannot make {}: {e}", base.display()), ""))
         .and_then(|()| try_it(&Layers { lowers: &[lower], upper: Some((&upper, &work)) }));
-    // The mount is gone with its descriptor. What is left after a failed removal is empty.
+    // The mount is gone with its descriptor; what cannot be removed goes with `scratch`.
     let _ = std::fs::remove_dir_all(&base);
     tried
-}
-
-/// What somebody left who was killed while trying.
-fn remove_dead_probes(scratch: &Path) {
-    for entry in std::fs::read_dir(scratch).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let pid = name.to_str().and_then(|n| n.strip_prefix("probe-")?.parse::<u32>().ok());
-        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
-            let _ = std::fs::remove_dir_all(entry.path());
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_a_killed_probe_left_goes_with_the_next() {
-        let scratch = tempfile::tempdir().unwrap();
-        let (dead, own) = (scratch.path().join("probe-4294967295"), scratch.path().join("other"));
-        std::fs::create_dir_all(dead.join("w/work")).unwrap();
-        std::fs::create_dir(&own).unwrap();
-        in_folders(scratch.path(), |_| Ok(())).unwrap();
-        assert!(!dead.exists() && own.exists());
-    }
 
     #[test]
     fn names_are_read_back() {
@@ -224,7 +210,7 @@ mod tests {
     fn what_was_asked_for_is_not_tried() {
         let choice = Choice { asked: Some(Snapshotter::FuseOverlayfs), ..Choice::default() };
         let host = Host { choice, ..Host::root() };
-        let decided = host.snapshotter(Path::new("/nowhere"));
+        let decided = host.snapshotter(|| unreachable!("nothing is tried"));
         assert_eq!(decided.snapshotter, Snapshotter::FuseOverlayfs);
     }
 }
