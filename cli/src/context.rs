@@ -5,12 +5,11 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Seek as _};
 use std::os::fd::AsFd as _;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-use rgraph_image::layer::{ArchiveOptions, decompress, is_archive, unpack_archive};
+use rgraph_image::layer::{ArchiveOptions, is_archive, unpack_archive};
 use rgraph_image::registry::shown_url;
-use rgraph_image::tar::{Kind, TarReader};
 use rgraph_ir::limits::MAX_DOCKERFILE;
 use rgraph_ir::op::{GitSource, HttpSource};
 use rgraph_runtime::fetch::source::Sources;
@@ -39,12 +38,31 @@ pub struct Brought {
     pub origin: Origin,
     /// The Dockerfile, when that came instead of files.
     pub dockerfile: Option<Vec<u8>>,
-    /// When it was last changed, as far as its source says: seconds since 1970.
-    pub time: Option<i64>,
+    /// When it was last changed, as whoever sent it says.
+    said: Option<i64>,
     folder: Folder,
 }
 
 impl Brought {
+    /// When it was last changed: a repository's commit, what a server says of a file, else the newest
+    /// file of an archive; seconds since 1970. `None`: nobody says so.
+    ///
+    /// # Errors
+    /// It cannot be found out, in words.
+    pub fn time(&self, sources: Option<&Sources<'_>>) -> Result<Option<i64>, String> {
+        match (&self.origin, self.said) {
+            (Origin::Repository(g), _) => match sources {
+                Some(sources) => {
+                    sources.git_time(g).map(Some).map_err(|e| rgraph_runtime::report(&e))
+                }
+                None => Ok(None),
+            },
+            (_, Some(said)) => Ok(Some(said)),
+            (_, None) if self.dockerfile.is_some() => Ok(None),
+            _ => newest(self.path()).map_err(|e| format!("cannot look through the context: {e}")),
+        }
+    }
+
     /// The folder. It goes with this value.
     pub fn path(&self) -> &Path {
         match &self.folder {
@@ -88,7 +106,7 @@ pub fn bring(
         ContextSpec::Git(url) => Origin::Repository(repository(url, opts)?),
     };
     let folder = make(sources)?;
-    let mut brought = Brought { origin, dockerfile: None, time: None, folder };
+    let mut brought = Brought { origin, dockerfile: None, said: None, folder };
     let failed = |e: &dyn std::error::Error| {
         let what = match &opts.context {
             ContextSpec::Http(url) | ContextSpec::Git(url) => shown_url(url),
@@ -111,17 +129,11 @@ pub fn bring(
             let content = sources.url(h, &|_, _| {}).map_err(|e| failed(&e))?;
             let mut file = sources.open(&content).map_err(|e| failed(&e))?;
             brought.dockerfile = take(&mut file, brought.path()).map_err(|e| failed(&*e))?;
-            brought.time = match content.time() {
-                None if brought.dockerfile.is_none() => {
-                    newest(&mut file).map_err(|e| failed(&e))?
-                }
-                said => said,
-            };
+            brought.said = content.time();
         }
         Origin::Repository(g) => {
             let sources = sources.ok_or_else(unfetched)?;
             sources.git_tree(g, brought.path()).map_err(|e| failed(&e))?;
-            brought.time = Some(sources.git_time(g).map_err(|e| failed(&e))?);
         }
     }
     if brought.dockerfile.is_some() && opts.file != FileSpec::Default {
@@ -173,14 +185,17 @@ fn spool(folder: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// The time of the newest file of an archive, seconds since 1970.
-fn newest(file: &mut File) -> io::Result<Option<i64>> {
-    file.rewind()?;
-    let mut tar = TarReader::new(decompress(file)?);
-    let mut newest = None;
-    while let Some(m) = tar.next_member().map_err(io::Error::other)? {
-        if m.kind == Kind::File {
-            newest = newest.max(Some(m.mtime.secs));
+/// The time of the newest file below a folder of our own, seconds since 1970.
+fn newest(folder: &Path) -> io::Result<Option<i64>> {
+    let (mut newest, mut folders) = (None, vec![folder.to_owned()]);
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            match entry.file_type()? {
+                t if t.is_dir() => folders.push(entry.path()),
+                t if t.is_file() => newest = newest.max(Some(entry.metadata()?.mtime())),
+                _ => {}
+            }
         }
     }
     Ok(newest)

@@ -88,6 +88,25 @@ pub enum Answers<'a> {
     },
 }
 
+impl Answers<'_> {
+    fn sources(&self) -> Option<&Sources<'_>> {
+        match self {
+            Self::Stubs => None,
+            Self::Images { sources, .. } => Some(sources),
+        }
+    }
+}
+
+const EPOCH: &str = "SOURCE_DATE_EPOCH";
+
+/// Whether the time may be that of the context: to find it out costs more than most of a cached build.
+fn asks_for_a_time(opts: &BuildOptions, ast: &Dockerfile) -> bool {
+    match opts.build_args.get(EPOCH) {
+        Some(given) => given == "context",
+        None => ast.global_args.iter().any(|i| i.text.contains(EPOCH)),
+    }
+}
+
 /// From this many bytes on it is worth asking for the memory of a plan beforehand.
 const LARGE_TEXT: usize = 64 << 10;
 /// What a plan takes per byte of its text, about, and the most that is asked for.
@@ -170,7 +189,13 @@ pub fn compile(
             // What it stands on comes first.
             let Some(linked) = links(&unit.opts, units, &plans)? else { continue };
             let Origin { loaded, ast, brought } = origin(at);
-            let context_time = brought.as_ref().and_then(|b| b.time);
+            let context_time = match brought {
+                Some(brought) if asks_for_a_time(&unit.opts, ast) => {
+                    let time = brought.time(answers.sources());
+                    time.map_err(|why| about(unit, CliError::failed(format!("{EPOCH}: {why}"))))?
+                }
+                _ => None,
+            };
             let options = lower_options(&unit.opts, loaded);
             let mut options = LowerOptions { warnings, context_time, ..options };
             options.build_contexts.extend(linked);

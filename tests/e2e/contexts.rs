@@ -337,6 +337,7 @@ fn the_time_of_a_context() {
     let committed = r.git("a", &["log", "-1", "--format=%ct"]).trim().to_owned();
     let dockerfile = Member::File("Dockerfile", b"FROM scratch\nCOPY Dockerfile /\n");
     let tar = rgraph_tests::tar_of(&[dockerfile]);
+    let piped = tar.clone();
     let web = Web::start(move |q| match q.line.as_str() {
         "GET /dated.tar" => {
             Answer::ok(tar.clone()).header("Last-Modified: Wed, 21 Oct 2015 07:28:00 GMT")
@@ -361,6 +362,8 @@ fn the_time_of_a_context() {
     // The newest file in it; what `tar_of` makes has one time.
     case.rgraph(&["build", "-t", "undated", epoch, &url("/undated.tar")]).ok();
     assert_eq!(created("undated"), "1700000000");
+    with_stdin(&case, &piped, &["-t", "piped", epoch, "-"]).ok();
+    assert_eq!(created("piped"), "1700000000");
     // A folder has none.
     case.dockerfile("FROM scratch\nARG SOURCE_DATE_EPOCH\nLABEL at=\"[$SOURCE_DATE_EPOCH]\"\n");
     case.build(&["-t", "folder", epoch]).ok();
