@@ -254,6 +254,10 @@ impl<'a> Cx<'a> {
         self.lint_file();
         self.global_args();
         self.source_date_epoch();
+        if self.diags.is_empty() && !self.missing.is_empty() {
+            // Names of bases may be made of it.
+            return Ok(Err(Outcome::Missing(std::mem::take(&mut self.missing))));
+        }
         self.declare_stages();
         let target = self.target();
         self.link_commands();

@@ -575,6 +575,22 @@ fn a_time_from_elsewhere_is_asked_for() {
 }
 
 #[test]
+fn a_base_named_after_a_time_waits_for_it() {
+    let text = "ARG SOURCE_DATE_EPOCH=s\nFROM scratch AS s\nADD https://h/x /\n\
+                FROM a:v${SOURCE_DATE_EPOCH:?needed}\n";
+    let (ast, mut facts) = (parse(&source(text)).ast, Facts::new());
+    let asked = |facts: &Facts| match lower(&ast, &LowerOptions::default(), facts) {
+        Ok(Lowering::Missing(asked)) => asked.into_iter().collect::<Vec<_>>(),
+        other => panic!("nothing is asked: {other:?}"),
+    };
+    let time = TimeOf::Url("https://h/x".into());
+    assert_eq!(asked(&facts), [Query::Time(time.clone())]);
+    facts.insert_time(time, Ok(Some(7)));
+    let [Query::ImageConfig { reference, .. }] = &asked(&facts)[..] else { panic!("no image") };
+    assert_eq!(reference, "docker.io/library/a:v7");
+}
+
+#[test]
 fn hostile_sizes_end_with_an_error() {
     let mut args = "FROM a\n".to_owned();
     (0..5_000).for_each(|i| args.push_str(&format!("ARG K{i}=v\n")));
