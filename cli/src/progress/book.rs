@@ -194,7 +194,7 @@ impl Book {
                         _ => (StepState::Done, &mut counts.ran),
                     };
                     info.state = state;
-                    *count += usize::from(is_vertex && !is_look(&info.name));
+                    *count += usize::from(is_vertex && !is_internal(&info.name));
                 }
             }
         }
@@ -209,9 +209,12 @@ impl Book {
     }
 }
 
-/// Looking at a folder of the caller is no step of the Dockerfile.
-fn is_look(name: &str) -> bool {
-    matches!(name.split_once(']'), Some((_, " load build context" | " load from client")))
+/// What the Dockerfile does not say: looking at a folder of the caller, and what goes before a step.
+fn is_internal(name: &str) -> bool {
+    let Some((head, rest)) = name.strip_prefix('[').and_then(|n| n.split_once(']')) else {
+        return false;
+    };
+    head.split_whitespace().next_back() == Some("internal") || rest == " load from client"
 }
 
 impl StepInfo {
@@ -263,6 +266,8 @@ mod tests {
         for (n, name) in [
             "[internal] load build context",
             "[app internal] load build context",
+            "[internal] preparing inline document",
+            "[app internal] setting cache mount permissions",
             "[context lib] load from client",
             "[app context lib] load from client",
             "[2/3] RUN echo [x] load from client",
