@@ -17,7 +17,7 @@ use rgraph_ir::fields::FieldList;
 use rgraph_ir::op::words::{FieldChange, changes};
 use rgraph_ir::op::{FileActionKind, Selector, SourceOp};
 use rgraph_ir::pattern::PatternSet;
-use rgraph_ir::{CacheKey, Graph, Op, TreeDigest, Ttl, VertexId};
+use rgraph_ir::{CacheKey, Graph, Op, TreeDigest, Ttl, Vertex, VertexId};
 
 pub use files::{FileChange, FileChanges, FileFate};
 pub use past::{PastBuild, PastStep};
@@ -280,15 +280,15 @@ impl<'a> Explainer<'a> {
             let op = &self.graph.vertex(self.input_vertex(q, *i)).op;
             matches!(op, Op::Source(SourceOp::Http(_)))
         };
-        let reason = self.source(q, (0..vertex.inputs.len()).find(is_http)?)?;
-        matches!(reason, MissReason::Field { .. }).then_some(reason)
+        let urls = (0..vertex.inputs.len()).filter(is_http);
+        urls.filter_map(|i| self.source(q, i)).find(|r| matches!(r, MissReason::Field { .. }))
     }
 
     /// A source that is what it was, under a name that stood for something else.
     fn context_is(&self, q: &Question<'_>, now: &SourceOp) -> Option<MissReason> {
         let is = source_name(now);
         let mut names = froms(&self.graph.vertex(q.vertex).meta.name);
-        names.retain(|n| *n != is);
+        names.retain(|n| *n != is && !self.is_stage(n));
         match names[..] {
             [name] => Some(MissReason::Field {
                 words: format!("--build-context {name}"),
@@ -297,6 +297,16 @@ impl<'a> Explainer<'a> {
             }),
             _ => None,
         }
+    }
+
+    /// Whether some step of the graph is of a stage of this name, as its line says.
+    fn is_stage(&self, name: &str) -> bool {
+        let of_it = |v: &Vertex| {
+            let head = v.meta.name.strip_prefix('[').and_then(|n| n.split_once(']'));
+            let words: Vec<&str> = head.map_or_else(Vec::new, |(h, _)| h.split(' ').collect());
+            words.windows(2).any(|w| w[0] == name && w[1].contains('/'))
+        };
+        self.graph.iter().any(|(_, v)| of_it(v))
     }
 
     /// What it stands on differs.
