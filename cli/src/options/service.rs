@@ -23,7 +23,7 @@ pub fn services(lines: &[String], env: &Environment) -> Result<Vec<ServiceOption
     let mut out: Vec<ServiceOption> = Vec::new();
     for line in lines {
         let service = service(line, env)?;
-        if out.iter().any(|s| s.name == service.name) {
+        if out.iter().any(|s| s.name.eq_ignore_ascii_case(&service.name)) {
             let why = format!("there is a service `{}` already", service.name);
             return Err(OptionsError::value(FLAG, line, why));
         }
@@ -108,6 +108,9 @@ fn variable(text: &str, env: &Environment) -> Result<Option<(String, String)>, S
     Ok(value.map(|v| (key.to_owned(), v)))
 }
 
+/// Longest name of a host that the kernel takes, bytes (uts_namespaces(7)).
+const MAX_HOST: usize = 64;
+
 /// Labels of letters, digits, `-` and `_`, joined by dots (RFC 1123, and what Docker takes), which
 /// mean this machine to nobody.
 fn is_host(name: &str) -> bool {
@@ -118,9 +121,14 @@ fn is_host(name: &str) -> bool {
             && !l.starts_with('-')
             && !l.ends_with('-')
     };
-    // Only digits and dots would be an address.
-    let named = name.contains(|c: char| !c.is_ascii_digit() && c != '.');
-    name.len() <= 253 && named && name != "localhost" && name.split('.').all(label)
+    // A name that ends in a number is an address to many programs, be it `0x7f.1`.
+    let last = name.rsplit('.').next().unwrap_or_default();
+    let number = last.strip_prefix("0x").or(last.strip_prefix("0X")).map_or_else(
+        || last.chars().all(|c| c.is_ascii_digit()),
+        |hex| hex.chars().all(|c| c.is_ascii_hexdigit()),
+    );
+    let this = name.eq_ignore_ascii_case("localhost");
+    name.len() <= MAX_HOST && !number && !this && name.split('.').all(label)
 }
 
 #[cfg(test)]
@@ -155,6 +163,10 @@ mod tests {
             "=x",
             "d b=x",
             "localhost=x",
+            "LocalHost=x",
+            "0x7f.0x1=x",
+            "a.1=x",
+            "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa.aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa=x",
             "127.0.0.1=x",
             "-a=x",
             "a..b=x",
@@ -175,7 +187,7 @@ mod tests {
 
     #[test]
     fn names_are_given_once() {
-        let lines = ["a=x".to_owned(), "b=x".to_owned(), "a=y".to_owned()];
+        let lines = ["a=x".to_owned(), "b=x".to_owned(), "A=y".to_owned()];
         let env = Environment::from_vars([]);
         assert_eq!(services(&lines[..2], &env).unwrap().len(), 2);
         assert!(services(&lines, &env).unwrap_err().to_string().contains("already"));

@@ -9,6 +9,7 @@
 //! A service is one container for all steps that reach the same services; what they do to it, the next
 //! one finds. Nothing of it is kept: its root is thrown away.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -29,6 +30,8 @@ use crate::worker::{LocalWorker, report};
 
 /// How often is looked whether a service listens.
 const TICK: Duration = Duration::from_millis(20);
+/// Most ports named in a message: an image may expose all that there are.
+const MAX_NAMED: usize = 10;
 /// How much of its output an error shows, bytes.
 const TAIL: usize = 4096;
 
@@ -290,20 +293,26 @@ fn wait(
 ) -> Result<State, TaskError> {
     let Service { name, run, .. } = &entry.service;
     let list = |ports: &[Port]| {
-        let ports: Vec<_> = ports.iter().map(Port::to_string).collect();
-        ports.join(", ")
+        let named: Vec<_> = ports.iter().take(MAX_NAMED).map(Port::to_string).collect();
+        match ports.len() - named.len() {
+            0 => named.join(", "),
+            more => format!("{} and {more} more", named.join(", ")),
+        }
     };
     let since = Instant::now();
     loop {
         cx.check()?;
         // One that has ended is told by its thread, a moment later.
-        let listens = listening(pid).unwrap_or_default();
+        // True: others reach it.
+        let mut listens = HashMap::new();
+        for l in listening(pid).unwrap_or_default() {
+            *listens.entry(l.port).or_insert(false) |= !l.address.is_loopback();
+        }
         let (mut missing, mut local) = (run.ports.clone(), false);
         missing.retain(|p| {
-            let mut here = listens.iter().filter(|l| l.port == *p);
-            let reached = here.clone().any(|l| !l.address.is_loopback());
-            local |= !reached && here.next().is_some();
-            !reached
+            let here = listens.get(p).copied();
+            local |= here == Some(false);
+            here != Some(true)
         });
         let when = match &missing[..] {
             [] => String::new(),

@@ -144,6 +144,14 @@ impl Bench {
         } else {
             (Desk::Closed, None)
         };
+        // Before there is a process that a failure would leave behind.
+        let anchor = match (spec.serves, &place) {
+            (Some(number), Some(place)) => {
+                let anchor = place.anchor().map_err(InitError::at("keep the network"))?;
+                Some((number, anchor))
+            }
+            _ => None,
+        };
         let (reading, root_of_child, filters) = (&mut report, &root, self.filters.as_ref());
         let pid = spawn::clone_child(namespaces, || {
             // The copy's own reading end would hide that the runner is gone.
@@ -169,10 +177,7 @@ impl Bench {
             child.run()
         })
         .map_err(InitError::at("make a process"))?;
-        if let (Some(number), Some(place)) = (spec.serves, &place) {
-            let anchor = place.anchor().map_err(InitError::at("keep the network"))?;
-            self.anchors.insert(number, anchor);
-        }
+        self.anchors.extend(anchor);
         let confined = spec.security == Security::Sandbox;
         let root = Some((root, spec.rootfs.clone()));
         let reported = Vec::new();
