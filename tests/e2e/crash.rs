@@ -31,7 +31,7 @@ fn nothing_left(case: &Case, marker: &str) {
 fn sleeping(case: &Case, marker: &str) -> rgraph_tests::Background {
     // In the background of its shell, and once more behind a pipe: no easy prey.
     case.dockerfile(&format!(
-        "FROM BASE\nRUN echo first > /first\nRUN echo > /half; sleep {marker} & echo begun; sleep {marker} | cat\n"
+        "FROM BASE\nRUN echo first > /first\nRUN echo > /half; sleep {marker} & echo be''gun; sleep {marker} | cat\n"
     ));
     let mut run = case.start(&case.build_args(&["-t", "app"]));
     run.wait_for(" begun");

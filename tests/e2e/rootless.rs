@@ -153,7 +153,7 @@ fn signals_end_it_as_they_end_roots() {
         [(Signal::INT, 130), (Signal::TERM, 143), (Signal::KILL, 137)].into_iter().enumerate()
     {
         let marker = format!("4{}{n}", std::process::id());
-        case.dockerfile(&format!("FROM BASE\nRUN sleep {marker} & echo begun; sleep {marker}\n"));
+        case.dockerfile(&format!("FROM BASE\nRUN sleep {marker} & echo be''gun; sleep {marker}\n"));
         let mut run = case.start(&case.build_args(&[]));
         run.wait_for(" begun");
         run.signal(signal);

@@ -204,7 +204,7 @@ fn cache_mounts_from_outside() {
     assert!(list.contains("/c ") && !list.contains("other"), "{list}");
     case.build(&[]).ok().all_cached();
     // In use: kept, and said.
-    case.dockerfile("FROM BASE\nRUN --mount=type=cache,target=/c,sharing=locked echo begun; sleep 2; cat /c/more\n");
+    case.dockerfile("FROM BASE\nRUN --mount=type=cache,target=/c,sharing=locked echo be''gun; sleep 2; cat /c/more\n");
     let mut build = case.start(&case.build_args(&["-o", "type=cacheonly"]));
     build.wait_for(" begun");
     case.rgraph(&["cache-mount", "clear", "/c"]).fails(1, &["in use"]);

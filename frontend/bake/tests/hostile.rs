@@ -121,7 +121,7 @@ fn loops_end() {
         (arg("indent(1e15, \"a\\nb\")"), "larger than"),
         (arg("regex(\"(a{1000}){1000}\", \"a\")"), "repetitions written out"),
         (
-            arg("regex(\"(?:\\\\pL{1,40}x){9}y\", join(\"\", [for i in range(60000) : \"xa\"]))"),
+            arg("regex(\"(?:\\\\pL{1,40}x){9}y\", join(\"\", [for i in range(50000) : \"xa\"]))"),
             "steps|repetitions",
         ),
         (arg("length(regexall(\"a.*z|a\", join(\"\", [for i in range(60000) : \"a\"])))"), "steps"),
