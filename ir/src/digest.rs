@@ -62,9 +62,29 @@ fn from_hex(hex: &str) -> Option<[u8; 32]> {
 
 /// 64 hex digits in lower case.
 pub(crate) fn to_hex(bytes: &[u8; 32]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let digit = |n: u8| char::from(DIGITS[usize::from(n)]);
-    bytes.iter().flat_map(|b| [digit(b >> 4), digit(b & 15)]).collect()
+    Text::<64>::new("", bytes).as_str().to_owned()
+}
+
+/// A digest written out, without the heap: a record of a build holds hundreds.
+struct Text<const N: usize>([u8; N]);
+
+impl<const N: usize> Text<N> {
+    /// `prefix` and 64 hex digits in lower case, `N` bytes together.
+    fn new(prefix: &str, bytes: &[u8; 32]) -> Self {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut out = [0; N];
+        let (head, hex) = out.split_at_mut(prefix.len());
+        head.copy_from_slice(prefix.as_bytes());
+        for (pair, b) in hex.chunks_exact_mut(2).zip(bytes) {
+            pair[0] = DIGITS[usize::from(b >> 4)];
+            pair[1] = DIGITS[usize::from(b & 15)];
+        }
+        Self(out)
+    }
+
+    fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
 }
 
 macro_rules! digest_type {
@@ -97,6 +117,10 @@ macro_rules! digest_type {
                 to_hex(&self.0)
             }
 
+            fn text(&self) -> Text<{ $alg.len() + 65 }> {
+                Text::new(concat!($alg, ":"), &self.0)
+            }
+
             /// The first 12 hex digits, as Docker prints ids.
             pub fn short(&self) -> String {
                 self.hex()[..12].to_owned()
@@ -110,7 +134,7 @@ macro_rules! digest_type {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "{}:{}", $alg, self.hex())
+                f.write_str(self.text().as_str())
             }
         }
 
@@ -130,7 +154,7 @@ macro_rules! digest_type {
 
         impl Serialize for $name {
             fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-                s.collect_str(self)
+                s.serialize_str(self.text().as_str())
             }
         }
 
