@@ -39,7 +39,7 @@ use crate::graph::VertexId;
 use crate::op::Op;
 use crate::plan::{BuildPlan, Target};
 use crate::platform::Platform;
-use crate::span::{SourceMap, Span};
+use crate::span::{FileId, SourceMap, Span};
 
 /// Version of the form.
 pub const JSON_VERSION: u32 = 3;
@@ -266,6 +266,8 @@ impl FieldVisitor for Members<'_, '_> {
                 push_number(&mut w.out, n as u64);
                 w.out.push('"');
             }
+            Value::Bool(b) => w.raw(path, if b { "\"true\"" } else { "\"false\"" }),
+            Value::Str(text) => w.string(path, text),
             // Only an environment is described by its digest here, and it has a number.
             Value::Digest(_) => {}
             value => {
@@ -299,6 +301,8 @@ struct Writer<'t> {
     platform: Option<(Arc<Platform>, String)>,
     /// The line that was written last, of whatever file.
     last_line: u32,
+    /// The file that was written last, and its name as a JSON string: nearly all have the same one.
+    file: Option<(FileId, String)>,
 }
 
 impl<'t> Writer<'t> {
@@ -310,6 +314,7 @@ impl<'t> Writer<'t> {
             indent: None,
             platform: None,
             last_line: 0,
+            file: None,
         }
     }
 
@@ -326,7 +331,16 @@ impl<'t> Writer<'t> {
         match span {
             Some(s) => {
                 let file = map.file(s.file);
-                self.string("file", &file.name);
+                let name = match self.file.take() {
+                    Some((last, name)) if last == s.file => name,
+                    _ => {
+                        let mut name = String::new();
+                        quote(&mut name, &file.name);
+                        name
+                    }
+                };
+                self.raw("file", &name);
+                self.file = Some((s.file, name));
                 self.last_line = file.line_near(s.start, self.last_line);
                 self.number("line", u64::from(self.last_line));
             }
@@ -412,10 +426,20 @@ impl<'t> Writer<'t> {
 /// True when nothing is to be escaped, nor starts what is.
 fn is_plain(text: &[u8]) -> bool {
     let special = |b: &u8| *b < 0x20 || matches!(*b, b'"' | b'\\' | 0x7f | 0xc2);
-    // Sixteen at a time and without a branch, which is what vector instructions do at once.
-    let (pieces, rest) = text.as_chunks::<16>();
-    let any = |piece: &[u8; 16]| piece.iter().fold(false, |any, b| any | special(b));
-    !pieces.iter().any(any) && !rest.iter().any(special)
+    // Without a branch for each byte: sixteen at a time are one vector, and what is left over at the
+    // end is looked at once more together with what stands before it.
+    fn any<const N: usize>(piece: Option<&[u8; N]>, special: impl Fn(&u8) -> bool) -> bool {
+        piece.is_some_and(|p| p.iter().fold(false, |any, b| any | special(b)))
+    }
+    match text.len() {
+        0..4 => !text.iter().any(special),
+        4..8 => !any::<4>(text.first_chunk(), special) && !any::<4>(text.last_chunk(), special),
+        8..16 => !any::<8>(text.first_chunk(), special) && !any::<8>(text.last_chunk(), special),
+        _ => {
+            let (pieces, _) = text.as_chunks::<16>();
+            !pieces.iter().any(|p| any(Some(p), special)) && !any::<16>(text.last_chunk(), special)
+        }
+    }
 }
 
 /// A JSON string (RFC 8259, section 7).
@@ -483,5 +507,16 @@ mod tests {
         let mut out = String::new();
         quote(&mut out, "a\"\\\n\u{0}\u{7f}é");
         assert_eq!(serde_json::from_str::<String>(&out).unwrap(), "a\"\\\n\u{0}\u{7f}é");
+        // At every length, wherever it stands.
+        for (len, special) in (1..40).flat_map(|n| ['"', '\\', '\n', '\u{7f}', 'é'].map(|c| (n, c)))
+        {
+            for at in 0..len {
+                let text: String = (0..len).map(|n| if n == at { special } else { 'x' }).collect();
+                let mut out = String::new();
+                quote(&mut out, &text);
+                assert_eq!(serde_json::from_str::<String>(&out).unwrap(), text);
+                assert!(special == 'é' || out.len() > len + 2, "{out}");
+            }
+        }
     }
 }
