@@ -122,14 +122,18 @@ impl Store {
     }
 
     pub(crate) fn load(&self, c: &Connection, id: SnapshotId) -> rusqlite::Result<Option<SnapRow>> {
-        let mut row = c
-            .prepare_cached(&format!("SELECT {COLUMNS} FROM snapshots WHERE id = ?1"))?
-            .query_row(params![int(id.0), self.boot_id()], |r| self.snap_row(r))
-            .optional()?;
+        let mut row = self.load_bare(c, id)?;
         if let Some(SnapRow { record: SnapshotRecord { layer: Some(l), .. }, .. }) = &mut row {
             l.blob = layer_blobs(c, &l.diff_id)?.into_iter().next();
         }
         Ok(row)
+    }
+
+    /// The same without the form that the layer may be had in.
+    fn load_bare(&self, c: &Connection, id: SnapshotId) -> rusqlite::Result<Option<SnapRow>> {
+        c.prepare_cached(&format!("SELECT {COLUMNS} FROM snapshots WHERE id = ?1"))?
+            .query_row(params![int(id.0), self.boot_id()], |r| self.snap_row(r))
+            .optional()
     }
 
     /// Starts a snapshot.
@@ -392,7 +396,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::NoSnapshot`] names the first that is missing.
     pub fn chain(&self, id: SnapshotId) -> Result<Vec<SnapshotRecord>> {
-        if let Some(mut out) = self.intact(id, &|_| false)? {
+        if let Some(mut out) = self.intact(id, &|_| false, Self::load)? {
             out.reverse();
             return Ok(out);
         }
@@ -417,6 +421,7 @@ impl Store {
         &self,
         id: SnapshotId,
         known: &dyn Fn(SnapshotId) -> bool,
+        load: fn(&Self, &Connection, SnapshotId) -> rusqlite::Result<Option<SnapRow>>,
     ) -> Result<Option<Vec<SnapshotRecord>>> {
         let session = self.session()?;
         let rows = session.read("look up snapshots", |c| {
@@ -424,7 +429,7 @@ impl Store {
             let mut rows: Vec<SnapRow> = Vec::new();
             let mut next = Some(id);
             while let Some(id) = next.filter(|id| !known(*id)) {
-                let Some(row) = self.load(&all, id)? else { return Ok(None) };
+                let Some(row) = load(self, &all, id)? else { return Ok(None) };
                 next = row.record.parent;
                 rows.push(row);
                 if rows.len() > MAX_CHAIN {
@@ -464,7 +469,7 @@ impl Store {
         if known(id) {
             return Ok(true);
         }
-        if let Some(seen) = self.intact(id, &known)? {
+        if let Some(seen) = self.intact(id, &known, Self::load_bare)? {
             let seen: Vec<SnapshotId> = seen.into_iter().map(|r| r.id).collect();
             for l in &leases {
                 l.set_usable(&seen);
