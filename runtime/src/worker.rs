@@ -408,6 +408,17 @@ impl Worker for LocalWorker<'_> {
         }
     }
 
+    fn is_pin_known(&self, op: &SourceOp, platform: Option<&Platform>) -> bool {
+        match op {
+            SourceOp::Local(_) => true,
+            SourceOp::Image(i) => {
+                let platform = platform.unwrap_or(&self.request.host_platform);
+                self.images.is_resolved(&i.reference, platform)
+            }
+            SourceOp::Http(_) | SourceOp::Git(_) | SourceOp::OciLayout(_) => false,
+        }
+    }
+
     fn run(&self, task: &Task<'_>, cx: &TaskCx<'_>) -> Result<Vec<Tree>, TaskError> {
         cx.check()?;
         let began = cx.clock.now();

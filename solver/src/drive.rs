@@ -248,6 +248,7 @@ impl<'a> Shared<'a> {
                 let result = cache.record_content(key, &selector, digest);
                 Input::ContentRecorded { content, result }
             }
+            Action::Pin { vertex } if self.is_pin_known(vertex) => self.work(Job::Pin(vertex)),
             Action::Pin { vertex } => {
                 send(lane(Lane::Fetch), Job::Pin(vertex));
                 return None;
@@ -347,6 +348,12 @@ impl<'a> Shared<'a> {
             return Err(TaskError::failed("internal error: only a source has a pin"));
         };
         self.guarded(vertex, |cx| self.ports.worker.pin(op, v.platform.as_deref(), cx))
+    }
+
+    fn is_pin_known(&self, vertex: VertexId) -> bool {
+        let v = self.graph.vertex(vertex);
+        let known = |op| self.ports.worker.is_pin_known(op, v.platform.as_deref());
+        matches!(&v.op, Op::Source(op) if known(op))
     }
 
     fn run(

@@ -174,6 +174,12 @@ pub trait Worker: Sync {
         cx: &TaskCx<'_>,
     ) -> Result<Pin, TaskError>;
 
+    /// Whether [`Self::pin`] answers at once, without a file or a server: then it is called where it is
+    /// asked, and no thread is started for it.
+    fn is_pin_known(&self, _op: &SourceOp, _platform: Option<&Platform>) -> bool {
+        false
+    }
+
     /// Runs a vertex; gives its outputs, the main one first.
     fn run(&self, task: &Task<'_>, cx: &TaskCx<'_>) -> Result<Vec<Tree>, TaskError>;
 

@@ -194,10 +194,8 @@ impl<'a> ImageFetcher<'a> {
         // An op carries the platform as it was written.
         let platform = &platform.clone().normalize();
         let id = (reference.to_owned(), platform.clone());
-        for known in [&self.known, &self.pinned] {
-            if let Some(found) = guard(known).get(&id) {
-                return Ok(found.clone());
-            }
+        if let Some(found) = self.known(&id) {
+            return Ok(found);
         }
         let parsed: Reference = reference.parse()?;
         let image = Arc::new(self.find(&parsed, platform, self.policy_of(mode))?);
@@ -211,6 +209,15 @@ impl<'a> ImageFetcher<'a> {
         let pinned = (image.reference.to_string(), platform.clone());
         guard(&self.pinned).insert(pinned, image.clone());
         Ok(image)
+    }
+
+    fn known(&self, id: &(String, Platform)) -> Option<Arc<ResolvedImage>> {
+        [&self.known, &self.pinned].into_iter().find_map(|known| guard(known).get(id).cloned())
+    }
+
+    /// Whether [`Self::resolve`] has been asked for this image before, and found it.
+    pub fn is_resolved(&self, reference: &str, platform: &Platform) -> bool {
+        self.known(&(reference.to_owned(), platform.clone().normalize())).is_some()
     }
 
     /// Every image asked for so far: its name as asked, the platform, and what was found.
