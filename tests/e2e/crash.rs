@@ -148,7 +148,8 @@ fn numbered(e: &Entry, n: u64) -> Entry {
 }
 
 /// Pull, COPY, RUN, both exports and the cache, killed at random moments of them: in new roots and in
-/// one that is killed again and again. `RGRAPH_KILLS` and `RGRAPH_KILLS_SEED` change the run.
+/// one that is killed again and again. `RGRAPH_KILLS` (kills that hit a running build) and
+/// `RGRAPH_KILLS_SEED` change the run.
 #[test]
 fn kill_anywhere() {
     need!(Root, Tool("docker-registry"));
@@ -200,8 +201,11 @@ fn kill_anywhere() {
     assert!(files(&one.out("image.tar")) == clean(7), "the model is another one");
     drop(one);
     let mut old = Case::new();
-    let mut killed = 0;
-    for n in 0..setting("RGRAPH_KILLS", 8) {
+    let wanted = setting("RGRAPH_KILLS", 8);
+    let (mut killed, mut n) = (0, 0);
+    while killed < wanted {
+        n += 1;
+        assert!(n <= 50 * wanted, "every build is over before it is killed");
         if r.chance(2) {
             old = Case::new();
         }
@@ -210,12 +214,16 @@ fn kill_anywhere() {
         std::thread::sleep(pause);
         run.signal(Signal::KILL);
         let was_killed = run.finish().code == 137;
-        killed += u32::from(was_killed);
         nothing_left(&old, &marker);
         let at = format!("kill {n}, after {pause:?} of {whole} us");
         // Most builds have a part in the cache, and the machine is not always as busy: the moments stay
         // within a build's length.
-        whole = if was_killed { whole * 21 / 20 } else { whole * 9 / 10 };
+        if !was_killed {
+            whole = whole * 9 / 10;
+            continue;
+        }
+        whole = whole * 21 / 20;
+        killed += 1;
         let archive = old.out("image.tar");
         if archive.exists() {
             assert!(files(&archive).contains_key("b"), "{at}: half an archive");
@@ -236,7 +244,5 @@ fn kill_anywhere() {
         let check = old.rgraph(&["store", "check", "--read-data"]).ok();
         assert!(check.text().contains("no damage found"), "{at}: {}", check.text());
     }
-    let all = setting("RGRAPH_KILLS", 8);
-    eprintln!("{killed} of {all} builds killed before their end");
-    assert!(killed > 0, "every build was over before it was killed");
+    eprintln!("{killed} builds killed before their end, {} were over", n - killed);
 }
