@@ -207,6 +207,13 @@ pub fn compile(
                     noticed.extend(done.warnings);
                     epochs[at] = done.epoch;
                     let mut plan = done.plan;
+                    if units.len() > 1 {
+                        let name: Arc<str> = unit.name.as_str().into();
+                        plan.graph.rename(|meta| {
+                            // What it takes from another unit is that one's.
+                            meta.unit.get_or_insert_with(|| name.clone());
+                        });
+                    }
                     if origins.len() > 1 {
                         name_steps(&mut plan, &unit.name, loaded.dockerfile);
                     }

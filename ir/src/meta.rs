@@ -17,6 +17,8 @@ pub struct VertexMeta {
     pub span: Option<Span>,
     /// The stage it belongs to.
     pub stage: Option<Arc<str>>,
+    /// Which of several builds in one graph it is of (a target of a bake file); of several the first.
+    pub unit: Option<Arc<str>>,
     /// The cache is not asked (`--no-cache`, `--no-cache-filter`).
     pub ignore_cache: bool,
     /// How long its result is good for.

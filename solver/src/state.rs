@@ -1,5 +1,6 @@
 //! What the machine knows about each vertex and each content digest.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -235,6 +236,10 @@ pub(crate) fn slots(graph: &Graph, place: &str) -> Vec<Slot> {
     let slot = |vertex: &Vertex| {
         let platform = vertex.platform.as_ref().map_or_else(String::new, ToString::to_string);
         let stage = vertex.meta.stage.as_deref().unwrap_or("");
+        let place = match &vertex.meta.unit {
+            Some(unit) => Cow::Owned(format!("{place}\0{unit}")),
+            None => Cow::Borrowed(place),
+        };
         // Lengths keep two places apart whatever the names hold.
         let base = format!(
             "{}:{place}/{platform}/{}:{stage}/{}",

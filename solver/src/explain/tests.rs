@@ -393,3 +393,24 @@ fn an_image_that_is_copied_from_is_a_base_too() {
     let got = Explainer::new(&graph, &cache, "", &args).explain(&q);
     assert_eq!(got[0].to_string(), "base busybox:1 moved a1 to c3");
 }
+
+/// Two builds in one graph whose stages have one name: a step more in the first moves none of the second.
+#[test]
+fn units_have_places_of_their_own() {
+    let graph = |first: &[&str]| {
+        let mut g = GraphBuilder::new();
+        for (unit, commands) in [("a", first), ("b", &["x", "y"])] {
+            for command in commands {
+                let meta = VertexMeta {
+                    stage: Some("s".into()),
+                    unit: Some(unit.into()),
+                    ..VertexMeta::default()
+                };
+                g.add(exec(&format!("{unit}{command}"), true, &[]), vec![], None, meta);
+            }
+        }
+        slots(&g.finish(), "")
+    };
+    let (before, after) = (graph(&["1"]), graph(&["1", "2"]));
+    assert_eq!(before[1..], after[2..]);
+}
