@@ -164,8 +164,9 @@ fn steps_do_not_reach_each_other() {
     let case = Case::with_base();
     case.dockerfile(
         "FROM BASE AS a\n\
-         RUN --mount=type=cache,target=/c ip -4 -o addr show eth0 | awk '{print $4}' > /c/new; \\\n\
-          mv /c/new /c/address; nc -lk -p 7777 -e true & \\\n\
+         RUN --mount=type=cache,target=/c nc -ll -p 7777 -e true & \\\n\
+          until nc -w 1 127.0.0.1 7777 < /dev/null; do sleep 0.1; done; \\\n\
+          ip -4 -o addr show eth0 | awk '{print $4}' > /c/new; mv /c/new /c/address; \\\n\
           while [ ! -e /c/done ]; do sleep 0.1; done\n\
          FROM BASE AS b\n\
          RUN --mount=type=cache,target=/c while [ ! -e /c/address ]; do sleep 0.1; done; \\\n\
