@@ -5,6 +5,7 @@ use rgraph_ir::Diagnostic;
 use rgraph_ir::near::nearest;
 
 use super::Line;
+use super::words::unquoted;
 use crate::ast::Word;
 
 /// A flag as written, quotes and escapes removed.
@@ -37,6 +38,9 @@ pub(super) fn split(line: &Line<'_>, at: usize) -> (Vec<RawFlag>, usize) {
 }
 
 fn read_word(text: &str, start: usize, escape: char) -> (CompactString, bool, usize) {
+    if let Some(word) = unquoted(text, start, escape) {
+        return (CompactString::new(word), false, start + word.len());
+    }
     let mut out = CompactString::default();
     let mut quote = None;
     let mut quoted = false;

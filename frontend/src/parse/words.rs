@@ -18,7 +18,7 @@ pub(super) fn plain(line: &Line<'_>, at: usize) -> Vec<Word> {
     let mut pos = 0;
     while let Some(start) = text[pos..].find(|c| !is_blank(c)).map(|i| pos + i) {
         let end = text[start..].find(is_blank).map_or(text.len(), |i| start + i);
-        words.push(line.word(text[start..end].to_owned(), at + start, at + end));
+        words.push(line.word(&text[start..end], at + start, at + end));
         pos = end;
     }
     words
@@ -28,38 +28,51 @@ pub(super) fn plain(line: &Line<'_>, at: usize) -> Vec<Word> {
 pub(super) fn quoted(line: &Line<'_>, at: usize) -> Vec<Word> {
     let text = line.text[at..].trim_end();
     let mut words = Vec::new();
-    let mut chars = text.char_indices().peekable();
-    while let Some(&(start, c)) = chars.peek() {
-        if c.is_whitespace() {
-            chars.next();
-            continue;
+    let mut pos = 0;
+    while let Some(start) = text[pos..].find(|c: char| !c.is_whitespace()).map(|i| pos + i) {
+        let (word, end) = match unquoted(text, start, line.escape) {
+            Some(word) => (CompactString::new(word), start + word.len()),
+            None => one(text, start, line.escape),
+        };
+        if !word.is_empty() {
+            words.push(line.word(word, at + start, at + end));
         }
-        let mut out = CompactString::default();
-        let mut quote = None;
-        let mut end = text.len();
-        while let Some((i, c)) = chars.next() {
-            if quote.is_none() && c.is_whitespace() {
-                end = i;
-                break;
-            }
-            if c == line.escape && quote != Some('\'') {
-                // The escape and what follows stay; a last escape is dropped.
-                if let Some((_, next)) = chars.next() {
-                    out.push(c);
-                    out.push(next);
-                }
-                continue;
-            }
-            match quote {
-                Some(q) if q == c => quote = None,
-                None if c == '\'' || c == '"' => quote = Some(c),
-                _ => {}
-            }
-            out.push(c);
-        }
-        if !out.is_empty() {
-            words.push(line.word(out, at + start, at + end));
-        }
+        pos = end;
     }
     words
+}
+
+/// The word at `start`, when nothing in it has a meaning: most are taken as they stand.
+pub(super) fn unquoted(text: &str, start: usize, escape: char) -> Option<&str> {
+    let rest = &text[start..];
+    let special = |c: char| c.is_whitespace() || matches!(c, '\'' | '"') || c == escape;
+    let end = rest.find(special).unwrap_or(rest.len());
+    rest[end..].chars().next().is_none_or(char::is_whitespace).then(|| &rest[..end])
+}
+
+/// The word at `start`, and where it ends.
+fn one(text: &str, start: usize, escape: char) -> (CompactString, usize) {
+    let mut out = CompactString::default();
+    let mut quote = None;
+    let mut chars = text[start..].char_indices();
+    while let Some((i, c)) = chars.next() {
+        if quote.is_none() && c.is_whitespace() {
+            return (out, start + i);
+        }
+        if c == escape && quote != Some('\'') {
+            // The escape and what follows stay; a last escape is dropped.
+            if let Some((_, next)) = chars.next() {
+                out.push(c);
+                out.push(next);
+            }
+            continue;
+        }
+        match quote {
+            Some(q) if q == c => quote = None,
+            None if c == '\'' || c == '"' => quote = Some(c),
+            _ => {}
+        }
+        out.push(c);
+    }
+    (out, text.len())
 }
