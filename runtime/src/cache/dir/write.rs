@@ -16,6 +16,7 @@ use rgraph_ir::{BlobDigest, CacheKey, Op, Platform, TreeDigest};
 use rgraph_store::{BlobRef, Store};
 
 use super::{MAX_CONTENT, Paths, platforms, read_small};
+use crate::beside::each_side_by_side;
 use crate::cache::artifact::{self, ARTIFACT, EMPTY_BYTES, Form, Found, Listing};
 use crate::cache::entry::{BlobFile, Content, Entry, RecordFile};
 use crate::cache::export::{Sink, SinkError};
@@ -23,6 +24,8 @@ use crate::cache::export::{Sink, SinkError};
 /// From so many files on, one sync of the file system costs less than one for each, though it waits for
 /// what everybody else has written.
 const MANY: usize = 256;
+/// So many files are waited for at the same time.
+const SYNCS: usize = 8;
 /// A temporary file this much older than a reset is nobody's any more.
 const SLOWEST: Duration = Duration::from_secs(24 * 3600);
 /// The annotation that names an entry of `index.json`.
@@ -152,9 +155,10 @@ impl CacheDirWriter {
                 let file = File::open(&s.tmp).map_err(at(&s.to))?;
                 rgraph_sys::file::start_writing(file.as_fd(), 0, 0);
             }
-            for s in staged {
-                File::open(&s.tmp).and_then(|f| f.sync_data()).map_err(at(&s.to))?;
-            }
+            // Those that are waited for at the same time share the journal's commits.
+            each_side_by_side(staged, SYNCS, &|s| {
+                File::open(&s.tmp).and_then(|f| f.sync_data()).map_err(at(&s.to))
+            })?;
         }
         for s in staged {
             fs::rename(&s.tmp, &s.to).map_err(at(&s.to))?;
