@@ -9,7 +9,7 @@ use rgraph_sys::netlink::filter::{
 use rgraph_sys::netns;
 
 use super::NoNetwork;
-use super::uplink::OURS;
+use super::uplink::{OURS, Owner};
 
 /// The table of the packet filter. Another name when its rules change.
 const TABLE: &str = "rgraph";
@@ -38,11 +38,21 @@ pub(super) fn no_forwarding(e: io::Error) -> NoNetwork {
 
 /// All that steps send gets the address of the link by which it leaves; nobody else may begin to
 /// talk to a step, another step neither.
-pub(super) fn make_table(filter: &FilterSocket) -> Result<(), NoNetwork> {
+///
+/// In a namespace of ours a packet that belongs to no connection is not answered either. `pasta` of 2023
+/// sends one without any flag now and then, for a connection whose other end is far; its address is not
+/// translated back, so it would be this namespace that answers, with an end of that connection.
+pub(super) fn make_table(filter: &FilterSocket, owner: Owner) -> Result<(), NoNetwork> {
     if filter.has_table(filter::INET, TABLE).map_err(no_filter)? {
         return Ok(());
     }
     let (from, to) = (Match::Input(Name::Begins(OURS)), Match::Output(Name::Begins(OURS)));
+    let input = Chain {
+        name: "input",
+        hook: Hook::Input,
+        nat: false,
+        rules: &[(&[Match::Invalid], Verdict::Drop)],
+    };
     let chains = [
         Chain {
             name: "forward",
@@ -58,6 +68,8 @@ pub(super) fn make_table(filter: &FilterSocket) -> Result<(), NoNetwork> {
             rules: &[(&[from, Match::OutputNot(Name::Begins(OURS))], Verdict::Masquerade)],
         },
     ];
+    let own = (owner == Owner::Build).then_some(input);
+    let chains: Vec<_> = chains.into_iter().chain(own).collect();
     filter.add_table(filter::INET, TABLE, &chains).map_err(no_filter)
 }
 

@@ -152,7 +152,7 @@ impl Uplink {
         let pool = surroundings.pool()?;
         let Surroundings { links, routes } = surroundings;
         let filter = FilterSocket::open().map_err(no_filter)?;
-        make_table(&filter)?;
+        make_table(&filter, owner)?;
         let mut uplink = Self {
             home,
             route,

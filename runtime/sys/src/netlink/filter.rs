@@ -48,12 +48,16 @@ const META_OIFNAME: u32 = 7;
 const CMP_EQ: u32 = 0;
 const CMP_NEQ: u32 = 1;
 const CT_STATE: u32 = 0;
+/// A packet that belongs to no connection and begins none.
+const CT_INVALID: u32 = 1;
 /// A connection that begins, or a packet that belongs to none.
-const CT_NEW_OR_INVALID: u32 = 8 | 1;
+const CT_NEW_OR_INVALID: u32 = 8 | CT_INVALID;
 
 /// Where in a packet's way a chain is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hook {
+    /// It has arrived.
+    Input,
     /// It goes from one link to another.
     Forward,
     /// It is about to leave.
@@ -63,6 +67,7 @@ pub enum Hook {
 impl Hook {
     fn number(self) -> u32 {
         match self {
+            Self::Input => libc::NF_INET_LOCAL_IN as u32,
             Self::Forward => libc::NF_INET_FORWARD as u32,
             Self::Postrouting => libc::NF_INET_POST_ROUTING as u32,
         }
@@ -103,6 +108,8 @@ pub enum Match<'a> {
     OutputNot(Name<'a>),
     /// It begins a connection, or belongs to none.
     NewConnection,
+    /// It belongs to no connection and begins none.
+    Invalid,
 }
 
 /// What happens to a packet.
@@ -331,24 +338,26 @@ fn look(m: Message, what: Match<'_>) -> Message {
         Match::Input(name) => (META_IIFNAME, CMP_EQ, name),
         Match::Output(name) => (META_OIFNAME, CMP_EQ, name),
         Match::OutputNot(name) => (META_OIFNAME, CMP_NEQ, name),
-        Match::NewConnection => {
-            let m = expression(m, "ct", |m| m.be32(1, REG_1).be32(2, CT_STATE));
-            let m = expression(m, "bitwise", |m| {
-                m.be32(1, REG_1)
-                    .be32(2, REG_1)
-                    .be32(3, 4)
-                    .nest(4, |m| m.u32(DATA_VALUE, CT_NEW_OR_INVALID))
-                    .nest(5, |m| m.u32(DATA_VALUE, 0))
-            });
-            return expression(m, "cmp", |m| {
-                m.be32(1, REG_1).be32(2, CMP_NEQ).nest(3, |m| m.u32(DATA_VALUE, 0))
-            });
-        }
+        Match::NewConnection => return look_at_state(m, CT_NEW_OR_INVALID),
+        Match::Invalid => return look_at_state(m, CT_INVALID),
     };
     let m = expression(m, "meta", |m| m.be32(1, REG_1).be32(2, key));
     expression(m, "cmp", |m| {
         m.be32(1, REG_1).be32(2, compare).nest(3, |m| m.attr(DATA_VALUE, &name.bytes()))
     })
+}
+
+/// The packet's connection is in any of these states.
+fn look_at_state(m: Message, states: u32) -> Message {
+    let m = expression(m, "ct", |m| m.be32(1, REG_1).be32(2, CT_STATE));
+    let m = expression(m, "bitwise", |m| {
+        m.be32(1, REG_1)
+            .be32(2, REG_1)
+            .be32(3, 4)
+            .nest(4, |m| m.u32(DATA_VALUE, states))
+            .nest(5, |m| m.u32(DATA_VALUE, 0))
+    });
+    expression(m, "cmp", |m| m.be32(1, REG_1).be32(2, CMP_NEQ).nest(3, |m| m.u32(DATA_VALUE, 0)))
 }
 
 fn end(m: Message, code: u32) -> Message {
