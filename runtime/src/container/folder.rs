@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::io::{self, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rgraph_ir::ConfigDigest;
 use rgraph_store::ImageRow;
+use rgraph_store::layout::Layout;
 
 use super::{ContainerError, Record, at};
 
@@ -56,6 +57,21 @@ pub(super) fn write_record(folder: &Path, record: &Record) -> Result<(), Contain
 /// Removes a container's folder, and its volumes without a name that no other container has.
 pub(super) fn remove_with_volumes(folder: &Path, record: &Record) -> Result<(), ContainerError> {
     remove_folder(folder)?;
+    remove_volumes(folder, record)
+}
+
+/// As [`remove_with_volumes`], at once: gives what is left of it, without a name, to be deleted. Whoever
+/// comes first does that: it lies where a lease looks.
+pub(super) fn discard(folder: &Path, record: &Record) -> Result<PathBuf, ContainerError> {
+    let root = folder.parent().and_then(Path::parent).unwrap_or(folder);
+    let rubbish = Layout::new(root.to_owned()).trash().join(&record.id);
+    fs::rename(folder, &rubbish).map_err(at("remove", folder))?;
+    remove_volumes(folder, record)?;
+    Ok(rubbish)
+}
+
+/// Removes the volumes without a name of a container that is gone.
+fn remove_volumes(folder: &Path, record: &Record) -> Result<(), ContainerError> {
     let (Some(all), true) = (folder.parent(), record.settings.volumes.iter().any(|v| v.anonymous))
     else {
         return Ok(());

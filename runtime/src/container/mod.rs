@@ -39,8 +39,8 @@ use rgraph_store::{ImageRow, KeyLock, Store};
 use serde::{Deserialize, Serialize};
 
 use self::folder::{
-    RECORD, holds, modified, now, read_record, remove_folder, remove_tree, remove_with_volumes,
-    write_record,
+    RECORD, discard, holds, modified, now, read_record, remove_folder, remove_tree,
+    remove_with_volumes, write_record,
 };
 pub use crate::ops::limits::{hosts, of_each as ulimits, of_step as limits};
 pub use crate::sandbox::Limits;
@@ -56,7 +56,7 @@ pub use processes::{Clock, Process, processes};
 pub use protocol::{Attach, End, Event, Exec, Word};
 pub use record::{New, Origin, Record, State};
 pub use size::{blocks_below, bytes_below, changed_bytes};
-pub use start::{Start, start};
+pub use start::{Start, StartingSupervisor, start, without_overlayfs};
 pub use supervisor::supervisor_main_if_asked;
 pub use usage::{Usage, usage};
 

@@ -122,6 +122,16 @@ pub struct End {
     pub code: i32,
     /// Why it could not be run, or what went wrong.
     pub reason: Option<String>,
+    /// It never had a root: the kernel did not lay its layers over each other.
+    #[serde(default)]
+    pub no_root: bool,
+}
+
+impl End {
+    /// Of a program that ran.
+    pub fn of(code: i32) -> Self {
+        Self { code, reason: None, no_root: false }
+    }
 }
 
 /// What comes from a supervisor.
@@ -237,7 +247,7 @@ mod tests {
     #[test]
     fn what_is_said_is_heard() {
         let (a, b) = channel::pair().unwrap();
-        let end = Word::Ended(End { code: 7, reason: Some(cut("\u{1}ä".repeat(5000))) });
+        let end = Word::Ended(End { reason: Some(cut("\u{1}ä".repeat(5000))), ..End::of(7) });
         channel::send(&a, &end.encode(), &[]).unwrap();
         channel::send(&a, &output(Stream::Stderr, &[7; MOST]), &[]).unwrap();
         assert!(matches!(hear(&b).unwrap(), Some((Event::Word(w), _)) if w == end));

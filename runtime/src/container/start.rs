@@ -7,16 +7,16 @@ use rgraph_ir::request::NetworkFallback;
 use rgraph_store::{Lease, Store};
 use rgraph_sys::channel;
 
-use super::protocol::{Attach, CHARGE, Charge, PORT};
+use super::protocol::{Attach, CHARGE, Charge, End, PORT};
 use super::{
     Bound, Connection, ContainerError, Containers, Held, NetworkChoice, Record, Settings, State,
     at, ports,
 };
-use crate::host::{Decided, Host, Snapshotter};
+use crate::host::{Host, Snapshotter};
 use crate::ops::network;
 use crate::sandbox::{
-    MountSource, Network, Rootfs, Runner, SandboxError, SandboxMount, SandboxMountKind,
-    SandboxSpec, Union, fill_mount_points,
+    Connecting, MountSource, Network, Rootfs, Runner, SandboxError, SandboxMount, SandboxMountKind,
+    SandboxSpec, Starting, Union, fill_mount_points,
 };
 use crate::snapshot::{LayerProvider, Snapshots, copy_root_attributes};
 use crate::volumes::Volumes;
@@ -39,24 +39,79 @@ pub struct Start<'a> {
     pub warn: &'a dyn Fn(String),
 }
 
+/// A supervisor that waits for its container. It is called early: it gets ready, and makes a network
+/// possible, while the container's record and image are looked after. Dropped, it ends.
+pub struct StartingSupervisor {
+    process: Starting,
+    /// What the container has been promised.
+    network: Promised,
+}
+
+/// A network in the making.
+enum Promised {
+    Host,
+    None,
+    Private(Connecting),
+}
+
+impl StartingSupervisor {
+    /// Starts one for a container with this network. Call it when nothing else can go wrong soon.
+    ///
+    /// # Errors
+    /// There is no process.
+    pub fn call(network: NetworkChoice) -> Result<Self, ContainerError> {
+        let process = Starting::call(super::supervisor::ARGV0)?;
+        let network = match network {
+            NetworkChoice::Host => Promised::Host,
+            NetworkChoice::None => Promised::None,
+            NetworkChoice::Default => Promised::Private(process.connect()?),
+        };
+        Ok(Self { process, network })
+    }
+
+    /// Waits until it can start the container, with this network.
+    fn ready(self, s: &Start<'_>) -> Result<(Runner, Network), ContainerError> {
+        let runner = self.process.ready()?;
+        let network = match self.network {
+            Promised::Host => Network::Host,
+            Promised::None => Network::None,
+            Promised::Private(asked) => {
+                network::instead(asked.done()?, s.network_fallback, s.warn)?
+            }
+        };
+        Ok((runner, network))
+    }
+}
+
 /// Gives a container to a supervisor, which starts it. How that goes, and how it ends, comes from the
 /// connection; `attach` is what else comes and goes there.
 ///
 /// # Errors
-/// There is no supervisor; the container is then noted as one that could not be started, or removed.
+/// The supervisor is gone, or has nothing to start; the container is then noted as one that could not be
+/// started, or removed.
 pub fn start(
     s: &Start<'_>,
     containers: &Containers<'_>,
     held: Held,
+    supervisor: StartingSupervisor,
     attach: Attach,
 ) -> Result<Connection, ContainerError> {
-    match prepare(s, containers, &held.record) {
+    match prepare(s, containers, &held.record, supervisor) {
         Ok(prepared) => hand_over(s, containers, held, attach, prepared),
         Err(e) => {
             containers.give_up(held)?;
             Err(e)
         }
     }
+}
+
+/// Why a container has no root that ended like this before it began: whether the kernel lays its layers
+/// over each other is known only once it was tried. `None`: it is not for that.
+pub fn without_overlayfs(s: &Start<'_>, end: &End) -> Option<ContainerError> {
+    let decided = || Snapshots::new(s.store, s.host, s.provider, s.lease).decided().clone();
+    let decided = end.no_root.then(decided)?;
+    let other = decided.snapshotter != Snapshotter::Overlayfs;
+    other.then_some(ContainerError::NoOverlayfs(decided))
 }
 
 /// What the supervisor is given.
@@ -71,6 +126,7 @@ fn prepare(
     s: &Start<'_>,
     containers: &Containers<'_>,
     record: &Record,
+    supervisor: StartingSupervisor,
 ) -> Result<Prepared, ContainerError> {
     // First of all: nothing has been made yet when a port is busy.
     let (mut bound, mut sockets) = ports::bind(&record.settings.ports)?;
@@ -80,11 +136,12 @@ fn prepare(
         Some(id) => snapshots.lowers(id, None)?,
         None => Vec::new(),
     };
-    // A container's changes stay in its upper folder while it runs and after.
-    match snapshots.decided() {
-        Decided { snapshotter: Snapshotter::Overlayfs, .. } => {}
-        _ if lowers.is_empty() => {}
-        decided => return Err(ContainerError::NoOverlayfs(decided.clone())),
+    // A container's changes stay in its upper folder while it runs and after. Whether the kernel can do
+    // that is not tried here: the supervisor does it, and says so (`without_overlayfs`).
+    if s.host.choice.asked.is_some_and(|asked| asked != Snapshotter::Overlayfs)
+        && !lowers.is_empty()
+    {
+        return Err(ContainerError::NoOverlayfs(snapshots.decided().clone()));
     }
     let (upper, work) = (folder.join("fs"), folder.join("work"));
     if record.state == State::Created
@@ -99,15 +156,12 @@ fn prepare(
         None => Ok(None),
     })?;
     // What the kernel left there is of no use to another mount.
-    super::remove_tree(&work)
-        .and_then(|()| fs::create_dir(&work))
-        .map_err(at("make anew", &work))?;
-    let runner = Runner::start_as(super::supervisor::ARGV0)?;
-    let network = match record.settings.network {
-        NetworkChoice::Host => Network::Host,
-        NetworkChoice::None => Network::None,
-        NetworkChoice::Default => network::instead(runner.connect()?, s.network_fallback, s.warn)?,
-    };
+    if fs::read_dir(&work).map_err(at("read", &work))?.next().is_some() {
+        super::remove_tree(&work)
+            .and_then(|()| fs::create_dir(&work))
+            .map_err(at("make anew", &work))?;
+    }
+    let (runner, network) = supervisor.ready(s)?;
     if network != Network::Private && !bound.is_empty() {
         (s.warn)("ports are not published: the container has no network of its own".to_owned());
         (bound, sockets) = (Vec::new(), Vec::new());

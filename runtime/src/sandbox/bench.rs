@@ -105,7 +105,7 @@ impl Bench {
         stderr: OwnedFd,
         fds: Vec<OwnedFd>,
     ) -> Result<Step, InitError> {
-        let root = rootfs::assemble(&spec.rootfs, &fds).map_err(InitError::at("mount the root"))?;
+        let root = rootfs::assemble(&spec.rootfs, &fds).map_err(InitError::no_root)?;
         let (mut report, report_end) =
             channel::pipe().map_err(InitError::at("make a pipe for the child"))?;
         for end in [&report, &report_end] {

@@ -88,6 +88,12 @@ pub enum InitError {
         /// Why, and what helps.
         reason: String,
     },
+    /// Its layers could not be laid over each other.
+    #[error("cannot mount the root: {reason}")]
+    NoRoot {
+        /// Cause, with its causes.
+        reason: String,
+    },
     /// Any other step of the preparation.
     #[error("cannot {step}: {reason}")]
     Setup {
@@ -113,6 +119,11 @@ impl InitError {
     #[expect(clippy::needless_pass_by_value)]
     pub(super) fn no_limits(why: NoGroups) -> Self {
         Self::NoLimits { reason: why.to_string() }
+    }
+
+    /// For `map_err`.
+    pub(super) fn no_root<E: Error>(why: E) -> Self {
+        Self::NoRoot { reason: chain(&why) }
     }
 
     /// For `map_err`: names the step.

@@ -33,20 +33,7 @@ impl Runner {
     /// [`SandboxError::StartRunner`], [`SandboxError::PrepareRunner`] when this process may not
     /// make namespaces or mounts, [`SandboxError::RunnerDied`].
     pub fn start() -> Result<Self, SandboxError> {
-        Self::start_as(runner::ARGV0)
-    }
-
-    /// As [`Self::start`], for a copy of this program that knows by `argv0` what it is to be, and begins
-    /// as the runner does ([`runner::greet`]).
-    pub(crate) fn start_as(argv0: &std::ffi::CStr) -> Result<Self, SandboxError> {
-        let (control, theirs) = channel::pair().map_err(SandboxError::StartRunner)?;
-        let process = spawn::spawn_self(argv0, &theirs).map_err(SandboxError::StartRunner)?;
-        drop(theirs);
-        let runner = Self { control: Some(control), process };
-        match hear(runner.control())? {
-            (Hello::Ready, _) => Ok(runner),
-            (Hello::Unable(reason), _) => Err(SandboxError::PrepareRunner(reason)),
-        }
+        Starting::call(runner::ARGV0)?.ready()
     }
 
     /// Lets it live on when this process has ended. What is said to it from now on is its own affair.
@@ -69,7 +56,7 @@ impl Runner {
     /// # Errors
     /// The inner one says why there can be none here; the outer one is about the runner.
     pub fn connect(&self) -> Result<Result<Vec<String>, NoNetwork>, SandboxError> {
-        self.ask(runner::CONNECT)
+        Connecting(self.ask(runner::CONNECT)?).done()
     }
 
     /// Whether [`Self::connect`] would work; changes nothing. Says how, in words.
@@ -77,16 +64,16 @@ impl Runner {
     /// # Errors
     /// As [`Self::connect`].
     pub fn probe_network(&self) -> Result<Result<String, NoNetwork>, SandboxError> {
-        self.ask(runner::PROBE)
+        Ok(hear(&self.ask(runner::PROBE)?)?.0)
     }
 
-    fn ask<T: serde::de::DeserializeOwned>(&self, what: &[u8]) -> Result<T, SandboxError> {
+    /// Asks about networks; the answer comes from what is given back.
+    fn ask(&self, what: &[u8]) -> Result<OwnedFd, SandboxError> {
         let talk = |what| move |e| SandboxError::Talk(what, e);
         let (reply, theirs) = channel::pair().map_err(talk("make a socket for the network"))?;
         channel::send(self.control(), what, &[theirs.as_fd()])
             .map_err(talk("ask the sandbox runner for a network"))?;
-        drop(theirs);
-        Ok(hear(&reply)?.0)
+        Ok(reply)
     }
 
     /// Starts a step. `fds` is what the spec's mounts refer to by index: contents of files, and
@@ -129,6 +116,46 @@ impl Runner {
             (Reply::Refused(e), _) => Err(e.into()),
             (Reply::Started | Reply::Done(_), _) => Err(SandboxError::RunnerDied),
         }
+    }
+}
+
+/// A runner that has been started and has not said yet whether it can make steps: whoever started it
+/// has something else to do meanwhile.
+#[derive(Debug)]
+pub(crate) struct Starting(Runner);
+
+impl Starting {
+    /// Starts a copy of this program that knows by `argv0` what it is to be, and begins as the runner
+    /// does ([`runner::greet`]).
+    pub fn call(argv0: &std::ffi::CStr) -> Result<Self, SandboxError> {
+        let (control, theirs) = channel::pair().map_err(SandboxError::StartRunner)?;
+        let process = spawn::spawn_self(argv0, &theirs).map_err(SandboxError::StartRunner)?;
+        Ok(Self(Runner { control: Some(control), process }))
+    }
+
+    /// As [`Runner::connect`], without waiting. What is wrong with the runner itself comes from
+    /// [`Self::ready`], which is to be asked first.
+    pub fn connect(&self) -> Result<Connecting, SandboxError> {
+        self.0.ask(runner::CONNECT).map(Connecting)
+    }
+
+    /// Waits until steps can be made.
+    pub fn ready(self) -> Result<Runner, SandboxError> {
+        match hear(self.0.control())? {
+            (Hello::Ready, _) => Ok(self.0),
+            (Hello::Unable(reason), _) => Err(SandboxError::PrepareRunner(reason)),
+        }
+    }
+}
+
+/// Private networks that were asked for.
+#[derive(Debug)]
+pub(crate) struct Connecting(OwnedFd);
+
+impl Connecting {
+    /// Waits for the answer, which is that of [`Runner::connect`].
+    pub fn done(self) -> Result<Result<Vec<String>, NoNetwork>, SandboxError> {
+        Ok(hear(&self.0)?.0)
     }
 }
 

@@ -34,6 +34,7 @@ pub(crate) mod user;
 pub use cgroup::{Hit, Limits, NoGroups, Setting, probe as probe_groups};
 pub(crate) use cgroup::{memory_of, sweep_groups};
 pub use error::{InitError, SandboxError};
+pub(crate) use launch::{Connecting, Starting};
 pub use launch::{Finished, Outcome, Runner, Running, Stopped, Stream};
 pub use listen::{Listening, listening};
 pub use network::NoNetwork;

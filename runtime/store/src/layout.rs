@@ -58,7 +58,8 @@ pub struct Layout {
 }
 
 impl Layout {
-    pub(crate) fn new(root: PathBuf) -> Self {
+    /// The paths of the store at `root`; nothing is looked at.
+    pub fn new(root: PathBuf) -> Self {
         Self { root }
     }
 

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::sys::signal::{SigSet, Signal};
-use rgraph_runtime::container::{Connection, ContainerError, End, Event, Word};
+use rgraph_runtime::container::{
+    Connection, ContainerError, End, Event, Start, Word, without_overlayfs,
+};
 use rgraph_runtime::sandbox::Stream;
 use rgraph_solver::CancelToken;
 use rgraph_sys::terminal;
@@ -262,6 +264,14 @@ pub fn ended(end: End) -> Result<(), CliError> {
         Some(reason) => Err(CliError { kind, ..CliError::failed(reason) }),
         None if end.code == 0 => Ok(()),
         None => Err(CliError::reported(kind)),
+    }
+}
+
+/// As [`ended`], for one that ended before it began.
+pub fn not_begun(start: &Start<'_>, end: End) -> Result<(), CliError> {
+    match without_overlayfs(start, &end) {
+        Some(e) => Err(container_error(&e)),
+        None => ended(end),
     }
 }
 

@@ -4,13 +4,14 @@
 use std::time::Duration;
 
 use rgraph_runtime::container::{
-    Attach, Connection, ContainerError, Containers, Record, Start, State, Waited, start as begin,
+    Attach, Connection, ContainerError, Containers, Record, Start, StartingSupervisor, State,
+    Waited, start as begin,
 };
 use rgraph_runtime::fetch::image::{ImageFetcher, PullPolicy};
 use rgraph_store::Store;
 use rgraph_sys::terminal;
 
-use super::attach::{Forward, Manner, ended, follow, outcome, until_begun};
+use super::attach::{Forward, Manner, follow, not_begun, outcome, until_begun};
 use super::{Context, container_error, print};
 use crate::args::{AttachArgs, KillArgs, StartArgs, StopArgs, WaitArgs};
 use crate::commands::{note, note_error};
@@ -51,12 +52,7 @@ pub fn start(cx: &Context, args: StartArgs) -> Result<(), CliError> {
     let record = containers.find(word).map_err(|e| container_error(&e))?;
     let attach = Attach { input: opts.interactive && record.settings.open_input, output: true };
     let connection = match launch(cx, &store, &containers, &record, attach)? {
-        Some(connection) => {
-            if let Some(end) = until_begun(&connection)? {
-                return ended(end);
-            }
-            connection
-        }
+        Some(connection) => connection,
         None => join(&containers, &record.id, attach)?,
     };
     let terminal = record.settings.terminal;
@@ -71,13 +67,9 @@ fn again(
     containers: &Containers<'_>,
     record: &Record,
 ) -> Result<(), CliError> {
-    let started = match record.state {
-        State::Running { .. } => None,
-        _ => launch(cx, store, containers, record, Attach::default())?,
-    };
-    match started.map(|connection| until_begun(&connection)).transpose()?.flatten() {
-        None => Ok(()),
-        Some(end) => ended(end),
+    match record.state {
+        State::Running { .. } => Ok(()),
+        _ => launch(cx, store, containers, record, Attach::default()).map(drop),
     }
 }
 
@@ -91,7 +83,7 @@ fn join(containers: &Containers<'_>, id: &str, attach: Attach) -> Result<Connect
     Ok(connection)
 }
 
-/// Gives it to a supervisor; `None`: it runs already.
+/// Gives it to a supervisor, and waits until its program runs; `None`: it runs already.
 fn launch(
     cx: &Context,
     store: &Store,
@@ -99,6 +91,8 @@ fn launch(
     record: &Record,
     attach: Attach,
 ) -> Result<Option<Connection>, CliError> {
+    let supervisor =
+        StartingSupervisor::call(record.settings.network).map_err(|e| container_error(&e))?;
     let config = session::config(&cx.dirs)?;
     let lease = store.lease().map_err(|e| store_error(&e))?;
     let fetcher = ImageFetcher::new(store, None, PullPolicy::Never, &cx.cancel);
@@ -113,7 +107,12 @@ fn launch(
         size: terminal::size(std::io::stdin()).unwrap_or((24, 80)),
         warn: &|text| note(&format!("warning: {text}")),
     };
-    begin(&how, containers, held, attach).map(Some).map_err(|e| container_error(&e))
+    let connection =
+        begin(&how, containers, held, supervisor, attach).map_err(|e| container_error(&e))?;
+    match until_begun(&connection)? {
+        None => Ok(Some(connection)),
+        Some(end) => not_begun(&how, end).map(|()| None),
+    }
 }
 
 /// `rgraph stop`.

@@ -3,8 +3,8 @@
 use nix::sys::signal::Signal;
 use rgraph_ir::image_config::ContainerConfig;
 use rgraph_runtime::container::{
-    Attach, ContainerError, Containers, New, Protocol, Publish, Settings, Start, VolumeMount,
-    hosts, limits, start, ulimits,
+    Attach, ContainerError, Containers, New, Protocol, Publish, Settings, Start,
+    StartingSupervisor, VolumeMount, hosts, limits, start, ulimits,
 };
 use rgraph_runtime::fetch::image::{ImageFetcher, PullPolicy};
 use rgraph_runtime::images::{self, World};
@@ -12,7 +12,7 @@ use rgraph_runtime::volumes::random_name;
 use rgraph_store::ImageRow;
 use rgraph_sys::terminal;
 
-use super::attach::{Forward, Manner, ended, follow, outcome, until_begun};
+use super::attach::{Forward, Manner, follow, not_begun, outcome, until_begun};
 use super::{Context, container_error};
 use crate::args::RunArgs;
 use crate::commands::inspect::native;
@@ -35,6 +35,8 @@ pub fn run(cx: &Context, args: RunArgs) -> Result<(), CliError> {
     }
     let forward = Forward::watch(&cx.cancel);
     let host = cx.host()?;
+    let failed = |e: ContainerError| container_error(&e);
+    let supervisor = StartingSupervisor::call(opts.network).map_err(failed)?;
     let store = session::open_store(cx.root())?;
     let config = session::config(&cx.dirs)?;
     let registries = session::registries(&cx.env, &config, &opts.insecure_registries);
@@ -46,7 +48,6 @@ pub fn run(cx: &Context, args: RunArgs) -> Result<(), CliError> {
     let settings = images::config(&store, &image).map_err(|e| images_error(&e))?.into_ir().config;
     let settings = resolve(&opts, settings)?;
     let containers = Containers::new(&store);
-    let failed = |e: ContainerError| container_error(&e);
     let image_name = opts.image.text.clone();
     let new = New { name: opts.name.clone(), image: image_name, settings, remove: opts.rm };
     let held = containers.create(new, &image).map_err(failed)?;
@@ -61,9 +62,9 @@ pub fn run(cx: &Context, args: RunArgs) -> Result<(), CliError> {
         warn: &|text| note(&format!("warning: {text}")),
     };
     let attach = Attach { input: opts.interactive && !opts.detach, output: !opts.detach };
-    let connection = start(&begin, &containers, held, attach).map_err(failed)?;
+    let connection = start(&begin, &containers, held, supervisor, attach).map_err(failed)?;
     if let Some(end) = until_begun(&connection)? {
-        return ended(end);
+        return not_begun(&begin, end);
     }
     if opts.detach {
         return print(format!("{id}\n").as_bytes());

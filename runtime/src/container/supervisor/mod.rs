@@ -11,8 +11,8 @@
 //! the store's index nor a config file, so it stays small.
 //!
 //! When the container ends, in this order: what it printed is in the log, nothing of its sandbox is left,
-//! the record says how it ended (or the folder is gone), the lock is free, and then those who are
-//! connected hear of it.
+//! the record says how it ended (or the folder is gone from its place), the lock is free, and then those
+//! who are connected hear of it.
 
 mod pause;
 mod streams;
@@ -32,7 +32,7 @@ use self::streams::{Far, Side, Streams};
 use self::visitor::{SessionId, Visitor};
 use super::ports::Proxy;
 use super::protocol::{self, Asked, Attach, CHARGE, Charge, End, Exec, PORT, Request, Word, cut};
-use super::{Record, State, log, now, remove_with_volumes, write_record};
+use super::{Record, State, discard, log, now, remove_tree, write_record};
 use crate::sandbox::bench::{self, Bench, Step};
 use crate::sandbox::runner::{self, CONNECT};
 use crate::sandbox::{Hit, InitError, SandboxSpec};
@@ -114,6 +114,7 @@ fn take_charge(bench: Bench, control: OwnedFd, fds: Vec<OwnedFd>) -> io::Result<
         size: charge.size,
         sockets,
         proxy: None,
+        rubbish: None,
     })
 }
 
@@ -148,6 +149,8 @@ struct Supervisor {
     /// Of the ports, until somebody serves them.
     sockets: Vec<OwnedFd>,
     proxy: Option<Proxy>,
+    /// What is left of the container's folder.
+    rubbish: Option<PathBuf>,
 }
 
 /// What has something to do.
@@ -178,6 +181,9 @@ impl Supervisor {
             // Whoever made it stand still is gone: it goes on.
             self.paused.take_if(|(visit, _)| !self.visitors.iter().any(|v| v.visit == *visit));
         }
+        // Nobody waits for that: a folder that is removed may wait for the disk. What stays is rubbish.
+        self.visitors.clear();
+        let _ = self.rubbish.take().map(|dir| remove_tree(&dir));
         0
     }
 
@@ -496,8 +502,8 @@ impl Supervisor {
         let i = self.sessions.iter().position(|s| s.id == id)?;
         let done = self.sessions.remove(i).step.finish(&mut self.bench);
         let mut end = match done.end {
-            bench::End::Exited(code) => End { code, reason: None },
-            bench::End::Signalled(signal) => End { code: 128 + signal, reason: None },
+            bench::End::Exited(code) => End::of(code),
+            bench::End::Signalled(signal) => End::of(128 + signal),
             bench::End::NotStarted(e) => end_of(&e),
         };
         if end.code == KILLED && done.hit == Some(Hit::Memory) {
@@ -531,10 +537,20 @@ impl Supervisor {
         (self.proxy, self.record.bound) = (None, Vec::new());
         // Nobody can come any more: with the lock a new supervisor may take over the name.
         self.listener = None;
-        let noted = write_record(&self.folder, &self.record);
+        let note = || write_record(&self.folder, &self.record);
         let noted = match self.record.remove {
-            true => remove_with_volumes(&self.folder, &self.record),
-            false => noted,
+            true => match discard(&self.folder, &self.record) {
+                Ok(rubbish) => {
+                    self.rubbish = Some(rubbish);
+                    Ok(())
+                }
+                Err(e) => {
+                    // What cannot go is noted as ended; unless it is gone but for its volumes.
+                    note().unwrap_or(());
+                    Err(e)
+                }
+            },
+            false => note(),
         };
         if let Err(e) = noted {
             end.reason.get_or_insert_with(|| cut(crate::report(&e)));
@@ -547,5 +563,9 @@ impl Supervisor {
 }
 
 fn end_of(e: &InitError) -> End {
-    End { code: e.exit_code().unwrap_or(NOT_STARTED), reason: Some(cut(e.to_string())) }
+    End {
+        code: e.exit_code().unwrap_or(NOT_STARTED),
+        reason: Some(cut(e.to_string())),
+        no_root: matches!(e, InitError::NoRoot { .. }),
+    }
 }
