@@ -1,10 +1,8 @@
 //! Containers in the foreground: what runs, what is kept of it, what it changed.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::os::fd::OwnedFd;
 
-use rgraph_tests::{BASE, Case, need};
+use rgraph_tests::{BASE, Case, Screen, need};
 use rustix::process::Signal;
 
 fn text(case: &Case, args: &[&str]) -> String {
@@ -130,6 +128,26 @@ fn what_a_container_changed_is_shown_and_committed() {
 }
 
 #[test]
+fn parents_are_changed_and_mounts_are_not() {
+    need!(Root);
+    let case = Case::with_base();
+    case.dockerfile("FROM BASE\nRUN mkdir -p /a/b/c /a/empty && touch /a/b/c/f /a/gone\n");
+    case.build(&["-t", "deep"]).ok();
+    let folder = format!("{}:/new/place", case.context().display());
+    let script = "echo 1 > /a/b/c/f; rm /a/gone; echo 1 > /new/place/f; echo 1 > /vol/f; \
+                  echo 1 > /mem/f; echo 1 > /dev/shm/f; cat /etc/hosts /etc/resolv.conf > /dev/null";
+    let args = ["run", "--name=one", "-v", &folder, "-v", "/vol", "--tmpfs=/mem", "deep", "sh"];
+    case.rgraph(&[&args[..], &["-c", script]].concat()).ok();
+    assert_eq!(text(&case, &["diff", "one"]), "C /a\nC /a/b\nC /a/b/c\nC /a/b/c/f\nD /a/gone\n");
+    // That is what a commit holds, and no more.
+    text(&case, &["commit", "one", "new:1"]);
+    let script = "cat /a/b/c/f; test -e /a/gone || echo gone; ls -d /new /vol /mem 2>/dev/null";
+    let seen = case.rgraph(&["run", "--rm", "new:1", "sh", "-c", script]);
+    assert_eq!(seen.text(), "1\ngone\n");
+    text(&case, &["rm", "-v", "one"]);
+}
+
+#[test]
 fn names_listing_and_removal() {
     need!(Root);
     let case = Case::with_base();
@@ -184,35 +202,14 @@ fn signals_reach_it_and_ps_tells_the_truth() {
     assert_eq!(text(&case, &["ps", "-a", "--format", "{{.Names}}"]), "sig\n");
 }
 
-/// Both ends of a terminal of this size.
-fn terminal(rows: u16, columns: u16) -> (OwnedFd, OwnedFd) {
-    use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
-    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-    let ours = openpt(flags).expect("a terminal");
-    grantpt(&ours).and_then(|()| unlockpt(&ours)).expect("a terminal");
-    let theirs = ioctl_tiocgptpeer(&ours, flags).expect("its other end");
-    let size =
-        rustix::termios::Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-    rustix::termios::tcsetwinsize(&ours, size).expect("a size");
-    (ours, theirs)
-}
-
 #[test]
 fn a_terminal_is_one_and_typing_arrives() {
     need!(Root);
     let case = Case::with_base();
-    let (ours, theirs) = terminal(41, 107);
-    let mut command = case.command(&["run", "-it", "--name", "term", BASE, "sh"]);
-    let end = || std::process::Stdio::from(theirs.try_clone().expect("a handle"));
-    let mut child = command.stdin(end()).stdout(end()).stderr(end()).spawn().expect("starts");
-    drop(command);
-    let mut ours = fs::File::from(ours);
-    ours.write_all(b"tty; stty size; echo x > /typed; exit 4\n").expect("typed");
-    let code = child.wait().expect("our child").code();
-    let mut seen = vec![0; 64 << 10];
-    let n = ours.read(&mut seen).expect("a screen");
-    let seen = String::from_utf8_lossy(&seen[..n]).into_owned();
-    assert_eq!(code, Some(4), "{seen}");
+    let mut screen = Screen::start(&case, &["run", "-it", "--name", "term", BASE, "sh"]);
+    screen.keys(b"tty; stty size; echo x > /typed; exit 4\n");
+    let (code, seen) = screen.finish();
+    assert_eq!(code, 4, "{seen}");
     assert!(seen.contains("/dev/pts/0") && seen.contains("41 107"), "{seen}");
     assert!(text(&case, &["diff", "term"]).contains("A /typed"));
 }

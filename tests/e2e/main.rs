@@ -26,6 +26,7 @@ mod engines;
 mod errors;
 mod escapes;
 mod explain;
+mod foreground;
 mod git;
 mod graph;
 mod host;

@@ -104,6 +104,38 @@ fn free_ports_are_found_and_low_ones_refused() {
     }
 }
 
+/// What root may, and the one thing that a user may not.
+#[test]
+fn a_users_ports_lead_into_the_container() {
+    need!(Root, Tool("newuidmap"), Tool("setpriv"), Tool("pasta"));
+    let case = Case::new().of_user(Ids::Range);
+    if !case.open_tun() {
+        return shout("ports of a user: there is no /dev/net/tun");
+    }
+    case.import_base(BASE);
+    case.dockerfile(
+        "FROM BASE\nEXPOSE 80\nCMD [\"sh\", \"-c\", \"mkdir /w; echo p > /w/p; exec httpd -f -h /w\"]\n",
+    );
+    case.build(&["-t", "web:1"]).ok();
+    let map = format!("127.0.0.1:{}:80", free_port());
+    for (name, flags) in [("all", &["-P"][..]), ("one", &["-p", &map])] {
+        let run = [&["run", "-d", "--name", name], flags, &["web:1"]].concat();
+        case.rgraph(&run).ok();
+        let line = text(&case, &["port", name, "80/tcp"]);
+        let port = line.lines().next().and_then(|l| l.rsplit_once(':')).expect("an address").1;
+        let port: u16 = port.parse().expect("a number");
+        let there = || fetch(port, "/p").ends_with("p\n");
+        assert!(wait_until(Duration::from_secs(20), there), "no page at {port}");
+    }
+    let refused = |map: &str, said: &[&str]| {
+        case.rgraph(&["run", "--rm", "-p", map, BASE, "true"]).fails(125, said);
+    };
+    refused(&map, &["is already in use"]);
+    refused("127.0.0.1:81:80", &["cannot be opened by this user", "1024"]);
+    assert_eq!(text(&case, &["ps", "-aq"]).lines().count(), 2, "what was refused left something");
+    text(&case, &["rm", "-f", "all", "one"]);
+}
+
 /// An image with a program that answers.
 fn echo(case: &Case) {
     let source = case.out("echo.c");

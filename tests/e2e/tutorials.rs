@@ -5,12 +5,13 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use rgraph_tests::{Access, Case, Ids, Registry, Run, base_tar, need, setting, shout, wait_until};
+use rgraph_tests::{
+    Access, Case, Ids, Registry, Run, Screen, base_tar, need, setting, shout, wait_until,
+};
 
 use crate::ports::{fetch, free_port};
 
@@ -53,34 +54,12 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     })
 }
 
-/// Both ends of a terminal.
-fn terminal() -> (OwnedFd, OwnedFd) {
-    use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
-    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-    let ours = openpt(flags).expect("a terminal");
-    grantpt(&ours).and_then(|()| unlockpt(&ours)).expect("a terminal");
-    let theirs = ioctl_tiocgptpeer(&ours, flags).expect("its other end");
-    (ours, theirs)
-}
-
 /// Runs a command at a terminal on which this is typed; what is on the screen in the end.
 fn typed(case: &Case, args: &[&str], keys: &str) -> String {
-    let (ours, theirs) = terminal();
-    let mut command = case.command(args);
-    let end = || Stdio::from(theirs.try_clone().expect("a handle"));
-    let mut child = command.stdin(end()).stdout(end()).stderr(end()).spawn().expect("starts");
-    drop(command);
-    drop(theirs);
-    let mut ours = fs::File::from(ours);
-    ours.write_all(keys.as_bytes()).expect("typed");
-    let mut seen = Vec::new();
-    // The end of a terminal is an error.
-    let mut part = [0; 4096];
-    while let Ok(n @ 1..) = ours.read(&mut part) {
-        seen.extend_from_slice(&part[..n]);
-    }
-    let seen = String::from_utf8_lossy(&seen).into_owned();
-    assert!(child.wait().expect("our child").success(), "{seen}");
+    let mut screen = Screen::start(case, args);
+    screen.keys(keys.as_bytes());
+    let (code, seen) = screen.finish();
+    assert_eq!(code, 0, "{seen}");
     seen
 }
 

@@ -19,13 +19,15 @@ use crate::commands::note;
 use crate::report::{CliError, ErrorKind};
 
 /// The signals that are for the program, not for us.
-const PASSED_ON: [Signal; 7] = [
+const PASSED_ON: [Signal; 9] = [
     Signal::SIGINT,
     Signal::SIGTERM,
     Signal::SIGHUP,
     Signal::SIGQUIT,
     Signal::SIGUSR1,
     Signal::SIGUSR2,
+    Signal::SIGALRM,
+    Signal::SIGCONT,
     Signal::SIGWINCH,
 ];
 
@@ -36,7 +38,7 @@ pub struct Manner {
     pub input: bool,
     /// It has a terminal.
     pub terminal: bool,
-    /// Signals are passed on. With a terminal they never are: there keys are.
+    /// Signals are passed on.
     pub signals: bool,
     /// What leaves it, typed at a terminal.
     pub keys: Vec<u8>,
@@ -57,8 +59,9 @@ pub enum Left {
 enum Target {
     /// It does not run yet: they stop its start.
     Start(CancelToken),
-    /// To the first process of the container in this folder.
-    Program(PathBuf),
+    /// To the first process of the container in this folder. A new size is told to its terminal, when
+    /// it has one: the program hears of it from there.
+    Program(PathBuf, Option<Arc<Connection>>),
     /// They end this side alone; only a new size is told.
     Us(Arc<Connection>, Leaving),
     /// To nobody.
@@ -96,15 +99,18 @@ impl Forward {
 fn pass(signal: Signal, target: &Target) {
     // What cannot be told to a program that has just ended need not be.
     match (signal, target) {
-        (Signal::SIGWINCH, Target::Us(connection, _)) => tell_size(connection),
-        (Signal::SIGWINCH, _) => {}
+        (Signal::SIGWINCH, Target::Us(connection, _) | Target::Program(_, Some(connection))) => {
+            tell_size(connection)
+        }
         (Signal::SIGINT | Signal::SIGTERM, Target::Start(cancel)) => cancel.cancel(),
-        (_, Target::Program(folder)) => {
+        (_, Target::Program(folder, _)) => {
             // A way of its own: the other one may be full of input.
             if let Ok(Some(supervisor)) = Connection::open(folder) {
                 supervisor.signal(signal as i32).and_then(|()| supervisor.answer()).unwrap_or(());
             }
         }
+        // It goes on already.
+        (Signal::SIGCONT, Target::Us(..)) => {}
         (_, Target::Us(connection, leaving)) => {
             go(connection, leaving, Left::Signal(signal as i32));
         }
@@ -214,7 +220,10 @@ pub fn follow(
     let leaving = Leaving::default();
     let raw = (manner.terminal && manner.input).then(Raw::enter);
     forward.to(match folder {
-        Some(folder) if manner.signals && !manner.terminal => Target::Program(folder.to_owned()),
+        Some(folder) if manner.signals => {
+            let terminal = manner.terminal.then(|| connection.clone());
+            Target::Program(folder.to_owned(), terminal)
+        }
         _ => Target::Us(connection.clone(), leaving.clone()),
     });
     if manner.terminal {

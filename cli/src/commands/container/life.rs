@@ -56,7 +56,9 @@ pub fn start(cx: &Context, args: StartArgs) -> Result<(), CliError> {
         None => join(&containers, &record.id, attach)?,
     };
     let terminal = record.settings.terminal;
-    let manner = Manner { input: attach.input, terminal, signals: true, keys: opts.detach_keys };
+    // As in Docker: at a terminal only `run` passes them on.
+    let (input, signals) = (attach.input, !terminal);
+    let manner = Manner { input, terminal, signals, keys: opts.detach_keys };
     outcome(follow(connection, Some(&containers.folder(&record)), manner, &forward)?)
 }
 
@@ -233,6 +235,7 @@ pub fn attach(cx: &Context, args: AttachArgs) -> Result<(), CliError> {
     }
     connection.attach(Attach { input, output: true }).map_err(failed)?;
     let terminal = record.settings.terminal;
-    let manner = Manner { input, terminal, signals: opts.sig_proxy, keys: opts.detach_keys };
+    let signals = opts.sig_proxy && !terminal;
+    let manner = Manner { input, terminal, signals, keys: opts.detach_keys };
     outcome(follow(connection, Some(&containers.folder(&record)), manner, &forward)?)
 }
