@@ -234,7 +234,7 @@ impl Inner {
         {
             Ok(_) => true,
             Err(RegistryError::Tls { .. } | RegistryError::Broken { .. }) => false,
-            Err(RegistryError::Unreachable { .. }) => false,
+            Err(RegistryError::Unreachable { .. } | RegistryError::NotHttp { .. }) => false,
             Err(e) => return Err(e),
         };
         if !tls {

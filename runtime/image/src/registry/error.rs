@@ -40,6 +40,14 @@ pub enum RegistryError {
         /// The innermost cause.
         cause: String,
     },
+    /// What came is no HTTP: the head of an answer, or the frame of its body, cannot be read.
+    #[error("{host} does not answer in HTTP: {cause}")]
+    NotHttp {
+        /// `host[:port]`.
+        host: String,
+        /// The innermost cause.
+        cause: String,
+    },
     /// The connection stayed open, but nothing or next to nothing came.
     #[error("{host} was silent for {seconds} s")]
     Silent {
@@ -175,7 +183,8 @@ impl RegistryError {
     pub(super) fn is_transient(&self, answered: bool) -> bool {
         match self {
             Self::Unreachable { refused, .. } => answered || !refused,
-            Self::Broken { .. } | Self::Silent { .. } => true,
+            // That of a server in trouble, now and then; see `Backoff` for how often.
+            Self::Broken { .. } | Self::Silent { .. } | Self::NotHttp { .. } => true,
             Self::Status { status, .. } => {
                 matches!(status, 408 | 429 | 500 | 502 | 503 | 504 | 520..=524)
             }

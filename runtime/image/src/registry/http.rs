@@ -341,9 +341,11 @@ fn sort(host: &str, e: &reqwest::Error) -> RegistryError {
     let host = host.to_owned();
     let mut io_kind = None;
     let mut tls = false;
+    let mut garbled = false;
     let mut at = e.source();
     while let Some(inner) = at {
         tls |= inner.is::<rustls::Error>();
+        garbled |= inner.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse);
         if let Some(io) = inner.downcast_ref::<io::Error>() {
             io_kind = Some(io.kind());
             tls |= holds_tls(io);
@@ -362,6 +364,11 @@ fn sort(host: &str, e: &reqwest::Error) -> RegistryError {
     }
     if e.is_builder() {
         return RegistryError::Settings { host, why: cause };
+    }
+    // The lengths of chunks are told by hyper in this way; a cut body is `UnexpectedEof`.
+    let framing = [io::ErrorKind::InvalidInput, io::ErrorKind::InvalidData];
+    if garbled || io_kind.is_some_and(|kind| framing.contains(&kind)) {
+        return RegistryError::NotHttp { host, cause };
     }
     RegistryError::Broken { host, cause }
 }

@@ -37,11 +37,13 @@ impl Default for RetryPolicy {
 pub(super) struct Backoff<'a> {
     policy: &'a RetryPolicy,
     used: u32,
+    /// An answer could not be read before.
+    garbled: bool,
 }
 
 impl<'a> Backoff<'a> {
     pub(super) fn new(policy: &'a RetryPolicy) -> Self {
-        Self { policy, used: 0 }
+        Self { policy, used: 0, garbled: false }
     }
 
     /// Real progress was made: what failed before no longer counts.
@@ -73,6 +75,12 @@ impl<'a> Backoff<'a> {
         }
         // An address that never answered is more likely wrong than busy.
         if matches!(error, RegistryError::Unreachable { .. }) && !answered && self.used > 0 {
+            return None;
+        }
+        // What is no HTTP may be a proxy's bad moment, once. More often it is another kind of server.
+        if matches!(error, RegistryError::NotHttp { .. })
+            && std::mem::replace(&mut self.garbled, true)
+        {
             return None;
         }
         let asked = match error {
@@ -160,6 +168,20 @@ mod tests {
             let got = (0..10).filter(|_| b.next(&error(refused), answered).is_some()).count();
             assert_eq!(got, tries, "{refused} {answered}");
         }
+    }
+
+    #[test]
+    fn what_is_no_http_gets_one_more_try_in_all() {
+        let error = RegistryError::NotHttp { host: "h".into(), cause: "c".into() };
+        let policy = RetryPolicy { retries: 9, ..RetryPolicy::default() };
+        let mut b = Backoff::new(&policy);
+        assert!(b.next(&status(None), true).is_some());
+        assert!(b.next(&error, true).is_some());
+        assert!(b.next(&status(None), true).is_some());
+        assert!(b.next(&error, true).is_none());
+        // Real progress does not make such a server one to be waited for.
+        b.reset();
+        assert!(b.next(&error, true).is_none());
     }
 
     #[test]

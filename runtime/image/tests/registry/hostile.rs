@@ -191,6 +191,38 @@ fn tries_are_counted_and_4xx_is_final() {
 }
 
 #[test]
+fn what_is_no_http_is_asked_for_once_more_and_a_cut_head_as_often_as_any() {
+    let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "A: b\r\n".repeat(300));
+    let long = format!("HTTP/1.1 200 OK\r\nA: {}\r\n\r\n", "b".repeat(1 << 20));
+    let no_http: [&str; 12] = [
+        "SSH-2.0-OpenSSH_9\r\n",
+        "HTTP/9.9 200 OK\r\n\r\n",
+        "HTTP/1.1 abc OK\r\n\r\n",
+        "HTTP/1.1 99999 OK\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nA\0: b\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nlots\r\nx",
+        &many,
+        &long,
+        "\u{15}\u{3}\u{1}\0\u{2}\u{2}\n",
+    ];
+    let cut = ["HTTP/1.1 200 OK\r\nContent-Le", "HTTP/1.", ""];
+    let cases = no_http.map(|head| (head, 2, "does not answer in HTTP"));
+    for (text, requests, want) in cases.into_iter().chain(cut.map(|head| (head, 4, "broke"))) {
+        let bytes = text.as_bytes().to_vec();
+        let server = Server::start("127.0.0.1", move |_, out| {
+            let _ = out.write_all(&bytes);
+        });
+        let (error, events) = pull(&server, quick(), b"x");
+        let shown = &text[..text.len().min(60)];
+        assert!(error.contains(want), "{shown:?}: {error}");
+        assert_eq!((server.log().len(), events.len()), (requests, requests - 1), "{shown:?}");
+    }
+}
+
+#[test]
 fn silence_ends() {
     let done = Arc::new(AtomicBool::new(false));
     let held = done.clone();
