@@ -14,6 +14,7 @@ use proptest::test_runner::TestRunner;
 use rgraph_image::layer::{
     Below, LayerSource, LayerStats, LayerWriteOptions, UnpackOptions, unpack_layer, write_layer,
 };
+use rgraph_image::tar::{Kind, Member, TarWriter};
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
@@ -472,6 +473,64 @@ fn owners_and_modes_do_not_depend_on_what_new_files_are_given() {
         rustix::process::umask(before);
         assert_eq!(tree(&copy), tree(&up), "{mask:o} {group:?}");
     }
+}
+
+/// Empty files of these names.
+fn tar_of(names: &[&str]) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut tar = TarWriter::new(&mut out);
+    for name in names {
+        tar.begin(&Member::new(name.as_bytes().to_vec(), Kind::File)).unwrap();
+    }
+    tar.finish().unwrap();
+    out
+}
+
+#[test]
+fn folders_that_no_member_lists_are_found_however_deep() {
+    if !root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let depth = 900;
+    let deep = "a/".repeat(depth);
+    let at = |name: &str| format!("{deep}{name}");
+    let unpacked = |name: &str, names: &[&str], below: &[PathBuf]| {
+        let to = dir.path().join(name);
+        fs::create_dir(&to).unwrap();
+        let names: Vec<String> = names.iter().map(|n| at(n)).collect();
+        let tar = tar_of(&names.iter().map(String::as_str).collect::<Vec<_>>());
+        let opts = UnpackOptions { below: Below::Known(below), ..UnpackOptions::default() };
+        let stats = unpack_layer(tar.as_slice(), &to, &opts).unwrap();
+        assert_eq!(stats.implied_dirs, depth as u64, "{name}");
+        to
+    };
+    let bottom = unpacked("bottom", &["f", "g"], &[]);
+    let middle = unpacked("middle", &[".wh.f", ".wh.none", "h"], std::slice::from_ref(&bottom));
+    let below = [middle.clone(), bottom];
+    let top = unpacked("top", &[".wh.f", ".wh.g", ".wh.h"], &below);
+    let names = |root: &Path| {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(root.join(&deep)).unwrap() {
+            let entry = entry.unwrap();
+            let mark = if entry.metadata().unwrap().file_type().is_file() { "" } else { "-" };
+            names.push(format!("{mark}{}", entry.file_name().display()));
+        }
+        names.sort();
+        names
+    };
+    // What is deleted already is not deleted again, nor what never was.
+    assert_eq!(
+        (names(&middle), names(&top)),
+        (vec!["-f".into(), "h".into()], vec!["-g".into(), "-h".into()])
+    );
+    // Where a layer hides all below it there is nothing to delete.
+    let opaque = tar_of(&["a/.wh..wh..opq", &at(".wh.g")]);
+    let to = dir.path().join("opaque");
+    fs::create_dir(&to).unwrap();
+    let opts = UnpackOptions { below: Below::Known(&below), ..UnpackOptions::default() };
+    unpack_layer(opaque.as_slice(), &to, &opts).unwrap();
+    assert_eq!(names(&to), Vec::<String>::new());
 }
 
 #[test]

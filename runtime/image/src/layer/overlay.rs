@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use super::LayerError;
 use super::fs::{self, Meta, Xattrs};
 use super::owner::Owners;
+use super::put::split;
+use super::resolve::join;
 use crate::tar::Kind;
 
 /// A folder's kind as part of a mode.
@@ -110,19 +112,84 @@ impl Lowers {
 
     /// What the merged view has at `path`, none of whose parents is a link.
     pub fn find(&self, path: &[u8]) -> io::Result<Found> {
-        let mut live = self.all();
-        for end in (0..path.len()).filter(|i| path[*i] == b'/') {
-            live = self.merge(&live, &path[..end])?;
+        let (parent, name) = split(path);
+        let mut at = self.top();
+        for part in parent.split(|b| *b == b'/').filter(|p| !p.is_empty()) {
+            self.enter(&mut at, part)?;
         }
-        for layer in live {
-            let m = match fs::handle_beneath(self.roots[layer].as_fd(), path) {
-                Ok(fd) => fs::stat(&fd)?,
-                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-                Err(e) => return Err(e),
+        self.look(&at, name)
+    }
+
+    /// The root, where all layers are merged.
+    pub fn top(&self) -> Merged {
+        Merged { path: Vec::new(), live: self.all().into_iter().map(|n| (n, None)).collect() }
+    }
+
+    /// Goes down to the folder `name`.
+    pub fn enter(&self, at: &mut Merged, name: &[u8]) -> io::Result<()> {
+        let mut live = Vec::new();
+        for (layer, dir) in std::mem::take(&mut at.live) {
+            let opened = match &dir {
+                Some(dir) => fs::open_dir(dir, name),
+                None => fs::open_dir(self.folder(layer, &at.path)?, name),
             };
-            return Ok(if m.is_whiteout() { Found::Nothing } else { Found::Some(layer, m) });
+            match opened {
+                Ok(fd) => {
+                    let opaque = is_opaque(&fd, self.userxattr)?;
+                    live.push((layer, Some(fd).filter(|_| live.len() < HANDLES)));
+                    if opaque {
+                        break;
+                    }
+                }
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                // A whiteout, link or file hides everything below it.
+                Err(e) if fs::not_a_dir(&e) => break,
+                Err(e) => return Err(e),
+            }
+        }
+        *at = Merged { path: join(&at.path, name), live };
+        Ok(())
+    }
+
+    /// What the merged view has as `name` there.
+    pub fn look(&self, at: &Merged, name: &[u8]) -> io::Result<Found> {
+        for (layer, dir) in &at.live {
+            let found = match dir {
+                Some(dir) => fs::exists_at(dir, name)?,
+                None => fs::exists_at(self.folder(*layer, &at.path)?, name)?,
+            };
+            if let Some(m) = found {
+                return Ok(if m.is_whiteout() { Found::Nothing } else { Found::Some(*layer, m) });
+            }
         }
         Ok(Found::Nothing)
+    }
+
+    /// A handle for walking on the folder at `path` of a layer.
+    fn folder(&self, layer: usize, path: &[u8]) -> io::Result<OwnedFd> {
+        fs::dir_beneath(self.roots[layer].as_fd(), path)
+    }
+}
+
+/// Handles that one [`Merged`] keeps; of more layers the folders are found by their paths.
+const HANDLES: usize = 16;
+
+/// A folder of the merged view.
+pub(super) struct Merged {
+    path: Vec<u8>,
+    /// The layers that take part in it, top first.
+    live: Vec<(usize, Option<OwnedFd>)>,
+}
+
+impl Merged {
+    /// One that nothing takes part in.
+    pub fn nothing() -> Self {
+        Self { path: Vec::new(), live: Vec::new() }
+    }
+
+    /// Whether it is not there at all.
+    pub fn is_nothing(&self) -> bool {
+        self.live.is_empty()
     }
 }
 

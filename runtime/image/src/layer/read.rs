@@ -211,10 +211,7 @@ impl Unpack<'_> {
             Some(_) => Ok(()),
             None => {
                 // Where nothing is to be hidden the mark would show as a name without a file.
-                let lowers = self.upper.lowers()?;
-                if self.upper.hidden(&path).map_err(err("look at"))?
-                    || lowers.find(&path).map_err(err("look at"))?.kind().is_none()
-                {
+                if self.upper.below(&place.path, name)?.kind().is_none() {
                     return Ok(());
                 }
                 make_whiteout(&place.dir, name).map_err(err("delete"))
@@ -260,10 +257,7 @@ impl Unpack<'_> {
         let err = |what| LayerError::io(what, path);
         let lowers = self.upper.lowers()?;
         let missing = || LayerError::refused(&m.path, "the target of its link does not exist");
-        if self.upper.hidden(path).map_err(err("look at"))? {
-            return Err(missing());
-        }
-        let Found::Some(layer, meta) = lowers.find(path).map_err(err("look at"))? else {
+        let Found::Some(layer, meta) = self.upper.below(&to.path, name)? else {
             return Err(missing());
         };
         let mut copy = Member::new(path.to_vec(), Kind::File);
