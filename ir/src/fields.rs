@@ -231,6 +231,29 @@ impl FieldPath {
         done
     }
 
+    /// Appends the path of a member to a text.
+    #[inline]
+    pub fn write(&mut self, name: &str, out: &mut String) {
+        out.push_str(&self.text);
+        if !name.is_empty() {
+            if !self.text.is_empty() {
+                out.push('.');
+            }
+            out.push_str(name);
+        } else if let Some((_, n)) = self.open.last_mut() {
+            push_position(out, n);
+        }
+    }
+
+    /// Passes a member over.
+    pub fn skip(&mut self, name: &str) {
+        if name.is_empty()
+            && let Some((_, n)) = self.open.last_mut()
+        {
+            *n += 1;
+        }
+    }
+
     /// Unnamed members of a list are named by position.
     fn push(&mut self, name: &str) {
         if !name.is_empty() {
@@ -239,12 +262,16 @@ impl FieldPath {
             }
             self.text.push_str(name);
         } else if let Some((_, n)) = self.open.last_mut() {
-            self.text.push('[');
-            push_number(&mut self.text, *n as u64);
-            self.text.push(']');
-            *n += 1;
+            push_position(&mut self.text, n);
         }
     }
+}
+
+fn push_position(out: &mut String, n: &mut usize) {
+    out.push('[');
+    push_number(out, *n as u64);
+    out.push(']');
+    *n += 1;
 }
 
 /// Appends the decimal digits of a number. Formatting by `fmt` costs more than all else that is done

@@ -202,7 +202,7 @@ fn vertex(
     let v = view.vertex(id);
     w.open(None, '{');
     w.number("id", n as u64);
-    w.string("kind", v.op.kind());
+    w.word("kind", v.op.kind());
     w.string("name", &v.meta.name);
     match &v.meta.stage {
         Some(s) => w.string("stage", s),
@@ -235,7 +235,7 @@ fn vertex(
         w.open(None, '{');
         w.optional("vertex", view.number(u.edge.vertex));
         w.number("output", u64::from(u.edge.output));
-        w.string("role", u.role);
+        w.word("role", u.role);
         w.string("what", &u.what);
         w.close('}');
     }
@@ -259,23 +259,25 @@ struct Members<'w, 't> {
 
 impl FieldVisitor for Members<'_, '_> {
     fn value(&mut self, name: &str, value: Value<'_>) {
+        // Only an environment is described by its digest here, and it has a number.
+        if matches!(value, Value::None | Value::Digest(_)) {
+            return self.path.skip(name);
+        }
         let w = &mut *self.w;
-        self.path.at(name, |path| match value {
+        w.start(None);
+        w.out.push('"');
+        self.path.write(name, &mut w.out);
+        w.out.push_str("\":");
+        match value {
             Value::Int(n) if n >= 0 => {
-                w.raw(path, "\"");
+                w.out.push('"');
                 push_number(&mut w.out, n as u64);
                 w.out.push('"');
             }
-            Value::Bool(b) => w.raw(path, if b { "\"true\"" } else { "\"false\"" }),
-            Value::Str(text) => w.string(path, text),
-            // Only an environment is described by its digest here, and it has a number.
-            Value::Digest(_) => {}
-            value => {
-                if let Some(text) = value.text() {
-                    w.string(path, &text);
-                }
-            }
-        });
+            Value::Bool(b) => w.out.push_str(if b { "\"true\"" } else { "\"false\"" }),
+            Value::Str(text) => quote(&mut w.out, text),
+            value => quote(&mut w.out, &value.text().unwrap_or_default()),
+        }
     }
     fn open(&mut self, name: &str, _len: usize) {
         self.path.enter(name);
@@ -390,6 +392,15 @@ impl<'t> Writer<'t> {
         self.out.push_str(value);
     }
 
+    /// A text of ours: nothing in it is to be escaped.
+    #[inline(always)]
+    fn word(&mut self, name: &str, value: &'static str) {
+        self.start(Some(name));
+        self.out.push('"');
+        self.out.push_str(value);
+        self.out.push('"');
+    }
+
     #[inline(always)]
     fn string(&mut self, name: &str, value: &str) {
         self.start(Some(name));
@@ -423,23 +434,36 @@ impl<'t> Writer<'t> {
     }
 }
 
-/// True when nothing is to be escaped, nor starts what is.
+/// True when nothing is to be escaped, nor can be: all of it is ASCII.
 fn is_plain(text: &[u8]) -> bool {
-    let special = |b: &u8| *b < 0x20 || matches!(*b, b'"' | b'\\' | 0x7f | 0xc2);
-    // Without a branch for each byte: sixteen at a time are one vector, and what is left over at the
-    // end is looked at once more together with what stands before it.
-    fn any<const N: usize>(piece: Option<&[u8; N]>, special: impl Fn(&u8) -> bool) -> bool {
-        piece.is_some_and(|p| p.iter().fold(false, |any, b| any | special(b)))
+    // Eight at a time, and those left over at the end once more with what stands before them.
+    let (words, rest) = text.as_chunks::<8>();
+    if words.iter().any(|w| holds_special(u64::from_le_bytes(*w))) {
+        return false;
     }
-    match text.len() {
-        0..4 => !text.iter().any(special),
-        4..8 => !any::<4>(text.first_chunk(), special) && !any::<4>(text.last_chunk(), special),
-        8..16 => !any::<8>(text.first_chunk(), special) && !any::<8>(text.last_chunk(), special),
-        _ => {
-            let (pieces, _) = text.as_chunks::<16>();
-            !pieces.iter().any(|p| any(Some(p), special)) && !any::<16>(text.last_chunk(), special)
+    match (rest, text.last_chunk::<8>()) {
+        ([], _) => true,
+        (_, Some(last)) => !holds_special(u64::from_le_bytes(*last)),
+        (short, None) => {
+            let mut word = *b"xxxxxxxx";
+            for (to, from) in word.iter_mut().zip(short) {
+                *to = *from;
+            }
+            !holds_special(u64::from_le_bytes(word))
         }
     }
+}
+
+/// True when one of eight bytes is a control character, a quote, a backslash, DEL, or no ASCII.
+fn holds_special(word: u64) -> bool {
+    const ONES: u64 = u64::MAX / 255;
+    let all = |b: u8| ONES * u64::from(b);
+    // Of ASCII, what is below `n` has its highest bit set after `- n`. Only what is special itself
+    // borrows from the byte above it.
+    let below = |word: u64, n: u8| word.wrapping_sub(all(n));
+    let is = |b: u8| below(word ^ all(b), 1);
+    let found = word | below(word, b' ') | is(b'"') | is(b'\\') | word.wrapping_add(ONES);
+    found & all(0x80) != 0
 }
 
 /// A JSON string (RFC 8259, section 7).
