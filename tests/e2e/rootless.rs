@@ -1,6 +1,10 @@
 //! Builds of a user who is not root: the same images, the same walls, nothing left behind.
 
+use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rgraph_tests::{Case, Ids, SUBIDS, USER, has_process, mounts_below, need, shout, wait_until};
@@ -70,6 +74,81 @@ COPY --from=a /d/c /up /x/
         );
         case.build(&["--network", "none"]).ok();
     }
+}
+
+/// Opening a file in a folder waits until this ends.
+const HOLD: &str = r#"
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/fanotify.h>
+#include <unistd.h>
+int main(int argc, char **argv) {
+    int fan = fanotify_init(FAN_CLASS_CONTENT, O_RDONLY);
+    struct fanotify_event_metadata event;
+    if (fan < 0 || fanotify_mark(fan, FAN_MARK_ADD, FAN_OPEN_PERM | FAN_EVENT_ON_CHILD, AT_FDCWD, argv[1]))
+        return perror("fanotify"), 1;
+    puts("ready"), fflush(stdout);
+    if (read(fan, &event, sizeof event) < 0) return perror("read"), 1;
+    puts("held"), fflush(stdout);
+    return getchar() != EOF;
+}
+"#;
+
+/// A file system that takes its time over one step's node takes none of another step's.
+#[test]
+fn a_node_that_is_slow_to_make_holds_up_its_own_step_alone() {
+    need!(Root, Tool("newuidmap"), Tool("setpriv"), Tool("gcc"));
+    let tools = Case::new();
+    let (source, hold) = (tools.out("hold.c"), tools.out("hold"));
+    fs::write(&source, HOLD).expect("a file");
+    let built = Command::new("gcc").arg("-w").arg("-o").arg(&hold).arg(&source).status();
+    assert!(built.expect("gcc").success());
+    for ids in [Ids::Range, Ids::One] {
+        let case = case(Some(ids));
+        let args = ["--network", "none", "--no-cache"];
+        let slow = "--mount=type=cache,id=slow,target=/c";
+        let turn = "--mount=type=cache,id=turn,target=/t";
+        case.dockerfile(&format!("FROM BASE\nRUN {slow} {turn} touch /c/slow-one /t/turn-one\n"));
+        case.build(&args).ok();
+        let dir = |name| find(&case.root(), name).expect("it was made");
+        let (slow_dir, turn_dir) = (dir("slow-one"), dir("turn-one"));
+        let mut held = Command::new(&hold)
+            .arg(slow_dir)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("just built");
+        let mut lines = BufReader::new(held.stdout.take().expect("piped")).lines();
+        let mut line = || lines.next().and_then(Result::ok);
+        if line().as_deref() != Some("ready") {
+            held.wait().expect("our child");
+            return shout("a slow file: the kernel holds no `open` up (fanotify)");
+        }
+        case.dockerfile(&format!(
+            "FROM BASE AS slow\nRUN {slow} mknod /c/node c 1 3 && echo slow-en''ded\n\
+             FROM BASE AS quick\nRUN {turn} until test -e /t/go; do sleep 0.02; done; touch /went\n\
+             RUN mknod /quick c 1 5 && echo quick-en''ded\n\
+             FROM BASE\nCOPY --from=slow /etc/passwd /a\nCOPY --from=quick /went /b\n"
+        ));
+        let mut build = case.start(&case.build_args(&args));
+        assert_eq!(line().as_deref(), Some("held"), "{}", build.said());
+        fs::write(turn_dir.join("go"), "").expect("a file");
+        build.wait_for(" quick-ended");
+        assert!(!build.said().contains(" slow-ended"), "{}", build.said());
+        drop(held.stdin.take());
+        assert!(held.wait().expect("our child").success());
+        build.finish().ok();
+    }
+}
+
+/// The folder in `dir` or below that holds `name`.
+fn find(dir: &Path, name: &str) -> Option<PathBuf> {
+    let entries: Vec<_> = fs::read_dir(dir).ok()?.flatten().collect();
+    if entries.iter().any(|e| e.file_name() == name) {
+        return Some(dir.to_owned());
+    }
+    let is_dir = |e: &&fs::DirEntry| e.file_type().is_ok_and(|t| t.is_dir());
+    entries.iter().filter(is_dir).find_map(|e| find(&e.path(), name))
 }
 
 /// Each line is one thing that a step must not be able to do; it prints what it got.

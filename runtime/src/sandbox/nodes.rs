@@ -1,17 +1,18 @@
 //! `mknod` in a user namespace, where the kernel makes no devices: a file stands for the node, and
 //! becomes the device in the layer's tar ([`rgraph_image::layer::DEVICE_ATTRIBUTE`]).
 //!
-//! The step's call waits while a copy of the runner makes the file as the kernel would have made the
-//! node: in the caller's root and folder, as its user, with its mask. So the kernel itself finds
-//! the path, and nothing is to be had that way which the step could not have made itself.
+//! The step's call waits while a process beside the step makes the file as the kernel would have made the
+//! node: in the caller's root and folder, as its user, with its mask and its rights. So the kernel itself finds
+//! the path, and nothing is to be had that way which the step could not have made itself. Each step
+//! has a process of its own, from the first such call on: what one of them waits for holds up no other step.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rgraph_image::layer::{DEVICE_ATTRIBUTE, Owners, device_note};
 use rgraph_sys::caps::{self, Cap, CapSet};
-use rgraph_sys::seccomp::notify::{self, AT_FDCWD, Heard, MakeNode, Question};
-use rgraph_sys::spawn::{self, Ended, PidFd};
-use rgraph_sys::{channel, ns};
+use rgraph_sys::seccomp::notify::{self, AT_FDCWD, Heard, Question, Waits};
+use rgraph_sys::spawn::{self, PidFd};
+use rgraph_sys::{channel, ns, other, wait};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 
@@ -24,10 +25,21 @@ pub(super) enum Desk {
     Closed,
     /// The child has yet to send what they are heard by.
     Awaited(OwnedFd, Owners),
-    /// They are heard by this.
+    /// They are heard by this, and there was none yet.
     Open(OwnedFd),
     /// Another process hears and answers them.
-    Elsewhere(PidFd),
+    Elsewhere(Beside),
+}
+
+/// A process that answers. Dropped once the step has ended: nothing of it may be left then.
+#[derive(Debug)]
+pub(super) struct Beside(PidFd);
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 impl Desk {
@@ -36,81 +48,91 @@ impl Desk {
         match self {
             Self::Closed => None,
             Self::Awaited(fd, _) | Self::Open(fd) => Some(fd.as_fd()),
-            Self::Elsewhere(process) => Some(process.as_fd()),
+            Self::Elsewhere(process) => Some(process.0.as_fd()),
         }
     }
 
-    /// Does what there is to do for the process `step`, without waiting.
+    /// Does what there is to do for the process `step`, without waiting. What cannot be answered fails in
+    /// the step, with ENOSYS, as soon as nobody listens.
     pub fn attend(&mut self, step: &PidFd) {
-        let open = match self {
-            Self::Closed => true,
+        *self = match std::mem::replace(self, Self::Closed) {
+            Self::Closed => Self::Closed,
             Self::Awaited(socket, owners) => {
                 // A child that failed before has closed its end.
-                let sent = channel::receive(&*socket).ok().flatten();
-                let listener = sent.and_then(|(_, fds)| fds.into_iter().next());
-                let desk = match (listener, owners) {
-                    (Some(listener), Owners::Kernel) => Some(Self::Open(listener)),
+                let sent = channel::receive(&socket).ok().flatten();
+                match (sent.and_then(|(_, fds)| fds.into_iter().next()), owners) {
+                    (Some(listener), Owners::Kernel) => Self::Open(listener),
                     (Some(listener), Owners::Recorded) => {
-                        owners::start(listener, step).ok().map(Self::Elsewhere)
+                        Self::beside(owners::start(listener, step))
                     }
-                    (None, _) => None,
-                };
-                desk.map(|desk| *self = desk).is_some()
-            }
-            Self::Elsewhere(process) => {
-                // It has ended.
-                let _ = process.wait();
-                false
-            }
-            Self::Open(listener) => match notify::hear(listener) {
-                Ok(Heard::Question(question)) => {
-                    let result = make(&question, listener.as_fd());
-                    question.answer(listener, result.map_err(Errno::raw_os_error)).is_ok()
+                    (None, _) => Self::Closed,
                 }
-                Ok(Heard::Nothing) => true,
-                Ok(Heard::Over) | Err(_) => false,
+            }
+            Self::Open(listener) => match notify::look(&listener) {
+                Ok(Waits::Question) => Self::beside(start(listener, step)),
+                Ok(Waits::Nothing) => Self::Open(listener),
+                Ok(Waits::Over) | Err(_) => Self::Closed,
             },
+            // It has ended.
+            Self::Elsewhere(_) => Self::Closed,
         };
-        if !open {
-            *self = Self::Closed;
-        }
+    }
+
+    fn beside(started: std::io::Result<PidFd>) -> Self {
+        started.map_or(Self::Closed, |process| Self::Elsewhere(Beside(process)))
     }
 }
 
-impl Drop for Desk {
-    /// Once the step has ended: nothing of it may be left.
-    fn drop(&mut self) {
-        if let Self::Elsewhere(process) = self {
-            let _ = process.kill();
-            let _ = process.wait();
-        }
-    }
+/// Starts answering for the step whose process is `step`.
+fn start(listener: OwnedFd, step: &PidFd) -> std::io::Result<PidFd> {
+    let step = step.as_fd().try_clone_to_owned()?;
+    spawn::copy_with_only([listener, step], |[listener, step]| {
+        i32::from(serve(&listener, PidFd::from_fd(step)).is_err())
+    })
 }
 
-/// Answers a call by doing it in a copy of this process.
-fn make(question: &Question, listener: BorrowedFd<'_>) -> Result<(), Errno> {
-    let Some(call) = question.call else { return Err(Errno::NOSYS) };
-    let made = spawn::copy_self(|| match stand_in(question, call, listener) {
-        Ok(()) => 0,
-        Err(e) => e.raw_os_error(),
-    });
-    match made.and_then(|copy| copy.wait()) {
-        Ok(Ended::Exited(0)) => Ok(()),
-        Ok(Ended::Exited(code)) => Err(Errno::from_raw_os_error(code)),
-        Ok(Ended::Signalled(_)) => Err(Errno::IO),
-        Err(_) => Err(Errno::AGAIN),
-    }
-}
-
-/// In the copy: becomes the caller as far as files are concerned, and makes the file.
-fn stand_in(question: &Question, call: MakeNode, listener: BorrowedFd<'_>) -> Result<(), Errno> {
-    let thread = question.thread;
-    let status = std::fs::read_to_string(format!("/proc/{thread}/status"));
-    let who = status.ok().and_then(|text| Caller::read(&text)).ok_or(Errno::SRCH)?;
-    let open = |what: &str| {
+fn serve(listener: &OwnedFd, step: PidFd) -> std::io::Result<()> {
+    let open = |path: &str| {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        rustix::fs::open(format!("/proc/{thread}/{what}"), flags, Mode::empty())
+        rustix::fs::open(path, flags, Mode::empty())
     };
+    ns::die_with_parent()?;
+    let proc = open("/proc")?;
+    // Where the step's mounts are the only ones, no path can lead elsewhere.
+    other::enter_mounts(&step)?;
+    drop(step);
+    let root = open("/")?;
+    // Those of the step, and to look into its processes.
+    caps::limit(CapSet::DOCKER.with(Cap::SYS_PTRACE))?;
+    loop {
+        wait::readable(&[listener.as_fd()], None)?;
+        match notify::hear(listener)? {
+            Heard::Question(question) => {
+                let made = make(&question, listener.as_fd(), &proc);
+                // Whoever cannot become itself again must do nothing more.
+                ns::files_as_root()?;
+                ns::die_with_parent()?;
+                ns::change_dir(&root)?;
+                rustix::process::chroot(c".")?;
+                question.answer(listener, made.map_err(Errno::raw_os_error))?;
+            }
+            Heard::Nothing => {}
+            Heard::Over => return Ok(()),
+        }
+    }
+}
+
+/// Becomes the caller as far as files are concerned, and makes the file.
+fn make(question: &Question, listener: BorrowedFd<'_>, proc: &OwnedFd) -> Result<(), Errno> {
+    let call = question.call.ok_or(Errno::NOSYS)?;
+    let thread = question.thread;
+    let of_thread = |what: &str, flags: OFlags| {
+        rustix::fs::openat(proc, format!("{thread}/{what}"), flags | OFlags::CLOEXEC, Mode::empty())
+    };
+    let open = |what: &str| of_thread(what, OFlags::PATH | OFlags::DIRECTORY);
+    let status = of_thread("status", OFlags::RDONLY)?;
+    let status = std::io::read_to_string(std::fs::File::from(status)).map_err(errno)?;
+    let who = Caller::read(&status).ok_or(Errno::SRCH)?;
     let path = notify::read_path(thread, call.path).map_err(errno)?;
     let root = open("root")?;
     let folder = match call.folder {
@@ -118,19 +140,19 @@ fn stand_in(question: &Question, call: MakeNode, listener: BorrowedFd<'_>) -> Re
         AT_FDCWD => open("cwd")?,
         fd => open(&format!("fd/{fd}"))?,
     };
+    // All of that was about whoever calls, or it is not used.
     if !question.still_asked(listener) {
         return Err(Errno::SRCH);
     }
     let is_whiteout = !call.block && call.device == (0, 0);
-    if !who.may_make_nodes || is_whiteout {
+    if !who.rights.has(Cap::MKNOD) || is_whiteout {
         return Err(Errno::PERM);
     }
     ns::change_dir(&root).map_err(errno)?;
     rustix::process::chroot(c".")?;
     ns::change_dir(&folder).map_err(errno)?;
     ns::set_umask(who.umask);
-    ns::become_user(who.uid, who.gid, &who.groups).map_err(errno)?;
-    caps::limit(CapSet::DOCKER).map_err(errno)?;
+    ns::files_as(who.uid, who.gid, &who.groups, who.rights.and(CapSet::DOCKER)).map_err(errno)?;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = rustix::fs::open(path.as_slice(), flags, Mode::from_raw_mode(call.mode))?;
     let note = device_note(call.block, call.device.0, call.device.1);
@@ -154,7 +176,7 @@ struct Caller {
     gid: u32,
     groups: Vec<u32>,
     umask: u32,
-    may_make_nodes: bool,
+    rights: CapSet,
 }
 
 impl Caller {
@@ -172,7 +194,7 @@ impl Caller {
             gid: id("Gid")?,
             groups: groups.ok()?,
             umask: u32::from_str_radix(field("Umask")?, 8).ok()?,
-            may_make_nodes: caps & (1 << Cap::MKNOD as u8) != 0,
+            rights: CapSet::from_bits(caps),
         })
     }
 }
@@ -185,11 +207,11 @@ mod tests {
     fn the_caller_is_read() {
         let text = "Name:\tmknod\nUmask:\t0027\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\n\
                     Groups:\t9 10 \nCapEff:\t00000000a80425fb\n";
-        let want =
-            Caller { uid: 4, gid: 8, groups: vec![9, 10], umask: 0o27, may_make_nodes: true };
+        let rights = CapSet::DOCKER;
+        let want = Caller { uid: 4, gid: 8, groups: vec![9, 10], umask: 0o27, rights };
         assert_eq!(Caller::read(text), Some(want));
         let less = text.replace("a80425fb", "a00425fb");
-        assert!(!Caller::read(&less).unwrap().may_make_nodes);
+        assert!(!Caller::read(&less).unwrap().rights.has(Cap::MKNOD));
         assert_eq!(Caller::read("Uid:\t1\t2\t3\n"), None);
     }
 }

@@ -107,9 +107,19 @@ impl CapSet {
         Self(bits)
     }
 
+    /// From what the kernel prints in `/proc/self/status`.
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
     /// As the kernel prints it in `/proc/self/status`.
     pub const fn bits(self) -> u64 {
         self.0
+    }
+
+    /// What is in both.
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 & other.0)
     }
 
     /// These and one more.
@@ -167,6 +177,28 @@ pub fn limit(set: CapSet) -> io::Result<()> {
     let sets =
         CapabilitySets { effective: set, permitted: set, inheritable: CapabilitySet::empty() };
     Ok(rustix::thread::set_capabilities(None, sets)?)
+}
+
+/// Makes `set`, as far as it is held, the effective one; what is held stays, for [`use_all`].
+///
+/// # Errors
+/// The error of `capset(2)`.
+pub fn use_only(set: CapSet) -> io::Result<()> {
+    let permitted = rustix::thread::capabilities(None)?.permitted;
+    let effective = CapabilitySet::from_bits_retain(set.0) & permitted;
+    let inheritable = CapabilitySet::empty();
+    Ok(rustix::thread::set_capabilities(
+        None,
+        CapabilitySets { effective, permitted, inheritable },
+    )?)
+}
+
+/// Makes all that is held effective.
+///
+/// # Errors
+/// The error of `capset(2)`.
+pub fn use_all() -> io::Result<()> {
+    use_only(CapSet(u64::MAX))
 }
 
 #[cfg(test)]

@@ -9,6 +9,8 @@ use std::os::fd::{AsFd, AsRawFd};
 use rustix::process::Signal;
 use rustix::thread::{Gid, Uid, UnshareFlags};
 
+use crate::caps::{self, CapSet};
+
 /// Gives this process a mount namespace of its own.
 ///
 /// # Errors
@@ -139,6 +141,50 @@ pub fn become_user(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
     rustix::thread::set_thread_res_gid(gid, gid, gid)?;
     rustix::thread::set_thread_res_uid(uid, uid, uid)?;
     Ok(())
+}
+
+/// Deals with files as another user from now on, until it is done as somebody else: the ids that count for
+/// them alone, further groups, and `caps`, as far as they are held. The process's own ids stay. It can be
+/// undone with [`files_as_root`]. [`die_with_parent`] is undone by it.
+///
+/// # Errors
+/// The error of the call that failed. What was changed until then stays, so `files_as_root` must follow.
+pub fn files_as(uid: u32, gid: u32, groups: &[u32], caps: CapSet) -> io::Result<()> {
+    if groups.contains(&u32::MAX) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "id 4294967295 is reserved"));
+    }
+    let groups: Vec<Gid> = groups.iter().map(|&g| Gid::from_raw(g)).collect();
+    match rustix::thread::set_thread_groups(&groups) {
+        Err(rustix::io::Errno::PERM) if groups_are_denied() => {}
+        set => set?,
+    }
+    file_id(libc::SYS_setfsgid, gid)?;
+    file_id(libc::SYS_setfsuid, uid)?;
+    caps::use_only(caps)
+}
+
+/// Undoes [`files_as`] in a process whose own user is root.
+///
+/// # Errors
+/// The error of the call that failed; nothing more may be done for anybody then.
+pub fn files_as_root() -> io::Result<()> {
+    caps::use_all()?;
+    files_as(0, 0, &[], CapSet::from_bits(u64::MAX))
+}
+
+/// Sets an id that counts for files alone. The kernel gives the one before, whether it was set or not.
+fn file_id(call: libc::c_long, id: u32) -> io::Result<()> {
+    // SAFETY: both calls take a number and touch no memory of this process. The second changes nothing: -1 is
+    // no id.
+    let now = unsafe {
+        libc::syscall(call, id);
+        libc::syscall(call, u32::MAX)
+    };
+    if now as u32 == id && id != u32::MAX {
+        Ok(())
+    } else {
+        Err(io::Error::from_raw_os_error(libc::EPERM))
+    }
 }
 
 fn groups_are_denied() -> bool {

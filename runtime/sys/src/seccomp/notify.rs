@@ -80,17 +80,41 @@ pub struct MakeNode {
     pub device: (u32, u32),
 }
 
+/// What [`hear`] would come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Waits {
+    /// A call waits.
+    Question,
+    /// None does now.
+    Nothing,
+    /// Nobody is left who could ask.
+    Over,
+}
+
+/// Looks whether a call waits, and leaves it waiting.
+///
+/// # Errors
+/// That of `poll(2)`.
+pub fn look(listener: &OwnedFd) -> io::Result<Waits> {
+    let mut polls = [PollFd::from_borrowed_fd(listener.as_fd(), PollFlags::IN)];
+    rustix::event::poll(&mut polls, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
+    let found = polls[0].revents();
+    Ok(match () {
+        () if found.contains(PollFlags::IN) => Waits::Question,
+        () if found.intersects(PollFlags::HUP | PollFlags::ERR) => Waits::Over,
+        () => Waits::Nothing,
+    })
+}
+
 /// Hears the next call that waits.
 ///
 /// # Errors
 /// Those of `poll(2)` and of receiving.
 pub fn hear(listener: &OwnedFd) -> io::Result<Heard> {
-    let mut polls = [PollFd::from_borrowed_fd(listener.as_fd(), PollFlags::IN)];
-    rustix::event::poll(&mut polls, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
-    let found = polls[0].revents();
-    if !found.contains(PollFlags::IN) {
-        let over = found.intersects(PollFlags::HUP | PollFlags::ERR);
-        return Ok(if over { Heard::Over } else { Heard::Nothing });
+    match look(listener)? {
+        Waits::Question => {}
+        Waits::Nothing => return Ok(Heard::Nothing),
+        Waits::Over => return Ok(Heard::Over),
     }
     // SAFETY: `seccomp_notif` is plain data, for which all zeroes is a value (and the one that the
     // kernel wants to find).
