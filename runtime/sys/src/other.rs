@@ -1,11 +1,13 @@
 //! What is read and changed of another process, by the number of one of its threads.
 //!
-//! A number may be another's by the time it is used. Who calls here makes sure that the process
-//! waits for it (`seccomp::notify::Question::still_asked`), before and after.
+//! A number may be another's by the time it is used. What was read counts only when the process is seen to wait
+//! for it afterwards (`seccomp::notify::Question::still_asked`); what is written goes through a handle from
+//! before that ([`Memory`]).
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use rustix::fs::{Mode, OFlags};
 use rustix::thread::ThreadNameSpaceType;
 
 use crate::spawn::PidFd;
@@ -37,25 +39,34 @@ pub fn read_exact(thread: u32, address: u64, into: &mut [u8]) -> io::Result<()> 
     }
 }
 
-/// Writes memory.
-///
-/// # Errors
-/// `EFAULT` when it is not all there, or the error of `process_vm_writev(2)`.
-pub fn write(thread: u32, address: u64, bytes: &[u8]) -> io::Result<()> {
-    if bytes.is_empty() {
-        return Ok(());
+/// The memory of one process, and of no other that has its number later: what is written goes there or
+/// nowhere.
+#[derive(Debug)]
+pub struct Memory(OwnedFd);
+
+impl Memory {
+    /// That of the process which a thread is in now. `proc` is a `/proc` that knows it by this number. Whether
+    /// it is the right one is to be found out between this and the first [`Memory::write`].
+    ///
+    /// # Errors
+    /// That of `open(2)`: the rights are those of `ptrace(2)`.
+    pub fn open(proc: impl AsFd, thread: u32) -> io::Result<Self> {
+        let flags = OFlags::RDWR | OFlags::CLOEXEC;
+        Ok(Self(rustix::fs::openat(proc, format!("{thread}/mem"), flags, Mode::empty())?))
     }
-    let local = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
-    let remote = libc::iovec { iov_base: address as *mut libc::c_void, iov_len: bytes.len() };
-    // SAFETY: the kernel reads `bytes`, which lives until the call returns, and writes nothing of
-    // this process; the other address is the other process's, and the kernel checks it.
-    let done = unsafe {
-        libc::process_vm_writev(thread as libc::pid_t, &raw const local, 1, &raw const remote, 1, 0)
-    };
-    match usize::try_from(done) {
-        Ok(n) if n == bytes.len() => Ok(()),
-        Ok(_) => Err(io::Error::from_raw_os_error(libc::EFAULT)),
-        Err(_) => Err(io::Error::last_os_error()),
+
+    /// Writes to it, also where the process itself may only read.
+    ///
+    /// # Errors
+    /// `EFAULT` when it is not all there, as it is when the process has ended.
+    pub fn write(&self, address: u64, bytes: &[u8]) -> io::Result<()> {
+        use rustix::io::Errno;
+        match rustix::io::pwrite(&self.0, bytes, address) {
+            Ok(n) if n == bytes.len() => Ok(()),
+            // The file has no other errors for an address that there is not.
+            Ok(_) | Err(Errno::IO | Errno::INVAL) => Err(Errno::FAULT.into()),
+            Err(e) => Err(e.into()),
+        }
     }
 }
 
@@ -69,13 +80,26 @@ pub fn mark(thread: u32) -> io::Result<u64> {
     Ok(locks(thread, None)?.rlim_cur)
 }
 
-/// Sets what [`mark`] gives.
+/// Sets what [`mark`] gives, where it is still `before`. `is_right` says whether the thread is still the one
+/// that is meant: there is no other handle on a limit than a number. What was done to another process is undone.
 ///
 /// # Errors
-/// The error of `prlimit(2)`: `EINVAL` above the hard limit of the process.
-pub fn set_mark(thread: u32, mark: u64) -> io::Result<()> {
+/// `ESRCH` when it was another's, or the error of `prlimit(2)`: `EINVAL` above the hard limit of the process.
+pub fn set_mark(
+    thread: u32,
+    before: u64,
+    mark: u64,
+    is_right: impl FnOnce() -> bool,
+) -> io::Result<()> {
     let rlim_max = locks(thread, None)?.rlim_max;
-    locks(thread, Some(libc::rlimit { rlim_cur: mark, rlim_max })).map(drop)
+    let old = locks(thread, Some(libc::rlimit { rlim_cur: mark, rlim_max }))?;
+    if old.rlim_cur == before && old.rlim_max == rlim_max && is_right() {
+        return Ok(());
+    }
+    if locks(thread, None)?.rlim_cur == mark {
+        locks(thread, Some(old))?;
+    }
+    Err(io::Error::from_raw_os_error(libc::ESRCH))
 }
 
 fn locks(thread: u32, new: Option<libc::rlimit>) -> io::Result<libc::rlimit> {
@@ -164,19 +188,47 @@ mod tests {
         assert_eq!(to, from);
         assert!(read_exact(own, 8, &mut to).is_err());
         let mut target = Box::new([0u8; 4]);
-        write(own, target.as_mut_ptr() as u64, b"abcd").unwrap();
+        let memory = Memory::open(std::fs::File::open("/proc").unwrap(), own).unwrap();
+        memory.write(target.as_mut_ptr() as u64, b"abcd").unwrap();
         assert_eq!(&std::hint::black_box(target)[..], b"abcd");
-        assert!(write(own, 8, b"a").is_err());
+        for nowhere in [8, u64::MAX - 8] {
+            let e = memory.write(nowhere, b"a").unwrap_err();
+            assert_eq!(e.raw_os_error(), Some(libc::EFAULT));
+        }
+    }
+
+    #[test]
+    fn memory_is_not_the_next_processs() {
+        let mut child = std::process::Command::new("cat")
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .expect("`cat`");
+        let maps = std::fs::read_to_string(format!("/proc/{}/maps", child.id())).unwrap();
+        let stack = maps.lines().find(|l| l.ends_with("[stack]")).expect("a stack");
+        let at = u64::from_str_radix(stack.split_once('-').expect("a range").0, 16).unwrap();
+        let proc = std::fs::File::open("/proc").unwrap();
+        let memory = Memory::open(&proc, child.id()).unwrap();
+        memory.write(at, b"a").unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(memory.write(at, b"a").is_err());
+        assert!(Memory::open(&proc, child.id()).is_err());
     }
 
     #[test]
     fn a_mark_is_kept_and_inherited() {
         let own = std::process::id();
         let before = mark(own).unwrap();
-        set_mark(own, 77).unwrap();
+        let set = |from, to, right| set_mark(own, from, to, || right);
+        set(before, 77, true).unwrap();
         let child = std::process::Command::new("sh").args(["-c", "ulimit -a"]).output();
         let seen = mark(own).unwrap();
-        set_mark(own, before).unwrap();
+        // Another process than was meant: it keeps what it has.
+        for (from, right) in [(78, true), (77, false)] {
+            let e = set(from, 79, right).unwrap_err();
+            assert_eq!((e.raw_os_error(), mark(own).unwrap()), (Some(libc::ESRCH), 77));
+        }
+        set(77, before, true).unwrap();
         assert_eq!(seen, 77);
         assert!(child.unwrap().status.success());
     }

@@ -7,11 +7,13 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rgraph_sys::ns;
+use rgraph_sys::other::Memory;
 use rgraph_sys::seccomp::asked::At;
 use rgraph_sys::seccomp::notify::{self, AT_FDCWD};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
+use super::Asked;
 use super::people::errno;
 
 /// Links followed at the end of a path before it is called a loop.
@@ -52,6 +54,18 @@ impl View {
     pub fn of_thread(&self, thread: u32, what: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
         let path = format!("{thread}/{what}");
         rustix::fs::openat(&self.proc, path, flags | OFlags::CLOEXEC, Mode::empty())
+    }
+
+    /// Writes parts to addresses of the thread's process, which must be the one that is `asked` for.
+    pub fn tell<'a>(
+        &self,
+        thread: u32,
+        parts: impl IntoIterator<Item = (u64, &'a [u8])>,
+        asked: Asked<'_>,
+    ) -> Result<(), Errno> {
+        let memory = Memory::open(&self.proc, thread).map_err(errno)?;
+        asked()?;
+        parts.into_iter().try_for_each(|(to, bytes)| memory.write(to, bytes).map_err(errno))
     }
 
     /// The path by which this process reaches what `fd` is open on.

@@ -56,8 +56,9 @@ pub(super) fn make(
             // A device is made by nobody here.
             return match call {
                 Call::MakeNode(_, mode, device) if is_device(mode) => {
+                    ns::set_umask(view.umask(thread)?);
                     asked()?;
-                    make_node(view, thread, &entry, mode, device, (0, 0))
+                    make_node(&entry, mode, device, (0, 0))
                 }
                 _ => Ok(KERNEL),
             };
@@ -67,19 +68,23 @@ pub(super) fn make(
         if exists.is_ok() {
             return Ok(KERNEL);
         }
+        let target = match call {
+            Call::MakeLink(_, target) => notify::read_path(thread, target).map_err(errno)?,
+            _ => Vec::new(),
+        };
         ns::set_umask(view.umask(thread)?);
+        // All of that was about whoever calls, or it is not used.
         asked()?;
         let name = entry.name.as_slice();
         match call {
             Call::MakeDir(_, mode) => {
                 rustix::fs::mkdirat(&entry.folder, name, Mode::from_raw_mode(mode & 0o7777))?;
             }
-            Call::MakeLink(_, target) => {
-                let target = notify::read_path(thread, target).map_err(errno)?;
+            Call::MakeLink(..) => {
                 rustix::fs::symlinkat(target.as_slice(), &entry.folder, name)?;
             }
             Call::MakeNode(_, mode, device) => {
-                return make_node(view, thread, &entry, mode, device, owner);
+                return make_node(&entry, mode, device, owner);
             }
             _ => {
                 let Some((flags, mode)) = open else { return Ok(KERNEL) };
@@ -144,17 +149,9 @@ fn is_device(mode: u32) -> bool {
 }
 
 /// Makes a file of any kind; for a device one that stands for it (see [`super::nodes`]).
-fn make_node(
-    view: &View,
-    thread: u32,
-    entry: &Entry,
-    mode: u32,
-    device: u32,
-    owner: (u32, u32),
-) -> Result<Answer, Errno> {
+fn make_node(entry: &Entry, mode: u32, device: u32, owner: (u32, u32)) -> Result<Answer, Errno> {
     let (folder, name) = (&entry.folder, entry.name.as_slice());
     let bits = Mode::from_raw_mode(mode & 0o7777);
-    ns::set_umask(view.umask(thread)?);
     let plain = if is_device(mode) {
         let block = FileType::from_raw_mode(mode) == FileType::BlockDevice;
         let (major, minor) = notify::device_numbers(device);

@@ -15,7 +15,6 @@ mod create;
 mod people;
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::rc::Rc;
 
 use rgraph_image::layer::owner::{self, Owners};
 use rgraph_sys::caps::{self, Cap, CapSet};
@@ -138,7 +137,7 @@ impl Desk {
                 let new = who.changed(kind, change);
                 asked()?;
                 let before = who.ids(kind).files;
-                self.becomes(thread, &who, new?)?;
+                self.people.become_one(thread, &who, new?, || asked().is_ok())?;
                 let files = matches!(change, Change::Files(_));
                 Ok(value(if files { before } else { 0 }))
             }
@@ -149,28 +148,27 @@ impl Desk {
                 }
                 let mut bytes = vec![0; count * 4];
                 other::read_exact(thread, from, &mut bytes).map_err(errno)?;
+                let who = self.people.of(thread)?;
                 asked()?;
                 let groups =
                     bytes.chunks_exact(4).map(|b| u32::from_ne_bytes(b.try_into().expect("four")));
-                let who = self.people.of(thread)?;
                 let new = who.with_groups(groups.collect())?;
-                self.becomes(thread, &who, new)?;
+                self.people.become_one(thread, &who, new, || asked().is_ok())?;
                 Ok(DONE)
             }
             Call::Get(kind) => Ok(value(self.people.of(thread)?.ids(kind).real)),
             Call::GetEffective(kind) => Ok(value(self.people.of(thread)?.ids(kind).effective)),
             Call::GetThree(kind, to) => {
                 let ids = self.people.of(thread)?.ids(kind);
-                asked()?;
-                for (to, id) in to.into_iter().zip([ids.real, ids.effective, ids.saved]) {
-                    other::write(thread, to, &id.to_ne_bytes()).map_err(errno)?;
-                }
+                let parts = to.into_iter().zip([ids.real, ids.effective, ids.saved]);
+                let parts: Vec<_> = parts.map(|(to, id)| (to, id.to_ne_bytes())).collect();
+                self.view.tell(thread, parts.iter().map(|(to, id)| (*to, &id[..])), &asked)?;
                 Ok(DONE)
             }
             Call::Locks(to) => {
-                asked()?;
                 // Without limits, as it was before this was of use.
-                to.map_or(Ok(()), |to| other::write(thread, to, &[0xff; 16]).map_err(errno))?;
+                let parts = to.map(|to| (to, &[0xff; 16][..]));
+                self.view.tell(thread, parts, &asked)?;
                 Ok(DONE)
             }
             Call::GetGroups(room, to) => {
@@ -180,17 +178,12 @@ impl Desk {
                     if room < who.groups.len() {
                         return Err(Errno::INVAL);
                     }
-                    asked()?;
                     let bytes: Vec<u8> = who.groups.iter().flat_map(|g| g.to_ne_bytes()).collect();
-                    other::write(thread, to, &bytes).map_err(errno)?;
+                    self.view.tell(thread, [(to, &bytes[..])], &asked)?;
                 }
                 Ok(value(who.groups.len() as u32))
             }
         }
-    }
-
-    fn becomes(&mut self, thread: u32, before: &Person, new: Person) -> Result<(), Errno> {
-        if *before == new { Ok(()) } else { self.people.become_one(thread, new) }
     }
 
     /// Answers only for files whose owner is recorded.
@@ -208,8 +201,7 @@ impl Desk {
                 return Ok(KERNEL);
             };
             let seen = look(&file, owner)?;
-            asked()?;
-            other::write(thread, to, &seen).map_err(errno)?;
+            view.tell(thread, [(to, &seen[..])], asked)?;
             Ok(DONE)
         })
     }
@@ -240,8 +232,7 @@ impl Desk {
                 if (shown.len() as u64) > room {
                     return Err(Errno::RANGE);
                 }
-                asked()?;
-                other::write(thread, to, &shown).map_err(errno)?;
+                view.tell(thread, [(to, &shown[..])], asked)?;
             }
             Ok(value(shown.len() as u32))
         })
@@ -251,29 +242,35 @@ impl Desk {
     fn exec(&mut self, thread: u32, at: At, asked: Asked<'_>) -> Result<Answer, Errno> {
         let who = self.people.of(thread)?;
         let given = self.view.within(thread, |view| {
-            let Ok(file) = view.handle(thread, at) else { return Ok((None, None)) };
-            let stat = rustix::fs::fstat(&file)?;
-            let mode = Mode::from_raw_mode(stat.st_mode);
-            let user = mode.contains(Mode::SUID);
-            let group = mode.contains(Mode::SGID | Mode::XGRP);
-            if !(user || group)
-                || FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile
-                || (stat.st_mode & 0o111) == 0
-                || rustix::fs::fstatvfs(&file)?.f_flag.contains(StatVfsMountFlags::NOSUID)
-                || view.gets_no_rights(thread)?
-                || is_script(&file)
-            {
-                return Ok((None, None));
-            }
-            let owner = owner_of(&file, &stat)?.unwrap_or((0, 0));
-            Ok((user.then_some(owner.0), group.then_some(owner.1)))
+            let file = view.handle(thread, at)?;
+            Ok(given_by(view, thread, &file).unwrap_or((None, None)))
         });
-        let (user, group) = given.unwrap_or((None, None));
+        // The kernel runs nothing either, and the process stays who it is.
+        let Ok((user, group)) = given else { return Ok(KERNEL) };
         let new = who.after_exec(user, group);
         asked()?;
-        self.becomes(thread, &who, new)?;
+        self.people.become_one(thread, &who, new, || asked().is_ok())?;
         Ok(KERNEL)
     }
+}
+
+/// The user and group that a program gives to who runs it.
+fn given_by(view: &View, thread: u32, file: &OwnedFd) -> Result<(Option<u32>, Option<u32>), Errno> {
+    let stat = rustix::fs::fstat(file)?;
+    let mode = Mode::from_raw_mode(stat.st_mode);
+    let user = mode.contains(Mode::SUID);
+    let group = mode.contains(Mode::SGID | Mode::XGRP);
+    if !(user || group)
+        || FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile
+        || (stat.st_mode & 0o111) == 0
+        || rustix::fs::fstatvfs(file)?.f_flag.contains(StatVfsMountFlags::NOSUID)
+        || view.gets_no_rights(thread)?
+        || is_script(file)
+    {
+        return Ok((None, None));
+    }
+    let owner = owner_of(file, &stat)?.unwrap_or((0, 0));
+    Ok((user.then_some(owner.0), group.then_some(owner.1)))
 }
 
 /// The kernel's limit on further groups.
@@ -291,7 +288,7 @@ fn owner_of(file: &OwnedFd, stat: &Stat) -> Result<Option<(u32, u32)>, Errno> {
 /// Gives a file away: to the kernel it stays root's, with all that goes with such a change (the
 /// copy of a file of a lower layer, the time of the change, the bits and capabilities that go).
 fn chown(
-    who: &Rc<Person>,
+    who: &Person,
     file: &OwnedFd,
     uid: Option<u32>,
     gid: Option<u32>,

@@ -146,6 +146,20 @@ impl Person {
     }
 }
 
+/// Who a process is, by the mark that it carried.
+pub(super) struct Known {
+    person: Rc<Person>,
+    mark: u64,
+}
+
+impl std::ops::Deref for Known {
+    type Target = Person;
+
+    fn deref(&self) -> &Person {
+        &self.person
+    }
+}
+
 /// All identities of a step.
 #[derive(Default)]
 pub(super) struct People {
@@ -157,16 +171,25 @@ pub(super) struct People {
 
 impl People {
     /// Who a thread's process is.
-    pub fn of(&self, thread: u32) -> Result<Rc<Person>, Errno> {
+    pub fn of(&self, thread: u32) -> Result<Known, Errno> {
         let mark = other::mark(thread).map_err(errno)?;
         let known = mark.checked_sub(TAG).and_then(|n| self.known.get(usize::try_from(n).ok()?));
-        Ok(known.unwrap_or(&self.root).clone())
+        Ok(Known { person: known.unwrap_or(&self.root).clone(), mark })
     }
 
-    /// Makes a thread's process somebody.
-    pub fn become_one(&mut self, thread: u32, person: Person) -> Result<(), Errno> {
+    /// Makes a thread's process somebody else than `before`. `is_right`: as in [`other::set_mark`].
+    pub fn become_one(
+        &mut self,
+        thread: u32,
+        before: &Known,
+        person: Person,
+        is_right: impl FnOnce() -> bool,
+    ) -> Result<(), Errno> {
+        if *before.person == person {
+            return Ok(());
+        }
         let number = self.number(person)?;
-        other::set_mark(thread, TAG + number as u64).map_err(errno)
+        other::set_mark(thread, before.mark, TAG + number as u64, is_right).map_err(errno)
     }
 
     fn number(&mut self, person: Person) -> Result<usize, Errno> {
