@@ -67,6 +67,10 @@ pub const MAX_LLB: usize = 32 << 20;
 /// Most protobuf fields in one.
 pub const MAX_LLB_FIELDS: usize = 2_000_000;
 
+/// Processes and threads of a step for which the caller says nothing: enough for what builds do, and far from
+/// all that a machine has.
+pub const STEP_PROCESSES: u32 = 4096;
+
 /// Largest bake file, bytes.
 pub const MAX_BAKE_FILE: usize = 1 << 20;
 /// Most bake files of one definition.

@@ -367,7 +367,19 @@ pub struct Resources {
     /// Memory nodes, in the kernel's form.
     pub cpuset_mems: Option<String>,
     /// Processes and threads.
-    pub pids: Option<u64>,
+    pub pids: Processes,
+}
+
+/// A limit of processes and threads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Processes {
+    /// [`crate::limits::STEP_PROCESSES`], where the kernel limits that without a control group.
+    #[default]
+    Usual,
+    /// None.
+    Unlimited,
+    /// This many.
+    AtMost(u64),
 }
 
 /// A limit of memory.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use rgraph_tests::{Case, Run, need, wait_until};
+use rgraph_tests::{Case, Ids, Run, need, wait_until};
 use rustix::process::Signal;
 
 /// Longer than the kernel takes to end a step.
@@ -186,4 +186,37 @@ fn without_control_groups_limits_are_an_error() {
     assert!(line.contains("missing") && line.contains("no control groups"), "{line}");
     let bad = case.build(&["--no-cache", "--cgroup-parent", "../x"]);
     bad.fails(1, &["`../x` is no control group"]);
+}
+
+/// Who asks for no limit has one that is far away, as root and as a user, and may have none.
+#[test]
+fn processes_are_limited_by_themselves() {
+    need!(Root, Tool("newuidmap"), Tool("setpriv"));
+    let host = fs::read_to_string("/proc/sys/kernel/pid_max").expect("a file of /proc");
+    for ids in [None, Some(Ids::Range), Some(Ids::One)] {
+        let case = match ids {
+            Some(ids) => Case::new().of_user(ids),
+            None => Case::new(),
+        };
+        case.import_base(rgraph_tests::BASE);
+        case.dockerfile("FROM BASE\nRUN echo most=$(cat /proc/sys/kernel/pid_max)\n");
+        let args = ["--network", "none", "--no-cache"];
+        let usual = case.build(&args).ok();
+        let none = case.build(&[&args[..], &["--pids-limit", "-1"]].concat()).ok();
+        if usual.stderr == none.stderr || !none.stderr.contains("most=4194304") {
+            return rgraph_tests::shout("the usual limit of processes, for the kernel has none");
+        }
+        assert!(usual.stderr.contains("most=4097"), "{ids:?}: {}", usual.stderr);
+        case.dockerfile(
+            "FROM BASE AS bomb\n\
+             RUN (i=0; while [ $i -lt 5000 ]; do sleep 1000 & i=$((i+1)); done; echo al''l) \
+             || echo stop''ped\n\
+             FROM BASE AS other\nRUN i=0; while [ $i -lt 100 ]; do true | cat; i=$((i+1)); done\n\
+             FROM BASE\nCOPY --from=bomb /etc/passwd /a\nCOPY --from=other /etc/passwd /b\n",
+        );
+        let run = case.build(&args).ok();
+        let said = |text: &str| run.stderr.lines().any(|l| l.ends_with(text));
+        assert!(said(" stopped") && !said(" all"), "{ids:?}: {}", run.stderr);
+    }
+    assert_eq!(fs::read_to_string("/proc/sys/kernel/pid_max").expect("it was there"), host);
 }

@@ -1,6 +1,6 @@
 //! Limits of all processes of a step together.
 
-use rgraph_ir::request::{CpuTime, MemoryLimit, Resources, SwapLimit};
+use rgraph_ir::request::{CpuTime, MemoryLimit, Processes, Resources, SwapLimit};
 
 use super::error::OptionsError;
 use super::size::parse_size;
@@ -62,8 +62,9 @@ pub fn resources(raw: &ResourceArgs) -> Result<Resources, OptionsError> {
         cpuset_cpus: list("--cpuset-cpus", &raw.cpuset_cpus)?,
         cpuset_mems: list("--cpuset-mems", &raw.cpuset_mems)?,
         pids: match number("--pids-limit", &raw.pids_limit)? {
-            None | Some(-1 | 0) => None,
-            Some(n @ 1..) => Some(n.unsigned_abs()),
+            None => Processes::Usual,
+            Some(-1 | 0) => Processes::Unlimited,
+            Some(n @ 1..) => Processes::AtMost(n.unsigned_abs()),
             Some(n) => {
                 let why = "expected a number, or -1 for no limit";
                 return Err(OptionsError::value("--pids-limit", &n.to_string(), why));
@@ -223,8 +224,8 @@ mod tests {
             (&[("cpu-quota", "5000")], time(Some(5_000), PERIOD)),
             (&[("cpu-quota", "-1"), ("cpu-period", "2000")], time(None, 2_000)),
             (&[("cpu-shares", "512")], Resources { cpu_shares: Some(512), ..none() }),
-            (&[("pids-limit", "-1")], none()),
-            (&[("pids-limit", "100")], Resources { pids: Some(100), ..none() }),
+            (&[("pids-limit", "-1")], Resources { pids: Processes::Unlimited, ..none() }),
+            (&[("pids-limit", "100")], Resources { pids: Processes::AtMost(100), ..none() }),
             (
                 &[("resource", "memory=6m,cpuset-cpus=0,2-3,cpu-shares=7")],
                 Resources {

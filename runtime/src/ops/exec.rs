@@ -237,6 +237,7 @@ fn spec(
         extra_hosts: super::limits::hosts(&op.extra_hosts),
         ulimits: super::limits::of_each(&op.ulimits),
         limits: super::limits::of_step(&w.request.resources, op.cgroup_parent.as_deref()),
+        processes: super::limits::processes(&w.request.resources),
         shm_size: w.request.shm_size.unwrap_or(0),
         dns: Dns::default(),
         init: false,

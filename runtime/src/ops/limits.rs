@@ -1,7 +1,7 @@
 //! The limits of a step, from what the caller asks for to what the sandbox is told.
 
-use rgraph_ir::op;
-use rgraph_ir::request::{MemoryLimit, Resources, SwapLimit};
+use rgraph_ir::request::{MemoryLimit, Processes, Resources, SwapLimit};
+use rgraph_ir::{limits, op};
 
 use crate::sandbox::{ExtraHost, Hit, Limits, Setting, Ulimit};
 
@@ -23,8 +23,15 @@ pub fn of_step(resources: &Resources, parent: Option<&str>) -> Limits {
     settings.extend(cpu_time.map(|t| Setting::CpuTime { quota: t.quota, period: t.period }));
     settings.extend(cpuset_cpus.clone().map(Setting::Cpus));
     settings.extend(cpuset_mems.clone().map(Setting::Nodes));
-    settings.extend(pids.map(Setting::Processes));
+    if let Processes::AtMost(n) = *pids {
+        settings.push(Setting::Processes(n));
+    }
     Limits { parent: parent.map(str::to_owned), settings }
+}
+
+/// What a step may have of processes without a control group that counts them.
+pub fn processes(resources: &Resources) -> Option<u32> {
+    (resources.pids == Processes::Usual).then_some(limits::STEP_PROCESSES)
 }
 
 /// Limits of each process, for the sandbox.
@@ -45,10 +52,10 @@ pub fn words(hit: Hit, resources: &Resources) -> String {
             format!("out of memory: the limit is {} (--memory)", size(limit.bytes))
         }
         (Hit::Memory, None, _) => "out of memory: the limit is that of --cgroup-parent".to_owned(),
-        (Hit::Processes, _, Some(n)) => {
+        (Hit::Processes, _, Processes::AtMost(n)) => {
             format!("out of processes: the limit is {n} (--pids-limit)")
         }
-        (Hit::Processes, _, None) => {
+        (Hit::Processes, _, Processes::Usual | Processes::Unlimited) => {
             "out of processes: the limit is that of --cgroup-parent".to_owned()
         }
     }
@@ -71,26 +78,31 @@ mod tests {
     #[test]
     fn words_name_the_limit_and_the_flag() {
         let limit = |bytes| Some(MemoryLimit { bytes, swap: SwapLimit::Usual });
+        let (usual, four) = (Processes::Usual, Processes::AtMost(4));
         for (hit, memory, pids, want) in [
-            (Hit::Memory, limit(64 << 20), None, "out of memory: the limit is 64m (--memory)"),
+            (Hit::Memory, limit(64 << 20), usual, "out of memory: the limit is 64m (--memory)"),
             (
                 Hit::Memory,
                 limit(7_000_001),
-                None,
+                usual,
                 "out of memory: the limit is 7000001 bytes (--memory)",
             ),
-            (Hit::Memory, None, Some(4), "out of memory: the limit is that of --cgroup-parent"),
-            (Hit::Processes, None, Some(4), "out of processes: the limit is 4 (--pids-limit)"),
+            (Hit::Memory, None, four, "out of memory: the limit is that of --cgroup-parent"),
+            (Hit::Processes, None, four, "out of processes: the limit is 4 (--pids-limit)"),
             (
                 Hit::Processes,
                 limit(1 << 30),
-                None,
+                usual,
                 "out of processes: the limit is that of --cgroup-parent",
             ),
         ] {
             assert_eq!(words(hit, &Resources { memory, pids, ..Resources::default() }), want);
         }
         assert!(of_step(&Resources::default(), None).is_none());
+        let of = |pids| Resources { pids, ..Resources::default() };
+        assert_eq!(processes(&of(usual)), Some(4096));
+        assert_eq!(processes(&of(Processes::Unlimited)), None);
+        assert_eq!((processes(&of(four)), of_step(&of(four), None).is_none()), (None, false));
         assert!(!of_step(&Resources::default(), Some("/p")).is_none());
     }
 }

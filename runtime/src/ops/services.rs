@@ -15,8 +15,8 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rgraph_ir::SnapshotId;
 use rgraph_ir::op::{ExecOp, InputIndex, NetworkMode, Port, Service};
+use rgraph_ir::{SnapshotId, limits};
 use rgraph_solver::event::{Event, EventKind, EventSink, Step};
 use rgraph_solver::{CancelToken, Clock, Stream, Task, TaskCx, TaskError};
 use rgraph_sys::spawn::PidFd;
@@ -241,6 +241,7 @@ impl Entry {
             network: Network::Private,
             serves: Some(self.number),
             reaches: self.before.clone(),
+            processes: Some(limits::STEP_PROCESSES),
             // Nothing of it is kept, so there is nothing to end well.
             grace: Duration::ZERO,
             ..SandboxSpec::new(rootfs, run.args.clone())

@@ -7,6 +7,8 @@ use std::path::Path;
 
 use rgraph_sys::mount::{self, Attr, AttrFlags, MountError};
 use rgraph_sys::tree::{self, As, Kind};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 use super::error::InitError;
 use super::mounts::INERT;
@@ -45,7 +47,10 @@ const WITHIN_SYS: [&str; 7] = [
 /// Mounts `/proc`, `/sys` and `/dev`, and reserves them.
 pub(super) fn mount_all(spec: &SandboxSpec, root: &mut Root) -> Result<(), InitError> {
     let proc = mount::filesystem("proc", &[], INERT).map_err(InitError::at("mount proc"))?;
-    at_root(root, "proc", proc)?;
+    let proc = at_root(root, "proc", proc)?;
+    if let Some(most) = spec.processes {
+        limit_processes(&proc, most).map_err(InitError::at("limit processes"))?;
+    }
     let sys_attr = match spec.security {
         Security::Sandbox => INERT.with(AttrFlags::RDONLY),
         Security::Insecure => INERT,
@@ -68,6 +73,39 @@ pub(super) fn mount_all(spec: &SandboxSpec, root: &mut Root) -> Result<(), InitE
         }
     }
     Ok(())
+}
+
+/// The first kernel in which a process namespace has a highest number of its own (pid_namespaces(7)).
+const OWN_PID_MAX: (u32, u32) = (6, 14);
+/// What a new namespace has there: no limit. In an older kernel the file is the machine's.
+const NO_PID_MAX: &[u8] = b"4194304";
+
+/// Gives the process namespace of this process so few numbers that it can have no more processes.
+fn limit_processes(proc: &OwnedFd, most: u32) -> io::Result<()> {
+    let uname = rustix::system::uname();
+    let release = uname.release().to_string_lossy();
+    if version(&release).is_none_or(|v| v < OWN_PID_MAX) {
+        return Ok(());
+    }
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = match rustix::fs::openat(proc, "sys/kernel/pid_max", flags, Mode::empty()) {
+        // Not everybody who can make namespaces may.
+        Err(Errno::ACCESS | Errno::PERM | Errno::NOENT | Errno::ROFS) => return Ok(()),
+        file => file?,
+    };
+    let mut now = [0; 32];
+    let n = rustix::io::pread(&file, &mut now, 0)?;
+    if now[..n].trim_ascii() == NO_PID_MAX {
+        // The number itself is no process's.
+        rustix::io::pwrite(&file, most.saturating_add(1).to_string().as_bytes(), 0)?;
+    }
+    Ok(())
+}
+
+/// The first two numbers of a kernel's version.
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().ok());
+    Some((numbers.next()??, numbers.next()??))
 }
 
 /// Mounts a tree at a folder of the root, and reserves it.
@@ -239,4 +277,23 @@ pub(super) enum HideError {
     Io(#[from] io::Error),
     #[error(transparent)]
     Mount(#[from] MountError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::version;
+
+    #[test]
+    fn versions_of_kernels() {
+        for (release, want) in [
+            ("6.18.44-fc-v595", Some((6, 18))),
+            ("6.1.0-37-amd64", Some((6, 1))),
+            ("5.15.0", Some((5, 15))),
+            ("7.0", Some((7, 0))),
+            ("7", None),
+            ("next", None),
+        ] {
+            assert_eq!(version(release), want, "{release}");
+        }
+    }
 }

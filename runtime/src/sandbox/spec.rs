@@ -43,6 +43,9 @@ pub struct SandboxSpec {
     pub ulimits: Vec<Ulimit>,
     /// Limits of all processes together.
     pub limits: Limits,
+    /// Most processes and threads, where the kernel counts them without a control group (Linux 6.14); elsewhere
+    /// it says nothing. `limits` can do the same, and tells when it was reached.
+    pub processes: Option<u32>,
     /// Size of `/dev/shm` in bytes; 0: 64 MiB.
     pub shm_size: u64,
     /// Name resolution.
@@ -82,6 +85,7 @@ impl SandboxSpec {
             groups: Vec::new(),
             ulimits: Vec::new(),
             limits: Limits::default(),
+            processes: None,
             shm_size: 0,
             dns: Dns::default(),
             no_new_privileges: false,

@@ -44,6 +44,7 @@ const TESTS: &[Test] = tests![
     process::environment_is_exactly_what_was_given,
     process::working_directory,
     process::limits,
+    process::processes_are_counted,
     process::large_environment,
     isolation::only_standard_streams_are_open,
     isolation::capabilities_and_filter,

@@ -197,6 +197,33 @@ pub fn limits(runner: &Runner) {
     assert!(output(runner, &spec).contains("size=4096k"));
 }
 
+pub fn processes_are_counted(runner: &Runner) {
+    let host = fs::read_to_string("/proc/sys/kernel/pid_max").unwrap();
+    let image = Image::new();
+    let mut spec = image.sh("cat /proc/sys/kernel/pid_max");
+    spec.processes = Some(400);
+    let shown = output(runner, &spec);
+    if shown == host || shown == "4194304\n" {
+        println!("\n*** SKIPPED, NOT TESTED: the kernel counts no processes of a namespace ***\n");
+        return;
+    }
+    assert_eq!(shown, "401\n");
+    let bomb = "i=0; while [ $i -lt 600 ]; do sleep 1000 & i=$((i+1)); done; echo all";
+    let bomb = |processes| {
+        let mut spec = image.sh(bomb);
+        spec.processes = processes;
+        run(runner, &spec)
+    };
+    let ran = bomb(Some(400));
+    assert_ne!(ran.outcome, Outcome::Exited(0), "{}", ran.out);
+    assert!(ran.err.contains("fork"), "{}", ran.err);
+    let ran = bomb(None);
+    assert_eq!((ran.outcome, ran.out.as_str()), (Outcome::Exited(0), "all\n"), "{}", ran.err);
+    // Neither the machine nor the next step is any different.
+    assert_eq!(fs::read_to_string("/proc/sys/kernel/pid_max").unwrap(), host);
+    assert_eq!(output(runner, &image.sh("cat /proc/sys/kernel/pid_max")), "4194304\n");
+}
+
 pub fn large_environment(runner: &Runner) {
     let image = Image::new();
     let mut spec = image.sh("echo ${#BIG1} ${#BIG2} ${#1}");
