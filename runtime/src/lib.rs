@@ -33,6 +33,8 @@ pub mod import;
 pub mod volumes;
 
 pub mod host;
+mod random;
 
 pub use local_backend::{LocalBackend, SystemClock};
+pub use random::random;
 pub use worker::report;

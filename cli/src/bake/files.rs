@@ -81,6 +81,7 @@ pub fn definition(
         relative_paths: opts.relative_paths,
         is_remote: from.is_remote(),
         now: jiff::Timestamp::now().as_second(),
+        random: &rgraph_runtime::random,
     };
     let mut sources = SourceMap::default();
     match rgraph_bake::load(&files, &inputs, &mut sources) {

@@ -613,6 +613,10 @@ impl Globals for World<'_> {
         self.inputs.now
     }
 
+    fn random(&self, bytes: &mut [u8]) -> std::io::Result<()> {
+        (self.inputs.random)(bytes)
+    }
+
     fn home(&self) -> Option<String> {
         let home = self.inputs.environment.iter().find(|(k, _)| k == "HOME");
         home.map(|(_, v)| v.clone())

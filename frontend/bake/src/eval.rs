@@ -66,6 +66,8 @@ pub trait Globals {
     fn names(&self) -> Vec<String>;
     /// Seconds since 1970.
     fn now(&self) -> i64;
+    /// Fills it with random bytes.
+    fn random(&self, bytes: &mut [u8]) -> std::io::Result<()>;
     /// A variable of the environment.
     fn home(&self) -> Option<String>;
 }

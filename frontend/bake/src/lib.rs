@@ -73,7 +73,12 @@ pub struct Inputs<'a> {
     pub is_remote: bool,
     /// Seconds since 1970, for `timestamp()`.
     pub now: i64,
+    /// Fills it with random bytes, for `uuidv4()` and `bcrypt()`.
+    pub random: &'a Random,
 }
+
+/// Where random bytes come from.
+pub type Random = dyn Fn(&mut [u8]) -> std::io::Result<()> + Sync;
 
 /// A YAML text as JSON; null when there is nothing in it. For files that are not a person's bake files.
 ///

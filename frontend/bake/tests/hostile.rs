@@ -19,6 +19,10 @@ fn read(name: &str, text: &str) -> Result<Definition, String> {
         relative_paths: false,
         is_remote: false,
         now: 0,
+        random: &|bytes| {
+            bytes.fill(7);
+            Ok(())
+        },
     };
     let files = [File { name: name.to_owned(), text: Arc::from(text) }];
     load(&files, &inputs, &mut SourceMap::default()).map_err(|d| d[0].message.clone())
@@ -54,6 +58,15 @@ fn doubling(first: &str, next: impl Fn(usize) -> String, last: &str) -> String {
         writeln!(text, "variable \"a{i}\" {{\n default = {}\n}}", next(i - 1)).expect("a String");
     }
     text + last
+}
+
+/// Hashes of passwords are made to be slow.
+#[test]
+fn slow_hashes_end() {
+    for each in ["bcrypt(\"x\", 15)", "bcrypt(\"x\", 31)"] {
+        let text = format!("target \"t\" {{ tags = [for n in range(1000) : {each}] }}\n");
+        assert!(fails("docker-bake.hcl", &text).contains("steps"));
+    }
 }
 
 #[test]

@@ -21,6 +21,10 @@ fn read(all: &[(&str, &str)], env: &[(&str, &str)]) -> Result<Definition, String
         relative_paths: false,
         is_remote: false,
         now: 1_700_000_000,
+        random: &|bytes| {
+            bytes.fill(7);
+            Ok(())
+        },
     };
     let mut sources = SourceMap::default();
     load(&files(all), &inputs, &mut sources).map_err(|d| {
@@ -87,7 +91,7 @@ fn expressions() {
         ("\"1\" + 2", "3"),
         ("BAKE_LOCAL_PLATFORM", "linux/amd64"),
         ("timestamp()", "2023-11-14T22:13:20Z"),
-        ("formattimestamp(\"YYYY-MM-DD'T'hh\", \"2024-02-29T23:30:00-01:00\")", "2024-03-01T00"),
+        ("formattimestamp(\"YYYY-MM-DD'T'hh\", \"2024-02-29T23:30:00-01:00\")", "2024-02-29T23"),
         ("unixtimestampparse(1690328596).iso_week", "30"),
         ("try(nope, \"d\")", "d"),
         ("can(1 / 0)", "false"),
@@ -124,13 +128,129 @@ fn expressions() {
     }
 }
 
+/// Addresses, times, versions and names, with what buildx at commit 461836b gives.
+#[test]
+fn more_functions() {
+    for (expression, want) in [
+        ("cidrhost(\"10.0.0.0/16\", 5)", "10.0.0.5"),
+        ("cidrhost(\"10.1.2.240/28\", -1)", "10.1.2.255"),
+        ("cidrhost(\"2001:db8::/64\", 258)", "2001:db8::102"),
+        ("cidrhost(\"10.0.0.9/32\", 0)", "10.0.0.9"),
+        ("cidrnetmask(\"10.0.0.0/13\")", "255.248.0.0"),
+        ("cidrnetmask(\"0.0.0.0/0\")", "0.0.0.0"),
+        ("cidrsubnet(\"10.0.0.0/16\", 4, 2)", "10.0.32.0/20"),
+        ("cidrsubnet(\"fd00:fd12:3456:7890::/56\", 16, 162)", "fd00:fd12:3456:7800:a200::/72"),
+        ("cidrsubnet(\"0.0.0.0/0\", 32, 7)", "0.0.0.7/32"),
+        ("cidrsubnet(\"::/0\", 0, 0)", "::/0"),
+        (
+            "jsonencode(cidrsubnets(\"10.1.0.0/16\", 4, 4, 8, 4))",
+            "[\"10.1.0.0/20\",\"10.1.16.0/20\",\"10.1.32.0/24\",\"10.1.48.0/20\"]",
+        ),
+        (
+            "jsonencode(cidrsubnets(\"255.255.255.0/24\", 1, 1))",
+            "[\"255.255.255.0/25\",\"255.255.255.128/25\"]",
+        ),
+        ("jsonencode(cidrsubnets(\"10.0.0.0/8\"))", "[]"),
+        ("uuidv5(\"dns\", \"example.com\")", "cfbff0d1-9375-5685-968c-48ce8b15ae17"),
+        (
+            "uuidv5(\"{6BA7B810-9dad-11d1-80b4-00c04fd430c8}\", \"example.com\")",
+            "cfbff0d1-9375-5685-968c-48ce8b15ae17",
+        ),
+        ("uuidv4()", "07070707-0707-4707-8707-070707070707"),
+        // As crypt(5) gives it for this salt.
+        (
+            "bcrypt(\"mypassword\", 4)",
+            "$2a$04$/uaF/uaF/uaF/uaF/uaF/unkcG6TGr8mTs6ncNWUn5kYYbhopxOqi",
+        ),
+        (
+            "formatdate(\"D MMM YYYY, H:mmaa ZZZ\", \"2024-02-29T23:30:00-01:00\")",
+            "29 Feb 2024, 11:30pm -0100",
+        ),
+        ("formatdate(\"''hh' o''clock'Z\", \"2025-09-16T12:00:00Z\")", "'12 o'clockZ"),
+        ("formattimestamp(\"X\", \"2015-10-21T00:00:00Z\")", "1445385600"),
+        ("formattimestamp(\"EEEE ZZZZZ\", 1445385600)", "Wednesday +00:00"),
+        ("timeadd(\"2024-02-29T23:30:00.7-01:30\", \"1.5h300ms\")", "2024-03-01T01:00:01-01:30"),
+        ("timeadd(\"2024-01-01T00:00:00Z\", \"-1ns\")", "2023-12-31T23:59:59Z"),
+        ("bytesslice(\"Docker\", 0, 3)", "Doc"),
+    ] {
+        assert_eq!(value(expression).as_deref(), Ok(want), "{expression}");
+    }
+    for (expression, want) in [
+        ("cidrhost(\"10.0.0.0/30\", 4)", "no host numbered 4"),
+        ("cidrhost(\"10.0.0.0/30\", -5)", "no host numbered -5"),
+        ("cidrhost(\"10.0.0.1\", 4)", "no network such as"),
+        ("cidrhost(\"10.0.0.0/33\", 4)", "no network such as"),
+        ("cidrsubnet(\"10.0.0.0/16\", 2, 4)", "no network numbered 4"),
+        ("cidrsubnet(\"10.0.0.0/16\", 17, 0)", "not 17 bits left"),
+        ("cidrsubnet(\"::/16\", 33, 0)", "0 to 32 bits"),
+        ("cidrsubnets(\"10.0.0.0/24\", 1, 1, 1)", "no room for one more"),
+        ("cidrsubnets(\"255.255.255.255/31\", 1, 1, 1)", "no room for one more"),
+        ("cidrsubnets(\"10.0.0.0/24\", 0)", "1 to 32 bits"),
+        ("uuidv5(\"nope\", \"x\")", "no namespace"),
+        ("uuidv5(\"6ba7b8109-dad-11d1-80b4-00c04fd430c8\", \"x\")", "no namespace"),
+        ("bcrypt(\"x\", 32)", "up to 31"),
+        ("bcrypt(\"x\", 31)", "steps"),
+        ("bcrypt(format(\"%073d\", 1))", "at most 72 bytes"),
+        ("formatdate(\"X\", \"2025-09-16T12:00:00Z\")", "no part of a time"),
+        ("formatdate(\"D\", \"2025-02-30T12:00:00Z\")", "no time of RFC 3339"),
+        ("timeadd(\"2024-01-01T00:00:00Z\", \"1d\")", "no duration"),
+        ("timeadd(\"9999-12-31T23:59:59Z\", \"1s\")", "out of range"),
+        ("bytesslice(\"é\", 0, 1)", "no such part"),
+    ] {
+        let e = value(expression).expect_err(expression);
+        assert!(e.contains(want), "{expression}: {e}");
+    }
+}
+
+#[test]
+fn versions_and_bounds() {
+    for (version, bounds, want) in [
+        ("1.2.3", "1.2", true),
+        ("1.3.0", "1.2", false),
+        ("1.9.0", "~1", true),
+        ("1.3.0", "~1.2.3", false),
+        ("1.2.9", "~> 1.2.3", true),
+        ("0.2.9", "^0.2.3", true),
+        ("0.3.0", "^0.2.3", false),
+        ("0.0.4", "^0.0.3", false),
+        ("0.9.0", "^0", true),
+        ("2.0.0", "^1.2", false),
+        ("1.2.9", "> 1.2", false),
+        ("1.3", ">1.2", true),
+        ("1.2.9", "<= 1.2", true),
+        ("1.2.9", "< 1.2", false),
+        ("1.2.9", "!= 1.2", false),
+        ("1.2.9", "!=1.2.8", true),
+        ("1.5.0", ">= 1.2 < 2", true),
+        ("3.1.0", ">= 1.2, < 2 || 3.x", true),
+        ("1.4.5", "1.2 - 1.4.5", true),
+        ("1.4.6", "1.2 - 1.4.5", false),
+        ("9.9.9", "*", true),
+        ("1.2.3-rc.1", ">= 1.2", false),
+        ("1.2.3-rc.1", ">= 1.2-0", true),
+        ("1.2.3-rc.11", "> 1.2.3-rc.2, < 1.2.3", true),
+        ("1.2.3-beta", "< 1.2.3-rc.1", true),
+        ("1.2.3-9", "< 1.2.3-a", true),
+        ("v1.2.3+build.5", "= 1.2.3", true),
+        ("3.23", ">= 3.20", true),
+    ] {
+        let expression = format!("semvercmp(\"{version}\", \"{bounds}\")");
+        assert_eq!(value(&expression), Ok(want.to_string()), "{expression}");
+    }
+    for bounds in ["", ">", "1.2.3.4", "1.2 || ", ">> 1", "1.2;", "1.2-", "a", "1.2,,1.3"] {
+        let expression = format!("semvercmp(\"1.2.3\", \"{bounds}\")");
+        assert!(value(&expression).is_err(), "{expression}");
+    }
+    assert!(value("semvercmp(\"1.x\", \"1\")").is_err());
+}
+
 #[test]
 fn wrong_expressions() {
     for (expression, want) in [
         ("nope", "there is no variable named `nope`"),
         ("1 / 0", "divides by zero"),
         ("lowr(\"A\")", "there is no such function"),
-        ("uuidv4()", "not supported"),
+        ("rsadecrypt(\"\", \"\")", "not supported"),
         ("lower()", "it takes 1 argument, not 0"),
         ("[1][2]", "no item 2"),
         ("{abc = 1}.abd", "no attribute `abd`"),

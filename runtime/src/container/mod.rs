@@ -30,7 +30,7 @@ mod supervisor;
 mod usage;
 
 use std::fs;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -243,7 +243,8 @@ impl<'a> Containers<'a> {
     /// # Errors
     /// [`ContainerError::NameInUse`], or that the folder cannot be made.
     pub fn create(&self, new: New, image: &ImageRow) -> Result<Held, ContainerError> {
-        let random = random().map_err(at("read", Path::new("/dev/urandom")))?;
+        let mut random = [0; 32];
+        crate::random(&mut random).map_err(at("read", Path::new("/dev/urandom")))?;
         let id: String = random.iter().map(|b| format!("{b:02x}")).collect();
         let lock = self.store.key_lock(&lock_name(&id), &mut |_| true)?;
         let _one = self.store.key_lock("container-names", &mut |_| true)?;
@@ -478,10 +479,4 @@ const DYING: Duration = Duration::from_secs(10);
 
 fn lock_name(id: &str) -> String {
     format!("container-{id}")
-}
-
-fn random() -> io::Result<[u8; 32]> {
-    let mut bytes = [0; 32];
-    fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(bytes)
 }

@@ -69,7 +69,7 @@ pub(super) const TABLE: &[Row] = &[
     }),
 ];
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut out, b| {
         // A String takes all that is written.
         let _ = write!(out, "{b:02x}");

@@ -1,12 +1,16 @@
-//! The functions that expressions may call: what buildx offers, but for those that are random, about
-//! the host, or about cryptography with keys. A function pays before it makes anything large.
+//! The functions that expressions may call: what buildx offers, but for cryptography with keys. A function
+//! pays before it makes anything large.
 
 mod collections;
 mod encode;
 mod format;
+mod moment;
+mod names;
+mod net;
 mod numbers;
 mod strings;
 mod time;
+mod versions;
 
 use rgraph_ir::near::nearest;
 
@@ -26,21 +30,12 @@ type Row = (&'static str, usize, usize, Function);
 const MANY: usize = usize::MAX;
 
 /// What buildx has and this does not, with the reason.
-const LACKING: &[(&str, &str)] = &[
-    ("bcrypt", "its result differs each time"),
-    ("cidrhost", "addresses are not computed here"),
-    ("cidrnetmask", "addresses are not computed here"),
-    ("cidrsubnet", "addresses are not computed here"),
-    ("cidrsubnets", "addresses are not computed here"),
-    ("formatdate", "formattimestamp is its name now"),
-    ("rsadecrypt", "keys are not read here"),
-    ("uuidv4", "its result differs each time"),
-    ("uuidv5", "sha256 makes names of names"),
-];
+const LACKING: &[(&str, &str)] = &[("rsadecrypt", "keys are not read here")];
 
 fn tables() -> impl Iterator<Item = &'static Row> {
-    let tables = [numbers::TABLE, collections::TABLE, strings::TABLE, encode::TABLE, time::TABLE];
-    tables.into_iter().flatten()
+    let plain = [numbers::TABLE, collections::TABLE, strings::TABLE, encode::TABLE];
+    let others = [time::TABLE, versions::TABLE, net::TABLE, names::TABLE];
+    plain.into_iter().chain(others).flatten()
 }
 
 /// Calls a function by its name.
@@ -67,6 +62,14 @@ pub fn call(name: &str, args: &[Value], eval: &Eval<'_>) -> Result<Value> {
     let weight: usize = args.iter().map(Value::weight).sum();
     eval.budget().steps(1 + weight / 8)?;
     function(args, eval)
+}
+
+/// Random bytes.
+fn random<const N: usize>(eval: &Eval<'_>) -> Result<[u8; N]> {
+    let mut bytes = [0; N];
+    let made = eval.globals.random(&mut bytes);
+    made.map_err(|e| Error::new(format!("there are no random numbers: {e}")))?;
+    Ok(bytes)
 }
 
 fn bool(b: bool) -> Result<Value> {

@@ -17,6 +17,11 @@ pub(super) const TABLE: &[Row] = &[
         let base = path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
         text(if base.is_empty() { if path.is_empty() { "." } else { "/" } } else { base }, cx)
     }),
+    ("bytesslice", 3, 3, |a, cx| {
+        let (t, from, length) = (a[0].to_text()?, a[1].to_index()?, a[2].to_index()?);
+        let part = from.checked_add(length).and_then(|to| t.get(from..to));
+        text(part.ok_or_else(|| Error::new("the text has no such part"))?, cx)
+    }),
     ("byteslen", 1, 1, |a, _| Ok(Value::int(a[0].to_text()?.len()))),
     ("chomp", 1, 1, |a, cx| text(a[0].to_text()?.trim_end_matches(['\n', '\r']), cx)),
     ("dirname", 1, 1, |a, cx| {
@@ -156,9 +161,6 @@ pub(super) const TABLE: &[Row] = &[
         text(t.strip_suffix(&*suffix).unwrap_or(&t), cx)
     }),
     ("upper", 1, 1, |a, cx| text(&a[0].to_text()?.to_uppercase(), cx)),
-    ("semvercmp", 2, 2, |a, _| {
-        super::time::satisfies(&a[0].to_text()?, &a[1].to_text()?).map(Value::Bool)
-    }),
 ];
 
 pub(super) fn text(t: &str, cx: &Eval<'_>) -> Result<Value> {
