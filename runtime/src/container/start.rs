@@ -1,6 +1,7 @@
 //! Starts a container's process: the sandbox of a RUN step, whose upper directory stays.
 
 use std::fs;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rgraph_ir::request::NetworkFallback;
@@ -39,11 +40,37 @@ pub struct Start<'a> {
     pub warn: &'a dyn Fn(String),
 }
 
-/// A supervisor that waits for its container. It is called early: it gets ready, and makes a network
-/// possible, while the container's record and image are looked after. Dropped, it ends.
-pub struct StartingSupervisor {
+/// A supervisor that waits for its container. It is called early, and gets ready while the container's
+/// record and image are looked after. Dropped, it ends, and nothing has been changed.
+pub struct StartingSupervisor(Starting);
+
+impl StartingSupervisor {
+    /// Starts one.
+    ///
+    /// # Errors
+    /// There is no process.
+    pub fn call() -> Result<Self, ContainerError> {
+        Ok(Self(Starting::call(super::supervisor::ARGV0)?))
+    }
+
+    /// Has it make a network possible. That may change the host, so the container is held by now.
+    fn promise(self, network: NetworkChoice) -> Result<PromisedSupervisor, ContainerError> {
+        let network = match network {
+            NetworkChoice::Host => Promised::Host,
+            NetworkChoice::None => Promised::None,
+            NetworkChoice::Default => match self.0.connect() {
+                Ok(asked) => Promised::Private(asked),
+                // It is gone already, and said why.
+                Err(e) => return Err(self.0.ready().err().unwrap_or(e).into()),
+            },
+        };
+        Ok(PromisedSupervisor { process: self.0, network })
+    }
+}
+
+/// One that was asked for what its container needs.
+struct PromisedSupervisor {
     process: Starting,
-    /// What the container has been promised.
     network: Promised,
 }
 
@@ -54,21 +81,7 @@ enum Promised {
     Private(Connecting),
 }
 
-impl StartingSupervisor {
-    /// Starts one for a container with this network. Call it when nothing else can go wrong soon.
-    ///
-    /// # Errors
-    /// There is no process.
-    pub fn call(network: NetworkChoice) -> Result<Self, ContainerError> {
-        let process = Starting::call(super::supervisor::ARGV0)?;
-        let network = match network {
-            NetworkChoice::Host => Promised::Host,
-            NetworkChoice::None => Promised::None,
-            NetworkChoice::Default => Promised::Private(process.connect()?),
-        };
-        Ok(Self { process, network })
-    }
-
+impl PromisedSupervisor {
     /// Waits until it can start the container, with this network.
     fn ready(self, s: &Start<'_>) -> Result<(Runner, Network), ContainerError> {
         let runner = self.process.ready()?;
@@ -130,6 +143,7 @@ fn prepare(
 ) -> Result<Prepared, ContainerError> {
     // First of all: nothing has been made yet when a port is busy.
     let (mut bound, mut sockets) = ports::bind(&record.settings.ports)?;
+    let supervisor = supervisor.promise(record.settings.network)?;
     let folder = containers.folder(record);
     let snapshots = Snapshots::new(s.store, s.host, s.provider, s.lease);
     let lowers = match record.base() {
@@ -155,8 +169,14 @@ fn prepare(
         Some(id) => Ok(Some(snapshots.mount_read_only(id, None)?)),
         None => Ok(None),
     })?;
-    // What the kernel left there is of no use to another mount.
-    if fs::read_dir(&work).map_err(at("read", &work))?.next().is_some() {
+    // What the kernel left there is of no use to another mount. Whoever made it anew may have been killed
+    // before it was there.
+    let is_new = match fs::read_dir(&work) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => false,
+        Err(e) => return Err(at("read", &work)(e)),
+    };
+    if !is_new {
         super::remove_tree(&work)
             .and_then(|()| fs::create_dir(&work))
             .map_err(at("make anew", &work))?;

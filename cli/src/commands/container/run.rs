@@ -36,7 +36,7 @@ pub fn run(cx: &Context, args: RunArgs) -> Result<(), CliError> {
     let forward = Forward::watch(&cx.cancel);
     let host = cx.host()?;
     let failed = |e: ContainerError| container_error(&e);
-    let supervisor = StartingSupervisor::call(opts.network).map_err(failed)?;
+    let supervisor = StartingSupervisor::call().map_err(failed)?;
     let store = session::open_store(cx.root())?;
     let config = session::config(&cx.dirs)?;
     let registries = session::registries(&cx.env, &config, &opts.insecure_registries);
