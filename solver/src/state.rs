@@ -1,6 +1,5 @@
 //! What the machine knows about each vertex and each content digest.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -236,13 +235,11 @@ pub(crate) fn slots(graph: &Graph, place: &str) -> Vec<Slot> {
     let slot = |vertex: &Vertex| {
         let platform = vertex.platform.as_ref().map_or_else(String::new, ToString::to_string);
         let stage = vertex.meta.stage.as_deref().unwrap_or("");
-        let place = match &vertex.meta.unit {
-            Some(unit) => Cow::Owned(format!("{place}\0{unit}")),
-            None => Cow::Borrowed(place),
-        };
+        let unit = vertex.meta.unit.as_deref();
+        let unit = unit.map_or_else(String::new, |u| format!("+{}:{u}", u.len()));
         // Lengths keep two places apart whatever the names hold.
         let base = format!(
-            "{}:{place}/{platform}/{}:{stage}/{}",
+            "{}:{place}{unit}/{platform}/{}:{stage}/{}",
             place.len(),
             stage.len(),
             vertex.op.kind()

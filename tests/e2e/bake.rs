@@ -351,6 +351,48 @@ fn several_targets_of_one_file() {
     case.build(&["--target=one", "--target=tow"]).fails(1, &["tow"]);
 }
 
+/// Two targets of one Dockerfile, whose stages have one name: a new step is new in both, and nothing else
+/// is said of any.
+#[test]
+fn a_step_more_is_told_in_each_target() {
+    need!(Root);
+    let text = "FROM BASE\nARG N\nRUN echo $N\nRUN echo last $N\n";
+    let case = with(&[
+        (
+            "docker-bake.hcl",
+            "group \"default\" { targets = [\"a\", \"b\"] }\n\
+          target \"a\" { args = { N = 1 } }\ntarget \"b\" { args = { N = 2 } }\n",
+        ),
+        ("Dockerfile", text),
+    ]);
+    bake(&case, &[]).ok();
+    write(
+        &case,
+        &[("Dockerfile", &text.replace("RUN echo last", "RUN echo more $N\nRUN echo last"))],
+    );
+    bake(&case, &[]).ok();
+    let explained = case.rgraph(&["explain", "--format=json"]).ok();
+    let build: serde_json::Value = serde_json::from_slice(&explained.stdout).expect("JSON");
+    let mut said: Vec<(String, String)> = Vec::new();
+    for step in build["steps"].as_array().expect("steps") {
+        let name = step["name"].as_str().expect("a name").to_owned();
+        for why in step["why"].as_array().into_iter().flatten() {
+            said.push((name.clone(), why["text"].as_str().expect("a text").to_owned()));
+        }
+    }
+    said.sort();
+    let line = |step: &str, why: &str| (step.to_owned(), why.to_owned());
+    assert_eq!(
+        said,
+        [
+            line("[3/4] RUN echo more 1", "this step is new"),
+            line("[3/4] RUN echo more 2", "this step is new"),
+            line("[4/4] RUN echo last 1", "step 3 above is new"),
+            line("[4/4] RUN echo last 2", "step 3 above is new"),
+        ]
+    );
+}
+
 /// Runs with variables of the environment.
 fn bake_with(case: &Case, vars: &[(&str, &str)], args: &[&str]) -> Run {
     let mut all = vec!["bake", "--progress=plain"];
