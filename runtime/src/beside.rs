@@ -1,6 +1,7 @@
 //! The same for several things, some of them at the same time.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::Builder;
 
 /// Does something for each of `all`, at most `most` at a time; results stand in their order.
 pub(crate) fn side_by_side<I: Sync, T: Send>(
@@ -22,12 +23,15 @@ pub(crate) fn side_by_side<I: Sync, T: Send>(
         done
     };
     let mut made: Vec<(usize, T)> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..most.min(all.len())).map(|_| scope.spawn(work)).collect();
-        let joined = threads.into_iter().map(|t| match t.join() {
-            Ok(done) => done,
-            Err(panic) => std::panic::resume_unwind(panic),
-        });
-        joined.flatten().collect()
+        // Where no thread is to be had there are fewer: this one works too.
+        let more =
+            (1..most.min(all.len())).map_while(|_| Builder::new().spawn_scoped(scope, work).ok());
+        let threads: Vec<_> = more.collect();
+        let mut made = work();
+        for t in threads {
+            made.extend(t.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        }
+        made
     });
     made.sort_by_key(|(at, _)| *at);
     made.into_iter().map(|(_, t)| t).collect()
