@@ -218,18 +218,17 @@ fn kill_anywhere() {
         let at = format!("kill {n}, after {pause:?} of {whole} us");
         // Most builds have a part in the cache, and the machine is not always as busy: the moments stay
         // within a build's length.
-        if !was_killed {
-            whole = whole * 9 / 10;
-            continue;
-        }
-        whole = whole * 21 / 20;
-        killed += 1;
+        whole = if was_killed { whole * 21 / 20 } else { whole * 9 / 10 };
         let archive = old.out("image.tar");
         if archive.exists() {
             assert!(files(&archive).contains_key("b"), "{at}: half an archive");
         }
         let check = old.rgraph(&["store", "check", "--read-data"]);
         assert_eq!(check.code, 0, "{at}: {}{}", check.text(), check.stderr);
+        if !was_killed {
+            continue;
+        }
+        killed += 1;
         // Another root takes what the cache got, this one goes on.
         let reader = Case::new();
         let from = format!("type=local,src={cache}");
