@@ -293,7 +293,7 @@ pub struct ResourceArgs {
     /// Memory nodes that may be used
     #[arg(long, value_name = "LIST")]
     pub cpuset_mems: Option<String>,
-    /// Processes and threads; -1: no limit. Usually 4096, where the kernel can (Linux 6.14)
+    /// Processes and threads; -1: no limit. Of a RUN usually 4096, where the kernel can (Linux 6.14)
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     pub pids_limit: Option<String>,
     /// The same limits as NAME=VALUE, with commas

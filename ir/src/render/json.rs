@@ -532,14 +532,15 @@ mod tests {
         quote(&mut out, "a\"\\\n\u{0}\u{7f}é");
         assert_eq!(serde_json::from_str::<String>(&out).unwrap(), "a\"\\\n\u{0}\u{7f}é");
         // At every length, wherever it stands.
-        for (len, special) in (1..40).flat_map(|n| ['"', '\\', '\n', '\u{7f}', 'é'].map(|c| (n, c)))
+        for (len, special) in
+            (1..40).flat_map(|n| ['"', '\\', '\n', '\u{7f}', '\u{85}', 'é'].map(|c| (n, c)))
         {
             for at in 0..len {
                 let text: String = (0..len).map(|n| if n == at { special } else { 'x' }).collect();
                 let mut out = String::new();
                 quote(&mut out, &text);
                 assert_eq!(serde_json::from_str::<String>(&out).unwrap(), text);
-                assert!(special == 'é' || out.len() > len + 2, "{out}");
+                assert!(special == 'é' || out.len() > text.len() + 2, "{out}");
             }
         }
     }
