@@ -251,10 +251,27 @@ fn debian() -> Vec<u8> {
 #[test]
 fn on_debian() {
     need!(Root, Tool("docker-registry"), Tool("mmdebstrap"));
+    on_debian_in(Case::new);
+}
+
+/// The packages come through `pasta`, as the page does.
+#[test]
+fn on_a_users_debian() {
+    need!(Root, Tool("docker-registry"), Tool("mmdebstrap"), Tool("newuidmap"), Tool("setpriv"));
+    on_debian_in(|| {
+        let case = Case::new().of_user(Ids::Range);
+        if !case.open_tun() {
+            shout("ports of a user's containers: there is no /dev/net/tun");
+        }
+        case
+    });
+}
+
+fn on_debian_in(case: impl FnOnce() -> Case) {
     if setting("RGRAPH_TUTORIALS_DEBIAN", 0) == 0 {
         return shout("RGRAPH_TUTORIALS_DEBIAN=1 makes a Debian for it");
     }
-    let case = Case::new();
+    let case = case();
     // cat rootfs.tar.gz | docker import - name:tag
     case.rgraph_reading(&["import", "-", "debian:latest"], &debian()).ok();
     images_by_hand_and_by_file(&case, &Registry::start(Access::Open));
