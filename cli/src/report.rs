@@ -295,12 +295,24 @@ pub fn chain_text(e: &(dyn StdError + 'static)) -> String {
 
 /// What to do about a cause that lies in the machine. By its text: causes come from everywhere, and
 /// from other processes as text.
-fn remedy(chain: &str) -> Option<String> {
-    chain.contains("oo many open files").then(|| {
-        "raise the limit of open files (`ulimit -n`), or run fewer steps at once (`--jobs`)"
-            .to_owned()
-    })
+pub fn remedy(chain: &str) -> Option<String> {
+    let known = [
+        (
+            "oo many open files",
+            "raise the limit of open files (`ulimit -n`), or run fewer steps at once (`--jobs`)",
+        ),
+        ("cannot mount proc:", NO_PROC),
+        ("cannot change the root: cannot pivot", NO_PIVOT),
+    ];
+    known.iter().find(|(text, _)| chain.contains(text)).map(|(_, help)| (*help).to_owned())
 }
+
+/// What to do where steps can have no `/proc` of their own: the kernel gives a user namespace none while parts
+/// of the one around it are covered.
+const NO_PROC: &str = "in a container that covers parts of /proc: start it with \
+    `--security-opt systempaths=unconfined` (docker) or `--security-opt unmask=ALL` (podman)";
+const NO_PIVOT: &str = "in a container whose system call filter forbids it: start it with \
+    `--security-opt seccomp=unconfined`";
 
 /// Says whether a thread has panicked since [`install_panic_hook`].
 #[derive(Debug, Clone)]

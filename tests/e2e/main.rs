@@ -36,6 +36,7 @@ mod life;
 mod limits;
 mod login;
 mod logs;
+mod nested;
 mod network;
 mod nginx;
 mod platforms;

@@ -2,13 +2,13 @@
 
 use rgraph_ir::request::NetworkFallback;
 use rgraph_runtime::host::Level;
-use rgraph_runtime::sandbox::{Runner, probe_groups};
+use rgraph_runtime::sandbox::{Runner, SandboxError, probe_groups};
 use rgraph_sys::seccomp;
 
 use super::{Context, print};
 use crate::args::DoctorArgs;
 use crate::options::{Config, Format};
-use crate::report::CliError;
+use crate::report::{self, CliError};
 use crate::session;
 use crate::table::Table;
 
@@ -26,7 +26,9 @@ pub fn run(cx: &Context, args: DoctorArgs) -> Result<(), CliError> {
         Ok(what) => (true, what),
         Err(why) => (false, format!("steps cannot have limits (--memory and others): {why}")),
     };
-    let network = network(&config);
+    let runner = Runner::start();
+    let sandbox = sandbox(&runner);
+    let network = network(&config, &runner);
     let rights = rights(&level.level);
     let filter = match has_seccomp {
         true => "system calls of steps are filtered",
@@ -36,6 +38,7 @@ pub fn run(cx: &Context, args: DoctorArgs) -> Result<(), CliError> {
         ("state", true, cx.root().display().to_string()),
         ("rights", rights.0, rights.1),
         ("snapshotter", decided.lacks.is_empty(), decided.to_string()),
+        ("sandbox", sandbox.0, sandbox.1),
         ("seccomp", has_seccomp, filter.to_owned()),
         ("cgroups", cgroups.0, cgroups.1),
         ("network", network.0, network.1),
@@ -82,13 +85,28 @@ fn rights(level: &Level) -> (bool, String) {
     }
 }
 
+/// Whether steps can run, within whatever this is in.
+fn sandbox(runner: &Result<Runner, SandboxError>) -> (bool, String) {
+    let why = match runner.as_ref().map(Runner::probe) {
+        Ok(Ok(Ok(()))) => {
+            return (true, "steps have their own files and see their own processes".into());
+        }
+        Ok(Ok(Err(why))) => rgraph_runtime::report(&why),
+        Ok(Err(e)) => rgraph_runtime::report(&e),
+        Err(e) => rgraph_runtime::report(e),
+    };
+    let help = report::remedy(&why).map(|help| format!(": {help}")).unwrap_or_default();
+    (false, format!("steps cannot run: {why}{help}"))
+}
+
 /// What steps have that say nothing about their network.
-fn network(config: &Config) -> (bool, String) {
-    let why = match Runner::start().and_then(|runner| runner.probe_network()) {
-        Ok(Ok(how)) => return (true, how),
-        Ok(Err(why)) if why.help.is_empty() => why.to_string(),
-        Ok(Err(why)) => format!("{why}: {}", why.help),
-        Err(e) => rgraph_runtime::report(&e),
+fn network(config: &Config, runner: &Result<Runner, SandboxError>) -> (bool, String) {
+    let why = match runner.as_ref().map(Runner::probe_network) {
+        Ok(Ok(Ok(how))) => return (true, how),
+        Ok(Ok(Err(why))) if why.help.is_empty() => why.to_string(),
+        Ok(Ok(Err(why))) => format!("{why}: {}", why.help),
+        Ok(Err(e)) => rgraph_runtime::report(&e),
+        Err(e) => rgraph_runtime::report(e),
     };
     let instead = match config.network_fallback() {
         NetworkFallback::Host => "steps get the host's network",

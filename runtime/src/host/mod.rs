@@ -132,7 +132,8 @@ impl HostError {
             Self::Enter(_) => Some(
                 "as root: `sysctl -w user.max_user_namespaces=15000`, on Debian also \
                  `sysctl -w kernel.unprivileged_userns_clone=1`; in a container its system call \
-                 filter has to allow it (`--security-opt seccomp=unconfined`)",
+                 filter has to allow it (`--security-opt seccomp=unconfined`) and leave /proc uncovered \
+                 (docker: `--security-opt systempaths=unconfined`, podman: `--security-opt unmask=ALL`)",
             ),
             Self::NoRights => Some(
                 "as root: `sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`, or an \

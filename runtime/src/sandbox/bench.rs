@@ -89,6 +89,24 @@ impl Bench {
         Ok(notes)
     }
 
+    /// Tries what a program around this one may forbid steps to do.
+    ///
+    /// # Errors
+    /// What it forbids.
+    pub fn probe() -> Result<(), InitError> {
+        let (said, told) = channel::pipe().map_err(InitError::at("make a pipe"))?;
+        let copy = spawn::clone_child(Namespaces::default(), || {
+            let Err(e) = init::try_out() else { return 0 };
+            init::tell(&told, &init::Report::Failed(e)).map_or(1, |()| 0)
+        });
+        let copy = copy.map_err(InitError::at("make a process"))?;
+        drop(told);
+        copy.wait().map_err(InitError::at("wait for the process"))?;
+        let mut bytes = vec![0; 4096];
+        let n = channel::read(&said, &mut bytes).map_err(InitError::at("hear of the process"))?;
+        init::parse_reports(&bytes[..n]).1.map_or(Ok(()), Err)
+    }
+
     /// No step will ask for another network: ends what is not needed for those that there are.
     pub fn no_more_networks(&mut self) {
         self.uplink = self.router.take().and_then(Router::end);

@@ -11,6 +11,7 @@ use std::path::Path;
 
 use rgraph_image::layer::Owners;
 use rgraph_sys::caps::{self, CapSet};
+use rgraph_sys::mount::AttrFlags;
 use rgraph_sys::seccomp;
 use rgraph_sys::spawn::PidFd;
 use rgraph_sys::terminal::{self, Pair};
@@ -313,7 +314,17 @@ fn open_terminal(
     Ok(theirs)
 }
 
-fn tell(pipe: &OwnedFd, report: &Report) -> Result<(), InitError> {
+/// In a process of its own, as [`Child::run`]: what somebody around this program may forbid.
+pub(super) fn try_out() -> Result<(), InitError> {
+    let at_root = mount::open_dir(Path::new("/")).map_err(InitError::at("open the root"))?;
+    let none = AttrFlags::empty();
+    mount::filesystem("proc", &[], none).map_err(InitError::at("mount proc"))?;
+    let root = mount::filesystem("tmpfs", &[], none).map_err(InitError::at("mount memory"))?;
+    mount::attach(&root, &at_root, "root").map_err(InitError::at("attach the root"))?;
+    mount::pivot_into(&root).map_err(InitError::at("change the root"))
+}
+
+pub(super) fn tell(pipe: &OwnedFd, report: &Report) -> Result<(), InitError> {
     let mut line = serde_json::to_vec(report).map_err(InitError::at("encode a report"))?;
     line.push(b'\n');
     let pipe = pipe.try_clone().map_err(InitError::at("report"))?;

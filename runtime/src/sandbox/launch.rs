@@ -67,12 +67,21 @@ impl Runner {
         Ok(hear(&self.ask(runner::PROBE)?)?.0)
     }
 
-    /// Asks about networks; the answer comes from what is given back.
+    /// Whether steps can run, which the limits of a container around this program may forbid.
+    ///
+    /// # Errors
+    /// The inner one says why they cannot; the outer one is about the runner.
+    pub fn probe(&self) -> Result<Result<(), InitError>, SandboxError> {
+        Ok(hear(&self.ask(runner::TRY_OUT)?)?.0)
+    }
+
+    /// Asks; the answer comes from what is given back.
     fn ask(&self, what: &[u8]) -> Result<OwnedFd, SandboxError> {
         let talk = |what| move |e| SandboxError::Talk(what, e);
-        let (reply, theirs) = channel::pair().map_err(talk("make a socket for the network"))?;
+        let (reply, theirs) =
+            channel::pair().map_err(talk("make a socket to ask the sandbox runner"))?;
         channel::send(self.control(), what, &[theirs.as_fd()])
-            .map_err(talk("ask the sandbox runner for a network"))?;
+            .map_err(talk("ask the sandbox runner"))?;
         Ok(reply)
     }
 

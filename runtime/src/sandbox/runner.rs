@@ -49,6 +49,10 @@ pub(crate) const CONNECT: &[u8] = b"connect";
 /// As [`CONNECT`], changing nothing. The answer is a `Result<String, NoNetwork>`.
 pub(super) const PROBE: &[u8] = b"probe";
 
+/// The message that asks whether steps can run here; with it comes where to answer. The answer is a
+/// `Result<(), InitError>`.
+pub(super) const TRY_OUT: &[u8] = b"try";
+
 /// Is the runner when this process was started as one, and then does not return.
 ///
 /// To be called first in `main`, before there is a second thread and before anything is opened.
@@ -98,6 +102,9 @@ fn serve(control: &OwnedFd) -> i32 {
                 Ok(Some((bytes, fds))) if bytes == CONNECT => connect(&mut bench, &fds),
                 Ok(Some((bytes, fds))) if bytes == PROBE => {
                     fds.first().map(|reply| tell(reply, &Router::probe(), &[]));
+                }
+                Ok(Some((bytes, fds))) if bytes == TRY_OUT => {
+                    fds.first().map(|reply| tell(reply, &Bench::probe(), &[]));
                 }
                 _ => break,
             }
