@@ -26,6 +26,7 @@ mod engines;
 mod errors;
 mod escapes;
 mod explain;
+mod flat;
 mod foreground;
 mod git;
 mod graph;

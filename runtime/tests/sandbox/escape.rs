@@ -7,6 +7,7 @@ use rgraph_runtime::sandbox::*;
 use rgraph_tests::escape;
 
 use crate::image::*;
+use crate::userns;
 
 /// The tries, compiled into the image. `None`: no compiler here.
 fn image() -> Option<Image> {
@@ -38,7 +39,11 @@ pub fn every_try_is_refused(runner: &Runner) {
             println!("\n*** SKIPPED, NOT TESTED: escapes in a private network: {why} ***\n");
             continue;
         }
-        let by = if user.is_empty() { escape::By::Root } else { escape::By::User };
+        let by = match user {
+            "" if userns::is_inside() => escape::By::MappedRoot,
+            "" => escape::By::Root,
+            _ => escape::By::User,
+        };
         let faults = escape::wrong(&output(runner, &spec), by);
         wrong.extend(faults.iter().map(|f| format!("as `{user}` in {network:?}: {f}")));
     }

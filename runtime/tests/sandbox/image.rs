@@ -53,7 +53,7 @@ impl Image {
             upper: self.at("u"),
             work: self.at("w"),
             union: Union::Kernel,
-            userxattr: false,
+            userxattr: crate::userns::is_inside(),
             owners: Owners::Kernel,
             below: None,
         };

@@ -71,9 +71,11 @@ const TESTS: &[Test] = tests![
     escape::nothing_outlives_a_step,
     escape::swapped_parents_of_mount_points,
     soak::many_steps_leave_nothing,
+    soak::a_large_caller_costs_nothing,
     machines::an_emulator_that_is_missing_is_named,
     machines::registered_emulators_are_used,
     pasta::connects_steps_without_rights,
+    userns::what_holds_for_root_holds_for_a_user,
 ];
 
 fn main() -> ExitCode {
@@ -82,6 +84,7 @@ fn main() -> ExitCode {
     match words.next().as_deref() {
         Some("pasta") => return pasta::build(),
         Some("machines") => return machines::build(),
+        Some("all") => return userns::all(),
         _ => {}
     }
     let args: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
@@ -95,6 +98,10 @@ fn main() -> ExitCode {
         println!("\n*** SKIPPED, NOT TESTED: {} sandbox tests need root ***\n", chosen.count());
         return ExitCode::SUCCESS;
     }
+    run_tests(chosen)
+}
+
+fn run_tests<'a>(chosen: impl Iterator<Item = &'a Test>) -> ExitCode {
     let runner = Runner::start().expect("the runner starts");
     let mut failed = Vec::new();
     for (name, test) in chosen {

@@ -114,3 +114,37 @@ pub fn many_steps_leave_nothing(_: &Runner) {
     let most = memory(&runner);
     assert!(most <= least + 1024, "the runner grew from {least} to {most} KiB");
 }
+
+/// Page faults of this process.
+fn faults() -> u64 {
+    let stat = fs::read_to_string("/proc/self/stat").unwrap();
+    let fields = stat.rsplit_once(')').unwrap().1;
+    fields.split_whitespace().nth(7).unwrap().parse().unwrap()
+}
+
+/// Whoever starts the runner and its steps may hold any amount of memory: none of it is copied, nor prepared for
+/// being copied, which the next write to each page would tell.
+pub fn a_large_caller_costs_nothing(_: &Runner) {
+    const SIZE: usize = 1 << 30;
+    const PAGE: usize = 4096;
+    let touch = |memory: &mut [u8]| memory.iter_mut().step_by(PAGE).for_each(|b| *b += 1);
+    let image = Image::new();
+    let steps = |runner: &Runner| {
+        let start = Instant::now();
+        for _ in 0..20 {
+            assert_eq!(run(runner, &image.spec(&["true"])).outcome, Outcome::Exited(0));
+        }
+        start.elapsed() / 20
+    };
+    let small = steps(&Runner::start().unwrap());
+    let mut memory = vec![1u8; SIZE];
+    touch(&mut memory);
+    let runner = Runner::start().unwrap();
+    let large = steps(&runner);
+    let before = faults();
+    touch(&mut memory);
+    let touched = faults() - before;
+    println!("a step: {small:?}, and {large:?} beside 1 GiB");
+    assert!(touched < 100, "{touched} faults");
+    assert_eq!(std::hint::black_box(memory)[SIZE - PAGE], 3);
+}
