@@ -37,6 +37,7 @@ mod life;
 mod limits;
 mod login;
 mod logs;
+mod mounts;
 mod nested;
 mod network;
 mod nginx;

@@ -3,6 +3,7 @@
 //! `RGRAPH_TUTORIALS_DEBIAN=1` on a Debian that `mmdebstrap` makes, with its nginx. That takes minutes and
 //! Debian's mirror; the Debian is kept in the target folder.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::path::Path;
@@ -10,7 +11,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rgraph_tests::{
-    Access, Case, Ids, Registry, Run, Screen, base_tar, need, setting, shout, wait_until,
+    Access, Case, Entry, Ids, Registry, Run, Screen, base_tar, need, setting, shout, wait_until,
 };
 
 use crate::ports::{fetch, free_port};
@@ -276,4 +277,45 @@ fn on_debian_in(case: impl FnOnce() -> Case) {
     case.rgraph_reading(&["import", "-", "debian:latest"], &debian()).ok();
     images_by_hand_and_by_file(&case, &Registry::start(Access::Open));
     web_server(&case, &NGINX);
+}
+
+/// Packages whose scripts make users, give files away and ask who they are: the same files of the same owners, whether
+/// root builds, a user with ranges of ids, or one with a single id (ROOT-02).
+#[test]
+fn packages_install_for_everybody_on_debian() {
+    need!(Root, Tool("mmdebstrap"), Tool("newuidmap"), Tool("setpriv"));
+    if setting("RGRAPH_TUTORIALS_DEBIAN", 0) == 0 {
+        return shout("RGRAPH_TUTORIALS_DEBIAN=1 makes a Debian for it");
+    }
+    let mut roots = None;
+    for ids in [None, Some(Ids::Range), Some(Ids::One)] {
+        let case = match ids {
+            Some(ids) => Case::new().of_user(ids),
+            None => Case::new(),
+        };
+        case.rgraph_reading(&["import", "-", "debian:latest"], &debian()).ok();
+        case.file(
+            "Dockerfile",
+            "FROM debian:latest\n\
+             RUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y ruby \\\n\
+             && test $(ruby -e 'puts 6*7') = 42\n\
+             RUN useradd -m app && install -o app -g www-data -m 2750 -d /srv/app \\\n\
+             && su app -c 'touch /srv/app/mine && test $(id -un) = app'\n",
+        );
+        let image = case.image(&["--network", "host", "--progress", "plain"]);
+        let layers = image.layers.iter().skip(1).map(|l| {
+            // What they hold is time and chance in some: logs, caches.
+            let kind = |e: &Entry| std::mem::discriminant(&e.kind);
+            let entry = |e: &Entry| (e.path.clone(), (kind(e), e.mode, e.owner, e.xattrs.clone()));
+            l.0.iter().map(entry).collect::<BTreeMap<_, _>>()
+        });
+        let layers: Vec<_> = layers.collect();
+        assert!(layers[0].len() > 1000, "{ids:?}: {} files", layers[0].len());
+        let roots = roots.get_or_insert_with(|| layers.clone());
+        for (want, got) in roots.iter().zip(&layers) {
+            let odd: Vec<_> = got.iter().filter(|(p, e)| want.get(*p) != Some(e)).collect();
+            let gone: Vec<_> = want.keys().filter(|p| !got.contains_key(*p)).collect();
+            assert!(odd.is_empty() && gone.is_empty(), "{ids:?}: {odd:?} {gone:?}");
+        }
+    }
 }
