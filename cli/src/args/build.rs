@@ -5,22 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::image::RegistryArgs;
-
-/// When a base image is asked for again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum PullArg {
-    /// At every build.
-    #[value(alias = "true")]
-    Always,
-    /// When the store has no such tag.
-    #[value(alias = "false")]
-    Missing,
-    /// When the registry's is newer.
-    Newer,
-    /// Never.
-    Never,
-}
+use super::shared::SharedArgs;
 
 /// `context ls`.
 #[derive(Debug, Args)]
@@ -70,19 +55,6 @@ pub struct BuildArgs {
     /// Agent for RUN --mount=type=ssh and sources by ssh: default, ID=SOCKET, or ID=KEY[,KEY] with key files
     #[arg(long, value_name = "SPEC")]
     pub ssh: Vec<String>,
-    /// Ask registries what bases mean now: always, missing, newer, never [default: missing]
-    #[arg(
-        long,
-        value_name = "WHEN",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "always",
-        hide_possible_values = true
-    )]
-    pub pull: Option<PullArg>,
-    /// Use no network: sources come from the store
-    #[arg(long)]
-    pub offline: bool,
     /// Bases mean what the lock file says [default FILE: rgraph.lock beside the Dockerfile]
     #[arg(
         long,
@@ -99,15 +71,6 @@ pub struct BuildArgs {
     /// Where the result goes: type=oci|docker|tar|local|image|registry|cacheonly,dest=...
     #[arg(short, long, value_name = "SPEC", help_heading = "Output")]
     pub output: Vec<String>,
-    /// Same as -o type=registry
-    #[arg(long, help_heading = "Output")]
-    pub push: bool,
-    /// Same as -o type=image: into the local store, beside any other output
-    #[arg(long, help_heading = "Output")]
-    pub load: bool,
-    /// File to write facts about the result to
-    #[arg(long, value_name = "FILE", help_heading = "Output")]
-    pub metadata_file: Option<PathBuf>,
     /// File to write the image id to
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub iidfile: Option<PathBuf>,
@@ -150,30 +113,7 @@ pub struct BuildArgs {
     /// What is said of the image beside it: type=provenance[,mode=min|max][,version=v1|v0.2], type=sbom
     #[arg(long, value_name = "SPEC", help_heading = "Output")]
     pub attest: Vec<String>,
-    /// Same as --attest type=provenance
-    #[arg(
-        long,
-        value_name = "SPEC",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true",
-        help_heading = "Output"
-    )]
-    pub provenance: Option<String>,
-    /// Same as --attest type=sbom: the packages in the image
-    #[arg(
-        long,
-        value_name = "SPEC",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true",
-        help_heading = "Output"
-    )]
-    pub sbom: Option<String>,
 
-    /// Ask no cache
-    #[arg(long, help_heading = "Cache")]
-    pub no_cache: bool,
     /// Ask no cache for these stages: names or numbers
     #[arg(long, value_name = "STAGE", help_heading = "Cache")]
     pub no_cache_filter: Vec<String>,
@@ -214,31 +154,12 @@ pub struct BuildArgs {
     /// Limits of a step.
     #[command(flatten)]
     pub resources: ResourceArgs,
-    /// Steps at once [default: by the machine]
-    #[arg(long, value_name = "N", help_heading = "Steps")]
-    pub jobs: Option<String>,
     /// Try a failed RUN again, so often, on a clean layer
     #[arg(long, value_name = "N", help_heading = "Steps")]
     pub retry: Option<String>,
-    /// Longest time of each RUN, such as 90s or 1h30m; build=TIME: of the whole build
-    #[arg(long, value_name = "TIME", help_heading = "Steps")]
-    pub timeout: Vec<String>,
     /// Shell in the failed step
     #[arg(hide = true, long, help_heading = "Steps")]
     pub debug_on_error: bool,
-
-    /// auto, tty, plain, rawjson, legacy, quiet
-    #[arg(long, value_name = "MODE", help_heading = "Screen")]
-    pub progress: Option<String>,
-    /// Print the image id only
-    #[arg(short, long, help_heading = "Screen")]
-    pub quiet: bool,
-    /// Check the Dockerfile; runs nothing. Exit code 1 if anything is found
-    #[arg(long, help_heading = "Screen")]
-    pub check: bool,
-    /// check, outline, targets; with ,format=json
-    #[arg(long, value_name = "METHOD", help_heading = "Screen")]
-    pub call: Option<String>,
 
     /// How many layers the image has: auto or a number
     #[arg(hide = true, long, value_name = "auto|N", help_heading = "Layers")]
@@ -254,9 +175,9 @@ pub struct BuildArgs {
     )]
     pub squash: Option<String>,
 
-    /// Registries.
+    /// What `bake` has too.
     #[command(flatten)]
-    pub registry: RegistryArgs,
+    pub shared: SharedArgs,
     /// Flags that mean nothing here.
     #[command(flatten)]
     pub legacy: LegacyArgs,

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 /// Flags of every command that talks to a registry.
-#[derive(Debug, Default, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub struct RegistryArgs {
     /// Registry to reach over plain HTTP or with an unknown certificate
     #[arg(long, value_name = "HOST[:PORT]", help_heading = "Registry")]

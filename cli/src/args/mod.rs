@@ -12,6 +12,7 @@ mod environment;
 mod image;
 mod later;
 mod registry;
+mod shared;
 mod store;
 mod volume;
 
@@ -24,7 +25,7 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use bake::BakeArgs;
 pub use build::{
-    BuildArgs, ContextLsArgs, FetchArgs, GraphArgs, GraphFormat, LockArgs, PullArg, ResourceArgs,
+    BuildArgs, ContextLsArgs, FetchArgs, GraphArgs, GraphFormat, LockArgs, ResourceArgs,
 };
 pub use container::{
     AttachArgs, CommitArgs, ContainerPruneArgs, CpArgs, DiffArgs, ExecArgs, ExportArgs, KillArgs,
@@ -38,6 +39,7 @@ pub use image::{
 };
 pub use later::{Later, Rest};
 pub use registry::{LoginArgs, LogoutArgs, SearchArgs};
+pub use shared::{PullArg, SharedArgs};
 pub use store::{
     BuildsArgs, CacheMountClearArgs, CacheMountLsArgs, CacheMountSeedArgs, CheckArgs, DfArgs,
     DoctorArgs, ExplainArgs, LogsArgs, PruneArgs, VersionArgs,

@@ -98,7 +98,7 @@ fn optional_values_do_not_swallow_the_context() {
         (&["build", "."], None),
     ] {
         let b = build(words);
-        assert_eq!((b.pull, b.context.to_str()), (want, Some(".")), "{words:?}");
+        assert_eq!((b.shared.pull, b.context.to_str()), (want, Some(".")), "{words:?}");
     }
     assert_eq!(build(&["build", "--squash", "."]).squash.as_deref(), Some("true"));
     assert_eq!(build(&["build", "--squash=a", "."]).squash.as_deref(), Some("a"));
@@ -118,7 +118,7 @@ fn switches_take_true_and_false() {
         (&["--debug=false", "build", "--no-cache=f", "."], false),
     ] {
         let b = build(words);
-        assert_eq!((b.no_cache, b.quiet), (want, false), "{words:?}");
+        assert_eq!((b.shared.no_cache, b.shared.quiet), (want, false), "{words:?}");
     }
     assert_eq!(cli(&["build", "--no-cache=maybe", "."]).unwrap_err().exit_code(), 2);
 }

@@ -217,7 +217,7 @@ pub fn run(cli: Cli, env: Environment) -> Result<(), CliError> {
     let cancel = CancelToken::new();
     let signals = match &cli.command {
         // Nothing to clean up: a signal may end it at once.
-        Command::Graph(a) if a.build.offline && !a.cached => Signals::default(),
+        Command::Graph(a) if a.build.shared.offline && !a.cached => Signals::default(),
         // The container's, not ours.
         Command::Run(_) | Command::Start(_) | Command::Exec(_) | Command::Attach(_) => {
             Signals::default()

@@ -11,7 +11,7 @@ use super::build::BuildOptions;
 use super::context::{ContextSpec, FileSpec, NamedContext};
 use super::error::OptionsError;
 use super::{SshOption, Terminals, csv, entitlements};
-use crate::args::{BakeArgs, BuildArgs, Environment, ResourceArgs};
+use crate::args::{BakeArgs, BuildArgs, Environment, ResourceArgs, SharedArgs};
 
 /// What is done with the definition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,7 +73,7 @@ pub struct BakeOptions {
     pub no_environment: bool,
     /// What all builds have in common: no target, no output.
     pub common: BuildOptions,
-    raw: BakeArgs,
+    shared: SharedArgs,
 }
 
 impl BakeOptions {
@@ -85,7 +85,7 @@ impl BakeOptions {
     ) -> Result<Self, OptionsError> {
         let (remote, command_context) = remote(&mut raw.targets)?;
         let mode = mode(&raw)?;
-        let call = match (raw.check, raw.call.take()) {
+        let call = match (raw.shared.check, raw.shared.call.take()) {
             (true, Some(_)) => {
                 let text = "`--check` and `--call` exclude each other";
                 return Err(OptionsError::Conflict(text.to_owned()));
@@ -94,11 +94,14 @@ impl BakeOptions {
             (false, call) => call,
         };
         let mut lines = std::mem::take(&mut raw.set);
-        let flags =
-            [("push=true", raw.push), ("load=true", raw.load), ("no-cache=true", raw.no_cache)];
+        let flags = [
+            ("push=true", raw.shared.push),
+            ("load=true", raw.shared.load),
+            ("no-cache=true", raw.shared.no_cache),
+        ];
         lines.extend(flags.iter().filter(|(_, on)| *on).map(|(key, _)| format!("*.{key}")));
         lines.extend(call.map(|c| format!("*.call={c}")));
-        for (kind, text) in [("sbom", &raw.sbom), ("provenance", &raw.provenance)] {
+        for (kind, text) in [("sbom", &raw.shared.sbom), ("provenance", &raw.shared.provenance)] {
             lines.extend(text.as_deref().map(|t| format!("*.attest={}", attest(kind, t))));
         }
         let no_environment = match env.var("BUILDX_BAKE_DISABLE_VARS_ENV_LOOKUP") {
@@ -127,9 +130,9 @@ impl BakeOptions {
             files = of_environment(env);
         }
         let targets = std::mem::take(&mut raw.targets);
-        let common = BuildOptions::new(plain(&raw), env, terminals)?;
+        let common = BuildOptions::new(plain(&raw.shared), env, terminals)?;
         let common = BuildOptions {
-            metadata_file: raw.metadata_file.take(),
+            metadata_file: raw.shared.metadata_file.take(),
             allow: grants.steps.clone(),
             ..common
         };
@@ -152,7 +155,7 @@ impl BakeOptions {
             grants,
             no_environment,
             common,
-            raw,
+            shared: raw.shared,
         })
     }
 
@@ -190,6 +193,7 @@ impl BakeOptions {
                 }
             }
         }
+        let common = plain(&self.shared);
         let resource = |name: &str| t.resources.get(name).cloned();
         let raw = BuildArgs {
             context: context.clone().into(),
@@ -204,7 +208,6 @@ impl BakeOptions {
             output: entries(&t.outputs),
             annotation: t.annotations.clone().unwrap_or_default(),
             attest: entries(&t.attest),
-            no_cache: t.no_cache == Some(true),
             no_cache_filter: t.no_cache_filter.clone().unwrap_or_default(),
             cache_from: entries(&t.cache_from),
             cache_to: entries(&t.cache_to),
@@ -212,7 +215,11 @@ impl BakeOptions {
             add_host: lines(&t.extra_hosts),
             ulimit: t.ulimits.clone().unwrap_or_default(),
             shm_size: t.shm_size.clone(),
-            call: t.call.clone(),
+            shared: SharedArgs {
+                no_cache: t.no_cache == Some(true),
+                call: t.call.clone(),
+                ..common.shared
+            },
             resources: ResourceArgs {
                 memory: resource("memory"),
                 memory_swap: resource("memory-swap"),
@@ -223,14 +230,14 @@ impl BakeOptions {
                 cpuset_mems: resource("cpuset-mems"),
                 ..ResourceArgs::default()
             },
-            ..plain(&self.raw)
+            ..common
         };
         let mut out = BuildOptions::new(raw, env, terminals)?;
         self.check_entitlements(t, out.network == Some(NetworkMode::Host))?;
         // That a file asks for the host's network is no grant.
         out.allow = self.grants.steps.clone();
         out.build_contexts.extend(linked);
-        if t.pull == Some(true) && self.raw.pull.is_none() {
+        if t.pull == Some(true) && self.shared.pull.is_none() {
             out.pull = super::Pull::Always;
         }
         out.file = file(t, &context, dockerfile);
@@ -278,17 +285,18 @@ fn file(t: &Target, context: &str, dockerfile: &str) -> FileSpec {
 }
 
 /// The flags that are the same for every target.
-fn plain(raw: &BakeArgs) -> BuildArgs {
+fn plain(shared: &SharedArgs) -> BuildArgs {
     BuildArgs {
         context: ".".into(),
-        pull: raw.pull,
-        offline: raw.offline,
-        jobs: raw.jobs.clone(),
-        timeout: raw.timeout.clone(),
-        progress: raw.progress.clone(),
-        quiet: raw.quiet,
-        registry: crate::args::RegistryArgs {
-            insecure_registry: raw.registry.insecure_registry.clone(),
+        shared: SharedArgs {
+            pull: shared.pull,
+            offline: shared.offline,
+            jobs: shared.jobs.clone(),
+            timeout: shared.timeout.clone(),
+            progress: shared.progress.clone(),
+            quiet: shared.quiet,
+            registry: shared.registry.clone(),
+            ..SharedArgs::default()
         },
         ..BuildArgs::default()
     }

@@ -208,13 +208,17 @@ impl BuildOptions {
                 }
             },
             omit_history: raw.omit_history.unwrap_or(false),
-            attest: attestations(&raw.attest, raw.provenance.as_deref(), raw.sbom.as_deref())?,
+            attest: attestations(
+                &raw.attest,
+                raw.shared.provenance.as_deref(),
+                raw.shared.sbom.as_deref(),
+            )?,
             tags,
             cache_from: cache_from(&raw.cache_from)?,
             cache_to: raw.cache_to.iter().map(|l| cache_to(l)).collect::<Result<_, _>>()?,
             secrets: BTreeMap::new(),
             ssh: BTreeMap::new(),
-            no_cache: raw.no_cache,
+            no_cache: raw.shared.no_cache,
             no_cache_filter: raw
                 .no_cache_filter
                 .iter()
@@ -231,8 +235,8 @@ impl BuildOptions {
             shm_size: raw.shm_size.as_deref().map(shm_size).transpose()?.flatten(),
             cgroup_parent: raw.cgroup_parent.clone().filter(|p| !p.is_empty()),
             resources: resources(&raw.resources)?,
-            pull: raw.pull.map(Pull::from).unwrap_or_default(),
-            offline: raw.offline,
+            pull: raw.shared.pull.map(Pull::from).unwrap_or_default(),
+            offline: raw.shared.offline,
             locked: None,
             cache_ttl: raw
                 .cache_ttl
@@ -245,8 +249,8 @@ impl BuildOptions {
                 .transpose()?,
             max_layers: rgraph_ir::limits::MAX_LAYERS,
             progress: ProgressMode::choose(
-                raw.quiet,
-                raw.progress.as_deref(),
+                raw.shared.quiet,
+                raw.shared.progress.as_deref(),
                 env,
                 terminals.stderr,
             )?,
@@ -256,10 +260,11 @@ impl BuildOptions {
                     OptionsError::value("BUILDKIT_TTY_LOG_LINES", n, "expected a number up to 100")
                 })?,
             },
-            metadata_file: raw.metadata_file.clone(),
+            metadata_file: raw.shared.metadata_file.clone(),
             iidfile: raw.iidfile.clone(),
             call: call(&raw)?,
             jobs: raw
+                .shared
                 .jobs
                 .as_deref()
                 .map(|n| {
@@ -268,7 +273,7 @@ impl BuildOptions {
                     })
                 })
                 .transpose()?,
-            timeouts: Timeouts::read(&raw.timeout)?,
+            timeouts: Timeouts::read(&raw.shared.timeout)?,
             retries: match raw.retry.as_deref() {
                 None => 0,
                 Some(n) => n.parse().ok().filter(|n| *n <= 100).ok_or_else(|| {
@@ -276,7 +281,7 @@ impl BuildOptions {
                 })?,
             },
             source_date_epoch,
-            insecure_registries: insecure_registries(&raw.registry.insecure_registry, env)?,
+            insecure_registries: insecure_registries(&raw.shared.registry.insecure_registry, env)?,
             warnings: legacy(&raw),
         };
         options.insecure_outputs();

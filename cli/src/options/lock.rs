@@ -48,9 +48,9 @@ impl LockOptions {
         terminals: Terminals,
     ) -> Result<Self, OptionsError> {
         let mut raw = raw.build;
-        let check = std::mem::take(&mut raw.check);
+        let check = std::mem::take(&mut raw.shared.check);
         let mut files = std::mem::take(&mut raw.output);
-        let asks = raw.pull.is_some();
+        let asks = raw.shared.pull.is_some();
         if raw.locked.is_some() {
             return Err(OptionsError::Conflict(
                 "`--locked` obeys the lock file that `rgraph lock` writes: `-o` names it".into(),

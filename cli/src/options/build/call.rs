@@ -28,10 +28,10 @@ pub enum Call {
 
 pub(super) fn call(raw: &BuildArgs) -> Result<Call, OptionsError> {
     const FLAG: &str = "--call";
-    let Some(text) = raw.call.as_deref() else {
-        return Ok(if raw.check { Call::Check { json: false } } else { Call::Build });
+    let Some(text) = raw.shared.call.as_deref() else {
+        return Ok(if raw.shared.check { Call::Check { json: false } } else { Call::Build });
     };
-    if raw.check {
+    if raw.shared.check {
         return Err(OptionsError::Conflict("`--check` and `--call` exclude each other".to_owned()));
     }
     let mut words = text.split(',');

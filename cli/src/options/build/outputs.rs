@@ -15,7 +15,7 @@ pub(super) fn outputs(
     let read = |l: &String| parse_output(l, terminals.stdout);
     let mut outputs = raw.output.iter().map(read).collect::<Result<Vec<_>, _>>()?;
     let plain = |push| ImageOutput { push, ..ImageOutput::default() };
-    if raw.push {
+    if raw.shared.push {
         let mut pushed = false;
         for o in &mut outputs {
             match o {
@@ -30,7 +30,7 @@ pub(super) fn outputs(
             outputs.push(OutputSpec::Registry(plain(true)));
         }
     }
-    if raw.load && !outputs.iter().any(|o| matches!(o, OutputSpec::Image(_))) {
+    if raw.shared.load && !outputs.iter().any(|o| matches!(o, OutputSpec::Image(_))) {
         outputs.push(OutputSpec::Image(plain(false)));
     }
     for o in &outputs {
