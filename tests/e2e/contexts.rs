@@ -310,7 +310,8 @@ fn what_a_context_holds() {
         assert!(text.contains(part), "no {part} in:\n{text}");
     }
     assert!(!text.contains("big/deep/\n") && !text.contains("a.log"), "{text}");
-    assert!(run.stderr.contains("the line `big/deep/blob` in .dockerignore"), "{}", run.stderr);
+    let help = "help: the line `big/deep/blob` at the end of .dockerignore leaves out 99 %";
+    assert!(run.stderr.contains(help), "{}", run.stderr);
     let json = case.rgraph(&["context", "ls", "--format", "json", &context]).ok();
     let json: serde_json::Value = serde_json::from_str(json.text()).expect("JSON");
     assert_eq!(json["files"], 4, "{json}");
@@ -318,6 +319,21 @@ fn what_a_context_holds() {
     let hidden: Vec<_> =
         json["hidden"].as_array().expect("a list").iter().map(|h| h["bytes"].clone()).collect();
     assert_eq!(hidden, [5, 4]);
+    assert_eq!(json["proposed"], serde_json::json!({"line": "big/deep/blob", "percent": 99}));
+    // What is proposed does what it says.
+    case.file(".dockerignore", "node_modules\n*/*.log\nbig/deep/blob\n");
+    let json = case.rgraph(&["context", "ls", "--format", "json", &context]).ok();
+    let json: serde_json::Value = serde_json::from_str(json.text()).expect("JSON");
+    assert_eq!(
+        (&json["files"], &json["proposed"]),
+        (&2.into(), &serde_json::Value::Null),
+        "{json}"
+    );
+    let rule = &json["hidden"][2];
+    assert_eq!(
+        (&rule["line"], &rule["rule"], &rule["bytes"]),
+        (&3.into(), &"big/deep/blob".into(), &(3 << 20).into())
+    );
     // The Dockerfile's own ignore file wins.
     case.file("Dockerfile.dockerignore", "big\n");
     let own = case.rgraph(&["context", "ls", &context]).ok();

@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use rgraph_frontend::IgnoreFile;
+use rgraph_ir::pattern::Verdict;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use serde_json::json;
 
@@ -64,7 +65,12 @@ pub fn ls(opts: &ContextLsOptions) -> Result<(), CliError> {
         Format::Json => print(&document(&found, &largest, &ignore)),
         Format::Table => {
             print(&text(&found, &largest, &ignore)?)?;
-            propose(&found, &largest, &ignore);
+            if let Some(Proposal { line, share }) = Proposal::of(&found, &largest) {
+                let name = &ignore.name;
+                note(&format!(
+                    "help: the line `{line}` at the end of {name} leaves out {share} % of the context"
+                ));
+            }
             Ok(())
         }
     }
@@ -113,15 +119,18 @@ fn walk(
         };
         if FileType::from_raw_mode(st.st_mode) == FileType::Directory {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let below = rustix::fs::openat(dir, name, flags, Mode::empty())
-                .map_err(|e| unreadable(root, &path, e))?;
+            let below = match rustix::fs::openat(dir, name, flags, Mode::empty()) {
+                // No build looks into it either.
+                Err(rustix::io::Errno::ACCESS) if hidden(ignore, &path).is_some() => continue,
+                below => below.map_err(|e| unreadable(root, &path, e))?,
+            };
             above.push(format!("{path}/"));
             walk(&below, above, root, ignore, found)?;
             above.pop();
             continue;
         }
         let size = u64::try_from(st.st_size).unwrap_or(0);
-        if let Some(v) = ignore.rules.verdict(&path).filter(|v| v.matched) {
+        if let Some(v) = hidden(ignore, &path) {
             found.hidden.entry(v.index).or_default().add(size);
             continue;
         }
@@ -132,6 +141,11 @@ fn walk(
         }
     }
     Ok(())
+}
+
+/// The rule that hides a path.
+fn hidden(ignore: &IgnoreFile, path: &str) -> Option<Verdict> {
+    ignore.rules.verdict(path).filter(|v| v.matched)
 }
 
 /// The largest paths, without folders that are as good as one of their entries.
@@ -188,21 +202,42 @@ fn text(found: &Found, largest: &[(&str, Sum)], ignore: &IgnoreFile) -> Result<V
 }
 
 /// A rule for a path that is most of the context.
-fn propose(found: &Found, largest: &[(&str, Sum)], ignore: &IgnoreFile) {
-    let Some((path, sum)) = largest.first() else { return };
-    let share = sum.bytes.saturating_mul(100) / found.all.bytes.max(1);
-    if share < MOST || sum.bytes < WORTH {
-        return;
+struct Proposal {
+    /// The line of an ignore file.
+    line: String,
+    /// How much of the context it hides, per cent.
+    share: u64,
+}
+
+impl Proposal {
+    fn of(found: &Found, largest: &[(&str, Sum)]) -> Option<Self> {
+        let (path, sum) = largest.first()?;
+        let share = sum.bytes.saturating_mul(100) / found.all.bytes.max(1);
+        let line = pattern(path.trim_end_matches('/'));
+        (share >= MOST && sum.bytes >= WORTH).then_some(Self { line, share })
     }
-    let name = path.trim_end_matches('/');
-    note(&format!(
-        "help: `{name}` is {share} % of the context: the line `{name}` in {} leaves it out",
-        ignore.name
-    ));
+}
+
+/// The pattern that matches this path: what has a meaning in patterns is escaped, and what a line cannot
+/// hold is matched by a wildcard.
+fn pattern(path: &str) -> String {
+    let mut out = String::with_capacity(path.len());
+    let last = path.chars().count().saturating_sub(1);
+    for (at, c) in path.chars().enumerate() {
+        match c {
+            '*' | '?' | '[' | ']' | '\\' => out.extend(['\\', c]),
+            '!' | '#' if at == 0 => out.extend(['\\', c]),
+            // Bytes that are no text; how many is not known.
+            char::REPLACEMENT_CHARACTER => out.push('*'),
+            c if c.is_control() || (c.is_whitespace() && (at == 0 || at == last)) => out.push('?'),
+            c => out.push(c),
+        }
+    }
+    out
 }
 
 fn document(found: &Found, largest: &[(&str, Sum)], ignore: &IgnoreFile) -> Vec<u8> {
-    let largest: Vec<_> = largest
+    let rows: Vec<_> = largest
         .iter()
         .map(|(path, s)| json!({"path": path, "files": s.files, "bytes": s.bytes}))
         .collect();
@@ -214,12 +249,40 @@ fn document(found: &Found, largest: &[(&str, Sum)], ignore: &IgnoreFile) -> Vec<
             json!({"line": line, "rule": pattern, "files": s.files, "bytes": s.bytes})
         })
         .collect();
+    let proposed =
+        Proposal::of(found, largest).map(|p| json!({"line": p.line, "percent": p.share}));
     let all = json!({
         "files": found.all.files,
         "bytes": found.all.bytes,
-        "largest": largest,
+        "largest": rows,
         "ignoreFile": ignore.name,
         "hidden": hidden,
+        "proposed": proposed,
     });
     format!("{all:#}\n").into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use rgraph_ir::pattern::PatternSet;
+
+    use super::*;
+
+    #[test]
+    fn proposed_lines_hide_their_path() {
+        for (path, line) in [
+            ("a/b.bin", "a/b.bin"),
+            ("a[1]*.b", "a\\[1\\]\\*.b"),
+            ("#a", "\\#a"),
+            ("!a", "\\!a"),
+            ("a!#", "a!#"),
+            ("back\\slash", "back\\\\slash"),
+            (" a ", "?a?"),
+            ("a\nb", "a?b"),
+        ] {
+            assert_eq!(pattern(path), line);
+            let rules = PatternSet::parse(line.as_bytes()).expect("a pattern");
+            assert!(rules.verdict(path).is_some_and(|v| v.matched), "{path}");
+        }
+    }
 }
