@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use rgraph_tests::{Case, Entry, Kind, Repositories, Web, need, wait_until};
+use rgraph_tests::{Answer, Case, Entry, Kind, Repositories, Request, Web, need, wait_until};
 
 fn add(case: &Case, flags: &str, url: &str) {
     case.file("Dockerfile", format!("FROM scratch\nADD {flags} {url} /\n"));
@@ -148,6 +149,59 @@ fn what_cannot_be_had_is_one_clear_error() {
     case.build(&[]).fails(1, &["Dockerfile:2", "absent.git", "not found"]);
     add(&case, "", "http://127.0.0.1:1/a.git");
     case.build(&[]).fails(1, &["Dockerfile:2", "127.0.0.1"]);
+}
+
+/// Servers that fail, in the ways they do: what may pass is asked for again, the rest is one error.
+#[test]
+fn servers_that_fail() {
+    need!(Root, Tool("git"));
+    let r = Repositories::new();
+    sample(&r);
+    let is_pack = |r: &Request| r.body.windows(13).any(|w| w == b"command=fetch");
+    let cut = |answer: Answer| Answer { cut: Some(answer.body.len() / 2), ..answer };
+    for (what, error) in [
+        ("500 once", None),
+        ("500 once for the pack", None),
+        ("cut once", None),
+        ("500", Some("returned error: 500")),
+        ("cut", Some("git fetch: ")),
+        ("loop", Some("redirects")),
+        ("404", Some("not found")),
+        ("file", Some("file")),
+    ] {
+        let (packs, hits) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let web = r.serve_through(move |r, answer| {
+            let pack = is_pack(r).then(|| packs.fetch_add(1, Ordering::SeqCst));
+            match (what, hits.fetch_add(1, Ordering::SeqCst), pack) {
+                ("500 once", 0, _) | ("500 once for the pack", _, Some(0)) | ("500", ..) => {
+                    Answer::status(500)
+                }
+                ("cut once", _, Some(0)) | ("cut", _, Some(_)) => cut(answer()),
+                ("404", ..) => Answer::status(404),
+                ("loop", ..) => Answer::status(302)
+                    .header(format!("Location: {}", r.line.trim_start_matches("GET "))),
+                ("file", ..) => Answer::status(302).header("Location: file:///etc/info/refs"),
+                _ => answer(),
+            }
+        });
+        let case = Case::new();
+        add(&case, "", &web.url("/a.git#main"));
+        let run = case.build(&[]);
+        let asked = web.requests().len();
+        let Some(error) = error else {
+            run.ok();
+            case.build(&[]).ok().all_cached();
+            assert_eq!(transfers(&web), 0, "{what}");
+            assert_eq!(text(&files(&case), "f"), "two\n", "{what}");
+            continue;
+        };
+        let run = run.fails(1, &["Dockerfile:2", "a.git", error]);
+        let errors = run.stderr.lines().filter(|l| l.starts_with("error")).count();
+        assert_eq!(errors, 1, "{what}: {}", run.stderr);
+        assert!(asked <= 30, "{what}: asked {asked} times");
+        // Nothing half is left that a later build would take.
+        assert!(case.build(&["--offline"]).code == 1, "{what}");
+    }
 }
 
 #[test]

@@ -76,13 +76,22 @@ impl Repositories {
 
     /// Serves them over HTTP as `git` itself does. A login, when it is given, is needed.
     pub fn serve(&self, login: Option<&str>) -> Web {
-        let (root, login) = (self.dir.path().to_owned(), login.map(str::to_owned));
-        Web::start(move |r| match &login {
+        let login = login.map(str::to_owned);
+        self.serve_through(move |r, answer| match &login {
             Some(login) if r.header("authorization") != login => {
                 Answer::status(401).header("WWW-Authenticate: Basic realm=\"x\"")
             }
-            _ => backend(&root, r),
+            _ => answer(),
         })
+    }
+
+    /// Serves them as `git` itself does, through something that may give another answer.
+    pub fn serve_through(
+        &self,
+        front: impl Fn(&Request, &dyn Fn() -> Answer) -> Answer + Send + Sync + 'static,
+    ) -> Web {
+        let root = self.dir.path().to_owned();
+        Web::start(move |r| front(r, &|| backend(&root, r)))
     }
 
     /// Serves the files alone.

@@ -19,6 +19,11 @@ const MAX_STDERR: usize = 2 << 10;
 /// How often a wish to stop is looked for.
 const TICK: Duration = Duration::from_millis(20);
 
+/// How often a remote is asked that may answer later.
+const TRIES: u32 = 3;
+/// How long is waited before the second time; before each later one twice as long.
+const PAUSE: Duration = Duration::from_millis(500);
+
 /// Why `git` gave nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum GitError {
@@ -95,6 +100,25 @@ impl Git<'_> {
             return Ok(out);
         }
         Err(GitError::Failed { what, words: last_words(&err) })
+    }
+
+    /// As [`Self::run`], with a remote: again when its server could not answer now, or broke off.
+    pub fn run_remote<S: AsRef<OsStr>>(&self, args: &[S]) -> Result<Vec<u8>, GitError> {
+        let mut pause = PAUSE;
+        for _ in 1..TRIES {
+            match self.run(args) {
+                Err(GitError::Failed { words, .. }) if may_pass(&words) => {}
+                done => return done,
+            }
+            for _ in 0..pause.as_millis() / TICK.as_millis() {
+                if (self.cancelled)() {
+                    return Err(GitError::Cancelled);
+                }
+                std::thread::sleep(TICK);
+            }
+            pause *= 2;
+        }
+        self.run(args)
     }
 
     fn wait(
@@ -241,6 +265,22 @@ fn tail(mut from: impl Read) -> Vec<u8> {
     kept
 }
 
+/// Whether the same may be answered later: what is an error of the server (RFC 9110, section 15.6), too many
+/// requests, and an answer without its end.
+fn may_pass(words: &str) -> bool {
+    const STATUS: &str = "The requested URL returned error: ";
+    let mut codes = words.match_indices(STATUS).map(|(at, _)| &words[at + STATUS.len()..]);
+    let ends = [
+        "transfer closed with",
+        "unexpected disconnect",
+        "early EOF",
+        "Empty reply",
+        "Connection reset",
+    ];
+    codes.any(|c| c.starts_with('5') || c.starts_with("429") || c.starts_with("408"))
+        || ends.iter().any(|e| words.contains(e))
+}
+
 /// What `git` says after every failure of a remote.
 const ADVICE: [&str; 2] =
     ["Please make sure you have the correct access rights", "and the repository exists."];
@@ -261,6 +301,26 @@ fn last_words(stderr: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_asked_again() {
+        for (words, again) in [
+            ("fatal: unable to access 'http://h/': The requested URL returned error: 503", true),
+            ("error: RPC failed; HTTP 429 curl 22 The requested URL returned error: 429", true),
+            (
+                "fatal: the requested URL returned error: The requested URL returned error: 404",
+                false,
+            ),
+            (
+                "fetch-pack: unexpected disconnect while reading sideband packet; fatal: early EOF",
+                true,
+            ),
+            ("fatal: repository 'http://h/' not found", false),
+            ("fatal: Authentication failed", false),
+        ] {
+            assert_eq!(may_pass(words), again, "{words}");
+        }
+    }
 
     #[test]
     fn words_are_one_line() {

@@ -68,7 +68,7 @@ impl Repository<'_> {
             args.extend(more);
             args.extend(["--", url]);
             args.extend(refs.iter().map(String::as_str));
-            self.git().run(&args)
+            self.git().run_remote(&args)
         };
         let keep = format!("refs/rgraph/{commit}");
         let one = match &found.full {
@@ -113,7 +113,7 @@ impl Repository<'_> {
         args.extend(shallow.then_some("--unshallow"));
         args.extend(["--", &self.remote.url, "+refs/heads/*:refs/rgraph/heads/*"]);
         args.push("+refs/tags/*:refs/rgraph/tags/*");
-        self.git().run(&args)?;
+        self.git().run_remote(&args)?;
         let name = format!("{short}^{{commit}}");
         match self.git().run(&["rev-parse", "--verify", "--quiet", &name]) {
             Ok(out) => {
@@ -283,7 +283,7 @@ impl Sources<'_> {
             "" => args.push("HEAD".to_owned()),
             name => args.extend([name.to_owned(), format!("{name}^{{}}")]),
         }
-        let answer = repository.git().run(&args).map_err(|e| failed(g, e))?;
+        let answer = repository.git().run_remote(&args).map_err(|e| failed(g, e))?;
         if let Some(found) = find(&String::from_utf8_lossy(&answer), reference) {
             return Ok(found);
         }
