@@ -11,6 +11,7 @@ fn main() -> ExitCode {
     // not see a thread.
     rgraph_runtime::sandbox::runner_main_if_asked();
     rgraph_runtime::container::supervisor_main_if_asked();
+    rgraph_sys::memory::give_back();
     let panicked = install_panic_hook();
     let words: Vec<_> = std::env::args_os().collect();
     // As in Docker: what `run` gives is the program's code, and 125 is none of a program.

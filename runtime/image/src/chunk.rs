@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 /// [`crate::layer::Compressor`].
 pub(crate) const CHUNK: usize = 1 << 20;
 /// Pieces that may wait for one thread.
-pub(crate) const QUEUE: usize = 4;
+pub(crate) const QUEUE: usize = 3;
 
 /// Buffers go round: new memory costs more than what is done with it.
 #[derive(Clone, Default)]

@@ -1,4 +1,4 @@
-//! The heap of a process that is about to fill it.
+//! The heap: of a process that is about to fill it, and of one that moves much and keeps little.
 
 /// Asks for so many bytes of heap at once, in huge pages where the kernel gives them: a page at a time
 /// costs more than all that is then done with it. Only a hint; where it cannot be followed nothing
@@ -33,6 +33,26 @@ pub fn expect(bytes: usize) {
 /// Other allocators are left alone.
 #[cfg(not(target_env = "gnu"))]
 pub fn expect(_bytes: usize) {}
+
+/// From so many bytes on a block is a mapping of its own.
+#[cfg(target_env = "gnu")]
+const OWN_MAPPING: libc::c_int = 1 << 20;
+
+/// Has blocks of 1 MiB and more go back to the kernel when they are freed. Left alone, the allocator
+/// learns from the first of them to keep all that follow: a thread's heap then stays as large as it ever
+/// was, and each layer that is packed finds another one.
+#[cfg(target_env = "gnu")]
+pub fn give_back() {
+    // SAFETY: mallopt changes thresholds of this process' allocator only.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, OWN_MAPPING);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 2 * OWN_MAPPING);
+    }
+}
+
+/// Other allocators are left alone.
+#[cfg(not(target_env = "gnu"))]
+pub fn give_back() {}
 
 #[cfg(test)]
 mod tests {

@@ -19,7 +19,7 @@ use crate::chunk::{CHUNK, Chunk};
 const MEMBER: usize = 1 << 20;
 const _: () = assert!(MEMBER == CHUNK, "a piece of a stream is a gzip member");
 /// Most gzip members in the works; with content and output each takes about 2 MiB.
-const MAX_IN_FLIGHT: usize = 12;
+const MAX_IN_FLIGHT: usize = 8;
 /// Memory an xz stream may ask for, bytes (`xz -9` asks for 65 MiB).
 const XZ_MEMORY: u64 = 256 << 20;
 
@@ -28,8 +28,12 @@ pub const GZIP_LEVEL: i32 = 6;
 /// zstd's level when none is given.
 pub const ZSTD_LEVEL: i32 = 3;
 
-/// Content bytes of one zstd job at the levels with several workers.
-const ZSTD_JOB: u32 = 2 << 20;
+/// Content bytes of one zstd job at the levels with several workers: it is in the bytes of every layer.
+/// An encoder holds about four jobs and three for each worker; twice as much content in each makes
+/// layers smaller by half a percent.
+const ZSTD_JOB: u32 = 1 << 20;
+/// Most workers: each takes about 4 MiB.
+const ZSTD_WORKERS: usize = 3;
 
 /// A compressor into `W`. [`Self::finish`] must be called.
 pub struct Compressor<W: Write>(Inner<W>);
@@ -63,7 +67,8 @@ impl<W: Write> Compressor<W> {
                 let mut enc = zstd::stream::write::Encoder::new(out, level)?;
                 // The output depends on there being workers, not on how many; higher levels take
                 // memory per worker.
-                let workers = if level > 9 { 1 } else { rayon::current_num_threads().clamp(1, 4) };
+                let most = if level > 9 { 1 } else { ZSTD_WORKERS };
+                let workers = rayon::current_num_threads().clamp(1, most);
                 enc.multithread(u32::try_from(workers).unwrap_or(1))?;
                 if level <= 9 {
                     // Its own choice is four windows each, of which it keeps several per worker.
@@ -113,15 +118,24 @@ struct Gzip<W> {
     out: W,
     level: i32,
     content: Vec<u8>,
-    in_flight: VecDeque<Receiver<io::Result<Vec<u8>>>>,
+    in_flight: VecDeque<Receiver<io::Result<Member>>>,
+    /// Buffers of members that are written: new memory costs as much as storing what does not compress.
+    spare: Vec<Vec<u8>>,
     most: usize,
     started: bool,
+}
+
+/// A member at the front of a buffer.
+struct Member {
+    buf: Vec<u8>,
+    len: usize,
 }
 
 impl<W: Write> Gzip<W> {
     fn new(out: W, level: i32) -> Self {
         let most = (rayon::current_num_threads() * 2).clamp(2, MAX_IN_FLIGHT);
-        Self { out, level, content: Vec::new(), in_flight: VecDeque::new(), most, started: false }
+        let (in_flight, spare) = (VecDeque::new(), Vec::new());
+        Self { out, level, content: Vec::new(), in_flight, spare, most, started: false }
     }
 
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
@@ -142,14 +156,16 @@ impl<W: Write> Gzip<W> {
         let level = self.level;
         // A job of the pool must not wait for another job of the pool.
         if rayon::current_thread_index().is_some() {
-            return self.out.write_all(&gzip_member(&content, level)?);
+            let made = gzip_member(&content, level, self.spare.pop().unwrap_or_default())?;
+            return self.write_member(made);
         }
         while self.in_flight.len() >= self.most {
             self.oldest()?;
         }
         let (send, receive) = sync_channel(1);
+        let buf = self.spare.pop().unwrap_or_default();
         rayon::spawn(move || {
-            let made = gzip_member(&content, level);
+            let made = gzip_member(&content, level, buf);
             drop(content);
             // Nobody waits any more when the writer failed meanwhile.
             let _ = send.send(made);
@@ -160,8 +176,14 @@ impl<W: Write> Gzip<W> {
 
     fn oldest(&mut self) -> io::Result<()> {
         let Some(next) = self.in_flight.pop_front() else { return Ok(()) };
-        let member = next.recv().map_err(|_| io::Error::other("a compression job was lost"))??;
-        self.out.write_all(&member)
+        let made = next.recv().map_err(|_| io::Error::other("a compression job was lost"))??;
+        self.write_member(made)
+    }
+
+    fn write_member(&mut self, made: Member) -> io::Result<()> {
+        self.out.write_all(&made.buf[..made.len])?;
+        self.spare.push(made.buf);
+        Ok(())
     }
 
     fn finish(mut self) -> io::Result<W> {
@@ -176,13 +198,12 @@ impl<W: Write> Gzip<W> {
     }
 }
 
-/// One gzip member; its header holds no time and no name.
-fn gzip_member(content: &[u8], level: i32) -> io::Result<Vec<u8>> {
+/// One gzip member, in `buf`; its header holds no time and no name.
+fn gzip_member(content: &[u8], level: i32, mut buf: Vec<u8>) -> io::Result<Member> {
     // Archives, pictures and random bytes take deflate's whole time for nothing: they are stored.
     let level = if compresses(content)? { level } else { 0 };
-    let mut out = Vec::new();
-    deflate(content, level, &mut out)?;
-    Ok(out)
+    let len = deflate(content, level, &mut buf)?;
+    Ok(Member { buf, len })
 }
 
 thread_local! {
@@ -190,17 +211,19 @@ thread_local! {
     static DEFLATE: RefCell<BTreeMap<i32, Deflate>> = const { RefCell::new(BTreeMap::new()) };
 }
 
-fn deflate(content: &[u8], level: i32, out: &mut Vec<u8>) -> io::Result<()> {
+/// Makes `out` as large as is needed at most, and fills the front of it: as many bytes as it returns.
+fn deflate(content: &[u8], level: i32, out: &mut Vec<u8>) -> io::Result<usize> {
     let known = CompressionLvl::new(level)
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "no such compression level"))?;
     DEFLATE.with_borrow_mut(|all| {
         let deflate = all.entry(level).or_insert_with(|| Deflate::new(known));
-        out.resize(deflate.gzip_compress_bound(content.len()), 0);
-        let n = deflate
+        let most = deflate.gzip_compress_bound(content.len());
+        if out.len() < most {
+            out.resize(most, 0);
+        }
+        deflate
             .gzip_compress(content, out)
-            .map_err(|_| io::Error::other("compressed content is larger than its bound"))?;
-        out.truncate(n);
-        Ok(())
+            .map_err(|_| io::Error::other("compressed content is larger than its bound"))
     })
 }
 
@@ -219,8 +242,8 @@ fn compresses(content: &[u8]) -> io::Result<bool> {
         sample.extend_from_slice(&piece[..piece.len().min(PROBE)]);
     }
     let mut out = Vec::new();
-    deflate(&sample, 1, &mut out)?;
-    Ok(out.len() < sample.len() - sample.len() / 128)
+    let len = deflate(&sample, 1, &mut out)?;
+    Ok(len < sample.len() - sample.len() / 128)
 }
 
 /// How bytes are compressed, told by how they start.

@@ -16,8 +16,9 @@ use crate::chunk::{CHUNK, Chunk, HashBeside, Hasher, Pool, QUEUE, Sum};
 use crate::hash::HashWriter;
 use crate::tar::{TarError, TarReader};
 
-/// Content bytes of a piece that waits to be unpacked.
+/// Content bytes of a piece that waits to be unpacked, and how many may wait.
 const AHEAD: usize = 256 << 10;
+const PIECES_AHEAD: usize = 4;
 
 /// Digests and sizes of a layer that was packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +35,7 @@ pub struct Packed {
 
 /// Compresses what `source` writes into `sink`. `source` runs on the caller's thread; the digest of
 /// the tar, compression with `sink`, and the digest of the blob have a thread each. Memory is bounded
-/// by about 40 MiB. Do not call it from a rayon job.
+/// by about 30 MiB. Do not call it from a rayon job.
 pub fn pack<T>(
     source: impl FnOnce(&mut dyn Write) -> Result<T, LayerError>,
     how: Compression,
@@ -172,7 +173,7 @@ pub fn unpack_blob(
     dest: &Path,
     opts: &UnpackOptions<'_>,
 ) -> Result<(UnpackStats, DiffId), LayerError> {
-    let (send, receive) = sync_channel(QUEUE);
+    let (send, receive) = sync_channel(PIECES_AHEAD);
     let (used, back) = channel();
     std::thread::scope(|scope| {
         let reader = scope.spawn(move || read_ahead(blob, &send, &back));

@@ -18,7 +18,7 @@ use super::transfer::{Front, Piece, too_long};
 use super::watch::{Report, TransferEvent, Watch};
 
 /// Pieces between the download and its reader; a piece is what came in one read, 8 to 400 KiB.
-const PIECES: usize = 4;
+const PIECES: usize = 2;
 
 /// What a descriptor says about a blob; both are checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
