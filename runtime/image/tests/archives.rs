@@ -12,7 +12,8 @@ use rgraph_image::archive::{ArchiveFile, write_docker_archive};
 use rgraph_image::assemble::{AssembleOptions, Image, Layer, assemble};
 use rgraph_image::blobs::{BlobSource, Export, open_verified, read_manifest};
 use rgraph_image::layer::{
-    LayerSource, LayerWriteOptions, UnpackOptions, pack, repack, unpack_blob, write_layer,
+    Compressor, LayerSource, LayerWriteOptions, UnpackOptions, pack, repack, unpack_blob,
+    write_layer,
 };
 use rgraph_image::layout::{LayoutDir, write_oci_archive, write_oci_layout};
 use rgraph_image::manifest::{Document, OCI_INDEX, layer_media_type};
@@ -493,4 +494,55 @@ fn hostile_archives_are_refused() {
         ];
         assert!(ArchiveFile::open(make(&members)).is_err(), "{manifest}");
     }
+}
+
+/// REPRO-04: other bytes for the same content would send every layer again. Whoever changes them means
+/// it, and says so in the changelog.
+#[test]
+fn the_bytes_of_layers_are_pinned() {
+    let mut content = Vec::new();
+    let mut tar = TarWriter::new(&mut content);
+    let mut x = 1u32;
+    for (n, size) in [0usize, 1, 511, 70_000, 3 << 20].into_iter().enumerate() {
+        let data: Vec<u8> = (0..size)
+            .map(|i| {
+                x = x.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                if i % 3 == 0 { b'a' } else { (x >> 28) as u8 }
+            })
+            .collect();
+        let mut m = Member::new(format!("dir/file{n}").into_bytes(), Kind::File);
+        (m.mode, m.uid, m.gid, m.size) = (0o640, 1000, 100_000 + n as u32, size as u64);
+        tar.begin(&m).unwrap();
+        tar.data(&data).unwrap();
+    }
+    tar.finish().unwrap();
+    let pins = [
+        (Compression::Uncompressed, None, "350f54c2ddc7aeb0"),
+        (Compression::Gzip, None, "b9f9c6356187b900"),
+        (Compression::Gzip, Some(1), "1d79497c255908f9"),
+        (Compression::Zstd, None, "ea42294058a9767b"),
+        (Compression::Zstd, Some(12), "958bd95a07741d5c"),
+    ];
+    let mut wrong = String::new();
+    for threads in [1, 2, 5] {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        for (how, level, pin) in pins {
+            let blob = pool.install(|| {
+                let mut c = Compressor::new(Vec::new(), how, level).unwrap();
+                c.write_all(&content).unwrap();
+                c.finish().unwrap()
+            });
+            let mut packed = Vec::new();
+            let write = |out: &mut dyn io::Write| {
+                out.write_all(&content).map_err(rgraph_image::layer::LayerError::Write)
+            };
+            pack(write, how, level, &mut packed).unwrap();
+            assert!(packed == blob, "{how:?} {level:?}: two ways to pack");
+            let got = &BlobDigest::of(&blob).to_string()["sha256:".len()..][..16];
+            if got != pin {
+                wrong += &format!("{threads} {how:?} {level:?}: {got}\n");
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
 }
