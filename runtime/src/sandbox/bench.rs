@@ -2,6 +2,7 @@
 //! a step that was made there. The runner has one, and so has the supervisor of a container.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rgraph_sys::caps::CapSet;
@@ -101,10 +102,17 @@ impl Bench {
         });
         let copy = copy.map_err(InitError::at("make a process"))?;
         drop(told);
-        copy.wait().map_err(InitError::at("wait for the process"))?;
+        let ended = copy.wait().map_err(InitError::at("wait for the process"))?;
         let mut bytes = vec![0; 4096];
         let n = channel::read(&said, &mut bytes).map_err(InitError::at("hear of the process"))?;
-        init::parse_reports(&bytes[..n]).1.map_or(Ok(()), Err)
+        match (init::parse_reports(&bytes[..n]).1, ended) {
+            (Some(e), _) => Err(e),
+            (None, Ended::Exited(0)) => Ok(()),
+            (None, _) => {
+                let silent = io::Error::other("its process ended without a word");
+                Err(InitError::at("try a step out")(silent))
+            }
+        }
     }
 
     /// No step will ask for another network: ends what is not needed for those that there are.
