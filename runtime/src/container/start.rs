@@ -143,7 +143,6 @@ fn prepare(
 ) -> Result<Prepared, ContainerError> {
     // First of all: nothing has been made yet when a port is busy.
     let (mut bound, mut sockets) = ports::bind(&record.settings.ports)?;
-    let supervisor = supervisor.promise(record.settings.network)?;
     let folder = containers.folder(record);
     let snapshots = Snapshots::new(s.store, s.host, s.provider, s.lease);
     let lowers = match record.base() {
@@ -157,6 +156,7 @@ fn prepare(
     {
         return Err(ContainerError::NoOverlayfs(snapshots.decided().clone()));
     }
+    let supervisor = supervisor.promise(record.settings.network)?;
     let (upper, work) = (folder.join("fs"), folder.join("work"));
     if record.state == State::Created
         && let Some(top) = lowers.first()
