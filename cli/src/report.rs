@@ -312,7 +312,7 @@ pub fn remedy(chain: &str) -> Option<String> {
 const NO_PROC: &str = "in a container that covers parts of /proc: start it with \
     `--security-opt systempaths=unconfined` (docker) or `--security-opt unmask=ALL` (podman)";
 const NO_PIVOT: &str = "in a container whose system call filter forbids it: start it with \
-    `--security-opt seccomp=unconfined`";
+    `--security-opt seccomp=unconfined`, and where AppArmor confines it `--security-opt apparmor=unconfined`";
 
 /// Says whether a thread has panicked since [`install_panic_hook`].
 #[derive(Debug, Clone)]
