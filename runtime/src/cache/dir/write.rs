@@ -156,9 +156,12 @@ impl CacheDirWriter {
                 rgraph_sys::file::start_writing(file.as_fd(), 0, 0);
             }
             // Those that are waited for at the same time share the journal's commits.
-            each_side_by_side(staged, SYNCS, &|s| {
-                File::open(&s.tmp).and_then(|f| f.sync_data()).map_err(at(&s.to))
-            })?;
+            let sync =
+                |s: &Staged| File::open(&s.tmp).and_then(|f| f.sync_data()).map_err(at(&s.to));
+            if each_side_by_side(staged, SYNCS, &sync).is_err() {
+                // With few descriptors, one after the other.
+                staged.iter().try_for_each(sync)?;
+            }
         }
         for s in staged {
             fs::rename(&s.tmp, &s.to).map_err(at(&s.to))?;
