@@ -68,7 +68,11 @@ pub fn load(files: &[File], inputs: &Inputs<'_>, sources: &mut SourceMap) -> Res
             out.warnings.push(odd.into_diagnostic());
         }
         let world = World::new(parsed, inputs, budget, &mut out.warnings)?;
+        // The group of all services gives way to one that a file names so.
+        let services = std::mem::take(&mut out.groups);
         world.fill(&mut out)?;
+        let said: Vec<String> = out.groups.iter().map(|g| g.name.clone()).collect();
+        out.groups.extend(services.into_iter().filter(|g| !said.contains(&g.name)));
     }
     out.merge_equal_names();
     Ok(out)

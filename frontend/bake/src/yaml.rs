@@ -1,5 +1,6 @@
 //! YAML as a tree. Aliases stand for what they name as often as they are used, so each use counts.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -133,8 +134,39 @@ fn tag_of(tag: Option<&saphyr_parser::Tag>) -> Tag {
     }
 }
 
+/// Most brackets that are moved in one text.
+const MAX_BRACKETS: usize = 64;
+
+/// The text with brackets that close below the column where their list may stand, as many write them, moved to
+/// the end of the line before. YAML 1.2 wants them further in (section 7.4); YAML 1.1 and others' parsers do not.
+/// No byte changes its place.
+fn indented(text: &str) -> Cow<'_, str> {
+    let mut out = Cow::Borrowed(text);
+    let closes = |l: &str| l.trim_start().starts_with([']', '}']);
+    if !text.lines().any(closes) {
+        return out;
+    }
+    for _ in 0..MAX_BRACKETS {
+        let error = Parser::new_from_str(&out).find_map(std::result::Result::err);
+        let Some(mark) = error.filter(|e| e.info() == "invalid indentation").map(|e| *e.marker())
+        else {
+            break;
+        };
+        let start: usize = out.split_inclusive('\n').take(mark.line() - 1).map(str::len).sum();
+        let Some(above) = out[..start].lines().next_back().filter(|l| !l.contains('#')) else {
+            break;
+        };
+        if above.trim().is_empty() || !out[start..].lines().next().is_some_and(closes) {
+            break;
+        }
+        out.to_mut().replace_range(start - 1..start, " ");
+    }
+    out
+}
+
 /// Reads the first document; `None`: there is none.
 pub fn parse(text: &str, file: FileId) -> Result<Option<Node>> {
+    let text = &*indented(text);
     let starts: Vec<usize> =
         std::iter::once(0).chain(text.match_indices('\n').map(|(i, _)| i + 1)).collect();
     let byte = |line: usize, col: usize| {

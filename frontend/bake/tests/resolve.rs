@@ -824,3 +824,47 @@ fn lists() {
                 \"description\": \"b\",\n    \"group\": true\n  }\n]\n";
     assert_eq!(json, want);
 }
+
+/// Files together, as buildx at commit 461836b takes them: the group of all services is the default where no
+/// file names one, whatever the order.
+#[test]
+fn services_are_the_default_where_no_file_names_one() {
+    let compose = ("compose.yaml", "services:\n  w: {build: .}\n");
+    let none = ("c.yaml", "services:\n  w: {image: x}\n");
+    let named = ("a.hcl", "group \"default\" { targets = [\"a\"] }\ntarget \"a\" {}\n");
+    let plain = ("b.hcl", "target \"a\" {}\n");
+    for (all, want) in [
+        (vec![compose, named], vec!["a"]),
+        (vec![named, compose], vec!["a"]),
+        (vec![none, named], vec!["a"]),
+        (vec![compose, plain], vec!["w"]),
+        (vec![none, plain], vec![]),
+    ] {
+        let definition = read(&all, &[]).expect("it reads");
+        let resolved = definition.resolve(&[], &Overrides::default()).expect("it resolves");
+        assert_eq!(resolved.groups["default"].targets, want, "{all:?}");
+        let names: Vec<_> = resolved.targets.into_keys().collect();
+        assert_eq!(names, want, "{all:?}");
+    }
+}
+
+/// Lists whose last bracket stands where their key does: wrong by YAML 1.2, and everywhere.
+#[test]
+fn brackets_below_their_key() {
+    let service = |args: &str| {
+        format!("services:\n  w:\n    image: x\n    build:\n      args: {args}\n      target: t\n")
+    };
+    let good = service("[\n        \"A=1\",\n        \"B=[2]\"\n      ]");
+    let t = read(&[("compose.yaml", &good)], &[])
+        .expect("it reads")
+        .resolve(&[], &Overrides::default());
+    let t = t.expect("it resolves").targets["w"].clone();
+    assert_eq!((t.args["A"].as_str(), t.args["B"].as_str()), ("1", "[2]"));
+    assert_eq!(t.target.as_deref(), Some("t"));
+    let deep = service("{\n        A: [\n      ],\n        B: x\n      }");
+    assert!(read(&[("compose.yaml", &deep)], &[]).is_err());
+    // What follows is told at its own place.
+    let bad = good.replace("target: t", "target: [t");
+    let e = read(&[("compose.yaml", &bad)], &[]).expect_err("it is not closed");
+    assert!(e.starts_with("compose.yaml:1"), "{e}");
+}
