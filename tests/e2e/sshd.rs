@@ -4,7 +4,9 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use rgraph_tests::{Case, Ids, Image, Kind, Repositories, Sshd, make_key, need, setting, shout};
+use rgraph_tests::{
+    Case, Ids, Image, Kind, Repositories, Run, Sshd, make_key, need, setting, shout,
+};
 
 struct World {
     sshd: Sshd,
@@ -141,6 +143,55 @@ fn who_is_not_known_is_not_talked_to() {
     let absent = w.sshd.url(&w.repositories.dir().join("none.git"));
     case.file("Dockerfile", format!("FROM scratch\nADD {absent} /\n"));
     fails(&[agent], &["none.git"]);
+}
+
+/// Definitions of a private repository: with the agent or the key that the environment names. Their contexts
+/// and Dockerfiles come the same way, from the same commit; what targets fetch themselves needs a grant.
+#[test]
+fn private_definitions() {
+    need!(Root, Tool("git"), Tool("sshd"), Tool("ssh-agent"));
+    if other_user() {
+        return;
+    }
+    let w = World::new();
+    let (case, url) = (&w.case, w.url());
+    let hcl = "group \"default\" { targets = [\"top\", \"sub\"] }\n\
+         target \"top\" {\n dockerfile-inline = \"FROM scratch\\nCOPY f /\"\n output = [\"out/top\"]\n}\n\
+         target \"sub\" {\n context = \"sub\"\n output = [\"out/sub\"]\n}\n";
+    w.repositories.file("a", "docker-bake.hcl", hcl).commit("a", "three");
+    let bake = |vars: &[(&str, &Path)], args: &[&str]| {
+        let mut c = case.command(&[&["bake", "--progress=plain", &url], args].concat());
+        let out = c.env_remove("SSH_AUTH_SOCK").envs(vars.iter().copied()).output();
+        let out = out.expect("rgraph starts");
+        let stderr = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(!stderr.contains("PRIVATE"), "{stderr}");
+        Run { code: out.status.code().unwrap_or(-1), stdout: out.stdout, stderr }
+    };
+    let (agent, key) = (w.sshd.agent(), w.sshd.key());
+    // Nobody is known yet, and nothing is asked.
+    bake(&[("BUILDX_BAKE_GIT_SSH", &agent)], &["--print"])
+        .fails(1, &["its host key is not in known_hosts"]);
+    w.knows(&w.sshd.known_host());
+    bake(&[], &["--print"]).fails(1, &["Permission denied", "BUILDX_BAKE_GIT_SSH"]);
+    for vars in [
+        [("BUILDX_BAKE_GIT_SSH", &*agent)],
+        [("SSH_AUTH_SOCK", &agent)],
+        [("BUILDX_BAKE_GIT_SSH", &key)],
+    ] {
+        let printed = bake(&vars, &["--print"]).ok();
+        let json: serde_json::Value = serde_json::from_str(printed.text()).expect("JSON");
+        assert_eq!(json["target"]["sub"]["context"], format!("{url}#:sub"));
+        bake(&vars, &[]).ok();
+        let read = |f: &str| fs::read_to_string(case.out("out").join(f)).expect("a file");
+        assert_eq!((read("top/f"), read("sub/g")), ("two\n".into(), "g\n".into()));
+    }
+    // What is here needs neither.
+    bake(&[], &["--offline"]).ok().all_cached();
+    // A step with the agent is no part of what was granted.
+    let hcl =
+        "target \"default\" {\n ssh = [\"default\"]\n dockerfile-inline = \"FROM scratch\"\n}\n";
+    w.repositories.file("a", "docker-bake.hcl", hcl).commit("a", "four");
+    bake(&[("SSH_AUTH_SOCK", &agent)], &[]).fails(1, &["--allow ssh"]);
 }
 
 /// Keys in files need no agent of the caller's.

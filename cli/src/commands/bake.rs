@@ -73,8 +73,14 @@ fn fetch(cx: &Context, opts: &BakeOptions, context: &ContextSpec) -> Result<Ther
     let agents = session::Agents::start(&store, &wanted)?;
     let ssh = session::ssh_access(&cx.env, agents.sources());
     let sources = Sources::new(&images, &secrets, ssh);
-    let brought = context::bring(&common, Some(&sources))?
-        .ok_or_else(|| CliError::internal("a URL is no folder of the caller"))?;
+    let brought = context::bring(&common, Some(&sources)).map_err(|e| match (context, &e.help) {
+        (ContextSpec::Git(_), None) => e.help(
+            "private repositories with bake files: BUILDX_BAKE_GIT_AUTH_TOKEN, or BUILDX_BAKE_GIT_SSH \
+             with the socket of an agent or a key",
+        ),
+        _ => e,
+    })?;
+    let brought = brought.ok_or_else(|| CliError::internal("a URL is no folder of the caller"))?;
     let commit = match &brought.origin {
         Origin::Repository(g) => {
             sources.git_commit(g).map_err(|e| CliError::failed(rgraph_runtime::report(&e)))?
