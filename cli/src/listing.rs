@@ -104,7 +104,7 @@ mod tests {
             ("table", "IMAGE ID   SIZE\n0123       1kB\n4567       ^[[2J\n"),
             ("{{.ID}}:{{.Digest}}", "0123:sha256:1\n4567:sha256:2\n"),
             ("{{json .ID}} {{.Size}}", "\"0123\" 1kB\n\"4567\" ^[[2J\n"),
-            (r"table {{.Size}}\t{{.ID}}", "SIZE    IMAGE ID\n1kB     0123\n^[[2J   4567\n"),
+            (r"table {{.Size}}\t{{.ID}}", "SIZE      IMAGE ID\n1kB       0123\n^[[2J     4567\n"),
         ] {
             assert_eq!(drawn(format).unwrap(), want, "{format}");
         }

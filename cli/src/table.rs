@@ -2,12 +2,16 @@
 
 use std::io::{self, Write};
 
-/// Rows under headings; every column as wide as its widest cell and three spaces.
+/// Rows under headings; every column as wide as its widest cell and three spaces, but at least
+/// [`NARROWEST`], the last one as it is.
 #[derive(Debug, Clone, Default)]
 pub struct Table {
     headings: Vec<String>,
     rows: Vec<Vec<String>>,
 }
+
+/// Characters of Docker's narrowest column, its spaces included.
+const NARROWEST: usize = 10;
 
 impl Table {
     /// A table with these headings.
@@ -44,7 +48,7 @@ impl Table {
                 text.push_str(cell);
                 // The last column of Docker's tables is not filled up.
                 if i + 1 < columns {
-                    let fill = widths[i] - cell.chars().count() + 3;
+                    let fill = (widths[i] + 3).max(NARROWEST) - cell.chars().count();
                     text.extend(std::iter::repeat_n(' ', fill));
                 }
             }
@@ -181,9 +185,9 @@ mod tests {
         let mut out = Vec::new();
         t.write(&mut out).unwrap();
         insta::assert_snapshot!(String::from_utf8(out).unwrap(), @r"
-        REPOSITORY   TAG      SIZE
-        busybox      latest   4.26MB
-        a^[[2Jb      1        0B
+        REPOSITORY   TAG       SIZE
+        busybox      latest    4.26MB
+        a^[[2Jb      1         0B
         ");
     }
 

@@ -26,11 +26,11 @@ fn lists_are_filtered_and_formatted() {
         (&["--format", "{{.Repository}}:{{.Tag}}", "app"][..], "app:1\n".to_owned()),
         (
             &["--format", r"table {{.Tag}}\t{{.ID}}", "team/*"],
-            format!("TAG   IMAGE ID\n2     {short}\n"),
+            format!("TAG       IMAGE ID\n2         {short}\n"),
         ),
         (&["-f", "reference=*/app", "--format", "{{.Tag}}"], "2\n".to_owned()),
         (&["-f", "reference=app:1", "--format", "{{.ID}}"], format!("{short}\n")),
-        (&["-f", "label=role=web", "-q"], format!("{short}\n")),
+        (&["-f", "label=role=web", "-q"], format!("{short}\n{short}\n")),
         (&["-f", "label=role=db", "-q"], String::new()),
         (&["-f", "label=role", "-f", "label=none", "-q"], String::new()),
         (&["-f", "dangling=true", "-q"], String::new()),

@@ -4,6 +4,7 @@ mod ahead;
 mod annotations;
 mod attest;
 mod bake;
+mod beside_docker;
 mod build;
 mod cache;
 mod cache_folder;

@@ -88,7 +88,10 @@ fn named_volumes_are_shared_and_kept() {
     assert_eq!(sh(&case, &nocopy, "db:1", "ls -A /var/db"), "");
     assert_eq!(text(&case, &["volume", "ls", "-q", "-f", "label=a=b"]), "mine\n");
     let table = text(&case, &["volume", "ls"]);
-    assert!(table.starts_with("DRIVER   VOLUME NAME\nlocal    bare\nlocal    mine\n"), "{table}");
+    assert!(
+        table.starts_with("DRIVER    VOLUME NAME\nlocal     bare\nlocal     mine\n"),
+        "{table}"
+    );
     let told: Value = serde_json::from_str(&text(&case, &["volume", "inspect", "mine"])).unwrap();
     assert_eq!((&told[0]["Name"], &told[0]["Labels"]["a"]), (&"mine".into(), &"b".into()));
     let at = told[0]["Mountpoint"].as_str().expect("a path");

@@ -9,6 +9,8 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use crate::Run;
+
 /// A dockerd; dropping it ends it.
 pub struct Docker {
     child: Child,
@@ -45,9 +47,9 @@ impl Docker {
         Err(format!("dockerd does not run here: {}", last.join(" / ")))
     }
 
-    /// Runs the client; stdout, or stderr of a failure.
-    pub fn try_run(&self, args: &[&str]) -> Result<String, String> {
-        let out = Command::new("docker")
+    fn client(&self, args: &[&str]) -> Command {
+        let mut client = Command::new("docker");
+        client
             .env_remove("DOCKER_HOST")
             .env_remove("DOCKER_CONTEXT")
             .env("DOCKER_CONFIG", self.dir.path().join("client"))
@@ -55,9 +57,20 @@ impl Docker {
             .arg("-H")
             .arg(format!("unix://{}", self.dir.path().join("sock").display()))
             .args(args)
-            .stdin(Stdio::null())
-            .output()
-            .map_err(|e| e.to_string())?;
+            .stdin(Stdio::null());
+        client
+    }
+
+    /// Runs the client in a folder, for what it comes to.
+    pub fn output_in(&self, dir: &Path, args: &[&str]) -> Run {
+        let out = self.client(args).current_dir(dir).output().expect("docker is installed");
+        let stderr = String::from_utf8_lossy(&out.stderr).into_owned();
+        Run::new(out.status, out.stdout, stderr)
+    }
+
+    /// Runs the client; stdout, or stderr of a failure.
+    pub fn try_run(&self, args: &[&str]) -> Result<String, String> {
+        let out = self.client(args).output().map_err(|e| e.to_string())?;
         match out.status.success() {
             true => Ok(String::from_utf8_lossy(&out.stdout).trim().to_owned()),
             false => Err(String::from_utf8_lossy(&out.stderr).into_owned()),

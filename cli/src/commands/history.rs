@@ -94,9 +94,9 @@ mod tests {
     #[test]
     fn foreign_rows_are_missing_and_long_instructions_cut() {
         insta::assert_snapshot!(drawn(&[]), @r"
-        IMAGE       CREATED              CREATED BY                                      SIZE   COMMENT
-        0123        About a minute ago   xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…   0B     buildkit
-        <missing>   About a minute ago   RUN true                                        1kB    buildkit
+        IMAGE       CREATED              CREATED BY                                      SIZE      COMMENT
+        0123        About a minute ago   xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…   0B        buildkit
+        <missing>   About a minute ago   RUN true                                        1kB       buildkit
         ");
         assert_eq!(drawn(&["-q"]), "0123\n<missing>\n");
         assert!(drawn(&["--no-trunc"]).contains(&"x".repeat(50)));

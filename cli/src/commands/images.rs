@@ -66,12 +66,14 @@ pub fn run(cx: &Context, args: ImagesArgs) -> Result<(), CliError> {
             rows.push(row);
         }
     }
-    // Newest first; names in order among equals.
-    rows.sort_by(|a, b| b.created().cmp(&a.created()).then_with(|| a.name.cmp(&b.name)));
+    // Newest first; the names of an image together and in order.
+    rows.sort_by(|a, b| {
+        let names = || (a.image.config, &a.name).cmp(&(b.image.config, &b.name));
+        b.created().cmp(&a.created()).then_with(names)
+    });
     if opts.quiet {
-        let mut ids: Vec<String> = rows.iter().map(|r| id(&r.image, opts.no_trunc)).collect();
-        ids.dedup();
-        return print(ids.iter().map(|i| format!("{i}\n")).collect::<String>().as_bytes());
+        let ids = rows.iter().map(|r| format!("{}\n", id(&r.image, opts.no_trunc)));
+        return print(ids.collect::<String>().as_bytes());
     }
     let mut columns = vec!["Repository", "Tag"];
     if opts.digests {

@@ -95,7 +95,7 @@ pub(super) fn changed(
             let near =
                 rgraph_ir::near::nearest(&word, ALLOWED).map(|n| format!("did you mean {n}?"));
             let e = CliError::usage(format!("`{word}` is not an instruction that --change takes"));
-            return Err(e.help(near.unwrap_or_else(|| ALLOWED.join(", "))));
+            return Err(e.help(near.unwrap_or_else(|| ALLOWED.join(", ") + ", WORKDIR")));
         }
     }
     let mut sources = SourceMap::default();

@@ -33,16 +33,18 @@ pub fn run(cx: &Context, args: PushArgs) -> Result<(), CliError> {
         })
         .collect();
     if wanted.is_empty() {
-        return Err(CliError::failed(match opts.all_tags {
-            true => format!(
-                "an image does not exist locally with the name: {}",
+        let known = |t: &rgraph_store::TagRow| {
+            t.name.parse::<Reference>().is_ok_and(|r| r.name() == opts.name.name())
+        };
+        // As in Docker: the repository has other tags, or none.
+        let why = match tags.iter().any(known) {
+            true => format!("tag does not exist: {}", opts.name.familiar()),
+            false => format!(
+                "an image does not exist locally with the tag: {}",
                 opts.name.familiar_name()
             ),
-            false => {
-                format!("an image does not exist locally with the tag: {}", opts.name.familiar())
-            }
-        })
-        .help("`rgraph images` lists what there is"));
+        };
+        return Err(CliError::failed(why).help("`rgraph images` lists what there is"));
     }
     if !opts.quiet {
         note(&format!("The push refers to repository [{}]", opts.name.name()));

@@ -40,23 +40,62 @@ fn remove(store: &Store, name: &ImageName, opts: &RmiOptions) -> Result<Removed,
         Some(r) => store.resolve_tag(&r.to_string()).map_err(failed)?.map(|t| t.name),
         None => None,
     };
-    let names = match by_name {
-        Some(one) => vec![one],
-        None => {
-            let tags = store.tags().map_err(failed)?;
-            let all: Vec<String> =
-                tags.into_iter().filter(|t| t.manifest == top).map(|t| t.name).collect();
-            if all.len() > 1 && !opts.force {
-                return Err(CliError::failed(format!(
-                    "conflict: unable to delete {} (must be forced) - image is referenced in \
-                     multiple repositories",
-                    name.text
-                ))
-                .help("add `--force` (`-f`)"));
+    if let Some(one) = by_name {
+        return remove_one(store, name, top, vec![one], opts);
+    }
+    let tags = store.tags().map_err(failed)?;
+    let of = |top| tags.iter().filter(move |t| t.manifest == top).map(|t| t.name.clone());
+    let tops = manifests(store, name, top)?;
+    let all: Vec<String> = tops.iter().flat_map(|top| of(*top)).collect();
+    if all.len() > 1 && !opts.force {
+        return Err(CliError::failed(format!(
+            "conflict: unable to delete {} (must be forced) - image is referenced in multiple \
+             repositories",
+            name.text
+        ))
+        .help("add `--force` (`-f`)"));
+    }
+    let mut done = Removed::default();
+    for top in tops {
+        let one = remove_one(store, name, top, of(top).collect(), opts)?;
+        done.untagged.extend(one.untagged);
+        for deleted in one.deleted {
+            if !done.deleted.contains(&deleted) {
+                done.deleted.push(deleted);
             }
-            all
         }
+    }
+    Ok(done)
+}
+
+/// Every manifest of the image that an id stands for: the same image can have come with several, such as
+/// from this machine and from a registry. `top` alone if it was called by another digest.
+fn manifests(
+    store: &Store,
+    name: &ImageName,
+    top: ManifestDigest,
+) -> Result<Vec<ManifestDigest>, CliError> {
+    let id = name.id.as_deref().unwrap_or_default();
+    let images = store.images().map_err(|e| store_error(&e))?;
+    let Some(config) = images
+        .iter()
+        .find(|i| i.manifest == top && !id.is_empty() && i.config.hex().starts_with(id))
+        .map(|i| i.config)
+    else {
+        return Ok(vec![top]);
     };
+    Ok(images.iter().filter(|i| i.config == config).map(|i| i.manifest).collect())
+}
+
+/// Takes `names` from what they mean, which goes if it has no other.
+fn remove_one(
+    store: &Store,
+    name: &ImageName,
+    top: ManifestDigest,
+    names: Vec<String>,
+    opts: &RmiOptions,
+) -> Result<Removed, CliError> {
+    let failed = |e: rgraph_store::StoreError| store_error(&e);
     if !keeps_name(store, top, &names)?
         && let Some(user) = user(store, top)?
     {

@@ -176,7 +176,8 @@ mod tests {
         let text = "USER  PID CMD\nroot   7 sleep   1\nroot   8 sh\nme    12 sh -c x y\nroot -\n";
         let mut out = Vec::new();
         ours_among(text, &ours).unwrap().write(&mut out).unwrap();
-        let want = "USER   PID   CMD\nroot   7     sleep 1\nme     12    sh -c x y\n";
+        let want =
+            "USER      PID       CMD\nroot      7         sleep 1\nme        12        sh -c x y\n";
         assert_eq!(String::from_utf8(out).unwrap(), want);
         assert!(ours_among("USER CMD\nroot sh\n", &ours).is_none());
         assert!(ours_among("", &ours).is_none());
