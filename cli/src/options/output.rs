@@ -245,7 +245,14 @@ pub(super) fn compression(
         "uncompressed" | "none" => Ok(Compression::Uncompressed),
         "gzip" => Ok(Compression::Gzip),
         "zstd" => Ok(Compression::Zstd),
-        "estargz" => Err(OptionsError::Unsupported("`compression=estargz`".to_owned())),
+        "estargz" => Err(OptionsError::Missing {
+            what: "`compression=estargz` is not supported yet".to_owned(),
+            help: Some(
+                "write `gzip` or `zstd`; `nerdctl image convert --estargz --oci` makes estargz of an \
+                 image that was pushed"
+                    .to_owned(),
+            ),
+        }),
         _ => Err(OptionsError::value(flag, line, format!("unknown compression `{word}`"))
             .with_help(did_you_mean(word, &["uncompressed", "gzip", "zstd", "estargz"]))),
     }
