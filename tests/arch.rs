@@ -44,7 +44,17 @@ const PURE: &[(&str, &[&str])] = &[
     ("rgraph-frontend", &["compact_str", "foldhash", "nom", "thiserror"]),
     (
         "rgraph-bake",
-        &["base64", "hcl-edit", "md-5", "regex", "saphyr-parser", "serde_json", "sha1", "sha2"],
+        &[
+            "base64",
+            "bcrypt",
+            "hcl-edit",
+            "md-5",
+            "regex",
+            "saphyr-parser",
+            "serde_json",
+            "sha1",
+            "sha2",
+        ],
     ),
     ("rgraph-solver", &["thiserror"]),
 ];
