@@ -44,8 +44,13 @@ const WITHIN_SYS: [&str; 7] = [
     "/sys/kernel/security",
 ];
 
-/// Mounts `/proc`, `/sys` and `/dev`, and reserves them.
-pub(super) fn mount_all(spec: &SandboxSpec, root: &mut Root) -> Result<(), InitError> {
+/// Mounts `/proc`, `/sys` and `/dev`, and reserves them. `empty` is a folder of a parked file system that nobody
+/// writes to.
+pub(super) fn mount_all(
+    spec: &SandboxSpec,
+    root: &mut Root,
+    empty: &OwnedFd,
+) -> Result<(), InitError> {
     let proc = mount::filesystem("proc", &[], INERT).map_err(InitError::at("mount proc"))?;
     let proc = at_root(root, "proc", proc)?;
     if let Some(most) = spec.processes {
@@ -59,7 +64,7 @@ pub(super) fn mount_all(spec: &SandboxSpec, root: &mut Root) -> Result<(), InitE
     at_root(root, "sys", sys)?;
     if is_hosts {
         for path in WITHIN_SYS {
-            cover(root, path).map_err(InitError::at(format!("cover `{path}`")))?;
+            cover(root, path, empty).map_err(InitError::at(format!("cover `{path}`")))?;
         }
     }
     let dev = at_root(root, "dev", dev().map_err(InitError::at("mount /dev"))?)?;
@@ -222,8 +227,8 @@ fn show_node(root: &mut Root, dev: &OwnedFd, from: &OwnedFd, name: &str) -> Resu
     root.reserve(&tree).map_err(InitError::at(step()))
 }
 
-/// Covers what a step must not see and makes read-only what it must not change.
-pub(super) fn hide(root: &Root) -> Result<(), HideError> {
+/// Covers what a step must not see and makes read-only what it must not change. `empty` as in [`mount_all`].
+pub(super) fn hide(root: &Root, empty: &OwnedFd) -> Result<(), HideError> {
     let null = tree::find(root.fd(), Path::new("/dev/null"), As::Handle)?;
     let throttles = match tree::find(root.fd(), Path::new("/sys/devices/system/cpu"), As::Directory)
     {
@@ -238,7 +243,7 @@ pub(super) fn hide(root: &Root) -> Result<(), HideError> {
     for path in MASKED.into_iter().chain(throttles.iter().map(String::as_str)) {
         let Some(target) = existing(root, path)? else { continue };
         if tree::stat(&target)?.kind == Kind::Directory {
-            cover(root, path)?;
+            cover(root, path, empty)?;
         } else {
             mount::attach(&mount::clone_fd(&null, false)?, &target, path)?;
         }
@@ -255,11 +260,13 @@ pub(super) fn hide(root: &Root) -> Result<(), HideError> {
 /// What may be looked at, and nothing else.
 const SHUT: AttrFlags = INERT.with(AttrFlags::RDONLY);
 
-/// Puts an empty folder over one that is there.
-fn cover(root: &Root, path: &str) -> Result<(), HideError> {
+/// Puts an empty folder over one that is there: always the same, as a file system for each would cost more than all
+/// else that is hidden.
+fn cover(root: &Root, path: &str, empty: &OwnedFd) -> Result<(), HideError> {
     let Some(target) = existing(root, path)? else { return Ok(()) };
-    let empty = mount::filesystem("tmpfs", &[("size", Some("0k"))], SHUT)?;
-    Ok(mount::attach(&empty, &target, path)?)
+    let tree = mount::clone_fd(empty, false)?;
+    mount::set_attr(&tree, false, Attr { set: SHUT, ..Attr::default() })?;
+    Ok(mount::attach(&tree, &target, path)?)
 }
 
 fn existing(root: &Root, path: &str) -> io::Result<Option<OwnedFd>> {

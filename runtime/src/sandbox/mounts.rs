@@ -70,12 +70,14 @@ pub(super) fn mount_all(
     ready.extend(name_files(spec, &files, facts)?);
 
     mount::attach(root.fd(), &parking, "root").map_err(InitError::at("attach the root"))?;
-    kernelfs::mount_all(spec, root)?;
+    let empty = tree::make_dir(&files, OsStr::new("empty"), 0o555)
+        .map_err(InitError::at("make an empty folder"))?;
+    kernelfs::mount_all(spec, root, &empty)?;
     for m in ready {
         put(root, m)?;
     }
     if spec.security == Security::Sandbox {
-        kernelfs::hide(root).map_err(InitError::at("hide parts of /proc and /sys"))?;
+        kernelfs::hide(root, &empty).map_err(InitError::at("hide parts of /proc and /sys"))?;
         // Steps may make device nodes (and images hold them), but not open them: with the right
         // numbers one is the host's disk. Those in /dev are mounts of their own.
         let set = AttrFlags::NODEV;
