@@ -41,6 +41,7 @@ const TESTS: &[Test] = tests![
     process::names,
     process::users,
     process::hostile_passwd,
+    process::setuid_programs_work,
     process::environment_is_exactly_what_was_given,
     process::working_directory,
     process::limits,

@@ -128,16 +128,20 @@ pub fn hostile_mount_points(runner: &Runner) {
         ("../../../../../../../..", true),
         (host.path().join("f").to_str().unwrap(), false),
     ] {
-        let image = Image::new();
-        fs::create_dir(image.at("l/etc")).unwrap();
-        symlink(target, image.at("l/etc/hosts")).unwrap();
-        let ran = run(runner, &image.spec(&["cat", "/etc/hosts"]));
-        match ran.outcome {
-            Outcome::NotStarted(_) => assert!(reserved, "{target}: {:?}", ran.outcome),
-            Outcome::Exited(0) => assert!(!reserved && ran.out.contains("localhost"), "{target}"),
-            other => panic!("{target}: {other:?}"),
+        for (file, holds) in [("hosts", "localhost"), ("resolv.conf", "nameserver 192.0.2.1")] {
+            let image = Image::new();
+            fs::create_dir(image.at("l/etc")).unwrap();
+            symlink(target, image.at("l/etc").join(file)).unwrap();
+            let mut spec = image.spec(&["cat", &format!("/etc/{file}")]);
+            spec.dns.nameservers = vec!["192.0.2.1".into()];
+            let ran = run(runner, &spec);
+            match ran.outcome {
+                Outcome::NotStarted(_) => assert!(reserved, "{target}: {:?}", ran.outcome),
+                Outcome::Exited(0) => assert!(!reserved && ran.out.contains(holds), "{target}"),
+                other => panic!("{target}: {other:?}"),
+            }
+            assert_eq!(fs::read_to_string(host.path().join("f")).unwrap(), "host");
         }
-        assert_eq!(fs::read_to_string(host.path().join("f")).unwrap(), "host");
     }
 }
 

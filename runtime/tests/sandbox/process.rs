@@ -132,13 +132,18 @@ pub fn hostile_passwd(runner: &Runner) {
     let host = tempfile::NamedTempFile::new().unwrap();
     fs::write(host.path(), "app:x:7:7::/:\n").unwrap();
     type Trap<'a> = (&'a str, &'a dyn Fn(&Path));
-    let traps: [Trap<'_>; 4] = [
+    let traps: [Trap<'_>; 5] = [
         ("absolute link to the host", &|p| symlink(host.path(), p).unwrap()),
         ("relative link to the host", &|p| {
             let up = "../".repeat(20);
             symlink(format!("{up}{}", host.path().display()), p).unwrap();
         }),
         ("pipe", &|p| assert!(Command::new("mkfifo").arg(p).status().unwrap().success())),
+        ("device", &|p| {
+            let made = Command::new("mknod").arg(p).args(["c", "1", "5"]).status();
+            // A user's image has none; then there is no such file.
+            assert!(made.unwrap().success() || crate::userns::is_inside());
+        }),
         ("huge", &|p| fs::File::create(p).unwrap().set_len(8 << 30).unwrap()),
     ];
     for (what, make) in traps {
@@ -152,6 +157,28 @@ pub fn hostile_passwd(runner: &Runner) {
         spec.user = String::new();
         assert_eq!(run(runner, &spec).outcome, Outcome::Exited(0), "{what}, as root");
     }
+}
+
+/// There is no `no_new_privs`: a program of root's makes its caller root, as `sudo` and `ping` need.
+pub fn setuid_programs_work(runner: &Runner) {
+    let image = Image::new();
+    let source = image.at("who.c");
+    fs::write(&source, "int main(void) { setuid(0); return getuid() * 10 + geteuid(); }\n")
+        .unwrap();
+    let program = image.at("l/bin/who");
+    let built =
+        Command::new("cc").args(["-static", "-w", "-o"]).arg(&program).arg(&source).status();
+    if !built.is_ok_and(|s| s.success()) {
+        println!("\n*** SKIPPED, NOT TESTED: setuid programs: `cc -static` does not work ***\n");
+        return;
+    }
+    let mut spec = image.spec(&["/bin/who"]);
+    spec.user = "7".into();
+    assert_eq!(run(runner, &spec).outcome, Outcome::Exited(77));
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o4755)).unwrap();
+    assert_eq!(run(runner, &spec).outcome, Outcome::Exited(0));
+    spec.no_new_privileges = true;
+    assert_eq!(run(runner, &spec).outcome, Outcome::Exited(77));
 }
 
 pub fn environment_is_exactly_what_was_given(runner: &Runner) {
