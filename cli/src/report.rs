@@ -296,17 +296,23 @@ pub fn chain_text(e: &(dyn StdError + 'static)) -> String {
 /// What to do about a cause that lies in the machine. By its text: causes come from everywhere, and
 /// from other processes as text.
 pub fn remedy(chain: &str) -> Option<String> {
-    let known = [
-        (
-            "oo many open files",
-            "raise the limit of open files (`ulimit -n`), or run fewer steps at once (`--jobs`)",
-        ),
-        ("cannot mount proc:", NO_PROC),
-        ("cannot change the root: cannot pivot", NO_PIVOT),
+    let known: [(&[&str], &str); 6] = [
+        (&["oo many open files"], FEW_FILES),
+        (&["cannot mount proc:"], NO_PROC),
+        (&["cannot change the root: cannot pivot"], NO_PIVOT),
+        (&["cannot chown", "Invalid argument"], NO_ID),
+        (&["cannot set the owner of", "Invalid argument"], NO_ID),
+        (&["cannot give standard streams to user", "Invalid argument"], NO_ID),
     ];
-    known.iter().find(|(text, _)| chain.contains(text)).map(|(_, help)| (*help).to_owned())
+    let fits = |texts: &&[&str]| texts.iter().all(|t| chain.contains(t));
+    known.iter().find(|(texts, _)| fits(texts)).map(|(_, help)| (*help).to_owned())
 }
 
+const FEW_FILES: &str =
+    "raise the limit of open files (`ulimit -n`), or run fewer steps at once (`--jobs`)";
+/// The kernel's word for an id that a user namespace lacks is that the argument is not valid.
+const NO_ID: &str = "the user or group has no number in the user namespace that this builds in: give this user more \
+    ids in /etc/subuid and /etc/subgid (`rgraph doctor` says how many there are), or build as root";
 /// What to do where steps can have no `/proc` of their own: the kernel gives a user namespace none while parts
 /// of the one around it are covered.
 const NO_PROC: &str = "in a container that covers parts of /proc: start it with \

@@ -76,6 +76,34 @@ COPY --from=a /d/c /up /x/
     }
 }
 
+/// Ids beyond those that the user has; with one id they are recorded, and any will do.
+#[test]
+fn ids_that_the_user_has_not() {
+    need!(Root, Tool("newuidmap"), Tool("setpriv"), Tool("tar"));
+    for ids in [Ids::Range, Ids::One] {
+        let case = case(Some(ids));
+        case.file("f", "f");
+        let made = Command::new("tar")
+            .args(["--numeric-owner", "--owner=70000", "--group=70001", "-cf"])
+            .arg(case.context().join("high.tar"))
+            .args(["-C".as_ref(), case.context().as_os_str(), "f".as_ref()])
+            .status();
+        assert!(made.expect("tar").success());
+        for (line, seen) in [
+            ("COPY --chown=70000:70001 f /f", "70000:70001"),
+            ("ADD high.tar /", "70000:70001"),
+            ("USER 70000:70001\nRUN touch /tmp/f\nUSER 0\nRUN mv /tmp/f /f", "70000:70001"),
+        ] {
+            case.dockerfile(&format!("FROM BASE\n{line}\nRUN stat -c owner=%u:%g /f\n"));
+            let run = case.build(&["--network", "none", "--no-cache"]);
+            match ids {
+                Ids::One => assert!(run.ok().stderr.contains(&format!("owner={seen}")), "{line}"),
+                Ids::Range => drop(run.fails(1, &["Dockerfile:", "/etc/subuid", "no number in"])),
+            }
+        }
+    }
+}
+
 /// Opening a file in a folder waits until this ends.
 const HOLD: &str = r#"
 #include <fcntl.h>

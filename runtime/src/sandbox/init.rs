@@ -291,7 +291,7 @@ impl Child<'_> {
         if who.uid != 0 {
             for fd in [&self.stdout, &self.stderr] {
                 tree::set_owner(fd, who.uid, who.gid)
-                    .map_err(InitError::at("give away standard streams"))?;
+                    .map_err(InitError::at(format!("give standard streams to user {}", who.uid)))?;
             }
         }
         Ok(())
