@@ -1,11 +1,12 @@
 //! Images of several platforms, and what others make of them.
 
+use std::path::Path;
 use std::process::Command;
 
 use rgraph_tests::{Access, BASE, Case, Registry, need};
 use serde_json::Value;
 
-const BOTH: &str = "--platform=linux/amd64,linux/arm64";
+pub(crate) const BOTH: &str = "--platform=linux/amd64,linux/arm64";
 
 /// Runs a program; its stdout.
 #[track_caller]
@@ -17,7 +18,7 @@ fn run(program: &str, args: &[&str]) -> String {
 }
 
 /// Pushes a base whose only file tells its platform.
-fn push_base(registry: &Registry) -> String {
+pub(crate) fn push_base(registry: &Registry) -> String {
     let name = registry.name("base:1");
     let case = Case::new();
     case.file("amd64", "").file("arm64", "");
@@ -51,6 +52,55 @@ fn images(index: &Value) -> Vec<(String, String)> {
     entries.map(|m| (text(&m["platform"]["architecture"]), text(&m["digest"]))).collect()
 }
 
+/// The config of each image of an index, which the registry has by its digest.
+pub(crate) fn config_of(name: &str) -> Vec<(String, Value)> {
+    let repository = name.strip_suffix(":1").expect("a tag");
+    let of = |digest: &str| run_skopeo_config(&format!("docker://{repository}@{digest}"));
+    images(&inspect(name).1).into_iter().map(|(arch, digest)| (arch, of(&digest))).collect()
+}
+
+/// What others make of an index in a registry: skopeo copies all of it, byte for byte, into a layout and
+/// from there back; buildah takes each image by platform and by digest, and `look` sees its files.
+pub(crate) fn taken_by_others(
+    case: &Case,
+    registry: &Registry,
+    name: &str,
+    look: impl Fn(&str, &Path),
+) {
+    let (digest, index) = inspect(name);
+    let repository = name.strip_suffix(":1").expect("a tag");
+    let layout = format!("oci:{}:1", case.out("layout").display());
+    let other = registry.name("copied:1");
+    let copy = |from: &str, to: &str| {
+        let tls = ["--src-tls-verify=false", "--dest-tls-verify=false"];
+        let how = ["copy", "-q", "--all", "--preserve-digests"];
+        run("skopeo", &[&how[..], &tls, &[from, to]].concat());
+    };
+    copy(&format!("docker://{name}"), &layout);
+    copy(&layout, &format!("docker://{other}"));
+    assert_eq!(inspect(&other).0, digest);
+    let (root, state) = (case.out("b").display().to_string(), case.out("r").display().to_string());
+    let buildah = |args: &[&str]| {
+        let own = ["--root", &root, "--runroot", &state, "--storage-driver", "vfs"];
+        run("buildah", &[&own, args].concat())
+    };
+    let arch_of = |id: &str| {
+        buildah(&["inspect", "--type", "image", "--format", "{{.OCIv1.Architecture}}", id])
+    };
+    for (arch, digest) in images(&index) {
+        let pull = ["pull", "-q", "--tls-verify=false"];
+        let id = buildah(&[&pull[..], &["--arch", &arch, &format!("docker://{name}")]].concat());
+        assert_eq!(arch_of(&id), arch);
+        let by_digest = format!("docker://{repository}@{digest}");
+        assert_eq!(buildah(&[&pull[..], &["--arch", &arch, &by_digest]].concat()), id);
+        let container = buildah(&["from", "--arch", &arch, &id]);
+        look(&arch, Path::new(&buildah(&["mount", &container])));
+        buildah(&["umount", &container]);
+        buildah(&["rm", &container]);
+    }
+    buildah(&["rmi", "-a", "-f"]);
+}
+
 /// PLAT-01, PLAT-06: pushed, kept, run, and pushed once more.
 #[test]
 fn others_take_an_index() {
@@ -70,54 +120,19 @@ fn others_take_an_index() {
     assert_eq!(index["mediaType"], "application/vnd.oci.image.index.v1+json");
     let list = images(&index);
     assert_eq!(list.iter().map(|(a, _)| a.as_str()).collect::<Vec<_>>(), ["amd64", "arm64"]);
-    let repository = name.strip_suffix(":1").expect("a tag");
-    for (arch, digest) in &list {
-        // The registry has each by its digest, and each is what the index calls it.
-        let at = format!("docker://{repository}@{digest}");
-        let config = run("skopeo", &["inspect", "--config", "--tls-verify=false", &at]);
-        let config: Value = serde_json::from_str(&config).expect("JSON");
-        assert_eq!(config["architecture"], **arch);
+    for (arch, config) in config_of(&name) {
+        assert_eq!(config["architecture"], *arch);
         let layers = config["rootfs"]["diff_ids"].as_array().expect("layers").len();
         assert_eq!(layers, 3, "one of the base and two of ours");
     }
-    // All of it elsewhere, byte for byte, and from there back into a registry.
-    let layout = format!("oci:{}:1", case.out("layout").display());
-    let other = registry.name("copied:1");
-    let copy = |from: &str, to: &str| {
-        let tls = ["--src-tls-verify=false", "--dest-tls-verify=false"];
-        let how = ["copy", "-q", "--all", "--preserve-digests"];
-        run("skopeo", &[&how[..], &tls, &[from, to]].concat());
-    };
-    copy(&format!("docker://{name}"), &layout);
-    copy(&layout, &format!("docker://{other}"));
-    assert_eq!(inspect(&other).0, digest);
-    // By platform, and by digest.
-    let (root, state) = (case.out("b").display().to_string(), case.out("r").display().to_string());
-    let buildah = |args: &[&str]| {
-        let own = ["--root", &root, "--runroot", &state, "--storage-driver", "vfs"];
-        run("buildah", &[&own, args].concat())
-    };
-    let arch_of = |id: &str| {
-        buildah(&["inspect", "--type", "image", "--format", "{{.OCIv1.Architecture}}", id])
-    };
-    for (arch, digest) in &list {
-        let pull = ["pull", "-q", "--tls-verify=false"];
-        let id = buildah(&[&pull[..], &["--arch", arch, &format!("docker://{name}")]].concat());
-        assert_eq!(arch_of(&id), *arch);
-        let by_digest = format!("docker://{repository}@{digest}");
-        assert_eq!(buildah(&[&pull[..], &["--arch", arch, &by_digest]].concat()), id);
-        let container = buildah(&["from", "--arch", arch, &id]);
-        let mount = buildah(&["mount", &container]);
-        let mut files: Vec<String> = std::fs::read_dir(mount)
+    taken_by_others(&case, &registry, &name, |arch, root| {
+        let mut files: Vec<String> = std::fs::read_dir(root)
             .expect("its files")
             .map(|e| e.expect("a file").file_name().to_string_lossy().into_owned())
             .collect();
         files.sort();
         assert_eq!(files, [&format!("base-{arch}")[..], "busybox", "f", "made"]);
-        buildah(&["umount", &container]);
-        buildah(&["rm", &container]);
-    }
-    buildah(&["rmi", "-a", "-f"]);
+    });
     // Kept here it is the same index, runs, and is pushed later.
     let kept = registry.name("kept:1");
     case.build(&[BOTH, note, "-t", &kept]).ok().all_cached();

@@ -4,9 +4,7 @@
 //! Debian's mirror; the Debian is kept in the target folder.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io::{Read as _, Write as _};
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -14,6 +12,7 @@ use rgraph_tests::{
     Access, Case, Entry, Ids, Registry, Run, Screen, base_tar, need, setting, shout, wait_until,
 };
 
+use crate::debian::debian;
 use crate::ports::{fetch, free_port};
 
 /// A Dockerfile's instructions that add a web server to `debian`, and where its first page is.
@@ -231,24 +230,6 @@ fn on_a_users_busybox() {
     web_server(&case, &BUSYBOX);
 }
 
-/// A Debian as an archive. To make one takes minutes, so it is kept beside what is compiled.
-fn debian() -> Vec<u8> {
-    let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join("debian-stable.tar.gz");
-    if !kept.exists() {
-        let new = kept.with_file_name(format!("debian-{}.tar.gz", std::process::id()));
-        let made = Command::new("mmdebstrap")
-            // A mirror may stand still for longer than its lists are said to be good for. The setting
-            // stays in the system that is made.
-            .args(["--variant=minbase", "--aptopt=Acquire::Check-Valid-Until \"false\"", "stable"])
-            .arg(&new)
-            .output()
-            .expect("mmdebstrap");
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        fs::rename(&new, &kept).expect("the same folder");
-    }
-    fs::read(&kept).expect("an archive")
-}
-
 #[test]
 fn on_debian() {
     need!(Root, Tool("docker-registry"), Tool("mmdebstrap"));
@@ -274,7 +255,7 @@ fn on_debian_in(case: impl FnOnce() -> Case) {
     }
     let case = case();
     // cat rootfs.tar.gz | docker import - name:tag
-    case.rgraph_reading(&["import", "-", "debian:latest"], &debian()).ok();
+    case.rgraph_reading(&["import", "-", "debian:latest"], &debian("amd64")).ok();
     images_by_hand_and_by_file(&case, &Registry::start(Access::Open));
     web_server(&case, &NGINX);
 }
@@ -293,7 +274,7 @@ fn packages_install_for_everybody_on_debian() {
             Some(ids) => Case::new().of_user(ids),
             None => Case::new(),
         };
-        case.rgraph_reading(&["import", "-", "debian:latest"], &debian()).ok();
+        case.rgraph_reading(&["import", "-", "debian:latest"], &debian("amd64")).ok();
         case.file(
             "Dockerfile",
             "FROM debian:latest\n\

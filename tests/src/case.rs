@@ -119,6 +119,8 @@ pub struct Case {
     env: Vec<(String, String)>,
     /// Commands are run by [`user::USER`].
     user: bool,
+    /// Commands are run where programs of [`crate::FOREIGN`] are emulated.
+    emulated: bool,
 }
 
 impl Case {
@@ -128,7 +130,7 @@ impl Case {
         fs::create_dir(dir.path().join("context")).expect("a folder");
         fs::create_dir(dir.path().join("docker")).expect("a folder");
         let binary = binary().to_owned();
-        let case = Self { dir, binary, env: Vec::new(), user: false };
+        let case = Self { dir, binary, env: Vec::new(), user: false, emulated: false };
         if setting("RGRAPH_ROOTLESS", 0) == 0 { case } else { case.of_user(Ids::Range) }
     }
 
@@ -150,6 +152,14 @@ impl Case {
             .or_else(|_| fs::copy(binary(), &own).map(drop))
             .expect("the binary can be copied");
         self.binary = own;
+        self
+    }
+
+    /// From now on commands are run where programs of [`crate::FOREIGN`] are emulated. Needs root,
+    /// [`crate::EMULATOR`], `newuidmap`.
+    pub fn with_emulator(mut self) -> Self {
+        assert!(!self.user, "emulators are registered by root");
+        self.emulated = true;
         self
     }
 
@@ -262,10 +272,11 @@ impl Case {
             .envs(self.env.iter().map(|(k, v)| (k, v)))
             .current_dir(self.dir())
             .stdin(Stdio::null());
-        if !self.user {
-            return c;
-        }
-        let mut c = user::wrap(self.dir(), &c);
+        let mut c = match (self.user, self.emulated) {
+            (true, _) => user::wrap(self.dir(), &c),
+            (false, true) => crate::emulated(self.dir(), &c),
+            (false, false) => return c,
+        };
         c.stdin(Stdio::null());
         c
     }

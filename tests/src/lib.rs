@@ -8,6 +8,7 @@
 
 mod case;
 mod docker;
+mod emulator;
 pub mod escape;
 mod gate;
 mod groups;
@@ -28,6 +29,7 @@ mod web;
 
 pub use case::{BASE, Case, Run, base_tar, fixture};
 pub use docker::Docker;
+pub use emulator::{EMULATOR, FOREIGN, emulated};
 pub use gate::Gate;
 pub use groups::OwnGroups;
 pub use image::{Entry, Image, Kind, Layer, unpack_tar};
