@@ -66,9 +66,9 @@ pub fn run(cx: &Context, args: ImagesArgs) -> Result<(), CliError> {
             rows.push(row);
         }
     }
-    // Newest first; the names of an image together and in order.
+    // Newest first; the names of an image together and in order, platforms as their index has them.
     rows.sort_by(|a, b| {
-        let names = || (a.image.config, &a.name).cmp(&(b.image.config, &b.name));
+        let names = || (a.top, &a.name).cmp(&(b.top, &b.name));
         b.created().cmp(&a.created()).then_with(names)
     });
     if opts.quiet {
