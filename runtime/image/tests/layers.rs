@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Write as _;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -12,7 +13,8 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use rgraph_image::layer::{
-    Below, LayerSource, LayerStats, LayerWriteOptions, UnpackOptions, unpack_layer, write_layer,
+    ArchiveOptions, Below, LayerSource, LayerStats, LayerWriteOptions, UnpackOptions,
+    unpack_archive, unpack_layer, write_layer,
 };
 use rgraph_image::tar::{Kind, Member, TarWriter};
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
@@ -531,6 +533,25 @@ fn folders_that_no_member_lists_are_found_however_deep() {
     let opts = UnpackOptions { below: Below::Known(&below), ..UnpackOptions::default() };
     unpack_layer(opaque.as_slice(), &to, &opts).unwrap();
     assert_eq!(names(&to), Vec::<String>::new());
+}
+
+#[test]
+fn archives_may_be_deep() {
+    if !root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let name = format!("{}f", "a/".repeat(900));
+    let tar = tar_of(&[&name]);
+    let root = fs::File::open(dir.path()).unwrap();
+    let opts = ArchiveOptions::default();
+    // Far less than threads of the program have: nothing goes as deep as the archive.
+    let unpack = || unpack_archive(tar.as_slice(), root.as_fd(), b"to", &opts).unwrap();
+    let stats = std::thread::scope(|s| {
+        std::thread::Builder::new().stack_size(256 << 10).spawn_scoped(s, unpack).unwrap().join()
+    });
+    assert_eq!(stats.unwrap().implied_dirs, 901);
+    assert!(dir.path().join("to").join(&name).is_file());
 }
 
 #[test]

@@ -154,32 +154,50 @@ struct InRoot<'a> {
 }
 
 impl InRoot<'_> {
+    /// The folder at `path`; it and those above it are made where they are missing.
     fn dir(&mut self, path: &[u8]) -> Result<Rc<OwnedFd>, LayerError> {
-        if let Some(dir) = self.cache.get(path) {
-            return Ok(dir.clone());
+        // Not by recursion: an archive says how deep.
+        let mut missing = Vec::new();
+        let mut at = path;
+        let mut dir = loop {
+            if let Some(dir) = self.cache.get(at) {
+                break dir.clone();
+            }
+            match fs::dir_in_root(self.root, at) {
+                Ok(dir) => break self.keep(at, dir),
+                Err(e) if e.kind() == io::ErrorKind::NotFound && !at.is_empty() => {
+                    missing.push(at);
+                    at = split(at).0;
+                }
+                Err(e) if fs::not_a_dir(&e) => {
+                    return Err(LayerError::refused(path, "a parent of it is not a folder"));
+                }
+                Err(e) => return Err(LayerError::io("open", path)(e)),
+            }
+        };
+        while let Some(next) = missing.pop() {
+            let made = self.make(&dir, next)?;
+            dir = self.keep(next, made);
         }
-        let dir = Rc::new(self.open_or_make(path)?);
+        Ok(dir)
+    }
+
+    fn keep(&mut self, path: &[u8], dir: OwnedFd) -> Rc<OwnedFd> {
+        let dir = Rc::new(dir);
         if self.cache.len() >= CACHE {
             self.cache.clear();
         }
         self.cache.insert(path.to_vec(), dir.clone());
-        Ok(dir)
+        dir
     }
 
-    fn open_or_make(&mut self, path: &[u8]) -> Result<OwnedFd, LayerError> {
-        match fs::dir_in_root(self.root, path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) if fs::not_a_dir(&e) => {
-                return Err(LayerError::refused(path, "a parent of it is not a folder"));
-            }
-            other => return other.map_err(LayerError::io("open", path)),
-        }
-        let (parent, name) = split(path);
+    /// Makes the folder at `path` in `parent`, which is that of its parent.
+    fn make(&mut self, parent: &OwnedFd, path: &[u8]) -> Result<OwnedFd, LayerError> {
+        let name = split(path).1;
         if name.is_empty() || matches!(name, b"." | b"..") {
             return Err(LayerError::refused(path, "it is no name for a new folder"));
         }
-        let parent = self.dir(parent)?;
-        match fs::mkdir(&*parent, name) {
+        match fs::mkdir(parent, name) {
             Ok(()) => {}
             // It is there and yet it is not: a link to nowhere.
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
@@ -187,7 +205,7 @@ impl InRoot<'_> {
             }
             Err(e) => return Err(LayerError::io("make", path)(e)),
         }
-        let dir = fs::open_dir(&*parent, name).map_err(LayerError::io("open", path))?;
+        let dir = fs::open_dir(parent, name).map_err(LayerError::io("open", path))?;
         let (uid, gid) = self.opts.owner.unwrap_or((0, 0));
         match self.opts.owners.give(&dir, uid, gid) {
             Err(e) if self.opts.ignore_owner && fs::owner_unsupported(&e) => {}
