@@ -98,14 +98,7 @@ fn what_came_in_an_archive_goes_compressed() {
     case.rgraph(&["tag", "x:1", &packed]).ok();
     case.rgraph(&["tag", "x:1", &plain]).ok();
     let pushed = digest(&case.rgraph(&["push", &packed]).ok());
-    let types = |digest: &str| {
-        let bytes = std::fs::read(registry.blob_file(digest)).expect("a manifest");
-        let manifest: serde_json::Value = serde_json::from_slice(&bytes).expect("JSON");
-        let layers = manifest["layers"].as_array().expect("layers").clone();
-        layers.iter().map(|l| l["mediaType"].as_str().expect("a type").to_owned()).collect()
-    };
-    let found: Vec<String> = types(&pushed);
-    assert_eq!(found, vec![format!("{TAR}+gzip"); 2]);
+    assert_eq!(layer_types(&registry, &pushed), vec![format!("{TAR}+gzip"); 2]);
     // Again: the same, and nothing goes over.
     let before = registry.requests().len();
     let run = case.rgraph(&["push", &packed]).ok();
@@ -115,8 +108,7 @@ fn what_came_in_an_archive_goes_compressed() {
     assert!(!again.iter().any(|r| r.starts_with("POST ")), "{again:?}");
     // Only when asked to they go as they are.
     let as_is = digest(&case.rgraph(&["push", "--disable-compression", &plain]).ok());
-    let found: Vec<String> = types(&as_is);
-    assert_eq!(found, vec![TAR; 2]);
+    assert_eq!(layer_types(&registry, &as_is), vec![TAR; 2]);
     // Either is the same image.
     let id = text(&maker, &["images", "-q", "--no-trunc", "x:1"]);
     for name in [&packed, &plain] {
@@ -124,6 +116,54 @@ fn what_came_in_an_archive_goes_compressed() {
         other.rgraph(&["pull", name]).ok();
         assert_eq!(text(&other, &["images", "-q", "--no-trunc", name]), id);
     }
+}
+
+#[test]
+fn what_a_registry_had_plain_stays_plain() {
+    need!(Root, Tool("docker-registry"));
+    let (registry, another) = (Registry::start(Access::Open), Registry::start(Access::Open));
+    let maker = Case::with_base();
+    maker.dockerfile("FROM BASE\nRUN echo a > /a\n");
+    let first = registry.name("first:1");
+    maker.build(&["-t", &first]).ok();
+    let plain = digest(&maker.rgraph(&["push", "--disable-compression", &first]).ok());
+    let case = Case::new();
+    case.rgraph(&["pull", &first]).ok();
+    // To another repository, and to another registry: the same blobs, so the same manifest.
+    for (name, how) in
+        [(registry.name("second:1"), "Mounted from first"), (another.name("x:1"), "Pushed")]
+    {
+        case.rgraph(&["tag", &first, &name]).ok();
+        let run = case.rgraph(&["push", &name]).ok();
+        assert_eq!(digest(&run), plain, "{name}");
+        assert_eq!(run.stderr.matches(&format!(": {how}")).count(), 2, "{}", run.stderr);
+    }
+    // Below layers made here too, on disk or not.
+    let above = another.name("above:1");
+    for puller in [case, Case::new()] {
+        puller.dockerfile(&format!("FROM {first}\nRUN echo b > /b\n"));
+        puller.build(&["-t", &above]).ok();
+        let run = puller.rgraph(&["push", &above]).ok();
+        assert_eq!(layer_types(&another, &digest(&run)), [TAR, TAR, &format!("{TAR}+gzip")]);
+    }
+    // Unless it is asked for.
+    let case = Case::new();
+    case.rgraph(&["pull", &first]).ok();
+    let forced = digest(&case.rgraph(&["push", "--force-compression", &first]).ok());
+    assert_eq!(layer_types(&registry, &forced), vec![format!("{TAR}+gzip"); 2]);
+    // That it is known in another form by now changes nothing.
+    case.rgraph(&["tag", &first, &above]).ok();
+    assert_eq!(digest(&case.rgraph(&["push", &above]).ok()), plain);
+    case.rgraph(&["push", "--force-compression", "--disable-compression", &first])
+        .fails(2, &["exclude each other"]);
+}
+
+/// Media types of the layers of a manifest in a registry.
+fn layer_types(registry: &Registry, digest: &str) -> Vec<String> {
+    let bytes = std::fs::read(registry.blob_file(digest)).expect("a manifest");
+    let manifest: serde_json::Value = serde_json::from_slice(&bytes).expect("JSON");
+    let layers = manifest["layers"].as_array().expect("layers").clone();
+    layers.iter().map(|l| l["mediaType"].as_str().expect("a type").to_owned()).collect()
 }
 
 #[test]

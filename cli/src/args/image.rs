@@ -201,6 +201,9 @@ pub struct PushArgs {
     /// Layers that are plain go as they are, not as gzip
     #[arg(long)]
     pub disable_compression: bool,
+    /// Layers that are plain go as gzip, those that a registry gave us plain too
+    #[arg(long)]
+    pub force_compression: bool,
     /// Only this platform
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub platform: Option<String>,

@@ -394,9 +394,15 @@ impl PushOptions {
             default_tag: !typed && !raw.all_tags,
             all_tags: raw.all_tags,
             quiet: raw.quiet,
-            plain: match raw.disable_compression {
-                true => PlainLayers::AsTheyAre,
-                false => PlainLayers::Compressed,
+            plain: match (raw.disable_compression, raw.force_compression) {
+                (false, false) => PlainLayers::AsTheyCame,
+                (false, true) => PlainLayers::Compressed,
+                (true, false) => PlainLayers::AsTheyAre,
+                (true, true) => {
+                    let both =
+                        "`--disable-compression` and `--force-compression` exclude each other";
+                    return Err(OptionsError::Conflict(both.to_owned()));
+                }
             },
             platform: platform(raw.platform.as_deref())?,
             insecure_registries: insecure_registries(&raw.registry.insecure_registry, env)?,

@@ -252,7 +252,7 @@ impl Exporter<'_> {
         }
         let mut wholes = Vec::new();
         for b in built {
-            let layers = self.packed_layers(b.top, &o.layers)?;
+            let layers = self.sendable_layers(b.top, &o.layers)?;
             let mut whole = self.whole(b, layers, &o.layers, &o.annotations)?;
             whole.attested = self.attested(b, &whole, names, o.artifact);
             self.put(&whole, b.top)?;

@@ -201,6 +201,25 @@ impl Exporter<'_> {
         top: Option<SnapshotId>,
         opts: &LayerOptions,
     ) -> Result<Vec<NamedLayer>, ExportError> {
+        self.layers_by(top, opts, &|layer| self.packed(layer, opts))
+    }
+
+    /// As [`Self::packed_layers`], but what came from a registry in a form that will do may still be there
+    /// alone: a push may find it where it goes.
+    pub(super) fn sendable_layers(
+        &self,
+        top: Option<SnapshotId>,
+        opts: &LayerOptions,
+    ) -> Result<Vec<NamedLayer>, ExportError> {
+        self.layers_by(top, opts, &|layer| self.sendable(layer, opts))
+    }
+
+    fn layers_by(
+        &self,
+        top: Option<SnapshotId>,
+        opts: &LayerOptions,
+        packed: &dyn Fn(&NamedLayer) -> Result<BlobRef, ExportError>,
+    ) -> Result<Vec<NamedLayer>, ExportError> {
         let clamp = opts.rewrite_timestamp && self.export.source_date_epoch.is_some();
         let mut out = Vec::new();
         if clamp {
@@ -209,7 +228,7 @@ impl Exporter<'_> {
                 self.check()?;
                 let foreign = rec.layer.as_ref().is_some_and(|l| l.tar_size.is_none());
                 let named =
-                    if foreign { self.foreign(&rec, opts)? } else { self.clamped(&rec, opts)? };
+                    if foreign { self.foreign(&rec, packed)? } else { self.clamped(&rec, opts)? };
                 out.push(named);
             }
             return Ok(out);
@@ -219,7 +238,7 @@ impl Exporter<'_> {
         }
         for layer in self.named_layers(top)? {
             self.check()?;
-            let blob = self.packed(&layer, opts)?;
+            let blob = packed(&layer)?;
             out.push(NamedLayer { blob, ..layer });
         }
         Ok(out)
@@ -305,7 +324,7 @@ impl Exporter<'_> {
     fn foreign(
         &self,
         rec: &SnapshotRecord,
-        opts: &LayerOptions,
+        packed: &dyn Fn(&NamedLayer) -> Result<BlobRef, ExportError>,
     ) -> Result<NamedLayer, ExportError> {
         let layer = rec.layer.as_ref().ok_or(SnapshotError::Lost(rec.id))?;
         let blob = layer.blob.clone().ok_or(ExportError::NoBlob(layer.diff_id))?;
@@ -316,7 +335,7 @@ impl Exporter<'_> {
             outside: true,
             created: rec.created,
         };
-        let blob = self.packed(&named, opts)?;
+        let blob = packed(&named)?;
         Ok(NamedLayer { blob, ..named })
     }
 
@@ -370,6 +389,30 @@ impl Exporter<'_> {
         }
         self.store.add_layer_blob(&diff_id, &blob)?;
         Ok(blob)
+    }
+
+    /// As [`Self::packed`], for a registry: what another one has in a form that will do is not brought
+    /// here for it.
+    pub(crate) fn sendable(
+        &self,
+        layer: &NamedLayer,
+        opts: &LayerOptions,
+    ) -> Result<BlobRef, ExportError> {
+        let mut forms = self.store.layer_blobs(&layer.diff_id)?;
+        forms.push(layer.blob.clone());
+        forms.retain(|b| {
+            layer_compression(&b.media_type) == Some(opts.compression)
+                || (layer.outside && !opts.force)
+        });
+        for blob in &forms {
+            if self.store.has_blob(&blob.digest)? {
+                return Ok(blob.clone());
+            }
+        }
+        match forms.into_iter().find(|b| layer.outside && self.images.has_origin(&b.digest)) {
+            Some(elsewhere) => Ok(elsewhere),
+            None => self.packed(layer, opts),
+        }
     }
 
     /// A form of a layer that will do and is here, or was brought.

@@ -1,14 +1,16 @@
 //! The way out: blobs and manifests to a registry, and what it lists.
 
 use std::io::Read;
-
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rgraph_image::registry::{BlobDesc, Pushed, TransferEvent, Watch};
 use rgraph_ir::{BlobDigest, Reference};
+use rgraph_store::BlobRef;
 
 use super::error::FetchError;
 use super::image::{ImageFetcher, guard};
+use crate::snapshot::{SnapshotError, bring};
 
 /// How a blob got into a repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,9 +29,15 @@ impl ImageFetcher<'_> {
         guard(&self.origins).entry(blob).or_insert(from);
     }
 
-    /// Brings one blob of the store to the repository of `r`, unless it is there. It is asked to be
-    /// taken from a repository of the same registry where one is known to have it: that which it
-    /// came from, or was pushed to before, or `maybe`.
+    /// Whether an image of a registry has this blob, by what was resolved or remembered.
+    pub fn has_origin(&self, blob: &BlobDigest) -> bool {
+        guard(&self.origins).contains_key(blob)
+    }
+
+    /// Brings one blob to the repository of `r`, unless it is there. It is asked to be taken from a
+    /// repository of the same registry where one is known to have it: that which it came from, or was
+    /// pushed to before, or `maybe`. Only if it has to be sent and the store lacks it, it is fetched from
+    /// where it came from.
     pub fn push_blob(
         &self,
         r: &Reference,
@@ -37,6 +45,32 @@ impl ImageFetcher<'_> {
         size: u64,
         maybe: Option<&str>,
         progress: &(dyn Fn(u64, u64) + Sync),
+    ) -> Result<Arrival, Box<dyn std::error::Error + Send + Sync>> {
+        let absent = AtomicBool::new(false);
+        let first = self.send_blob(r, digest, size, maybe, progress, &absent);
+        if first.is_ok() || !absent.load(Ordering::Relaxed) {
+            return first;
+        }
+        let blob = BlobRef { digest, size, media_type: String::new() };
+        let brought = bring(self.store, self, &blob, &self.cancelled, |from| {
+            let read = std::io::copy(from, &mut std::io::sink());
+            read.map_err(|e| SnapshotError::Read { blob: digest, source: e.into() })
+        })?;
+        match brought {
+            Some(_) => self.send_blob(r, digest, size, maybe, progress, &absent),
+            None => first,
+        }
+    }
+
+    /// Notes in `absent` that the store would have had to give the blob and does not have it.
+    fn send_blob(
+        &self,
+        r: &Reference,
+        digest: BlobDigest,
+        size: u64,
+        maybe: Option<&str>,
+        progress: &(dyn Fn(u64, u64) + Sync),
+        absent: &AtomicBool,
     ) -> Result<Arrival, Box<dyn std::error::Error + Send + Sync>> {
         let registry = self
             .registry
@@ -61,6 +95,7 @@ impl ImageFetcher<'_> {
             use std::io::Seek as _;
             let found = self.store.open_blob(&digest).map_err(std::io::Error::other)?;
             let (mut file, _) = found.ok_or_else(|| {
+                absent.store(true, Ordering::Relaxed);
                 std::io::Error::other(format!("blob {digest} is not in the store"))
             })?;
             file.seek(std::io::SeekFrom::Start(offset))?;

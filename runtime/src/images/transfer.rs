@@ -223,7 +223,7 @@ fn keep(w: &World<'_>, image: &ResolvedImage) -> Result<(), ImagesError> {
 /// Layers that were never fetched say in their record which image they are of.
 pub(super) fn remember_origins(w: &World<'_>, row: &ImageRow) -> Result<(), ImagesError> {
     for rec in super::chain(w.store, row.snapshot)? {
-        let from = rec.description.strip_prefix("layer of ").and_then(|n| n.parse().ok());
+        let from = origin(&rec);
         if let (Some(from), Some(blob)) = (from, rec.layer.and_then(|l| l.blob)) {
             w.images.remember(blob.digest, from);
         }
@@ -231,11 +231,19 @@ pub(super) fn remember_origins(w: &World<'_>, row: &ImageRow) -> Result<(), Imag
     Ok(())
 }
 
+/// The image of a registry that a layer is from, by its record.
+fn origin(rec: &SnapshotRecord) -> Option<Reference> {
+    rec.description.strip_prefix("layer of ")?.parse().ok()
+}
+
 /// What becomes of plain layers on their way to a registry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum PlainLayers {
-    /// They go as gzip, wherever they came from.
+    /// Those of a registry go as they came: they have the same digest everywhere, and are sent nowhere
+    /// twice. Others go as gzip.
     #[default]
+    AsTheyCame,
+    /// They go as gzip, wherever they came from.
     Compressed,
     /// They go as they are.
     AsTheyAre,
@@ -253,10 +261,18 @@ pub(super) fn repacked(
     let is_plain = |media_type: &str| {
         layer_compression(media_type).is_none_or(|c| c == Compression::Uncompressed)
     };
-    let fits = |l: &Descriptor| plain == PlainLayers::AsTheyAre || !is_plain(&l.media_type);
+    let stays: Vec<bool> = match plain {
+        PlainLayers::AsTheyAre => vec![true; m.layers.len()],
+        PlainLayers::Compressed => vec![false; m.layers.len()],
+        PlainLayers::AsTheyCame => {
+            super::chain(w.store, row.snapshot)?.iter().map(|r| origin(r).is_some()).collect()
+        }
+    };
+    let stays = |n: usize| stays.get(n).is_some_and(|s| *s);
     let mut ready = true;
-    for l in &m.layers {
-        ready = ready && fits(l) && w.store.has_blob(&l.digest)?;
+    for (n, l) in m.layers.iter().enumerate() {
+        let fits = stays(n) || !is_plain(&l.media_type);
+        ready = ready && fits && (w.store.has_blob(&l.digest)? || w.images.has_origin(&l.digest));
     }
     if ready {
         let root = Descriptor::new(&m.media_type, row.manifest.into(), bytes.len() as u64);
@@ -264,7 +280,7 @@ pub(super) fn repacked(
     }
     remember_origins(w, row)?;
     let compression = match plain {
-        PlainLayers::Compressed => Compression::Gzip,
+        PlainLayers::AsTheyCame | PlainLayers::Compressed => Compression::Gzip,
         PlainLayers::AsTheyAre => Compression::Uncompressed,
     };
     let opts = LayerOptions { compression, ..LayerOptions::default() };
@@ -272,11 +288,15 @@ pub(super) fn repacked(
         e.pack_unknown(top, &opts)?;
     }
     let mut layers = Vec::new();
-    for layer in e.named_layers(row.snapshot)? {
+    for (n, layer) in e.named_layers(row.snapshot)?.into_iter().enumerate() {
         w.check()?;
         // What came in an archive is mostly plain.
-        let force = plain == PlainLayers::Compressed && is_plain(&layer.blob.media_type);
-        let blob = e.packed(&layer, &LayerOptions { force, ..opts.clone() })?;
+        let force = is_plain(&layer.blob.media_type);
+        let compression = match force && layer.outside && stays(n) {
+            true => Compression::Uncompressed,
+            false => opts.compression,
+        };
+        let blob = e.sendable(&layer, &LayerOptions { compression, force, ..opts.clone() })?;
         layers.push(NamedLayer { blob, ..layer });
     }
     with_layers(w, row, m, &layers)
