@@ -44,6 +44,7 @@ mod mounts;
 mod nested;
 mod network;
 mod nginx;
+mod passed_on;
 mod platforms;
 mod ports;
 mod pull;
