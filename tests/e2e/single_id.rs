@@ -136,10 +136,35 @@ static void *look(void *arg) {
 static void tick(int n) { (void)n; }
 int main(int argc, char **argv) {
     struct stat s;
+    if (!strcmp(argv[0], "again")) { // run by 1000 who was root
+        uid_t r, e, x;
+        MUST(getresuid(&r, &e, &x) == 0 && r == 1000 && e == 1000 && x == 1000);
+        MUST(seteuid(0) == -1 && errno == EPERM);
+        return 0;
+    }
     if (argc > 1) { // a set-user-ID program, run by 1234
         MUST(getuid() == 1234 && geteuid() == 77 && setuid(1234) == 0 && geteuid() == 1234);
         MUST(seteuid(77) == 0 && setuid(0) == -1 && errno == EPERM);
         return 0;
+    }
+    MUST(symlink("/proc/self/exe", "/tmp/exe") == 0);
+    for (int i = 0; i < 7; i++) {
+        pid_t again = fork();
+        if (again == 0) {
+            char path[64];
+            int own = open("/who", O_RDONLY);
+            sprintf(path, "/proc/%d/fd/%d", getpid(), own);
+            MUST(own >= 0 && setresuid(1000, 1000, 0) == 0 && chdir(i == 6 ? "/proc" : "/") == 0);
+            MUST(execl("/none", "again", NULL) == -1 && errno == ENOENT);
+            MUST(execl("/who/none", "again", NULL) == -1 && errno == ENOTDIR);
+            MUST(seteuid(0) == 0 && seteuid(1000) == 0);
+            char *ways[] = { "/who", "who", "/proc/self/exe", "proc/self/exe", "/tmp/exe", path, "self/exe" };
+            execl(ways[i], "again", NULL);
+            printf("%s: %s\n", ways[i], strerror(errno));
+            exit(1);
+        }
+        int status;
+        MUST(waitpid(again, &status, 0) == again && status == 0);
     }
     int fd = open("/tmp/owned", O_CREAT | O_WRONLY, 0600);
     MUST(fd >= 0 && fchown(fd, 77, 78) == 0 && fstat(fd, &s) == 0 && s.st_gid == 78);

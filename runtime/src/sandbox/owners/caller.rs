@@ -123,6 +123,51 @@ impl View {
         open(self.folder(thread, at.folder)?.as_fd(), &path, flags)
     }
 
+    /// A handle on the program that a call would run; `None`: there may be one, which this process does
+    /// not reach.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn program(&self, thread: u32, at: At) -> Result<Option<OwnedFd>, Errno> {
+        match self.handle(thread, at) {
+            Ok(file) => Ok(Some(file)),
+            Err(e @ (Errno::NOENT | Errno::NOTDIR | Errno::ACCESS))
+                if !self.may_pass_proc(thread, at) =>
+            {
+                Err(e)
+            }
+            Err(_) => {
+                let path = at.path.and_then(|address| notify::read_path(thread, address).ok());
+                let own = path.filter(|p| is_own_program(p));
+                Ok(own.and_then(|_| self.of_thread(thread, "exe", OFlags::PATH).ok()))
+            }
+        }
+    }
+
+    /// Whether a call's path may lead through `/proc`, which shows each process something else: it
+    /// begins there, or it enters a mount.
+    fn may_pass_proc(&self, thread: u32, at: At) -> bool {
+        let passes = || -> Result<bool, Errno> {
+            let path = notify::read_path(thread, at.path.ok_or(Errno::FAULT)?).map_err(errno)?;
+            if path.is_empty() {
+                return Ok(false);
+            }
+            let base = match path.starts_with(b"/") {
+                true => None,
+                false => Some(self.folder(thread, at.folder)?),
+            };
+            if let Some(base) = &base
+                && rustix::fs::fstatfs(base)?.f_type == rustix::fs::PROC_SUPER_MAGIC
+            {
+                return Ok(true);
+            }
+            let base = base.as_ref().map_or(self.root.as_fd(), AsFd::as_fd);
+            let how = ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
+            Ok(matches!(resolve(base, &path, OFlags::PATH, how), Err(Errno::XDEV | Errno::LOOP)))
+        };
+        passes().unwrap_or(false)
+    }
+
     /// Where a call would make something: the folder and the name.
     pub fn entry(&self, thread: u32, at: At) -> Result<Entry, Errno> {
         let path = notify::read_path(thread, at.path.ok_or(Errno::FAULT)?).map_err(errno)?;
@@ -187,15 +232,28 @@ impl View {
 }
 
 fn open(base: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+    resolve(base, path, flags, ResolveFlags::NO_MAGICLINKS)
+}
+
+fn resolve(
+    base: BorrowedFd<'_>,
+    path: &[u8],
+    flags: OFlags,
+    how: ResolveFlags,
+) -> Result<OwnedFd, Errno> {
     let flags = flags | OFlags::CLOEXEC;
     for _ in 0..128 {
-        let how = ResolveFlags::NO_MAGICLINKS;
         match rustix::fs::openat2(base, path, flags, Mode::empty(), how) {
             Err(Errno::AGAIN | Errno::INTR) => {}
             other => return other,
         }
     }
     Err(Errno::AGAIN)
+}
+
+/// Whether a path is another name for the program that the caller runs.
+fn is_own_program(path: &[u8]) -> bool {
+    matches!(path, b"/proc/self/exe" | b"/proc/thread-self/exe")
 }
 
 /// The descriptor of the caller's that a path is another name for.

@@ -242,8 +242,9 @@ impl Desk {
     fn exec(&mut self, thread: u32, at: At, asked: Asked<'_>) -> Result<Answer, Errno> {
         let who = self.people.of(thread)?;
         let given = self.view.within(thread, |view| {
-            let file = view.handle(thread, at)?;
-            Ok(given_by(view, thread, &file).unwrap_or((None, None)))
+            let file = view.program(thread, at)?;
+            let given = file.and_then(|file| given_by(view, thread, &file).ok());
+            Ok(given.unwrap_or((None, None)))
         });
         // The kernel runs nothing either, and the process stays who it is.
         let Ok((user, group)) = given else { return Ok(KERNEL) };
