@@ -167,6 +167,16 @@ fn signals_come_through_a_terminal() {
         screen.until("ready");
         assert_eq!(screen.close(), 7);
         text(&case, &["rm", "one"]);
+        // To the first process of a container that is nothing when it does not ask for it: it goes on.
+        for more in [&[][..], &["--sig-proxy=false"]] {
+            let script = "echo rea''dy; while :; do sleep 0.02; done";
+            let mut screen =
+                Screen::start(&case, &[&run[..2], more, &run[2..], &[script]].concat());
+            screen.until("ready");
+            assert_eq!(screen.close(), 129, "{more:?}");
+            assert!(status(&case, "one").starts_with("running|"));
+            text(&case, &["rm", "-f", "one"]);
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal};
 use rgraph_runtime::container::{
@@ -11,6 +12,7 @@ use rgraph_runtime::container::{
 use rgraph_runtime::sandbox::Stream;
 use rgraph_solver::CancelToken;
 use rgraph_sys::terminal;
+use rustix::io::Errno;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 
 use super::container_error;
@@ -30,6 +32,9 @@ const PASSED_ON: [Signal; 9] = [
     Signal::SIGCONT,
     Signal::SIGWINCH,
 ];
+
+/// How long a program has to end by itself once its window is closed.
+const GRACE: Duration = Duration::from_secs(2);
 
 /// How one stands in front of a program.
 #[derive(Debug, Clone)]
@@ -156,14 +161,20 @@ impl Drop for Raw {
 }
 
 /// Sends standard input until either side ends. Its thread is not waited for: it may be asleep in a
-/// read.
-fn feed(connection: Arc<Connection>, keys: Vec<u8>, leaving: Leaving) {
+/// read. `raw`: it is a terminal that passes on every key. It ends only with its window, and the program
+/// may not care.
+fn feed(connection: Arc<Connection>, raw: bool, keys: Vec<u8>, leaving: Leaving) {
     std::thread::spawn(move || {
         let (mut stdin, mut buf) = (io::stdin().lock(), vec![0; 16 << 10]);
         let mut watch = Watch::new(keys);
         loop {
             let typed = match stdin.read(&mut buf) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                read if raw && is_hung_up(&read) => {
+                    // A program that hears of it may still say how it ended.
+                    std::thread::sleep(GRACE);
+                    return go(&connection, &leaving, Left::Signal(Signal::SIGHUP as i32));
+                }
                 // One that cannot be read is one that is over.
                 Ok(0) | Err(_) => return connection.end_input().unwrap_or(()),
                 Ok(n) => watch.take(&buf[..n]),
@@ -180,6 +191,14 @@ fn feed(connection: Arc<Connection>, keys: Vec<u8>, leaving: Leaving) {
             }
         }
     });
+}
+
+/// What reading gives of a terminal whose window is closed.
+fn is_hung_up(read: &io::Result<usize>) -> bool {
+    match read {
+        Ok(n) => *n == 0,
+        Err(e) => e.raw_os_error() == Some(Errno::IO.raw_os_error()),
+    }
 }
 
 /// Shows what the program printed. Nobody there to see it is nobody's loss.
@@ -230,8 +249,9 @@ pub fn follow(
         tell_size(&connection);
     }
     if manner.input {
+        let is_raw = raw.as_ref().is_some_and(|Raw(before)| before.is_some());
         let keys = if raw.is_some() { manner.keys } else { Vec::new() };
-        feed(connection.clone(), keys, leaving.clone());
+        feed(connection.clone(), is_raw, keys, leaving.clone());
     }
     let left = loop {
         match connection.next() {
