@@ -104,6 +104,48 @@ fn ids_that_the_user_has_not() {
     }
 }
 
+/// Root who may not pass over modes makes nodes that it may not write to.
+const WEAK: &str = r#"
+#include <linux/capability.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+int main(void) {
+    struct __user_cap_header_struct head = { _LINUX_CAPABILITY_VERSION_3, 0 };
+    struct __user_cap_data_struct caps[2] = { { 1 << CAP_MKNOD, 1 << CAP_MKNOD, 0 } };
+    if (syscall(SYS_capset, &head, caps)) return perror("capset"), 1;
+    umask(022);
+    if (mknod("/d/r", S_IFCHR | 0464, makedev(1, 3))) return perror("r"), 1;
+    umask(0377);
+    if (mknod("/d/n", S_IFBLK | 0666, makedev(7, 1))) return perror("n"), 1;
+    return 0;
+}
+"#;
+
+#[test]
+fn a_node_need_not_be_writable() {
+    need!(Root, Tool("newuidmap"), Tool("setpriv"), Tool("gcc"));
+    for ids in [None, Some(Ids::Range), Some(Ids::One)] {
+        let case = case(ids);
+        let source = case.out("weak.c");
+        fs::write(&source, WEAK).expect("a file");
+        let built = Command::new("gcc")
+            .args(["-static", "-w", "-o"])
+            .arg(case.context().join("weak"))
+            .arg(&source)
+            .status();
+        assert!(built.expect("gcc").success());
+        let path = case.out("i.tar").display().to_string();
+        case.dockerfile("FROM BASE\nCOPY --chmod=755 weak /weak\nRUN mkdir /d && /weak\n");
+        case.build(&["--network", "none", "-o", &format!("type=oci,dest={path}")]).ok();
+        let image = rgraph_tests::Image::from_archive(path.as_ref());
+        let layer = image.layers.last().expect("of the step");
+        assert_eq!((layer.get("d/r").mode, layer.get("d/n").mode), (0o444, 0o400), "{ids:?}");
+    }
+}
+
 /// Opening a file in a folder waits until this ends.
 const HOLD: &str = r#"
 #include <fcntl.h>

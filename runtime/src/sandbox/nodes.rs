@@ -151,18 +151,32 @@ fn make(question: &Question, listener: BorrowedFd<'_>, proc: &OwnedFd) -> Result
     ns::change_dir(&root).map_err(errno)?;
     rustix::process::chroot(c".")?;
     ns::change_dir(&folder).map_err(errno)?;
-    ns::set_umask(who.umask);
+    // Whoever may not pass over modes writes the note while the owner may write.
+    let writable = call.mode & !who.umask & OWNER_WRITES != 0;
+    ns::set_umask(who.umask & !OWNER_WRITES);
     ns::files_as(who.uid, who.gid, &who.groups, who.rights.and(CapSet::DOCKER)).map_err(errno)?;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = rustix::fs::open(path.as_slice(), flags, Mode::from_raw_mode(call.mode))?;
-    let note = device_note(call.block, call.device.0, call.device.1);
-    rustix::fs::fsetxattr(&file, DEVICE_ATTRIBUTE, note.as_bytes(), XattrFlags::empty()).map_err(
-        |_| {
-            // A file system that keeps no notes; without one it would be an ordinary file.
-            let _ = rustix::fs::unlinkat(CWD, path.as_slice(), AtFlags::empty());
-            Errno::PERM
-        },
-    )
+    let mode = Mode::from_raw_mode(call.mode | OWNER_WRITES);
+    let file = rustix::fs::open(path.as_slice(), flags, mode)?;
+    note(&file, &device_note(call.block, call.device.0, call.device.1), writable).map_err(|_| {
+        // A file system that keeps no notes; without one it would be an ordinary file.
+        let _ = rustix::fs::unlinkat(CWD, path.as_slice(), AtFlags::empty());
+        Errno::PERM
+    })
+}
+
+/// The owner's right to write, of a mode.
+const OWNER_WRITES: u32 = 0o200;
+
+/// Notes on a new file what it stands for; its owner may write to it then, or not.
+fn note(file: &OwnedFd, text: &str, writable: bool) -> Result<(), Errno> {
+    rustix::fs::fsetxattr(file, DEVICE_ATTRIBUTE, text.as_bytes(), XattrFlags::empty())?;
+    if writable {
+        return Ok(());
+    }
+    // What the folder's access control list made of the mode stays.
+    let mode = rustix::fs::fstat(file)?.st_mode & 0o7777 & !OWNER_WRITES;
+    rustix::fs::fchmod(file, Mode::from_raw_mode(mode))
 }
 
 fn errno(e: std::io::Error) -> Errno {
