@@ -454,3 +454,35 @@ fn what_floods_a_stream_does_not_hold_the_container_up() {
     assert_eq!(run.code, 3, "{}", run.stderr);
     case.rgraph(&["rm", "-f", "busy"]).ok();
 }
+
+/// The files of a container that is gone go, also while somebody in front of it takes none of its words.
+#[test]
+fn a_visitor_who_does_not_listen_keeps_no_files() {
+    need!(Root);
+    let case = Case::with_base();
+    let script = "x=$(printf %01000d 0); while :; do echo $x; done";
+    let id = detached(&case, &["--rm", "--name", "talks"], script);
+    let keeper = supervisor(&case, &id);
+    let mut attach = case.command(&["attach", "--no-stdin", "talks"]);
+    // Nobody reads what it shows.
+    attach.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut attach = attach.spawn().expect("starts");
+    let folder = case.root().join("containers").join(&id);
+    // What is printed waits for it from some time on.
+    let (mut before, mut still) = (0, 0);
+    let waits = wait_until(Duration::from_secs(60), || {
+        let now = fs::metadata(folder.join("log")).map_or(0, |m| m.len());
+        still = if now > 0 && now == before { still + 1 } else { 0 };
+        before = now;
+        still > 20
+    });
+    assert!(waits, "{before}");
+    // No other command comes by, which would delete what lies there.
+    kill(first(&case, &id));
+    let trash = case.root().join("tmp/trash").join(&id);
+    let gone = || !folder.exists() && !trash.exists();
+    assert!(wait_until(Duration::from_secs(20), gone), "{}", trash.display());
+    assert!(is_there(keeper), "it has no more to say");
+    attach.kill().and_then(|()| attach.wait()).expect("our child");
+    assert!(wait_until(Duration::from_secs(20), || !is_there(keeper)));
+}

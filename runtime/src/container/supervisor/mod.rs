@@ -1,4 +1,5 @@
-//! The process that looks after one container: this program run again, with one thread.
+//! The process that looks after one container: this program run again, with one thread as long as there
+//! is a container.
 //!
 //! ```text
 //! rgraph run ── charge, lock ──→ supervisor ── clone3 ──→ first process of the container
@@ -170,21 +171,35 @@ enum Source {
 impl Supervisor {
     fn run(mut self) -> i32 {
         self.begin();
-        while self.lock.is_some() || self.visitors.iter().any(Visitor::is_behind) {
-            let all: Vec<(Source, BorrowedFd<'_>, For)> = self.sources().collect();
-            let asked = all.iter().map(|(_, fd, what)| (*fd, *what));
-            let Ok(ready) = wait::poll(asked, None) else { return 1 };
-            let ready: Vec<Source> =
-                all.iter().zip(ready).filter_map(|((s, ..), ready)| ready.then_some(*s)).collect();
-            ready.into_iter().for_each(|source| self.handle(source));
-            self.visitors.retain(|v| v.socket().is_some());
-            // Whoever made it stand still is gone: it goes on.
-            self.paused.take_if(|(visit, _)| !self.visitors.iter().any(|v| v.visit == *visit));
+        while self.lock.is_some() {
+            if self.turn().is_err() {
+                return 1;
+            }
         }
-        // Nobody waits for that: a folder that is removed may wait for the disk. What stays is rubbish.
+        // A folder that is removed may wait for the disk, and a visitor may never take its last words:
+        // neither waits for the other. What stays is rubbish.
+        let removal = self
+            .rubbish
+            .take()
+            .and_then(|dir| std::thread::Builder::new().spawn(move || remove_tree(&dir)).ok());
+        while self.visitors.iter().any(Visitor::is_behind) && self.turn().is_ok() {}
         self.visitors.clear();
-        let _ = self.rubbish.take().map(|dir| remove_tree(&dir));
+        let _ = removal.map(std::thread::JoinHandle::join);
         0
+    }
+
+    /// Waits until there is something to do, and does it.
+    fn turn(&mut self) -> io::Result<()> {
+        let all: Vec<(Source, BorrowedFd<'_>, For)> = self.sources().collect();
+        let asked = all.iter().map(|(_, fd, what)| (*fd, *what));
+        let ready = wait::poll(asked, None)?;
+        let ready: Vec<Source> =
+            all.iter().zip(ready).filter_map(|((s, ..), ready)| ready.then_some(*s)).collect();
+        ready.into_iter().for_each(|source| self.handle(source));
+        self.visitors.retain(|v| v.socket().is_some());
+        // Whoever made it stand still is gone: it goes on.
+        self.paused.take_if(|(visit, _)| !self.visitors.iter().any(|v| v.visit == *visit));
+        Ok(())
     }
 
     /// What is waited for. A process whose visitors are behind is not listened to, and a visitor whose
