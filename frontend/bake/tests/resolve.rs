@@ -168,6 +168,10 @@ fn more_functions() {
         ),
         ("formatdate(\"''hh' o''clock'Z\", \"2025-09-16T12:00:00Z\")", "'12 o'clockZ"),
         ("formattimestamp(\"X\", \"2015-10-21T00:00:00Z\")", "1445385600"),
+        ("formattimestamp(\"X\", 1700000000000)", "1700000000000"),
+        ("formattimestamp(\"X\", -62167219201)", "-62167219201"),
+        ("formattimestamp(\"YYYY\", 253402300799)", "9999"),
+        ("unixtimestampparse(-62167219200).iso_year", "-1"),
         ("formattimestamp(\"EEEE ZZZZZ\", 1445385600)", "Wednesday +00:00"),
         ("timeadd(\"2024-02-29T23:30:00.7-01:30\", \"1.5h300ms\")", "2024-03-01T01:00:01-01:30"),
         ("timeadd(\"2024-01-01T00:00:00Z\", \"-1ns\")", "2023-12-31T23:59:59Z"),
@@ -195,6 +199,9 @@ fn more_functions() {
         ("formatdate(\"D\", \"2025-02-30T12:00:00Z\")", "no time of RFC 3339"),
         ("timeadd(\"2024-01-01T00:00:00Z\", \"1d\")", "no duration"),
         ("timeadd(\"9999-12-31T23:59:59Z\", \"1s\")", "out of range"),
+        ("formattimestamp(\"YYYY\", 1700000000000)", "the time is out of range"),
+        ("unixtimestampparse(253402300800)", "the time is out of range"),
+        ("unixtimestampparse(-62167219201)", "the time is out of range"),
         ("bytesslice(\"é\", 0, 1)", "no such part"),
     ] {
         let e = value(expression).expect_err(expression);

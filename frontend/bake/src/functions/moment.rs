@@ -42,10 +42,20 @@ const FIRST: i64 = -62_167_219_200;
 const LAST: i64 = 253_402_300_799;
 
 impl Moment {
-    /// Seconds since 1970, kept between the years 0 and 9999, in UTC. The calendar repeats every 400 years,
-    /// which are counted from a first of March, so that the odd day comes last.
-    pub fn of(seconds: i64) -> Self {
-        let seconds = seconds.clamp(FIRST, LAST);
+    /// Seconds since 1970, in UTC.
+    ///
+    /// # Errors
+    /// A time that is not between the years 0 and 9999.
+    pub fn of(seconds: i64) -> Result<Self> {
+        match (FIRST..=LAST).contains(&seconds) {
+            true => Ok(Self::of_any(seconds)),
+            false => Err(Error::new("the time is out of range")),
+        }
+    }
+
+    /// The same of any year. The calendar repeats every 400 years, which are counted from a first of March, so
+    /// that the odd day comes last.
+    fn of_any(seconds: i64) -> Self {
         let (days, rest) = (seconds.div_euclid(DAY) + 719_468, seconds.rem_euclid(DAY));
         let (era, of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
         let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
@@ -62,10 +72,7 @@ impl Moment {
     pub fn plus(self, nanos: i64) -> Result<Self> {
         let sum = self.nanos + nanos.rem_euclid(SECOND);
         let local = self.seconds() + self.offset + nanos.div_euclid(SECOND) + sum / SECOND;
-        match (FIRST..=LAST).contains(&local) {
-            true => Ok(Self { nanos: sum % SECOND, offset: self.offset, ..Self::of(local) }),
-            false => Err(Error::new("the time is out of range")),
-        }
+        Ok(Self { nanos: sum % SECOND, offset: self.offset, ..Self::of(local)? })
     }
 
     /// Days since 1970 of this date.
@@ -85,7 +92,7 @@ impl Moment {
     /// Year and week of ISO 8601: a week belongs to the year of its Thursday.
     pub fn iso_week(self) -> (i64, i64) {
         let thursday = self.days() - (self.weekday() as i64 + 6) % 7 + 3;
-        let of_thursday = Self::of(thursday * DAY);
+        let of_thursday = Self::of_any(thursday * DAY);
         (of_thursday.year, (of_thursday.year_day() - 1) / 7 + 1)
     }
 
@@ -142,7 +149,7 @@ impl Moment {
             offset: 0,
         };
         // A day that the month does not have would be one of the next.
-        if Self::of(read.seconds()).day != read.day {
+        if Self::of_any(read.seconds()).day != read.day {
             return Err(bad());
         }
         let mut rest = text.get(19..).ok_or_else(bad)?;

@@ -8,28 +8,30 @@ use crate::eval::Eval;
 use crate::value::{Number, Value, cut};
 
 pub(super) const TABLE: &[Row] = &[
-    ("timestamp", 0, 0, |_, cx| text(&Moment::of(cx.globals.now()).rfc3339(), cx)),
+    ("timestamp", 0, 0, |_, cx| text(&Moment::of(cx.globals.now())?.rfc3339(), cx)),
     ("timeadd", 2, 2, |a, cx| {
         let sum = Moment::parse(&a[0].to_text()?)?.plus(duration(&a[1].to_text()?)?)?;
         text(&sum.rfc3339(), cx)
     }),
     ("formatdate", 2, 2, |a, cx| formatted(&a[0].to_text()?, Moment::parse(&a[1].to_text()?)?, cx)),
     ("formattimestamp", 2, 2, |a, cx| {
-        let at = match &a[1] {
-            Value::Number(n) => {
-                Moment::of(n.whole().ok_or_else(|| Error::new("a time is whole seconds"))?)
+        let spec = a[0].to_text()?;
+        let in_seconds = &*spec == "X";
+        match &a[1] {
+            // Of any year: it is on no calendar.
+            Value::Number(n) if in_seconds => text(&whole_seconds(*n)?.to_string(), cx),
+            Value::Number(n) => formatted(&spec, Moment::of(whole_seconds(*n)?)?, cx),
+            other => {
+                let at = Moment::parse(&other.to_text()?)?;
+                match in_seconds {
+                    true => text(&at.seconds().to_string(), cx),
+                    false => formatted(&spec, at, cx),
+                }
             }
-            other => Moment::parse(&other.to_text()?)?,
-        };
-        match &*a[0].to_text()? {
-            "X" => text(&at.seconds().to_string(), cx),
-            spec => formatted(spec, at, cx),
         }
     }),
     ("unixtimestampparse", 1, 1, |a, cx| {
-        let seconds =
-            a[0].to_number()?.whole().ok_or_else(|| Error::new("a time is whole seconds"))?;
-        let m = Moment::of(seconds);
+        let m = Moment::of(whole_seconds(a[0].to_number()?)?)?;
         let items = [
             ("year", m.year),
             ("month", m.month),
@@ -50,6 +52,10 @@ pub(super) const TABLE: &[Row] = &[
         Value::object(out, cx.budget())
     }),
 ];
+
+fn whole_seconds(n: Number) -> Result<i64> {
+    n.whole().ok_or_else(|| Error::new("a time is whole seconds"))
+}
 
 /// Runs of letters are parts of a time, `'...'` is text.
 fn formatted(spec: &str, at: Moment, cx: &Eval<'_>) -> Result<Value> {
