@@ -156,6 +156,10 @@ fn more_functions() {
             "uuidv5(\"{6BA7B810-9dad-11d1-80b4-00c04fd430c8}\", \"example.com\")",
             "cfbff0d1-9375-5685-968c-48ce8b15ae17",
         ),
+        (
+            "uuidv5(\"URN:uuid:6ba7b810-9dad-11d1-80b4-00c04fd430c8\", \"example.com\")",
+            "cfbff0d1-9375-5685-968c-48ce8b15ae17",
+        ),
         ("uuidv4()", "07070707-0707-4707-8707-070707070707"),
         // As crypt(5) gives it for this salt.
         (
@@ -192,6 +196,8 @@ fn more_functions() {
         ("cidrsubnets(\"10.0.0.0/24\", 0)", "1 to 32 bits"),
         ("uuidv5(\"nope\", \"x\")", "no namespace"),
         ("uuidv5(\"6ba7b8109-dad-11d1-80b4-00c04fd430c8\", \"x\")", "no namespace"),
+        ("uuidv5(\"urn:uuid:6ba7b8109dad11d180b400c04fd430c8\", \"x\")", "no namespace"),
+        ("uuidv5(\"urn:uuid:é\", \"x\")", "no namespace"),
         ("bcrypt(\"x\", 32)", "up to 31"),
         ("bcrypt(\"x\", 31)", "steps"),
         ("bcrypt(format(\"%073d\", 1))", "at most 72 bytes"),
@@ -232,6 +238,8 @@ fn versions_and_bounds() {
         ("3.1.0", ">= 1.2, < 2 || 3.x", true),
         ("1.4.5", "1.2 - 1.4.5", true),
         ("1.4.6", "1.2 - 1.4.5", false),
+        ("1.3.0", "1.2 - 1.4, < 2", true),
+        ("1.3.0", "1.2 - 1.4 < 1.3", false),
         ("9.9.9", "*", true),
         ("1.2.3-rc.1", ">= 1.2", false),
         ("1.2.3-rc.1", ">= 1.2-0", true),
@@ -244,7 +252,19 @@ fn versions_and_bounds() {
         let expression = format!("semvercmp(\"{version}\", \"{bounds}\")");
         assert_eq!(value(&expression), Ok(want.to_string()), "{expression}");
     }
-    for bounds in ["", ">", "1.2.3.4", "1.2 || ", ">> 1", "1.2;", "1.2-", "a", "1.2,,1.3"] {
+    for bounds in [
+        "",
+        ">",
+        "1.2.3.4",
+        "1.2 || ",
+        ">> 1",
+        "1.2;",
+        "1.2-",
+        "a",
+        "1.2,,1.3",
+        "1.2,",
+        "1.2 - 1.4,",
+    ] {
         let expression = format!("semvercmp(\"1.2.3\", \"{bounds}\")");
         assert!(value(&expression).is_err(), "{expression}");
     }

@@ -67,7 +67,10 @@ fn parse(name: &str) -> Result<[u8; 16]> {
     let bad =
         || Error::new(format!("`{}` is no namespace: dns, url, oid, x500 or a UUID", cut(name)));
     let plain = match name.get(..9) {
-        Some(urn) if urn.eq_ignore_ascii_case("urn:uuid:") => &name[9..],
+        // RFC 9562, section 4: only with its lines.
+        Some(urn) if urn.eq_ignore_ascii_case("urn:uuid:") => {
+            name.get(9..).filter(|n| n.len() == 36).ok_or_else(bad)?
+        }
         _ => name.strip_prefix('{').and_then(|n| n.strip_suffix('}')).unwrap_or(name),
     };
     let lines = plain.match_indices('-').map(|(at, _)| at);

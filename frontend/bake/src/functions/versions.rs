@@ -160,9 +160,10 @@ fn bounds(text: &str) -> Result<Vec<Bound<'_>>> {
                 }
                 out.push(Bound { operator: "<=", at, known });
                 let next = last[end..].trim_start();
-                match next.strip_prefix(',').unwrap_or(next).trim_start() {
-                    "" => return Ok(out),
-                    more => more,
+                match next.strip_prefix(',') {
+                    Some(more) => more.trim_start(),
+                    None if next.is_empty() => return Ok(out),
+                    None => next,
                 }
             }
             _ if next.len() < after.len() => next,
