@@ -55,16 +55,16 @@ impl StartingSupervisor {
 
     /// Has it make a network possible. That may change the host, so the container is held by now.
     fn promise(self, network: NetworkChoice) -> Result<PromisedSupervisor, ContainerError> {
-        let network = match network {
-            NetworkChoice::Host => Promised::Host,
-            NetworkChoice::None => Promised::None,
-            NetworkChoice::Default => match self.0.connect() {
-                Ok(asked) => Promised::Private(asked),
-                // It is gone already, and said why.
-                Err(e) => return Err(self.0.ready().err().unwrap_or(e).into()),
-            },
+        let asked = match network {
+            NetworkChoice::Host => Ok(Promised::Host),
+            NetworkChoice::None => self.0.isolate().map(|()| Promised::None),
+            NetworkChoice::Default => self.0.connect().map(Promised::Private),
         };
-        Ok(PromisedSupervisor { process: self.0, network })
+        match asked {
+            Ok(network) => Ok(PromisedSupervisor { process: self.0, network }),
+            // It is gone already, and said why.
+            Err(e) => Err(self.0.ready().err().unwrap_or(e).into()),
+        }
     }
 }
 

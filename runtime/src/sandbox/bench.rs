@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rgraph_sys::caps::CapSet;
 use rgraph_sys::seccomp::{Arch, Program};
 use rgraph_sys::spawn::{self, Ended, Namespaces, PidFd};
-use rgraph_sys::{channel, mount, ns};
+use rgraph_sys::{channel, mount, netns, ns};
 use serde::{Deserialize, Serialize};
 
 use super::cgroup::{Group, Groups, Hit};
@@ -56,16 +56,26 @@ pub(crate) struct Bench {
     groups: Groups,
     /// Networks that others may be connected to, by number.
     anchors: BTreeMap<u32, Anchor>,
+    /// This process is in the network that its step is to have.
+    alone: bool,
+}
+
+/// A process whose mounts are its own, in which steps can be made.
+pub(crate) struct Separated(());
+
+/// Separates this process's mounts from the host's.
+///
+/// # Errors
+/// Why no step can be made here, in words.
+pub(crate) fn separate() -> Result<Separated, String> {
+    ns::unshare_mounts().map_err(|e| format!("no mount namespace: {e}"))?;
+    mount::make_all_private().map_err(|e| format!("{e}: {}", e.source))?;
+    Ok(Separated(()))
 }
 
 impl Bench {
-    /// Separates this process's mounts from the host's, and removes groups that killed ones left.
-    ///
-    /// # Errors
-    /// Why no step can be made here, in words.
-    pub fn prepare() -> Result<Self, String> {
-        ns::unshare_mounts().map_err(|e| format!("no mount namespace: {e}"))?;
-        mount::make_all_private().map_err(|e| format!("{e}: {}", e.source))?;
+    /// Compiles what steps need, and removes groups that killed ones left.
+    pub fn new(_: Separated) -> Self {
         let filters = Arch::native().map(|arch| Filters {
             calls: Program::docker_default(arch, CapSet::DOCKER),
             nodes: Program::device_nodes(arch),
@@ -73,7 +83,19 @@ impl Bench {
         });
         let mut groups = Groups::default();
         groups.sweep();
-        Ok(Self { filters, router: None, uplink: None, groups, anchors: BTreeMap::new() })
+        let anchors = BTreeMap::new();
+        Self { filters, router: None, uplink: None, groups, anchors, alone: false }
+    }
+
+    /// The one step that will be made here is to have a network that leads nowhere: this process moves
+    /// into it, while nobody waits for that.
+    ///
+    /// # Errors
+    /// There can be none.
+    pub fn isolate(&mut self) -> std::io::Result<()> {
+        netns::enter_new()?;
+        self.alone = true;
+        Ok(())
     }
 
     /// Makes private networks possible. Gives what was changed on the host for it; nothing the
@@ -162,8 +184,10 @@ impl Bench {
         };
         let doors = group.as_ref().map_or(Ok(Vec::new()), Group::doors);
         let doors = doors.map_err(InitError::no_limits)?;
-        let namespaces =
-            Namespaces { network: network::own(spec.network), later_cgroup: group.is_some() };
+        let namespaces = Namespaces {
+            network: network::own(spec.network) && !self.alone,
+            later_cgroup: group.is_some(),
+        };
         let (desk, asks) = if spec.rootfs.userxattr {
             let (ours, theirs) = channel::pair().map_err(InitError::at("make a socket"))?;
             (Desk::Awaited(ours, spec.rootfs.owners), Some(theirs))

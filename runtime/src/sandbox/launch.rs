@@ -148,6 +148,12 @@ impl Starting {
         self.0.ask(runner::CONNECT).map(Connecting)
     }
 
+    /// Says that its one step will have a network that leads nowhere.
+    pub fn isolate(&self) -> Result<(), SandboxError> {
+        channel::send(self.0.control(), runner::ISOLATE, &[])
+            .map_err(|e| SandboxError::Talk("ask the sandbox runner for no network", e))
+    }
+
     /// Waits until steps can be made.
     pub fn ready(self) -> Result<Runner, SandboxError> {
         match hear(self.0.control())? {

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rgraph_sys::{channel, spawn, wait};
 use serde::{Deserialize, Serialize};
 
-use super::bench::{Bench, Done, Step};
+use super::bench::{self, Bench, Done, Step};
 use super::error::InitError;
 use super::network::Router;
 use super::spec::SandboxSpec;
@@ -45,6 +45,9 @@ pub(super) const RUN: &[u8] = b"run";
 /// The message that asks for private networks; with it comes where to answer. The answer is a
 /// `Result<Vec<String>, NoNetwork>`: what was changed on the host, or why there are none.
 pub(crate) const CONNECT: &[u8] = b"connect";
+
+/// The message that says that all steps will have a network that leads nowhere; there is no answer.
+pub(crate) const ISOLATE: &[u8] = b"isolate";
 
 /// As [`CONNECT`], changing nothing. The answer is a `Result<String, NoNetwork>`.
 pub(super) const PROBE: &[u8] = b"probe";
@@ -121,8 +124,9 @@ fn serve(control: &OwnedFd) -> i32 {
 
 /// Says whether steps can be made here; `None`: they cannot, or nobody listens.
 pub(crate) fn greet(control: &OwnedFd) -> Option<Bench> {
-    match Bench::prepare() {
-        Ok(bench) => tell(control, &Hello::Ready, &[]).then_some(bench),
+    match bench::separate() {
+        // The rest is done while whoever waits for this goes on.
+        Ok(separated) => tell(control, &Hello::Ready, &[]).then(|| Bench::new(separated)),
         Err(why) => {
             tell(control, &Hello::Unable(why), &[]);
             None

@@ -35,7 +35,7 @@ use super::ports::Proxy;
 use super::protocol::{self, Asked, Attach, CHARGE, Charge, End, Exec, PORT, Request, Word, cut};
 use super::{Record, State, discard, log, now, remove_tree, write_record};
 use crate::sandbox::bench::{self, Bench, Step};
-use crate::sandbox::runner::{self, CONNECT};
+use crate::sandbox::runner::{self, CONNECT, ISOLATE};
 use crate::sandbox::{Hit, InitError, SandboxSpec};
 
 /// The program name by which the own binary knows that it shall be a supervisor.
@@ -67,6 +67,8 @@ fn serve(control: OwnedFd) -> i32 {
     loop {
         match channel::receive(&control) {
             Ok(Some((bytes, fds))) if bytes == CONNECT => runner::connect(&mut bench, &fds),
+            // Where that fails it is made with the container, and fails again.
+            Ok(Some((bytes, _))) if bytes == ISOLATE => bench.isolate().unwrap_or(()),
             Ok(Some((bytes, fds))) if bytes == CHARGE => {
                 return match take_charge(bench, control, fds) {
                     Ok(supervisor) => supervisor.run(),
@@ -97,16 +99,14 @@ fn take_charge(bench: Bench, control: OwnedFd, fds: Vec<OwnedFd>) -> io::Result<
     ns::change_dir(File::open("/")?)?;
     spawn::set_stdio(2, File::options().write(true).open("/dev/null")?)?;
     let starter = Visitor::new(control, FIRST, charge.attach, 0)?;
-    let listener = channel::listen(File::open(&charge.folder)?, protocol::SOCKET)?;
-    channel::set_nonblocking(&listener)?;
     Ok(Supervisor {
         bench,
-        log: log::Writer::open(&charge.folder)?,
+        log: None,
         log_is_whole: true,
         record: charge.record,
         folder: charge.folder,
         lock: Some(lock),
-        listener: Some(listener),
+        listener: None,
         sessions: Vec::new(),
         visitors: vec![starter],
         paused: None,
@@ -132,10 +132,12 @@ struct Supervisor {
     bench: Bench,
     record: Record,
     folder: PathBuf,
-    log: log::Writer,
+    /// `None`: it has not begun.
+    log: Option<log::Writer>,
     log_is_whole: bool,
     /// `None`: the container has ended.
     lock: Option<KeyLock>,
+    /// `None`: it has not begun, or has ended.
     listener: Option<OwnedFd>,
     sessions: Vec<Session>,
     visitors: Vec<Visitor>,
@@ -270,9 +272,25 @@ impl Supervisor {
     fn begin(&mut self) {
         match self.make() {
             Ok(session) => self.sessions.push(session),
-            Err(e) => self.close(end_of(&e)),
+            Err(e) => return self.close(end_of(&e)),
+        }
+        // The process is on its way meanwhile; nothing is heard of it yet.
+        let open = self.open();
+        if let Err(e) = open.map_err(InitError::at("write in the folder of the container")) {
+            self.kill_first();
+            self.finish(FIRST);
+            self.close(end_of(&e));
         }
         self.bench.no_more_networks();
+    }
+
+    /// Opens the log, and the way in for others.
+    fn open(&mut self) -> io::Result<()> {
+        self.log = Some(log::Writer::open(&self.folder)?);
+        let listener = channel::listen(File::open(&self.folder)?, protocol::SOCKET)?;
+        channel::set_nonblocking(&listener)?;
+        self.listener = Some(listener);
+        Ok(())
     }
 
     /// Serves the ports, when there are any. The process has to be in its network by now; who came
@@ -385,7 +403,7 @@ impl Supervisor {
     fn pass_on(&mut self, id: SessionId, side: Side) -> Option<usize> {
         let (stream, bytes) = self.session(id)?.streams.read(side)?;
         if id == FIRST
-            && let Err(e) = self.log.write(stream, &bytes)
+            && let Some(Err(e)) = self.log.as_mut().map(|log| log.write(stream, &bytes))
             && std::mem::replace(&mut self.log_is_whole, false)
         {
             self.tell_all(id, &Word::Warning(format!("the log is not whole: {e}")));
