@@ -78,6 +78,8 @@ fn it_goes_on_by_itself_and_is_found() {
         let target = fs::read_link(format!("/proc/{keeper}/fd/{fd}")).expect("a link");
         assert_eq!(target, Path::new("/dev/null"));
     }
+    // What nobody can take back. The program's own code, of which a release build maps 7 MB here, is the page
+    // cache's, and shared: the first supervisor has a Pss of 5.3 MB by it, each of twelve 0.7 MB.
     let kib: u32 = field(keeper, "RssAnon").trim_end_matches(" kB").parse().expect("a number");
     assert!(kib < 3 << 10, "the supervisor has {kib} KiB of its own");
 
