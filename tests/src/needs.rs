@@ -10,12 +10,23 @@ pub enum Need {
     Root,
     /// A program in `PATH`.
     Tool(&'static str),
+    /// A kernel of at least this version.
+    Kernel((u32, u32)),
 }
 
 /// Says why a need is not met.
 pub fn missing(need: Need) -> Option<String> {
     match need {
         Need::Root => (!rustix::process::geteuid().is_root()).then(|| "not root".to_owned()),
+        Need::Kernel(least) => {
+            let uname = rustix::system::uname();
+            let release = uname.release().to_string_lossy();
+            let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+            let mut number = || numbers.next().and_then(Result::ok).unwrap_or(0);
+            let version = (number(), number());
+            let (major, minor) = least;
+            (version < least).then(|| format!("Linux {release} is older than {major}.{minor}"))
+        }
         Need::Tool(name) => {
             let found = path_dirs().iter().any(|d| d.join(name).is_file());
             (!found).then(|| format!("`{name}` is not installed (.ci/setup installs it)"))
