@@ -2,9 +2,11 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::process::Stdio;
 
-use rgraph_tests::{Answer, Case, Image, Kind, Member, Repositories, Run, Web, need};
+use rgraph_tests::{Answer, Case, Ids, Image, Kind, Member, Repositories, Run, Web, need};
 
 const DOCKERFILE: &str = "FROM scratch\nCOPY . /\n";
 
@@ -340,6 +342,34 @@ fn what_a_context_holds() {
     assert!(own.text().contains("Dockerfile.dockerignore:1: big"), "{}", own.text());
     case.rgraph(&["context", "ls", "/nonexistent"]).fails(1, &["/nonexistent"]);
     case.rgraph(&["context", "ls", "-"]).fails(2, &["only a folder"]);
+}
+
+/// A folder that only others may open is passed over when it is hidden; what a build fails on is an error.
+#[test]
+fn a_hidden_folder_that_cannot_be_opened() {
+    need!(Root, Tool("newuidmap"), Tool("setpriv"));
+    let case = Case::new().of_user(Ids::One);
+    // Root's: what is the user's own a build opens whatever its mode says.
+    let dir = tempfile::tempdir().expect("a folder");
+    let (context, closed) = (dir.path().display().to_string(), dir.path().join("closed"));
+    let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode));
+    let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).expect("a file");
+    fs::create_dir(&closed).expect("a folder");
+    write("closed/f", "f");
+    write("Dockerfile", DOCKERFILE);
+    mode(dir.path(), 0o755).expect("our folder");
+    mode(&closed, 0o700).expect("our folder");
+    for (rules, code) in
+        [("closed\n", 0), ("", 1), ("closed\n!closed/f\n", 1), ("closed\n!other\n", 0)]
+    {
+        write(".dockerignore", rules);
+        let run = case.rgraph(&["context", "ls", &context]);
+        assert_eq!(run.code, code, "{rules:?}: {}", run.stderr);
+        assert_eq!(run.stderr.contains("closed`"), code == 1, "{rules:?}: {}", run.stderr);
+        if code == 1 {
+            case.rgraph(&["build", &context]).fails(1, &["closed`"]);
+        }
+    }
 }
 
 /// `SOURCE_DATE_EPOCH` of a name: a repository's commit, a file's date, else nothing.

@@ -120,8 +120,12 @@ fn walk(
         if FileType::from_raw_mode(st.st_mode) == FileType::Directory {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let below = match rustix::fs::openat(dir, name, flags, Mode::empty()) {
-                // No build looks into it either.
-                Err(rustix::io::Errno::ACCESS) if hidden(ignore, &path).is_some() => continue,
+                // No build looks into it either, unless something below is free.
+                Err(rustix::io::Errno::ACCESS)
+                    if hidden(ignore, &path).is_some() && !ignore.rules.may_free_below(&path) =>
+                {
+                    continue;
+                }
                 below => below.map_err(|e| unreadable(root, &path, e))?,
             };
             above.push(format!("{path}/"));
