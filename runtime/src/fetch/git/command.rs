@@ -52,6 +52,18 @@ pub enum GitError {
     Cancelled,
 }
 
+impl GitError {
+    /// True when the same remote need not be asked for the same in another way: the build is to stop, or the
+    /// server was asked often enough while it could not answer.
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::Cancelled => true,
+            Self::Failed { words, .. } => may_pass(words),
+            Self::Absent | Self::Run(_) | Self::TooLarge { .. } => false,
+        }
+    }
+}
+
 /// How `ssh` gets on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SshAccess {

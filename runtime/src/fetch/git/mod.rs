@@ -78,7 +78,7 @@ impl Repository<'_> {
         let mut last = match fetch(&["--depth=1"], std::slice::from_ref(&one)) {
             Ok(_) if self.has(commit) => return Ok(()),
             Ok(_) => None,
-            Err(GitError::Cancelled) => return Err(GitError::Cancelled),
+            Err(e) if e.is_final() => return Err(e),
             Err(e) => Some(e),
         };
         // Dumb servers send no part of a history, and old ones no commit by its id.
@@ -96,7 +96,7 @@ impl Repository<'_> {
                     return Ok(());
                 }
                 Ok(_) => {}
-                Err(GitError::Cancelled) => return Err(GitError::Cancelled),
+                Err(e) if e.is_final() => return Err(e),
                 Err(e) => last = Some(e),
             }
         }
