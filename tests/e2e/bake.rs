@@ -104,6 +104,28 @@ fn targets_stand_on_each_other() {
     assert_eq!(Image::from_archive(&case.out("app.tar")).read("word"), "third\napp\n");
 }
 
+/// `--call`: with names above text; JSON is one document, whatever the number of targets.
+#[test]
+fn what_is_asked_of_targets() {
+    let case = linked();
+    let text = bake(&case, &["--call=targets", "base"]).ok();
+    assert!(text.text().starts_with("base\n\nTARGET"), "{}", text.text());
+    let json = |run: Run| -> serde_json::Value {
+        serde_json::from_str(run.text()).unwrap_or_else(|e| panic!("{e}: {}", run.text()))
+    };
+    let one = json(bake(&case, &["--call=targets,format=json", "base"]).ok());
+    assert_eq!(one["targets"][0]["base"], rgraph_tests::BASE, "{one}");
+    let all = json(bake(&case, &["--call=outline,format=json"]).ok());
+    assert!(all["app"]["sources"].is_array() && all["tool"]["sources"].is_array(), "{all}");
+    assert_eq!(all.as_object().map(serde_json::Map::len), Some(2), "{all}");
+    // A finding is the exit code, and is told beside what has none.
+    write(&case, &[("tool/Dockerfile", "FROM lib AS Up\nCOPY own /from-tool\n")]);
+    let found = bake(&case, &["--call=check,format=json"]);
+    assert_eq!(found.code, 1, "{}", found.stderr);
+    let found = json(found);
+    assert!(found["tool"]["warnings"][0].is_object() && found["app"].is_object(), "{found}");
+}
+
 #[test]
 fn a_failing_target_is_named() {
     need!(Root);

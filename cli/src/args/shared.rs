@@ -89,7 +89,7 @@ pub struct SharedArgs {
     /// Check the Dockerfile; runs nothing. Exit code 1 if anything is found
     #[arg(long, help_heading = "Screen")]
     pub check: bool,
-    /// check, outline, targets; with ,format=json
+    /// check, outline, targets; with ,format=json (of several targets one object, by name)
     #[arg(long, value_name = "METHOD", help_heading = "Screen")]
     pub call: Option<String>,
 

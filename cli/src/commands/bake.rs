@@ -6,9 +6,11 @@ use rgraph_bake::Listing;
 use rgraph_image::registry::shown_url;
 use rgraph_runtime::fetch::image::ImageFetcher;
 use rgraph_runtime::fetch::source::Sources;
+use serde_json::Map;
 
+use super::call::{self, Answer, Said};
 use super::graph::policy;
-use super::{Context, build, call, print};
+use super::{Context, build, print};
 use crate::args::BakeArgs;
 use crate::bake::{self, Definitions, There};
 use crate::context::{self, Origin};
@@ -16,7 +18,7 @@ use crate::options::{BakeMode, BakeOptions, BuildOptions, Call, ContextSpec};
 use crate::report::CliError;
 use crate::session;
 use crate::table::Table;
-use crate::units::named_after;
+use crate::units::{Unit, named_after};
 
 /// Runs the command.
 pub fn run(cx: &Context, args: BakeArgs) -> Result<(), CliError> {
@@ -38,21 +40,41 @@ pub fn run(cx: &Context, args: BakeArgs) -> Result<(), CliError> {
         return print(rgraph_bake::print(&from.shown(&resolved)).as_bytes());
     }
     let units = bake::builds(&opts, &resolved, &from, &cx.env, cx.terminals)?;
-    let asked = units.iter().filter(|u| u.wanted && u.opts.call != Call::Build);
-    if asked.clone().next().is_none() {
+    let asked: Vec<_> = units.iter().filter(|u| u.wanted && u.opts.call != Call::Build).collect();
+    if asked.is_empty() {
         let file = opts.files.first().cloned().unwrap_or_else(bake::first_file);
         let common = named_after(opts.common.clone(), file);
         return build::execute(cx, &common, &units, started);
     }
-    // One after the other: each is told in full.
-    let mut worst = None;
-    for (at, unit) in asked.enumerate() {
-        let gap = if at > 0 { "\n" } else { "" };
-        print(format!("{gap}{}\n\n", unit.name).as_bytes())?;
-        if let Err(e) = call::run(cx, &unit.opts) {
+    answer(cx, &asked)
+}
+
+/// Tells what was asked of each target, one after the other: as text with the target's name above it. Stdout is
+/// one document where all are asked for JSON: that of the one target, or an object of those of several by name.
+fn answer(cx: &Context, asked: &[&Unit]) -> Result<(), CliError> {
+    let json = asked.iter().all(|u| u.opts.call.is_json());
+    let (mut worst, mut documents) = (None, Map::new());
+    for (at, unit) in asked.iter().enumerate() {
+        if !json {
+            let gap = if at > 0 { "\n" } else { "" };
+            print(format!("{gap}{}\n\n", unit.name).as_bytes())?;
+        }
+        let end = call::ask(cx, &unit.opts).and_then(|Answer { said, end }| {
+            match said {
+                Said::Json(value) if json && asked.len() > 1 => {
+                    documents.insert(unit.name.clone(), value);
+                }
+                said => said.print()?,
+            }
+            end
+        });
+        if let Err(e) = end {
             cx.report(|r| r.error(&e));
             worst = Some(CliError::reported(e.kind));
         }
+    }
+    if json && asked.len() > 1 {
+        Said::Json(documents.into()).print()?;
     }
     worst.map_or(Ok(()), Err)
 }

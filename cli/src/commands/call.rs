@@ -19,8 +19,41 @@ use crate::pipeline::{CompileError, lower_options};
 use crate::progress::sanitize::harmless;
 use crate::report::{CliError, ErrorKind};
 
+/// What was asked for, in the form it was asked for.
+pub enum Said {
+    /// For people.
+    Text(String),
+    /// One document.
+    Json(Value),
+}
+
+impl Said {
+    /// Writes it to stdout.
+    pub fn print(&self) -> Result<(), CliError> {
+        match self {
+            Self::Text(text) => print(text.as_bytes()),
+            Self::Json(value) => print(&document(value)),
+        }
+    }
+}
+
+/// What a Dockerfile says, and how the command ends once that is told.
+pub struct Answer {
+    /// Nothing of it is written yet.
+    pub said: Said,
+    /// An error where something was found.
+    pub end: Result<(), CliError>,
+}
+
 /// Runs what `opts.call` names.
 pub fn run(cx: &Context, opts: &BuildOptions) -> Result<(), CliError> {
+    let Answer { said, end } = ask(cx, opts)?;
+    said.print()?;
+    end
+}
+
+/// Finds out what `opts.call` names.
+pub fn ask(cx: &Context, opts: &BuildOptions) -> Result<Answer, CliError> {
     let brought = crate::context::bring(opts, None)?;
     let mut sources = SourceMap::default();
     let loaded = load(opts, brought.as_ref(), &mut sources, &mut FolderNames::default())
@@ -47,30 +80,33 @@ pub fn run(cx: &Context, opts: &BuildOptions) -> Result<(), CliError> {
                 }
             }
             let (bad, broken) = (!warnings.is_empty() || !errors.is_empty(), !errors.is_empty());
-            if json {
-                print(&document(&check_json(&file, &warnings, &errors)))?;
-            } else {
-                print(check_text(&warnings, broken, &sources).as_bytes())?;
-                if broken {
-                    return Err(failed(errors));
-                }
-            }
-            if bad { Err(CliError::reported(ErrorKind::Failed)) } else { Ok(()) }
+            let said = match json {
+                true => Said::Json(check_json(&file, &warnings, &errors)),
+                false => Said::Text(check_text(&warnings, broken, &sources)),
+            };
+            let end = match bad {
+                _ if broken && !json => Err(failed(errors)),
+                true => Err(CliError::reported(ErrorKind::Failed)),
+                false => Ok(()),
+            };
+            Ok(Answer { said, end })
         }
         _ if !errors.is_empty() => Err(failed(errors)),
         Call::Outline { json } => {
             let found = outline(&parsed.ast, &options).map_err(failed)?;
-            if json {
-                return print(&document(&outline_json(&file, &found)));
-            }
-            print(outline_text(&found).as_bytes())
+            let said = match json {
+                true => Said::Json(outline_json(&file, &found)),
+                false => Said::Text(outline_text(&found)),
+            };
+            Ok(Answer { said, end: Ok(()) })
         }
         Call::Targets { json } => {
             let list = targets(&parsed.ast);
-            if json {
-                return print(&document(&targets_json(&file, &list)));
-            }
-            print(targets_text(&list).as_bytes())
+            let said = match json {
+                true => Said::Json(targets_json(&file, &list)),
+                false => Said::Text(targets_text(&list)),
+            };
+            Ok(Answer { said, end: Ok(()) })
         }
     }
 }

@@ -26,6 +26,16 @@ pub enum Call {
     },
 }
 
+impl Call {
+    /// Whether the answer is a document.
+    pub fn is_json(self) -> bool {
+        match self {
+            Self::Build => false,
+            Self::Check { json } | Self::Outline { json } | Self::Targets { json } => json,
+        }
+    }
+}
+
 pub(super) fn call(raw: &BuildArgs) -> Result<Call, OptionsError> {
     const FLAG: &str = "--call";
     let Some(text) = raw.shared.call.as_deref() else {
