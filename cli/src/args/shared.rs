@@ -39,16 +39,16 @@ pub struct SharedArgs {
     #[arg(long, help_heading = "Input")]
     pub offline: bool,
 
-    /// Same as -o type=registry
+    /// Push the image: an output type=registry
     #[arg(long, help_heading = "Output")]
     pub push: bool,
-    /// Same as -o type=image: into the local store, beside any other output
+    /// Keep the image in the local store: an output type=image, beside any other
     #[arg(long, help_heading = "Output")]
     pub load: bool,
     /// File to write facts about the result to
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub metadata_file: Option<PathBuf>,
-    /// How the image was made, beside it: true, false, or mode=min|max
+    /// How the image was made, beside it: true, false, or keys such as mode=min|max,version=v1|v0.2
     #[arg(
         long,
         value_name = "SPEC",
@@ -86,7 +86,7 @@ pub struct SharedArgs {
     /// Print image ids only
     #[arg(short, long, help_heading = "Screen")]
     pub quiet: bool,
-    /// Check the Dockerfile; runs nothing. Exit code 1 if anything is found
+    /// Check every Dockerfile asked for; runs nothing. Exit code 1 if anything is found
     #[arg(long, help_heading = "Screen")]
     pub check: bool,
     /// check, outline, targets; with ,format=json (of several targets one object, by name)
