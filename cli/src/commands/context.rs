@@ -217,27 +217,27 @@ impl Proposal {
     fn of(found: &Found, largest: &[(&str, Sum)]) -> Option<Self> {
         let (path, sum) = largest.first()?;
         let share = sum.bytes.saturating_mul(100) / found.all.bytes.max(1);
-        let line = pattern(path.trim_end_matches('/'));
+        let line = pattern(path.trim_end_matches('/'))?;
         (share >= MOST && sum.bytes >= WORTH).then_some(Self { line, share })
     }
 }
 
 /// The pattern that matches this path: what has a meaning in patterns is escaped, and what a line cannot
-/// hold is matched by a wildcard.
-fn pattern(path: &str) -> String {
+/// hold is matched by a wildcard. `None`: some bytes of it are no text, and how many is not known.
+fn pattern(path: &str) -> Option<String> {
     let mut out = String::with_capacity(path.len());
     let last = path.chars().count().saturating_sub(1);
     for (at, c) in path.chars().enumerate() {
         match c {
             '*' | '?' | '[' | ']' | '\\' => out.extend(['\\', c]),
             '!' | '#' if at == 0 => out.extend(['\\', c]),
-            // Bytes that are no text; how many is not known.
-            char::REPLACEMENT_CHARACTER => out.push('*'),
+            // A wildcard for any number of bytes might match everything.
+            char::REPLACEMENT_CHARACTER => return None,
             c if c.is_control() || (c.is_whitespace() && (at == 0 || at == last)) => out.push('?'),
             c => out.push(c),
         }
     }
-    out
+    Some(out)
 }
 
 fn document(found: &Found, largest: &[(&str, Sum)], ignore: &IgnoreFile) -> Vec<u8> {
@@ -284,9 +284,12 @@ mod tests {
             (" a ", "?a?"),
             ("a\nb", "a?b"),
         ] {
-            assert_eq!(pattern(path), line);
+            assert_eq!(pattern(path).as_deref(), Some(line));
             let rules = PatternSet::parse(line.as_bytes()).expect("a pattern");
             assert!(rules.verdict(path).is_some_and(|v| v.matched), "{path}");
+        }
+        for bytes in [&b"\xff"[..], b"a/\xffb", b"\xff/c"] {
+            assert_eq!(pattern(&String::from_utf8_lossy(bytes)), None, "{bytes:?}");
         }
     }
 }
