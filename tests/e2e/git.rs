@@ -167,7 +167,7 @@ fn servers_that_fail() {
         ("cut", Some("git fetch: ")),
         ("loop", Some("redirects")),
         ("404", Some("not found")),
-        ("file", Some("file")),
+        ("file", Some("Protocol \"file\" not supported")),
     ] {
         let (packs, hits) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let web = r.serve_through(move |r, answer| {
