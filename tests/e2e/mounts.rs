@@ -27,6 +27,8 @@ struct Host {
 }
 
 const TOKEN: &str = "c1a8f0e2-token-of-the-host";
+/// What a step may read.
+const OWN: &str = "77d0b1c4-token-of-the-tree";
 
 impl Host {
     fn new(case: &Case) -> Self {
@@ -75,13 +77,25 @@ fn sources_stay_in_their_tree() {
         let dir = host.dir.display();
         symlink(&host.dir, case.context().join("out")).expect("a link");
         symlink("../host", case.context().join("up")).expect("a link");
-        case.file("d/f", "f");
-        let stage =
-            format!("FROM BASE AS a\nRUN ln -s {dir} /out; ln -s ../../../../../../..{dir} /up\n");
+        case.file("d/token", OWN);
+        let stage = format!(
+            "FROM BASE AS a\nRUN ln -s {dir} /out; ln -s ../../../../../../..{dir} /up; \
+             mkdir /d; echo {OWN} > /d/token\n"
+        );
         let context = |source: &str| format!("FROM BASE\nRUN --mount=source={source},target=/m");
         let of_stage = |kind: &str, source: &str| {
             format!("{stage}FROM BASE\nRUN --mount={kind}from=a,source={source},target=/m")
         };
+        let commands = format!("cat /m/token /m{dir}/token /m/host/token; echo bad > /m/written");
+        let build = |mount: &str| {
+            case.dockerfile(&format!("{mount} {commands}; false\n"));
+            case.build(&["--network", "none"]).fails(1, &[])
+        };
+        // What these commands can read in a tree is seen.
+        for mount in [context("d"), of_stage("", "/d"), of_stage("type=cache,id=own,", "/d")] {
+            let run = build(&mount);
+            assert!(run.stderr.contains(&format!(" {OWN}\n")), "{ids:?} {mount}: {}", run.stderr);
+        }
         for mount in [
             context("out"),
             context("out/sub"),
@@ -91,13 +105,10 @@ fn sources_stay_in_their_tree() {
             of_stage("", "/out"),
             of_stage("", "/up/sub"),
             of_stage("", "../../out"),
-            of_stage("type=cache,", "/out"),
-            of_stage("type=cache,", "/up"),
+            of_stage("type=cache,id=out,", "/out"),
+            of_stage("type=cache,id=up,", "/up"),
         ] {
-            case.dockerfile(&format!(
-                "{mount} cat /m/token /m{dir}/token /m/host/token; echo bad > /m/written; false\n"
-            ));
-            let run = case.build(&["--network", "none"]).fails(1, &[]);
+            let run = build(&mount);
             host.is_untouched(&format!("{ids:?} {mount}"), &run.stderr);
         }
         // A name is a name: it may hold anything, and is the same cache again.
@@ -209,6 +220,13 @@ fn a_secret_is_nowhere_afterwards() {
     assert_eq!(base64(b"ManMan"), b"TWFuTWFu");
     for ids in WHO {
         let mut case = case(ids);
+        // Where it is written down it is found.
+        let control = case.out("control");
+        for form in forms() {
+            fs::write(&control, [b"a", &form[..], b"b"].concat()).expect("a file");
+            assert_eq!(holders(case.dir()), std::slice::from_ref(&control));
+        }
+        fs::remove_file(&control).expect("our file");
         case.env("PW", SECRET);
         let file = "--mount=type=secret,id=f,uid=7,gid=8,mode=0440,required=true";
         let env = "--mount=type=secret,id=e,env=PASSWORD";
@@ -244,12 +262,16 @@ fn a_secret_is_nowhere_afterwards() {
         ));
         let mut build = case.start(&case.build_args(&secrets));
         build.wait_for(" begun");
+        // Its own command line, not that of the shell that starts it.
+        let step = format!("sleep\x001{}\0", std::process::id());
+        let soon = std::time::Duration::from_secs(10);
+        assert!(wait_until(soon, || has_process(&step)), "{ids:?}: no step to be seen");
         assert!(!has_process(SECRET), "{ids:?}");
         assert_eq!(holders(case.dir()), Vec::<PathBuf>::new(), "{ids:?}, while a step has it");
         build.signal(Signal::KILL);
         build.finish();
         let root = case.root().display().to_string();
-        assert!(wait_until(std::time::Duration::from_secs(10), || !has_process(&root)));
+        assert!(wait_until(soon, || !has_process(&root) && !has_process(&step)), "{ids:?}");
         assert_eq!(holders(case.dir()), Vec::<PathBuf>::new(), "{ids:?}, afterwards");
     }
 }
