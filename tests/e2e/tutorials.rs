@@ -239,7 +239,8 @@ fn on_debian() {
 /// The packages come through `pasta`, as the page does.
 #[test]
 fn on_a_users_debian() {
-    need!(Root, Tool("docker-registry"), Tool("mmdebstrap"), Tool("newuidmap"), Tool("setpriv"));
+    need!(Root, Tool("docker-registry"), Tool("mmdebstrap"), Tool("pasta"));
+    need!(Tool("newuidmap"), Tool("setpriv"));
     on_debian_in(|| {
         let case = Case::new().of_user(Ids::Range);
         if !case.open_tun() {
@@ -293,6 +294,7 @@ fn packages_install_for_everybody_on_debian() {
         let layers: Vec<_> = layers.collect();
         assert!(layers[0].len() > 1000, "{ids:?}: {} files", layers[0].len());
         let roots = roots.get_or_insert_with(|| layers.clone());
+        assert_eq!(layers.len(), roots.len(), "{ids:?}");
         for (want, got) in roots.iter().zip(&layers) {
             let odd: Vec<_> = got.iter().filter(|(p, e)| want.get(*p) != Some(e)).collect();
             let gone: Vec<_> = want.keys().filter(|p| !got.contains_key(*p)).collect();
