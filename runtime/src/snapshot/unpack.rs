@@ -8,7 +8,6 @@
 
 use std::io::{self, Read};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use rgraph_image::layer::{Below, LayerError, UnpackOptions, unpack_blob};
@@ -18,6 +17,7 @@ use rgraph_solver::{EventKind, Stream, TaskCx};
 use rgraph_store::{BlobRef, LayerInfo, Prepared, SnapshotRecord, StoreError};
 
 use super::{SnapshotError, Snapshots, bring, lost_or};
+use crate::beside::side_by_side;
 use crate::cache::flight::waiting;
 
 /// Layers that are unpacked at once. Each takes some 4 MiB.
@@ -104,25 +104,13 @@ impl Snapshots<'_> {
         let missing: Vec<usize> = (0..dirs.len()).filter(|n| dirs[*n].is_none()).collect();
         let state = Mutex::new(State { dirs, failed: None });
         let stack = Stack { layers: &layers, state, changed: Condvar::new() };
-        let next = AtomicUsize::new(0);
-        let work = || {
-            while let Some(n) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
-                if stack.state().failed.is_some() {
-                    return;
-                }
+        // In this order, hence what a layer waits for is always on its way.
+        side_by_side(&missing, AT_ONCE, &|n| {
+            if stack.state().failed.is_none() {
                 let _told = IfPanics(&stack, *n);
                 stack.finished(*n, self.materialise(&stack, *n, w));
             }
-        };
-        if missing.len() > 1 {
-            std::thread::scope(|s| {
-                for _ in 0..AT_ONCE.min(missing.len()) {
-                    s.spawn(work);
-                }
-            });
-        } else {
-            work();
-        }
+        });
         let State { dirs, failed } =
             stack.state.into_inner().unwrap_or_else(PoisonError::into_inner);
         match failed {

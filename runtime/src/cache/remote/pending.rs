@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rgraph_ir::BlobDigest;
 
+use crate::beside::side_by_side;
 use crate::cache::artifact::{Form, Found, Listing};
 use crate::cache::entry::BlobFile;
 use crate::fetch::repository::{Repository, RepositoryError};
@@ -56,13 +57,7 @@ impl<'a> Pending<'a> {
             Err(e) if e.is_not_found() => Ok(None),
             Err(e) => Err(e),
         };
-        std::thread::scope(|s| {
-            let all: Vec<_> = self.slots.iter().map(|r| s.spawn(move || one(r))).collect();
-            let join = |t: std::thread::ScopedJoinHandle<'_, _>| {
-                t.join().unwrap_or_else(|p| std::panic::resume_unwind(p))
-            };
-            all.into_iter().map(join).collect()
-        })
+        side_by_side(&self.slots, SLOTS, &one).into_iter().collect()
     }
 
     /// All batches that are named.

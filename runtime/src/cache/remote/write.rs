@@ -6,13 +6,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rgraph_ir::limits::{MAX_CACHE_BATCH, MAX_CACHE_BATCHES};
 use rgraph_ir::{BlobDigest, CacheKey, ManifestDigest, Op, Platform, TreeDigest};
 use rgraph_store::{BlobRef, Store};
 
+use crate::beside::each_side_by_side;
 use crate::cache::artifact::{self, Batch, EMPTY_BYTES, ENTRIES, Form, Found, Listing};
 use crate::cache::entry::{BlobFile, Content, Entry, RecordFile};
 use crate::cache::export::{Sink, SinkError};
@@ -91,25 +92,13 @@ impl<'a> RemoteWriter<'a> {
         blobs: &[BlobRef],
         one: impl Fn(&Repository<'a>, &BlobRef) -> Result<T, RepositoryError> + Sync,
     ) -> Result<Vec<(BlobDigest, T)>, RemoteError> {
-        let (next, out) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
-        let work = || -> Result<(), RepositoryError> {
-            while let Some(b) = blobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let done = one(&self.repo, b).inspect_err(|_| {
-                    // The others need not go on.
-                    next.store(blobs.len(), Ordering::Relaxed);
-                })?;
-                out.lock().unwrap_or_else(|e| e.into_inner()).push((b.digest, done));
-            }
+        let out = Mutex::new(Vec::new());
+        each_side_by_side(blobs, WIDTH, &|b| {
+            let done = one(&self.repo, b)?;
+            out.lock().unwrap_or_else(|e| e.into_inner()).push((b.digest, done));
             Ok(())
-        };
-        let ends: Vec<_> = std::thread::scope(|s| {
-            let more: Vec<_> = (1..WIDTH.min(blobs.len())).map(|_| s.spawn(work)).collect();
-            let own = work();
-            let joined =
-                more.into_iter().map(|t| t.join().unwrap_or_else(|p| std::panic::resume_unwind(p)));
-            std::iter::once(own).chain(joined).collect()
-        });
-        ends.into_iter().collect::<Result<(), _>>().map_err(|e| self.err(e))?;
+        })
+        .map_err(|e| self.err(e))?;
         Ok(out.into_inner().unwrap_or_else(|e| e.into_inner()))
     }
 

@@ -139,14 +139,23 @@ impl Git<'_> {
     ) -> Result<(std::process::ExitStatus, Vec<u8>, Vec<u8>), GitError> {
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         std::thread::scope(|scope| {
-            let out = scope.spawn(move || {
+            let out = std::thread::Builder::new().spawn_scoped(scope, move || {
                 let mut kept = Vec::new();
                 if let Some(stdout) = stdout {
                     stdout.take(MAX_STDOUT + 1).read_to_end(&mut kept)?;
                 }
                 Ok(kept)
             });
-            let err = scope.spawn(move || stderr.map(tail).unwrap_or_default());
+            let err = std::thread::Builder::new()
+                .spawn_scoped(scope, move || stderr.map(tail).unwrap_or_default());
+            let (out, err) = match (out, err) {
+                (Ok(out), Ok(err)) => (out, err),
+                (Err(e), _) | (_, Err(e)) => {
+                    // Whichever reader there is ends with it.
+                    stop(child);
+                    return Err(GitError::Run(e));
+                }
+            };
             let status = loop {
                 match child.try_wait() {
                     Ok(Some(status)) => break status,
