@@ -93,15 +93,15 @@ pub fn copy(
     let Some(mut stat) = source.stat else {
         return Err(TreeError::NotFound { path: src.to_owned() });
     };
+    if from.hides_for_sure(&source.real, source.is_dir()) {
+        return Err(TreeError::NotFound { path: src.to_owned() });
+    }
     if let Some(owner) = opts
         .owners
         .recorded_at(&source.parent, &source.name)
         .map_err(TreeError::std("look at", src))?
     {
         (stat.st_uid, stat.st_gid) = owner;
-    }
-    if from.hides_for_sure(&source.real, source.is_dir()) {
-        return Err(TreeError::NotFound { path: src.to_owned() });
     }
     let new_dir = NewDir {
         mode: match opts.mode {
@@ -347,15 +347,14 @@ impl Copier<'_> {
                 |a: &str| if a.is_empty() { text.to_string() } else { format!("{a}/{text}") };
             let mut stat = rustix::fs::statat(&source, &n, AtFlags::SYMLINK_NOFOLLOW)
                 .map_err(TreeError::io("look at", join(e.real)))?;
-            if let Some(owner) = self
-                .opts
-                .owners
-                .recorded_at(&source, &n)
-                .map_err(TreeError::std("look at", join(e.real)))?
-            {
-                (stat.st_uid, stat.st_gid) = owner;
-            }
             let real = join(e.real);
+            match self.opts.owners.recorded_at(&source, &n) {
+                Ok(None) => {}
+                Ok(Some(owner)) => (stat.st_uid, stat.st_gid) = owner,
+                // It may be somebody else's, and closed to this user.
+                Err(_) if self.from.hides_for_sure(&real, is_dir(&stat)) => continue,
+                Err(e) => return Err(TreeError::std("look at", &real)(e)),
+            }
             let child = Entry { dir: source.as_fd(), name: &n, stat, real: &real };
             let mut below = shown.to_owned();
             below.push("/");
@@ -535,12 +534,15 @@ impl Copier<'_> {
 
     fn mode(&self, stat: &Stat) -> Result<u32, TreeError> {
         let old = stat.st_mode & 0o7777;
-        let dir = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
         Ok(match self.opts.mode {
-            Some(m) => m.apply(old, dir)?,
+            Some(m) => m.apply(old, is_dir(stat))?,
             None => old,
         })
     }
+}
+
+fn is_dir(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::Directory
 }
 
 fn kept_times(stat: &Stat) -> Timestamps {
