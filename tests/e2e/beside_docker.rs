@@ -144,7 +144,8 @@ const LINES: &[(&str, Alike)] = &[
     ("images --digests other:1", Differs(0, "<none>", 0, "sha256:")),
     ("logout LOCKED", Differs(0, "Removing login credentials", 0, "Not logged in")),
     ("image", Differs(0, "Usage", 2, "Usage")),
-    ("inspect SHARED", Differs(1, "No such object", 1, "is ambiguous")),
+    // Of images alone: a container's id may begin so too.
+    ("image inspect SHARED", Differs(1, "No such image", 1, "is ambiguous")),
     ("rmi SHARED", Differs(1, "No such image", 1, "is ambiguous")),
     ("rmi nobody", Fails("no such image: nobody")),
     ("image rm nobody", Fails("no such image: nobody")),
