@@ -460,9 +460,15 @@ fn what_floods_a_stream_does_not_hold_the_container_up() {
 fn a_visitor_who_does_not_listen_keeps_no_files() {
     need!(Root);
     let case = Case::with_base();
+    // On a busy machine a log may stand still although everybody listens.
+    assert!((0..5).any(|_| keeps_no_files(&case)), "the visitor was never behind");
+}
+
+/// False: the visitor was not behind, so the supervisor has ended too.
+fn keeps_no_files(case: &Case) -> bool {
     let script = "x=$(printf %01000d 0); while :; do echo $x; done";
-    let id = detached(&case, &["--rm", "--name", "talks"], script);
-    let keeper = supervisor(&case, &id);
+    let id = detached(case, &["--rm", "--name", "talks"], script);
+    let keeper = supervisor(case, &id);
     let mut attach = case.command(&["attach", "--no-stdin", "talks"]);
     // Nobody reads what it shows.
     attach.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -478,11 +484,12 @@ fn a_visitor_who_does_not_listen_keeps_no_files() {
     });
     assert!(waits, "{before}");
     // No other command comes by, which would delete what lies there.
-    kill(first(&case, &id));
+    kill(first(case, &id));
     let trash = case.root().join("tmp/trash").join(&id);
     let gone = || !folder.exists() && !trash.exists();
     assert!(wait_until(Duration::from_secs(20), gone), "{}", trash.display());
-    assert!(is_there(keeper), "it has no more to say");
+    let was_behind = is_there(keeper);
     attach.kill().and_then(|()| attach.wait()).expect("our child");
     assert!(wait_until(Duration::from_secs(20), || !is_there(keeper)));
+    was_behind
 }
