@@ -83,7 +83,7 @@ impl<const N: usize> Text<N> {
     }
 
     fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.0).unwrap_or_default()
+        std::str::from_utf8(&self.0).expect("a name and hex digits are ASCII")
     }
 }
 

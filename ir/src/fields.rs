@@ -221,16 +221,6 @@ impl FieldPath {
         }
     }
 
-    /// Does something with the path of a member.
-    #[inline]
-    pub fn at<T>(&mut self, name: &str, f: impl FnOnce(&str) -> T) -> T {
-        let before = self.text.len();
-        self.push(name);
-        let done = f(&self.text);
-        self.text.truncate(before);
-        done
-    }
-
     /// Appends the path of a member to a text.
     #[inline]
     pub fn write(&mut self, name: &str, out: &mut String) {
@@ -314,7 +304,8 @@ impl FieldList {
 
 impl FieldVisitor for FieldList {
     fn value(&mut self, name: &str, value: Value<'_>) {
-        let path = self.path.at(name, str::to_owned);
+        let mut path = String::new();
+        self.path.write(name, &mut path);
         self.fields.extend(value.text().map(|text| (path, text.into_owned())));
     }
     fn open(&mut self, name: &str, _len: usize) {
