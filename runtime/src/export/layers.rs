@@ -398,12 +398,7 @@ impl Exporter<'_> {
         layer: &NamedLayer,
         opts: &LayerOptions,
     ) -> Result<BlobRef, ExportError> {
-        let mut forms = self.store.layer_blobs(&layer.diff_id)?;
-        forms.push(layer.blob.clone());
-        forms.retain(|b| {
-            layer_compression(&b.media_type) == Some(opts.compression)
-                || (layer.outside && !opts.force)
-        });
+        let forms = self.forms(layer, opts)?;
         for blob in &forms {
             if self.store.has_blob(&blob.digest)? {
                 return Ok(blob.clone());
@@ -421,20 +416,28 @@ impl Exporter<'_> {
         layer: &NamedLayer,
         opts: &LayerOptions,
     ) -> Result<Option<BlobRef>, ExportError> {
-        let known = self.store.layer_blobs(&layer.diff_id)?;
-        let wanted = |b: &BlobRef| layer_compression(&b.media_type) == Some(opts.compression);
-        let candidates = known.iter().chain(std::iter::once(&layer.blob));
-        for blob in candidates.filter(|b| wanted(b) || (layer.outside && !opts.force)) {
+        for blob in self.forms(layer, opts)? {
             if self.store.has_blob(&blob.digest)? {
-                return Ok(Some(blob.clone()));
+                return Ok(Some(blob));
             }
             // A plain tar is written from the folder before anybody is asked for it: of an image
             // made here there is no other.
-            if !is_plain(blob, layer.diff_id) && self.fetch(blob, layer.diff_id)? {
-                return Ok(Some(blob.clone()));
+            if !is_plain(&blob, layer.diff_id) && self.fetch(&blob, layer.diff_id)? {
+                return Ok(Some(blob));
             }
         }
         Ok(None)
+    }
+
+    /// The known forms of a layer that will do, here or not.
+    fn forms(&self, layer: &NamedLayer, opts: &LayerOptions) -> Result<Vec<BlobRef>, ExportError> {
+        let mut forms = self.store.layer_blobs(&layer.diff_id)?;
+        forms.push(layer.blob.clone());
+        forms.retain(|b| {
+            layer_compression(&b.media_type) == Some(opts.compression)
+                || (layer.outside && !opts.force)
+        });
+        Ok(forms)
     }
 
     /// Brings a blob that is known but not here, and checks that it is the layer it is said to be.
