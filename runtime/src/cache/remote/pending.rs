@@ -9,9 +9,14 @@
 //!
 //! Whoever comes last sees everybody: for the list to lose a batch, its writer must have looked for it
 //! there and left before the push that takes it away, hence it was named before that push, and whoever
-//! pushed looks at the names afterwards. Two writers that name their batches under one tag within
-//! one request of each other are told apart by looking whether the own names are still there after the
-//! push. Readers look at the list alone.
+//! pushed looks at the names afterwards. Readers look at the list alone.
+//!
+//! Two writers may name their batches under one tag within a request of each other, and the names of
+//! the first are gone. So each looks whether its own are still there after the push, and one that met
+//! others stays a while after its last push and looks again. A writer whose request takes longer than
+//! that on its way, to the tag of one that has left, while a third one pushes an older list, can still
+//! take an entry away: without a condition on a push no number of tags excludes it. What is lost then
+//! is a hit.
 
 use std::collections::{BTreeMap, BTreeSet};
 

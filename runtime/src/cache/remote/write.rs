@@ -31,6 +31,8 @@ const MANY_BATCHES: usize = MAX_CACHE_BATCHES / 4;
 const TRIES: u32 = 64;
 /// Longest time between two of them, ms.
 const MOST_WAIT: u32 = 300;
+/// How long a writer that met others looks after what it wrote.
+const LINGER: Duration = Duration::from_millis(500);
 
 /// See the module.
 pub struct RemoteWriter<'a> {
@@ -202,6 +204,8 @@ impl<'a> RemoteWriter<'a> {
         let mut named = self.name(&files, replace)?;
         self.own.extend(files.iter().map(|b| b.digest));
         let mut replace = replace;
+        // Whether others wrote since this writer last waited for them.
+        let mut met = false;
         for n in 0..TRIES {
             if n > 1 {
                 // Somebody else is at it: not in step with them.
@@ -212,13 +216,16 @@ impl<'a> RemoteWriter<'a> {
             let current = self.current()?;
             let was = current.as_ref().map(|(digest, _)| *digest);
             let list = current.map(|(_, list)| list).filter(|_| !replace).unwrap_or_default();
+            let brought: Vec<BlobDigest> = named.keys().filter(|d| !list.has(d)).copied().collect();
             let (list, new) = self.merged(list, &mine, &named)?;
+            met |= brought.iter().any(|d| !self.own.contains(d) && !self.gone.contains(d));
             let (bytes, media_type) = list.to_json(self.form);
             if was != Some(ManifestDigest::of(&bytes)) {
                 for b in new.iter().filter(|b| !mine.contains(b)) {
                     self.repo.push_bytes(b).map_err(|e| self.err(e))?;
                 }
                 if self.repo.resolve().map_err(|e| self.err(e))? != was {
+                    met = true;
                     continue;
                 }
                 match self.repo.push_manifest(media_type, &bytes) {
@@ -233,20 +240,27 @@ impl<'a> RemoteWriter<'a> {
                 replace = false;
             }
             // What is named is asked for first: whoever names later than that reads the list later.
-            named = self.named()?;
-            if self.pending.is_some() && files.iter().any(|b| !named.contains_key(&b.digest)) {
+            let still = self.named()?;
+            let hidden = files.iter().any(|b| !still.contains_key(&b.digest));
+            named.extend(still);
+            if self.pending.is_some() && hidden {
                 // Another one used the same tag at the same time.
+                met = true;
                 if let Some(p) = &mut self.pending {
                     p.turn();
                 }
-                named = self.name(&files, false)?;
+                named.extend(self.name(&files, false)?);
                 continue;
             }
             let Some((_, now)) = self.current()? else { continue };
             let is_there = |d: &BlobDigest| now.has(d) || self.gone.contains(d);
             let others = named.keys().filter(|d| !self.own.contains(d));
-            if files.iter().map(|b| &b.digest).chain(others).all(is_there) {
+            if !files.iter().map(|b| &b.digest).chain(others).all(is_there) {
+                met = true;
+            } else if !std::mem::take(&mut met) {
                 return Ok(());
+            } else {
+                std::thread::sleep(LINGER);
             }
         }
         Err(RemoteError::Busy(self.repo.name()))
