@@ -17,6 +17,7 @@ mod needs;
 mod net;
 mod nginx;
 mod process;
+pub mod programs;
 mod registry;
 mod repository;
 mod screen;

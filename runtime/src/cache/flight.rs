@@ -12,12 +12,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rgraph_ir::CacheKey;
-use rgraph_store::{KeyLock, Result, Store, Wait};
+use rgraph_store::{Result, StepLock, Store, Wait};
 
 /// See the module.
 pub struct Flight<'a> {
     store: &'a Store,
-    locks: Mutex<HashMap<CacheKey, KeyLock>>,
+    locks: Mutex<HashMap<CacheKey, StepLock>>,
     unsettled: Mutex<HashSet<CacheKey>>,
     /// Keys without a result when the store was asked.
     missing: Mutex<HashSet<CacheKey>>,
@@ -46,11 +46,7 @@ impl<'a> Flight<'a> {
     /// # Errors
     /// [`rgraph_store::StoreError::Cancelled`] when `on_wait` gives up.
     pub fn begin(&self, key: CacheKey, on_wait: &mut dyn FnMut(Wait) -> bool) -> Result<bool> {
-        let name = format!("step-{key}");
-        let (lock, waited) = match self.store.try_key_lock(&name)? {
-            Some(lock) => (lock, false),
-            None => (self.store.key_lock(&name, on_wait)?, true),
-        };
+        let (lock, waited) = self.store.step_lock(&key, on_wait)?;
         guard(&self.locks).insert(key, lock);
         Ok(waited)
     }

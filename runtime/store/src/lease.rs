@@ -20,6 +20,9 @@ use crate::lock::{self, Mode};
 use crate::store::Store;
 use crate::tree;
 
+/// Ends the name of a lease's second folder.
+const OVERLAY: &str = ".overlay";
+
 /// Holds what a build makes and looks up until dropped. Anything prepared under it holds it too.
 #[derive(Debug, Clone)]
 pub struct Lease(pub(crate) Arc<LeaseInner>);
@@ -35,6 +38,9 @@ impl Lease {
 pub(crate) struct LeaseInner {
     pub(crate) name: String,
     pub(crate) work: PathBuf,
+    /// Where overlayfs has its own folders, away from `work`: what is removed in a folder makes it
+    /// dear to create in it (ext4).
+    pub(crate) overlay: PathBuf,
     path: PathBuf,
     file: Mutex<Held>,
     /// Keys of results that were used and whose time of use is old.
@@ -143,6 +149,7 @@ impl Drop for LeaseInner {
         }
         // What fails here is left for the next lease to clean.
         let _ = fs::remove_dir(&self.work);
+        let _ = fs::remove_dir(&self.overlay);
         let _ = fs::remove_file(&self.path);
     }
 }
@@ -195,6 +202,7 @@ impl Store {
         let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default().to_owned();
         let inner = Arc::new(LeaseInner {
             work: self.layout().work().join(&name),
+            overlay: self.layout().work().join(format!("{name}{OVERLAY}")),
             name,
             path,
             file: Mutex::new(Held {
@@ -289,8 +297,9 @@ impl Store {
         let l = self.layout();
         let list = |dir: &Path| entries(dir).map_err(|e| l.err("read", dir, e));
         for path in list(&l.work())? {
-            let Some(name) = path.file_name() else { continue };
-            if !is_live(&l.leases().join(name)) {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let lease = name.strip_suffix(OVERLAY).unwrap_or(&name);
+            if !is_live(&l.leases().join(lease)) {
                 let _ = fs::rename(&path, l.trash().join(self.unique()));
             }
         }

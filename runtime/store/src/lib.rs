@@ -54,7 +54,7 @@ pub use gc::{Amount, Disk, Limits, Policy, Report, Rule};
 pub use image::{ImageRef, ImageRow, TagRow};
 pub use layer::{BlobRef, LayerInfo};
 pub use lease::Lease;
-pub use lock::{KeyLock, Wait};
+pub use lock::{KeyLock, StepLock, Wait};
 pub use result::ResultRow;
 pub use snapshot::{NewSnapshot, Prepared, SnapshotRecord};
 pub use stat::StatKey;

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
+use rgraph_ir::CacheKey;
 
 use crate::error::{Result, StoreError};
 use crate::store::Store;
@@ -24,7 +25,11 @@ pub(crate) enum Mode {
     Unlock,
 }
 
-fn flock(mode: Mode) -> libc::flock {
+/// All of a file.
+const WHOLE: (i64, i64) = (0, 0);
+
+/// `range`: start and length, bytes; a length of 0 reaches to the end.
+fn flock(mode: Mode, range: (i64, i64)) -> libc::flock {
     let l_type = match mode {
         Mode::Shared => libc::F_RDLCK,
         Mode::Exclusive => libc::F_WRLCK,
@@ -33,15 +38,19 @@ fn flock(mode: Mode) -> libc::flock {
     libc::flock {
         l_type: l_type as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: 0,
-        l_len: 0,
+        l_start: range.0,
+        l_len: range.1,
         l_pid: 0,
     }
 }
 
 /// Takes the lock of `file` if nobody has it.
 pub(crate) fn try_lock(file: &File, mode: Mode) -> io::Result<bool> {
-    let l = flock(mode);
+    try_lock_range(file, mode, WHOLE)
+}
+
+fn try_lock_range(file: &File, mode: Mode, range: (i64, i64)) -> io::Result<bool> {
+    let l = flock(mode, range);
     loop {
         match fcntl(file, FcntlArg::F_OFD_SETLK(&l)) {
             Ok(_) => return Ok(true),
@@ -54,7 +63,7 @@ pub(crate) fn try_lock(file: &File, mode: Mode) -> io::Result<bool> {
 
 /// Whether somebody has the lock of `file`, through another opening of it.
 fn is_locked(file: &File) -> io::Result<bool> {
-    let mut l = flock(Mode::Exclusive);
+    let mut l = flock(Mode::Exclusive, WHOLE);
     loop {
         match fcntl(file, FcntlArg::F_OFD_GETLK(&mut l)) {
             Ok(_) => return Ok(i32::from(l.l_type) != libc::F_UNLCK),
@@ -66,7 +75,7 @@ fn is_locked(file: &File) -> io::Result<bool> {
 
 /// Waits for the lock of `file`. Only for locks held for moments.
 pub(crate) fn lock(file: &File, mode: Mode) -> io::Result<()> {
-    let l = flock(mode);
+    let l = flock(mode, WHOLE);
     loop {
         match fcntl(file, FcntlArg::F_OFD_SETLKW(&l)) {
             Ok(_) => return Ok(()),
@@ -145,6 +154,20 @@ impl Drop for KeyLock {
     }
 }
 
+/// The lock of a step's key held until dropped, or until the process ends.
+///
+/// All keys are bytes of one file: a file for each would be made and removed at every step, which
+/// costs more than all the rest of the lock.
+#[derive(Debug)]
+pub struct StepLock {
+    _file: File,
+}
+
+/// Where holders of step locks say who they are, bytes apart; for the waiters' message only.
+const SLOT: u64 = 8;
+/// How many may say so.
+const SLOTS: u64 = 512;
+
 enum Try {
     Got(KeyLock),
     Held(File),
@@ -177,32 +200,79 @@ fn holder(mut file: &File) -> Option<u32> {
     text.trim().parse().ok()
 }
 
+fn step_holder(file: &File, slot: u64) -> Option<u32> {
+    let mut pid = [0; SLOT as usize];
+    file.read_exact_at(&mut pid, slot).ok()?;
+    u32::try_from(u64::from_le_bytes(pid)).ok().filter(|pid| *pid != 0)
+}
+
+/// Asks for a lock until it is had; `Err`: who has it.
+fn wait_for<T>(
+    on_wait: &mut dyn FnMut(Wait) -> bool,
+    mut attempt: impl FnMut() -> Result<std::result::Result<T, Option<u32>>>,
+) -> Result<T> {
+    let mut pause = Duration::from_micros(200);
+    let mut first = true;
+    loop {
+        match attempt()? {
+            Ok(got) => return Ok(got),
+            Err(holder) => {
+                if !on_wait(Wait { holder, first }) {
+                    return Err(StoreError::Cancelled);
+                }
+            }
+        }
+        first = false;
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(10));
+    }
+}
+
 impl Store {
     fn key_lock_path(&self, name: &str) -> PathBuf {
         self.layout().key_locks().join(blake3::hash(name.as_bytes()).to_hex().as_str())
     }
 
     /// Takes the lock `name`, waiting as long as somebody else (another process or thread, however
-    /// stopped) has it. `on_wait` is called at every look; `false` gives up with
-    /// [`StoreError::Cancelled`]. Looks are at most 10 ms apart.
+    /// stopped) has it. `on_wait` is called at every look, at most 10 ms apart; `false` gives up with
+    /// [`StoreError::Cancelled`].
     pub fn key_lock(&self, name: &str, on_wait: &mut dyn FnMut(Wait) -> bool) -> Result<KeyLock> {
         self.need_write()?;
         let path = self.key_lock_path(name);
-        let mut pause = Duration::from_micros(200);
-        let mut first = true;
-        loop {
+        wait_for(on_wait, || {
             match attempt(&path).map_err(|e| self.layout().err("lock", &path, e))? {
-                Try::Got(lock) => return Ok(lock),
-                Try::Held(file) => {
-                    if !on_wait(Wait { holder: holder(&file), first }) {
-                        return Err(StoreError::Cancelled);
-                    }
-                }
+                Try::Got(lock) => Ok(Ok(lock)),
+                Try::Held(file) => Ok(Err(holder(&file))),
             }
-            first = false;
-            std::thread::sleep(pause);
-            pause = (pause * 2).min(Duration::from_millis(10));
-        }
+        })
+    }
+
+    /// Takes the lock of a step's key, as [`Self::key_lock`] does; and whether somebody else had it.
+    pub fn step_lock(
+        &self,
+        key: &CacheKey,
+        on_wait: &mut dyn FnMut(Wait) -> bool,
+    ) -> Result<(StepLock, bool)> {
+        self.need_write()?;
+        let path = self.layout().step_locks();
+        let failed = |e| self.layout().err("lock", &path, e);
+        let file = open_lock_file(&path).map_err(failed)?;
+        let [a, b, c, d, e, f, g, h, ..] = *key.as_bytes();
+        // Two keys of one byte would wait for each other, and no more.
+        let at = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
+        let slot = (at % SLOTS) * SLOT;
+        let byte = (i64::try_from(at >> 2).unwrap_or(0), 1);
+        let mut waited = false;
+        wait_for(on_wait, || {
+            if try_lock_range(&file, Mode::Exclusive, byte).map_err(failed)? {
+                return Ok(Ok(()));
+            }
+            waited = true;
+            Ok(Err(step_holder(&file, slot)))
+        })?;
+        // A full disk must not cost the lock.
+        let _ = file.write_all_at(&u64::from(std::process::id()).to_le_bytes(), slot);
+        Ok((StepLock { _file: file }, waited))
     }
 
     /// Whether somebody has the lock `name`. Unlike taking it, asking is in nobody's way.

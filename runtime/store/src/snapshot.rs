@@ -139,23 +139,20 @@ impl Store {
     /// Starts a snapshot.
     pub fn prepare(&self, lease: &Lease) -> Result<Prepared> {
         self.need_write()?;
-        let dir = lease.0.work.join(self.unique());
+        let name = self.unique();
+        let dir = lease.0.work.join(&name);
         let p = Prepared {
             fs: dir.join("fs"),
-            // Beside the folder that becomes the snapshot.
-            work: dir.with_extension("work"),
+            work: lease.0.overlay.join(name),
             dir,
             done: false,
             lease: lease.0.clone(),
         };
         let make = || -> io::Result<()> {
-            match fs::create_dir(&p.dir) {
-                Err(e) if e.kind() == io::ErrorKind::NotFound => fs::create_dir_all(&p.dir)?,
-                r => r?,
-            }
+            create_below(&p.dir)?;
             fs::create_dir(&p.fs)?;
             fs::set_permissions(&p.fs, fs::Permissions::from_mode(0o755))?;
-            fs::create_dir(&p.work)
+            create_below(&p.work)
         };
         make().map_err(|e| self.layout().err("create", &p.dir, e))?;
         Ok(p)
@@ -414,6 +411,17 @@ impl Store {
         Ok(out)
     }
 
+    /// `id` and what it lies on, top first, down to the first that `known` knows, without the forms
+    /// that layers may be had in. `None`: something is missing or cannot be trusted, and
+    /// [`Self::chain`] says what.
+    pub fn intact_above(
+        &self,
+        id: SnapshotId,
+        known: &dyn Fn(SnapshotId) -> bool,
+    ) -> Result<Option<Vec<SnapshotRecord>>> {
+        self.intact(id, known, Self::load_bare)
+    }
+
     /// `id` and what it lies on, top first, down to the first that `known` knows: one read of the
     /// index for all, as a chain has a hundred links and every step and look-up asks for one.
     /// `None`: something is missing or cannot be trusted, and has to be looked at singly.
@@ -513,6 +521,14 @@ impl Store {
             }
         }
         Ok(())
+    }
+}
+
+/// Makes a folder, and the one it is in when it is the first there.
+fn create_below(dir: &Path) -> io::Result<()> {
+    match fs::create_dir(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => fs::create_dir_all(dir),
+        made => made,
     }
 }
 

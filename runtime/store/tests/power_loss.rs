@@ -19,6 +19,7 @@ use std::process::{Command, Stdio};
 use disk::{Disk, Keep, Op};
 use rgraph_ir::{BlobDigest, CacheKey, ConfigDigest, ManifestDigest};
 use rgraph_store::*;
+use rgraph_tests::programs::chosen;
 
 const ROUNDS: u8 = 4;
 /// States looked at, about, besides those around each sync.
@@ -256,13 +257,7 @@ fn main() {
         return fill(Path::new(root));
     }
     let name = "every_prefix_is_a_store";
-    // `cargo test NAME` gives its filter to every binary.
-    let filter = args.iter().find(|a| !a.starts_with('-'));
-    if filter.is_some_and(|f| !name.contains(f.as_str())) {
-        return;
-    }
-    if args.iter().any(|a| a == "--list") {
-        println!("{name}: test");
+    if chosen(&[name], &args).is_none_or(|chosen| chosen.is_empty()) {
         return;
     }
     if Command::new("strace").arg("-V").stdout(Stdio::null()).status().is_err() {

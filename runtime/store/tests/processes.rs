@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 
 use rgraph_ir::{BlobDigest, CacheKey, SnapshotId};
 use rgraph_store::*;
+use rgraph_tests::programs::chosen;
 
 fn all() -> Policy {
     Policy::all()
@@ -28,7 +29,7 @@ fn build(s: &Store, n: u8, lease: &Lease) -> u32 {
     for i in 0..n {
         let found = |s: &Store| s.result(&key(i)).unwrap().map(|r| r.outputs[0]);
         let id = found(s).unwrap_or_else(|| {
-            let _lock = s.key_lock(&format!("step {i}"), &mut |_| true).unwrap();
+            let _lock = s.step_lock(&key(i), &mut |_| true).unwrap();
             found(s).unwrap_or_else(|| {
                 made += 1;
                 let p = s.prepare(lease).unwrap();
@@ -77,6 +78,7 @@ fn child(args: &[String]) {
             let s = open(root);
             let lease = s.lease().unwrap();
             let _lock = s.key_lock("held", &mut |_| true).unwrap();
+            let _step = s.step_lock(&key(7), &mut |_| true).unwrap();
             let p = s.prepare(&lease).unwrap();
             fs::write(p.fs().join("half"), "x").unwrap();
             let mut w = s.blob_writer().unwrap();
@@ -160,15 +162,22 @@ fn a_killed_holder_holds_nothing(root: &Path) {
     });
     assert!(matches!(r, Err(StoreError::Cancelled)));
     assert_eq!(seen, Some(pid));
+    let r = s.step_lock(&key(7), &mut |w| {
+        seen = w.holder.map(|pid| pid + 1);
+        false
+    });
+    assert!(matches!(r, Err(StoreError::Cancelled)));
+    assert_eq!(seen, Some(pid + 1));
     let held = BlobDigest::of(b"held blob");
     s.gc(&all()).unwrap();
     drop(s.lease().unwrap());
     assert!(s.has_blob(&held).unwrap(), "made under a live lease");
-    assert_eq!(fs::read_dir(s.layout().work()).unwrap().count(), 1);
+    assert_eq!(fs::read_dir(s.layout().work()).unwrap().count(), 2, "its own and overlayfs's");
     assert_eq!(fs::read_dir(s.layout().tmp()).unwrap().count(), 2, "its blob and the trash");
     c.kill().unwrap();
     c.wait().unwrap();
     s.key_lock("held", &mut |_| panic!("a dead process holds a lock")).unwrap();
+    s.step_lock(&key(7), &mut |_| panic!("a dead process holds a lock")).unwrap();
     let lease = s.lease().unwrap();
     assert_eq!(fs::read_dir(s.layout().work()).unwrap().count(), 0);
     assert_eq!(fs::read_dir(s.layout().tmp()).unwrap().count(), 1);
@@ -217,14 +226,8 @@ fn main() {
         ("a_killed_holder_holds_nothing", a_killed_holder_holds_nothing),
         ("killed_at_any_point_the_store_is_whole", killed_at_any_point_the_store_is_whole),
     ];
-    // `cargo test NAME` gives its filter to every binary.
-    let filter = args.iter().find(|a| !a.starts_with('-'));
-    let chosen = cases.iter().filter(|c| filter.is_none_or(|f| c.0.contains(f.as_str())));
-    if args.iter().any(|a| a == "--list") {
-        chosen.for_each(|c| println!("{}: test", c.0));
-        return;
-    }
-    for (name, case) in chosen {
+    let Some(chosen) = chosen(&cases.map(|c| c.0), &args) else { return };
+    for (name, case) in cases.iter().filter(|c| chosen.contains(&c.0)) {
         let dir = tempfile::tempdir().unwrap();
         case(&dir.path().join("state"));
         println!("test {name} ... ok");

@@ -752,6 +752,34 @@ fn a_lock_is_waited_for_by_threads_and_can_be_given_up() {
 }
 
 #[test]
+fn steps_lock_their_own_keys_alone() {
+    let (_dir, s) = fresh();
+    let (a, b) = (CacheKey::from_bytes([7; 32]), CacheKey::from_bytes([11; 32]));
+    let (held, waited) = s.step_lock(&a, &mut |_| panic!("free")).unwrap();
+    assert!(!waited);
+    assert!(!s.step_lock(&b, &mut |_| panic!("another one's")).unwrap().1);
+    let mut looks = Vec::new();
+    let r = s.step_lock(&a, &mut |w| {
+        looks.push(w);
+        looks.len() < 2
+    });
+    assert!(matches!(r, Err(StoreError::Cancelled)));
+    let holder = Some(std::process::id());
+    assert_eq!(looks, [Wait { holder, first: true }, Wait { holder, first: false }]);
+    std::thread::scope(|t| {
+        let (said, hears) = std::sync::mpsc::channel();
+        let s = &s;
+        let waiter = t.spawn(move || {
+            let mut wait = |_| said.send(()).map_or(true, |()| true);
+            s.step_lock(&a, &mut wait).map(|(_, waited)| waited)
+        });
+        hears.recv().unwrap();
+        drop(held);
+        assert!(waiter.join().unwrap().unwrap(), "it waited");
+    });
+}
+
+#[test]
 fn hostile_trees_are_removed_and_links_are_not_followed() {
     let (dir, s) = fresh();
     let outside = dir.path().join("outside");

@@ -24,6 +24,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use rgraph_runtime::sandbox::*;
+use rgraph_tests::programs::chosen;
 
 use image::{Image, run};
 
@@ -88,18 +89,19 @@ fn main() -> ExitCode {
         Some("all") => return userns::all(),
         _ => {}
     }
-    let args: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
+    let args: Vec<String> = std::env::args().skip(1).collect();
     match args.first().map(String::as_str) {
         Some("hold") => return lifecycle::hold(Path::new(&args[1])),
         Some("measure") => return measure(),
         _ => {}
     }
-    let chosen = TESTS.iter().filter(|(name, _)| args.iter().all(|a| name.contains(a.as_str())));
+    let names: Vec<&str> = TESTS.iter().map(|(name, _)| *name).collect();
+    let Some(chosen) = chosen(&names, &args) else { return ExitCode::SUCCESS };
     if !is_root() {
-        println!("\n*** SKIPPED, NOT TESTED: {} sandbox tests need root ***\n", chosen.count());
+        println!("\n*** SKIPPED, NOT TESTED: {} sandbox tests need root ***\n", chosen.len());
         return ExitCode::SUCCESS;
     }
-    run_tests(chosen)
+    run_tests(TESTS.iter().filter(|(name, _)| chosen.contains(name)))
 }
 
 fn run_tests<'a>(chosen: impl Iterator<Item = &'a Test>) -> ExitCode {
