@@ -7,6 +7,7 @@
 mod bring;
 mod flat;
 pub mod fuse;
+mod stack;
 mod unpack;
 
 use std::collections::HashMap;
@@ -27,6 +28,7 @@ use crate::sandbox::{MountSource, Rootfs, Union};
 use crate::tree::TreeError;
 use flat::Flat;
 use fuse::{FuseError, FuseMount, Layers};
+use stack::Link;
 
 pub(crate) use bring::bring;
 pub(crate) use unpack::Unpacking;
@@ -138,6 +140,8 @@ pub struct Snapshots<'a> {
     lease: &'a Lease,
     /// Copies that are read, as long as this is.
     copies: Mutex<HashMap<SnapshotId, Arc<Flat>>>,
+    /// What was asked for or made, as long as this is.
+    stacks: Mutex<HashMap<SnapshotId, Arc<Link>>>,
 }
 
 impl From<TreeError> for SnapshotError {
@@ -191,7 +195,8 @@ impl<'a> Snapshots<'a> {
         provider: &'a dyn LayerProvider,
         lease: &'a Lease,
     ) -> Self {
-        Self { store, host, provider, lease, copies: Mutex::default() }
+        let (copies, stacks) = Default::default();
+        Self { store, host, provider, lease, copies, stacks }
     }
 
     /// Where they are.
@@ -220,7 +225,7 @@ impl<'a> Snapshots<'a> {
         id: SnapshotId,
         cx: Option<&TaskCx<'_>>,
     ) -> Result<Mounted, SnapshotError> {
-        let lowers = self.lowers(id, cx)?;
+        let lowers = self.stacked(id, cx)?;
         let at = |source| SnapshotError::Mount { id, source };
         // One folder needs nobody to lay it over others.
         let alone = lowers.len() == 1;
@@ -296,7 +301,7 @@ impl<'a> Snapshots<'a> {
         fds: &mut Vec<OwnedFd>,
     ) -> Result<(MountSource, Vec<Scratch>), SnapshotError> {
         let lowers = match id {
-            Some(id) => self.lowers(id, Some(cx))?,
+            Some(id) => self.stacked(id, Some(cx))?,
             None => Vec::new(),
         };
         let userxattr = self.host.userxattr;
@@ -349,7 +354,7 @@ impl<'a> Snapshots<'a> {
         cx: &TaskCx<'_>,
     ) -> Result<LayerInProgress<'_>, SnapshotError> {
         let lowers = match base {
-            Some(id) => self.lowers(id, Some(cx))?,
+            Some(id) => self.stacked(id, Some(cx))?,
             None => Vec::new(),
         };
         let prepared = self.store.prepare(self.lease)?;
@@ -408,7 +413,7 @@ pub(crate) fn copy_root_attributes(
 pub struct LayerInProgress<'a> {
     snapshots: &'a Snapshots<'a>,
     base: Option<SnapshotId>,
-    /// What it stands on, top first.
+    /// What it stands on and shows something, top first.
     pub lowers: Vec<PathBuf>,
     /// Where it is written.
     pub prepared: Prepared,
@@ -528,10 +533,12 @@ impl LayerInProgress<'_> {
             }
         }
         let new = NewSnapshot { parent: base, layer: None, description: description.to_owned() };
-        snapshots
+        let id = snapshots
             .store
             .commit(prepared, new)
-            .map_err(|e| TaskError::failed(SnapshotError::Store(e)))
+            .map_err(|e| TaskError::failed(SnapshotError::Store(e)))?;
+        snapshots.made(id, base);
+        Ok(id)
     }
 }
 

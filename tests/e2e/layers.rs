@@ -90,3 +90,20 @@ fn attributes_come_through_copy_and_a_further_step() {
     let e = image.top().get("bin/tool");
     assert!(e.xattrs.contains_key("security.capability"), "{:?}", e.xattrs.keys());
 }
+
+/// Layers of steps that write nothing are left out of what later steps stand on, but not what such a
+/// step did to the root.
+#[test]
+fn steps_that_write_nothing_keep_what_they_did_to_the_root() {
+    need!(Root);
+    let case = Case::with_base();
+    case.dockerfile(
+        "FROM BASE AS a\nRUN :\nRUN : 2\nRUN chmod 711 / && chown 3:4 /\nRUN :\nRUN echo x > /x\nRUN : 3\n\
+         RUN rm /x\nRUN : 4\nRUN : 5\n\
+         RUN test ! -e /x && stat -c '%a %u:%g' / > /root-is\n\
+         FROM scratch\nCOPY --from=a /root-is /\n",
+    );
+    let dest = case.out("out");
+    case.build(&["-o", &format!("type=local,dest={}", dest.display())]).ok();
+    assert_eq!(std::fs::read_to_string(dest.join("root-is")).unwrap(), "711 3:4\n");
+}

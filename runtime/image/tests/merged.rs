@@ -1,9 +1,10 @@
 //! Layers in overlay form, seen merged.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use rgraph_image::layer::{MergedLayers, make_whiteout};
+use rgraph_image::layer::{MergedLayers, Owners, make_whiteout, shows_nothing};
 use rustix::fs::XattrFlags;
 
 /// Folders of so many layers are held; those of more are found by their paths.
@@ -60,4 +61,49 @@ fn layers_without_handles_are_as_those_with() {
             assert_eq!(shown, want, "{path} of {} layers", layers.len());
         }
     }
+}
+
+/// A layer is left out of a mount only when nobody can see that it is.
+#[test]
+fn an_empty_layer_shows_its_root_alone() {
+    fn set(dir: &Path, name: &str, value: &[u8]) {
+        rustix::fs::setxattr(dir, name, value, XattrFlags::empty()).unwrap();
+    }
+    fn set_mode(dir: &Path, mode: u32) {
+        fs::set_permissions(dir, fs::Permissions::from_mode(mode)).unwrap();
+    }
+    type Change = fn(&Path);
+    let cases: [(&str, Change, bool); 8] = [
+        ("nothing", |_| {}, true),
+        ("a mark", |d| set(d, "user.overlay.impure", b"y"), true),
+        ("a file", |d| fs::write(d.join("f"), "").unwrap(), false),
+        ("a folder", |d| fs::create_dir(d.join("d")).unwrap(), false),
+        ("a deletion", |d| make_whiteout(fs::File::open(d).unwrap(), "f").unwrap(), false),
+        ("a mode", |d| set_mode(d, 0o711), false),
+        ("an attribute", |d| set(d, "user.x", b"1"), false),
+        ("opaque", |d| set(d, "user.overlay.opaque", b"y"), false),
+    ];
+    for (what, change, want) in cases {
+        let dir = tempfile::tempdir().unwrap();
+        let (below, upper) = (dir.path().join("below"), dir.path().join("upper"));
+        for dir in [&below, &upper] {
+            fs::create_dir(dir).unwrap();
+            set_mode(dir, 0o755);
+        }
+        fs::write(below.join("f"), "").unwrap();
+        change(&upper);
+        assert_eq!(shows_nothing(&upper, &below, Owners::Kernel).unwrap(), want, "{what}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let none = dir.path().join("none");
+    shows_nothing(&none, dir.path(), Owners::Kernel).unwrap_err();
+    // The owner of what is recorded is the recorded one.
+    let (below, upper) = (dir.path().join("below"), dir.path().join("upper"));
+    for dir in [&below, &upper] {
+        fs::create_dir(dir).unwrap();
+        Owners::Recorded.give(fs::File::open(dir).unwrap(), 5, 6).unwrap();
+    }
+    assert!(shows_nothing(&upper, &below, Owners::Recorded).unwrap());
+    Owners::Recorded.give(fs::File::open(&upper).unwrap(), 5, 7).unwrap();
+    assert!(!shows_nothing(&upper, &below, Owners::Recorded).unwrap());
 }

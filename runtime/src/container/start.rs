@@ -146,7 +146,7 @@ fn prepare(
     let folder = containers.folder(record);
     let snapshots = Snapshots::new(s.store, s.host, s.provider, s.lease);
     let lowers = match record.base() {
-        Some(id) => snapshots.lowers(id, None)?,
+        Some(id) => snapshots.stacked(id, None)?,
         None => Vec::new(),
     };
     // A container's changes stay in its upper folder while it runs and after. Whether the kernel can do

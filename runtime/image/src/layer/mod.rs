@@ -23,7 +23,7 @@ pub use crate::layer::compress::{
 };
 pub use crate::layer::device::{DEVICE_ATTRIBUTE, device_note};
 pub use crate::layer::fs::chmod_at;
-pub use crate::layer::overlay::MergedLayers;
+pub use crate::layer::overlay::{MergedLayers, shows_nothing};
 pub use crate::layer::owner::Owners;
 pub use crate::layer::pack::{Packed, hashed, mismatch, pack, repack, unpack_blob};
 pub use crate::layer::read::{Below, UnpackOptions, UnpackStats, unpack_layer};

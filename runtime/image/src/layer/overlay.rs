@@ -223,3 +223,27 @@ impl MergedLayers {
         Ok(matches!(self.0.find(path.as_os_str().as_bytes())?, Found::Some(..)))
     }
 }
+
+/// Whether a layer's folder, laid over `below`, changes nothing of what is seen: it is empty, and its
+/// root has the attributes of the root below but for the time.
+///
+/// # Errors
+/// One of them is not there, or cannot be read.
+pub fn shows_nothing(upper: &Path, below: &Path, owners: Owners) -> io::Result<bool> {
+    let (upper, below) = (fs::open_root(upper)?, fs::open_root(below)?);
+    if !fs::list(&upper)?.is_empty() {
+        return Ok(false);
+    }
+    let root = |dir: &OwnedFd| -> io::Result<_> {
+        let meta = fs::stat(dir)?;
+        let owner = owners.recorded(dir)?.unwrap_or((meta.uid, meta.gid));
+        let mut attributes = fs::xattrs(dir)?;
+        attributes.retain(|(name, _)| {
+            let marks = is_overlay_xattr(name) && !name.ends_with(b".opaque");
+            !marks && !owners.is_record(name, DIR_MODE | meta.mode)
+        });
+        attributes.sort();
+        Ok((meta.mode, owner, attributes))
+    };
+    Ok(root(&upper)? == root(&below)?)
+}
