@@ -145,3 +145,25 @@ fn names_change_and_what_has_ended_goes() {
     case.rgraph(&["run", "--name", "three", BASE, "true"]).fails(125, &["already in use"]);
     case.rgraph(&["rm", "three"]).ok();
 }
+
+/// A loss of power may cut a record: the other containers are there as before.
+#[test]
+fn a_damaged_record_hides_no_other_container() {
+    need!(Root);
+    let case = Case::with_base();
+    for name in ["cut", "whole"] {
+        case.rgraph(&["run", "--name", name, "--network=none", BASE, "true"]).ok();
+    }
+    let id = text(&case, &["ps", "-aq", "--no-trunc", "-f", "name=cut"]);
+    let folder = case.root().join("containers").join(id.trim());
+    std::fs::write(folder.join("record.json"), "").unwrap();
+    let ps = case.rgraph(&["ps", "-a", "--format", "{{.Names}}"]).ok();
+    assert_eq!(ps.stdout, b"whole\n");
+    assert!(ps.stderr.contains("is damaged") && ps.stderr.contains(id.trim()), "{}", ps.stderr);
+    case.rgraph(&["rm", "whole"]).ok();
+    case.rgraph(&["run", "--rm", "--name", "next", "--network=none", BASE, "true"]).ok();
+    case.rgraph(&["rm", &id[..12]]).fails(1, &["is damaged", "containers/"]);
+    std::fs::remove_dir_all(&folder).unwrap();
+    let ps = case.rgraph(&["ps", "-a"]).ok();
+    assert_eq!(ps.stderr, "");
+}

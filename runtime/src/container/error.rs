@@ -51,6 +51,21 @@ pub enum ContainerError {
         #[source]
         source: io::Error,
     },
+    /// What is written of one cannot be understood.
+    #[error(
+        "the record of container {id} is damaged: save what you need from `{0}`, then remove that \
+         folder",
+        folder.display()
+    )]
+    Damaged {
+        /// Which.
+        id: String,
+        /// Its files.
+        folder: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: serde_json::Error,
+    },
     /// Nothing is called so.
     #[error("no such container: {0}")]
     NotFound(String),

@@ -33,7 +33,11 @@ pub(super) fn read_record(folder: &Path) -> Result<Option<Record>, ContainerErro
         }
         r => r.map_err(at("read", &path))?,
     };
-    let damaged = |e: serde_json::Error| at("understand", &path)(e.into());
+    let damaged = |source| ContainerError::Damaged {
+        id: folder.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        folder: folder.to_owned(),
+        source,
+    };
     let mut record: Record = serde_json::from_slice(&text).map_err(damaged)?;
     // Beside the record, which the supervisor may write at the same time.
     if let Ok(name) = fs::read_to_string(folder.join("name")) {

@@ -186,21 +186,35 @@ impl<'a> Containers<'a> {
     /// All containers, newest first.
     ///
     /// # Errors
-    /// The folder cannot be read. A folder without a record is one in the making, and left out.
+    /// The folder cannot be read. A folder without a record is one in the making, and left out, as
+    /// are those whose record is damaged.
     pub fn list(&self) -> Result<Vec<Record>, ContainerError> {
+        Ok(self.list_with_damaged()?.0)
+    }
+
+    /// As [`Self::list`]; and what is wrong with the records that cannot be understood: a loss of
+    /// power may have cut them, and says nothing of the other containers.
+    ///
+    /// # Errors
+    /// As [`Self::list`].
+    pub fn list_with_damaged(&self) -> Result<(Vec<Record>, Vec<ContainerError>), ContainerError> {
+        let (mut out, mut damaged) = (Vec::new(), Vec::new());
         let entries = match fs::read_dir(&self.dir) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok((out, damaged)),
             r => r.map_err(at("read", &self.dir))?,
         };
-        let mut out = Vec::new();
         for entry in entries {
             let dir = entry.map_err(at("read", &self.dir))?.path();
-            out.extend(self.read(&dir)?);
+            match self.read(&dir) {
+                Ok(record) => out.extend(record),
+                Err(e @ ContainerError::Damaged { .. }) => damaged.push(e),
+                Err(e) => return Err(e),
+            }
         }
         out.sort_by(|a, b| {
             (b.created, b.nanos).cmp(&(a.created, a.nanos)).then_with(|| a.id.cmp(&b.id))
         });
-        Ok(out)
+        Ok((out, damaged))
     }
 
     /// The record of a folder, with the truth about whether it runs.
@@ -226,14 +240,21 @@ impl<'a> Containers<'a> {
     /// [`ContainerError::NotFound`], [`ContainerError::Ambiguous`].
     pub fn find(&self, word: &str) -> Result<Record, ContainerError> {
         let name = word.strip_prefix('/').unwrap_or(word);
-        let all = self.list()?;
+        let (all, damaged) = self.list_with_damaged()?;
         if let Some(r) = all.iter().find(|r| r.name == name || r.id == word) {
             return Ok(r.clone());
         }
         let mut by_id = all.into_iter().filter(|r| !word.is_empty() && r.id.starts_with(word));
         match (by_id.next(), by_id.next()) {
             (Some(one), None) => Ok(one),
-            (None, _) => Err(ContainerError::NotFound(word.to_owned())),
+            (None, _) => {
+                let meant = |e: &ContainerError| match e {
+                    ContainerError::Damaged { id, .. } => !word.is_empty() && id.starts_with(word),
+                    _ => false,
+                };
+                let none = || ContainerError::NotFound(word.to_owned());
+                Err(damaged.into_iter().find(meant).unwrap_or_else(none))
+            }
             _ => Err(ContainerError::Ambiguous(word.to_owned())),
         }
     }

@@ -6,6 +6,7 @@ use rgraph_store::Store;
 use super::filter::Filters;
 use super::{Context, container_error, inspect, ports, print, word};
 use crate::args::PsArgs;
+use crate::commands::note;
 use crate::listing::Listing;
 use crate::options::PsOptions;
 use crate::report::CliError;
@@ -38,7 +39,11 @@ pub fn list(cx: &Context, args: PsArgs) -> Result<(), CliError> {
     let store = session::open_store(cx.root())?;
     let now = jiff::Timestamp::now().as_second();
     let filters = Filters::new(&store, &opts, now)?;
-    let mut all = Containers::new(&store).list().map_err(|e| container_error(&e))?;
+    let found = Containers::new(&store).list_with_damaged();
+    let (mut all, damaged) = found.map_err(|e| container_error(&e))?;
+    for e in damaged {
+        note(&format!("warning: {}", rgraph_runtime::report(&e)));
+    }
     let every = opts.all || opts.last.is_some() || filters.all_states();
     all.retain(|r| every || matches!(r.state, State::Running { .. }));
     all.retain(|r| filters.keep(&store, r));
