@@ -485,3 +485,41 @@ proptest! {
         prop_assert_eq!(got, want);
     }
 }
+
+/// What several threads find of a large folder is what one finds.
+#[test]
+fn a_long_walk_finds_what_a_short_one_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |p: &str| dir.path().join(p);
+    // Some are found before the walk turns out long, some after; hidden folders count for what is
+    // below them; names of one file are in folders of different threads.
+    for top in 0..12 {
+        for sub in 0..=top % 4 {
+            let folder = format!("t{top}/s{sub}/{}", "d/".repeat(top));
+            fs::create_dir_all(at(&folder)).unwrap();
+            for n in 0..300 {
+                fs::write(at(&format!("{folder}f{n}")), "").unwrap();
+            }
+            fs::hard_link(at("t0/s0/f7"), at(&format!("{folder}g"))).unwrap();
+            symlink("f1", at(&format!("{folder}l"))).unwrap();
+        }
+    }
+    fs::create_dir(at("t5/empty")).unwrap();
+    for rules in ["", "**/f1*\n", "t3\n!t3/s0/d/d/d/f2\nt7\nt9\n!t9/s1/none\n"] {
+        let ignore = PatternSet::parse(rules.as_bytes()).unwrap();
+        let root = File::open(dir.path()).unwrap();
+        let tree = Tree::new(root.as_fd(), Some(&ignore));
+        let walked = |most| {
+            let filter = Filter { ignore: tree.ignore, most, ..Filter::default() };
+            let top = tree.resolve(b"", false).unwrap().unwrap();
+            walk(&tree, top, b"", &filter).unwrap()
+        };
+        let (one, several) = (walked(usize::MAX - 1), walked(usize::MAX));
+        assert!(one.len() > 5000, "{}", one.len());
+        assert_eq!(one.len(), several.len(), "{rules:?}");
+        for (a, b) in one.iter().zip(&several) {
+            assert_eq!(format!("{a:?}"), format!("{b:?}"), "{rules:?}");
+        }
+        assert!(one.iter().filter(|e| e.twin.is_some()).count() > 10);
+    }
+}

@@ -2,10 +2,15 @@
 //!
 //! Order: depth first, names sorted by bytes. Each folder is opened by its name below the handle of
 //! its parent, so a folder that is swapped for a link during the walk is not followed.
+//!
+//! A walk that turns out long is ended by several threads: what is left of each folder on the way
+//! is cut into runs of names, and what they give is put together in order.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
+use rayon::prelude::*;
 use rgraph_image::layer::{Owners, means_deleted};
 use rgraph_ir::limits::MAX_TAR_PATH;
 use rgraph_ir::pattern::PatternSet;
@@ -156,34 +161,58 @@ impl Filter<'_> {
     }
 }
 
+/// From so many entries on, more than one thread is worth its start.
+const LONG: usize = 4096;
+/// Most names of a folder that one thread takes at a time.
+const RUN: usize = 32;
+/// Into how many runs a folder is cut at least, when it has so many names.
+const RUNS: usize = 16;
+
 /// A folder that is being walked.
 struct Frame {
     /// Given up with the last name, so that a deep chain needs few handles.
-    dir: Option<OwnedFd>,
+    dir: Option<Arc<OwnedFd>>,
     path: Vec<u8>,
     names: std::vec::IntoIter<(Vec<u8>, FileType)>,
-    /// Its own entry.
-    entry: usize,
-    if_used: bool,
+    /// Its own entry, when it goes if nothing is found below it.
+    if_used: Option<usize>,
 }
 
 /// What a walk has found so far.
 #[derive(Default)]
 struct Seen {
     entries: Vec<Entry>,
-    /// Files with several names, by device and inode: where the first one is.
-    named: HashMap<(u64, u64), usize>,
+    /// Where the files with several names are.
+    linked: Vec<usize>,
 }
 
 impl Seen {
-    fn push(&mut self, mut e: Entry, stat: &Statx) {
+    fn push(&mut self, e: Entry, stat: &Statx) {
         // Other kinds are copied one by one, whatever names they share.
         if e.kind == Kind::File && stat.stx_nlink > 1 {
-            let at = self.entries.len();
-            let first = *self.named.entry((e.stamp.dev, e.stamp.ino)).or_insert(at);
-            e.twin = self.entries.get(first).map(|f| f.path.clone().into());
+            self.linked.push(self.entries.len());
         }
         self.entries.push(e);
+    }
+
+    /// Adds what comes behind it.
+    fn append(&mut self, later: Self) {
+        let at = self.entries.len();
+        self.linked.extend(later.linked.iter().map(|n| at + n));
+        self.entries.extend(later.entries);
+    }
+
+    /// The entries, each further name of a file with the first one.
+    fn finish(mut self) -> Vec<Entry> {
+        let mut first: HashMap<(u64, u64), usize> = HashMap::new();
+        for at in self.linked {
+            let Stamp { dev, ino, .. } = self.entries[at].stamp;
+            let first = *first.entry((dev, ino)).or_insert(at);
+            if first != at {
+                self.entries[at].twin = Some(self.entries[first].path.clone().into());
+            }
+        }
+        self.entries
     }
 }
 
@@ -230,21 +259,71 @@ pub(super) fn walk(
     // Below the folder begins after its name and a slash, but the root has neither.
     let below = if real.is_empty() { 0 } else { real.len() + 1 };
     let mut stack = vec![enter(&mut out, dir, real, below, &stat, keep, filter.overlay)?];
+    // Several threads would not know when there is enough.
+    let long = if filter.most == usize::MAX { LONG } else { usize::MAX };
+    go_on(&mut stack, &mut out, below, filter, long.min(filter.most))?;
+    if filter.most == usize::MAX {
+        finish(stack, &mut out, below, filter)?;
+    }
+    Ok(out.finish())
+}
+
+/// Walks until all is found, or more than `most` entries.
+fn go_on(
+    stack: &mut Vec<Frame>,
+    out: &mut Seen,
+    below: usize,
+    filter: &Filter<'_>,
+    most: usize,
+) -> Result<(), ContextError> {
     while let Some(frame) = stack.last_mut()
-        && out.entries.len() <= filter.most
+        && out.entries.len() <= most
     {
         let Some((name, _)) = frame.names.next() else {
-            if frame.if_used && out.entries.len() == frame.entry + 1 {
-                out.entries.pop();
-            }
-            stack.pop();
+            let frame = stack.pop();
+            leave(frame, out);
             continue;
         };
-        if let Some(inner) = visit(frame, &name, below, filter, &mut out)? {
+        if let Some(inner) = visit(frame, &name, below, filter, out)? {
             stack.push(inner);
         }
     }
-    Ok(out.entries)
+    Ok(())
+}
+
+/// Takes a folder's entry back when it counts only with something below it.
+fn leave(frame: Option<Frame>, out: &mut Seen) {
+    if let Some(entry) = frame.and_then(|f| f.if_used)
+        && out.entries.len() == entry + 1
+    {
+        out.entries.pop();
+    }
+}
+
+/// Walks what is left of a walk on all processors.
+fn finish(
+    mut stack: Vec<Frame>,
+    out: &mut Seen,
+    below: usize,
+    filter: &Filter<'_>,
+) -> Result<(), ContextError> {
+    while let Some(mut frame) = stack.pop() {
+        let names = std::mem::take(&mut frame.names);
+        let run = (names.len() / RUNS).clamp(1, RUN);
+        let runs = names.as_slice().par_chunks(run).map(|names| {
+            let names = Vec::from(names).into_iter();
+            let (dir, path) = (frame.dir.clone(), frame.path.clone());
+            let mut found = Seen::default();
+            let mut stack = vec![Frame { dir, path, names, if_used: None }];
+            go_on(&mut stack, &mut found, below, filter, usize::MAX).map(|()| found)
+        });
+        let runs: Vec<Result<Seen, ContextError>> = runs.collect();
+        for found in runs {
+            out.append(found?);
+        }
+        leave(Some(frame), out);
+    }
+    Ok(())
 }
 
 /// Looks at one name of a folder: adds its entry, and gives a frame when it is a folder.
@@ -322,8 +401,8 @@ fn enter(
     let (xattrs, names) = read.map_err(|e| ContextError::read(&path, e))?;
     let at = out.entries.len();
     out.push(entry(path.clone(), below, Kind::Dir, stat, Content::Dir(xattrs)), stat);
-    let if_used = keep == Keep::IfUsed;
-    Ok(Frame { dir: Some(dir), path, names: names.into_iter(), entry: at, if_used })
+    let if_used = (keep == Keep::IfUsed).then_some(at);
+    Ok(Frame { dir: Some(Arc::new(dir)), path, names: names.into_iter(), if_used })
 }
 
 fn entry(path: Vec<u8>, below: usize, kind: Kind, stat: &Statx, content: Content) -> Entry {
