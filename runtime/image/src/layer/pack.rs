@@ -167,21 +167,24 @@ impl Write for Chunks {
 
 /// Unpacks a layer blob (gzip, zstd or plain) into the empty folder `dest` and tells its diff ID.
 /// `blob` is read to its end on another thread, so that a digest over it is complete after
-/// success; the caller compares the diff ID before the folder is used.
+/// success; the caller compares the diff ID before the folder is used. Content is made, hashed and
+/// unpacked at the same time, a thread each.
 pub fn unpack_blob(
     blob: impl Read + Send,
     dest: &Path,
     opts: &UnpackOptions<'_>,
 ) -> Result<(UnpackStats, DiffId), LayerError> {
-    let (send, receive) = sync_channel(PIECES_AHEAD);
+    let (send, read) = sync_channel(PIECES_AHEAD);
+    let (pass_on, receive) = sync_channel(PIECES_AHEAD);
     let (used, back) = channel();
     std::thread::scope(|scope| {
         let reader = scope.spawn(move || read_ahead(blob, &send, &back));
+        let hasher = scope.spawn(move || hash_between(&read, &pass_on));
         let pieces = Received { receive, used, piece: Piece::default(), at: 0, ended: false };
         let made = unpack(TarReader::buffered(pieces), dest, opts);
-        match reader.join() {
-            Ok(digest) => Ok((made?, DiffId::from_bytes(digest))),
-            Err(panic) => std::panic::resume_unwind(panic),
+        match (hasher.join(), reader.join()) {
+            (Ok(digest), Ok(())) => Ok((made?, DiffId::from_bytes(digest))),
+            (Err(panic), _) | (_, Err(panic)) => std::panic::resume_unwind(panic),
         }
     })
 }
@@ -194,13 +197,26 @@ struct Piece {
     len: usize,
 }
 
-/// Sends the content of `blob` and gives its digest; stops when nobody takes it.
-fn read_ahead(
-    mut blob: impl Read,
-    send: &SyncSender<io::Result<Piece>>,
-    back: &Receiver<Vec<u8>>,
+/// Passes pieces on and gives the digest of all; stops when nobody takes them.
+fn hash_between(
+    from: &Receiver<io::Result<Piece>>,
+    to: &SyncSender<io::Result<Piece>>,
 ) -> [u8; 32] {
     let mut hash = HashWriter::new(io::sink());
+    for piece in from {
+        if let Ok(Piece { buf, len }) = &piece {
+            // A sink takes all.
+            let _ = hash.write_all(&buf[..*len]);
+        }
+        if to.send(piece).is_err() {
+            break;
+        }
+    }
+    hash.finish().0
+}
+
+/// Sends the content of `blob`; stops when nobody takes it.
+fn read_ahead(mut blob: impl Read, send: &SyncSender<io::Result<Piece>>, back: &Receiver<Vec<u8>>) {
     let mut run = || -> io::Result<()> {
         let mut content = decompress_layer(&mut blob)?;
         loop {
@@ -219,7 +235,6 @@ fn read_ahead(
             if len == 0 {
                 break;
             }
-            hash.write_all(&buf[..len])?;
             if send.send(Ok(Piece { buf, len })).is_err() {
                 return Ok(());
             }
@@ -231,7 +246,6 @@ fn read_ahead(
         // The other side is gone only after an error of its own.
         let _ = send.send(Err(e));
     }
-    hash.finish().0
 }
 
 struct Received {
