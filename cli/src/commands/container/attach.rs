@@ -1,17 +1,20 @@
 //! A container's streams and signals, while rgraph stands in front of it.
 
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, IsTerminal as _, Read as _, Write as _};
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rgraph_runtime::container::{
     Connection, ContainerError, End, Event, Start, Word, without_overlayfs,
 };
 use rgraph_runtime::sandbox::Stream;
 use rgraph_solver::CancelToken;
 use rgraph_sys::terminal;
+use rgraph_sys::wait::{self, For};
 use rustix::io::Errno;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 
@@ -76,8 +79,15 @@ enum Target {
 /// Why this side goes, once it does.
 type Leaving = Arc<Mutex<Option<Left>>>;
 
-/// Takes the signals of this process.
-pub struct Forward(Arc<Mutex<Target>>);
+/// Takes the signals of this process: at first where it waits for the container anyway, and from
+/// [`Self::listen`] on in a thread of its own. A program that says nothing and ends at once needs no
+/// thread, which costs more than all that is said about it.
+pub struct Forward {
+    target: Arc<Mutex<Target>>,
+    /// `None`: they cannot be taken, and do what they do by default.
+    signals: Option<(SigSet, SignalFd)>,
+    thread: Once,
+}
 
 impl Forward {
     /// From now on. Call before any other thread exists.
@@ -85,20 +95,79 @@ impl Forward {
         let target = Arc::new(Mutex::new(Target::Start(cancel.clone())));
         let mut set = SigSet::empty();
         PASSED_ON.iter().for_each(|s| set.add(*s));
-        if set.thread_block().is_ok() {
-            let target = target.clone();
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        let signals = SignalFd::with_flags(&set, flags).ok();
+        let signals = signals.filter(|_| set.thread_block().is_ok()).map(|fd| (set, fd));
+        Self { target, signals, thread: Once::new() }
+    }
+
+    /// Takes them in a thread: call before anything that may take long or wait for others.
+    pub fn listen(&self) {
+        let Some((set, _)) = self.signals else { return };
+        self.thread.call_once(|| {
+            let target = self.target.clone();
             std::thread::spawn(move || {
                 while let Ok(signal) = set.wait() {
                     pass(signal, &target.lock().unwrap_or_else(PoisonError::into_inner));
                 }
             });
+        });
+    }
+
+    /// Waits until the connection says something.
+    fn wait(&self, connection: &Connection) -> Result<(), CliError> {
+        while let (Some((_, signals)), false) = (&self.signals, self.thread.is_completed()) {
+            let ready = wait::readable(&[connection.as_fd(), signals.as_fd()], None);
+            let ready = ready.map_err(|e| container_error(&ContainerError::Talk(e)))?;
+            if ready[1] {
+                self.take();
+            }
+            if ready[0] {
+                break;
+            }
         }
-        Self(target)
+        Ok(())
+    }
+
+    /// A signal is there. What it does may take long once the program runs.
+    fn take(&self) {
+        let target = self.target.lock().unwrap_or_else(PoisonError::into_inner);
+        let Target::Start(_) = *target else { return self.listen() };
+        let Some(Ok(Some(info))) = self.signals.as_ref().map(|(_, fd)| fd.read_signal()) else {
+            return;
+        };
+        let signal = i32::try_from(info.ssi_signo).ok().and_then(|n| Signal::try_from(n).ok());
+        if let Some(signal) = signal {
+            pass(signal, &target);
+        }
     }
 
     fn to(&self, target: Target) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = target;
+        *self.target.lock().unwrap_or_else(PoisonError::into_inner) = target;
     }
+
+    /// Shows what the program printed. Whoever is to see it may not take it at once.
+    fn show(&self, stream: Stream, bytes: &[u8]) {
+        let at_once = match stream {
+            Stream::Stdout => is_taken(io::stdout().as_fd(), bytes.len()),
+            Stream::Stderr => is_taken(io::stderr().as_fd(), bytes.len()),
+        };
+        if !at_once {
+            self.listen();
+        }
+        show(stream, bytes);
+    }
+}
+
+/// As many bytes as a pipe takes at once when it takes any.
+const AT_ONCE: usize = 4096;
+
+/// Whether so much can be written without having to wait.
+fn is_taken(fd: BorrowedFd<'_>, length: usize) -> bool {
+    let now = Some(Duration::ZERO);
+    length <= AT_ONCE
+        && !fd.is_terminal()
+        && wait::poll([(fd, For::Writing)], now).is_ok_and(|ready| ready[0])
 }
 
 fn pass(signal: Signal, target: &Target) {
@@ -213,14 +282,22 @@ fn show(stream: Stream, bytes: &[u8]) {
     shown.unwrap_or(());
 }
 
-/// Waits until the program of a container that was just started runs, or could not be run.
-pub fn until_begun(connection: &Connection) -> Result<Option<End>, CliError> {
+/// Waits until the program of a container that was just started runs, or could not be run. Signals that
+/// come meanwhile, or came before, are taken.
+pub fn until_begun(
+    connection: &Connection,
+    forward: Option<&Forward>,
+) -> Result<Option<End>, CliError> {
     loop {
+        forward.map_or(Ok(()), |forward| forward.wait(connection))?;
         match connection.next().map_err(|e| container_error(&e))? {
             Some(Event::Word(Word::Began)) => return Ok(None),
             Some(Event::Word(Word::Ended(end))) => return Ok(Some(end)),
             Some(Event::Word(Word::Warning(text) | Word::Refused(text))) => note(&text),
-            Some(Event::Output(stream, bytes)) => show(stream, &bytes),
+            Some(Event::Output(stream, bytes)) => match forward {
+                Some(forward) => forward.show(stream, &bytes),
+                None => show(stream, &bytes),
+            },
             Some(Event::Word(Word::Done)) => {}
             None => return Err(container_error(&ContainerError::SupervisorDied)),
         }
@@ -249,13 +326,15 @@ pub fn follow(
         tell_size(&connection);
     }
     if manner.input {
+        forward.listen();
         let is_raw = raw.as_ref().is_some_and(|Raw(before)| before.is_some());
         let keys = if raw.is_some() { manner.keys } else { Vec::new() };
         feed(connection.clone(), is_raw, keys, leaving.clone());
     }
     let left = loop {
+        forward.wait(&connection)?;
         match connection.next() {
-            Ok(Some(Event::Output(stream, bytes))) => show(stream, &bytes),
+            Ok(Some(Event::Output(stream, bytes))) => forward.show(stream, &bytes),
             Ok(Some(Event::Word(Word::Ended(end)))) => break Ok(Left::Ended(end)),
             Ok(Some(Event::Word(Word::Warning(text) | Word::Refused(text)))) => note(&text),
             Ok(Some(Event::Word(Word::Began | Word::Done))) => {}

@@ -55,7 +55,7 @@ pub fn exec(cx: &Context, args: ExecArgs) -> Result<(), CliError> {
         attach,
     };
     connection.exec(&exec).map_err(failed)?;
-    if let Some(end) = until_begun(&connection)? {
+    if let Some(end) = until_begun(&connection, Some(&forward))? {
         return ended(end);
     }
     if opts.detach {

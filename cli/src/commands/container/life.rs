@@ -41,6 +41,7 @@ fn each(words: &[String], mut f: impl FnMut(&str) -> Result<(), CliError>) -> Re
 pub fn start(cx: &Context, args: StartArgs) -> Result<(), CliError> {
     let opts = StartOptions::new(args)?;
     let forward = opts.attach.then(|| Forward::watch(&cx.cancel));
+    forward.iter().for_each(Forward::listen);
     let store = session::open_store(cx.root())?;
     let containers = Containers::new(&store);
     let (Some(forward), [word]) = (forward, opts.containers.as_slice()) else {
@@ -93,7 +94,8 @@ fn launch(
     record: &Record,
     attach: Attach,
 ) -> Result<Option<Connection>, CliError> {
-    let supervisor = StartingSupervisor::call().map_err(|e| container_error(&e))?;
+    let supervisor =
+        StartingSupervisor::call().map_err(|e| container_error(&e))?;
     let config = session::config(&cx.dirs)?;
     let lease = store.lease().map_err(|e| store_error(&e))?;
     let fetcher = ImageFetcher::new(store, None, PullPolicy::Never, &cx.cancel);
@@ -110,7 +112,7 @@ fn launch(
     };
     let connection =
         begin(&how, containers, held, supervisor, attach).map_err(|e| container_error(&e))?;
-    match until_begun(&connection)? {
+    match until_begun(&connection, None)? {
         None => Ok(Some(connection)),
         Some(end) => not_begun(&how, end).map(|()| None),
     }

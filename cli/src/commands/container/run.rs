@@ -1,15 +1,20 @@
 //! `rgraph run`: a new container.
 
+use std::error::Error;
+use std::io::Read;
+use std::path::PathBuf;
+
 use nix::sys::signal::Signal;
 use rgraph_ir::image_config::ContainerConfig;
 use rgraph_runtime::container::{
-    Attach, ContainerError, Containers, New, Protocol, Publish, Settings, Start,
+    Attach, Connection, ContainerError, Containers, New, Protocol, Publish, Settings, Start,
     StartingSupervisor, VolumeMount, hosts, limits, start, ulimits,
 };
 use rgraph_runtime::fetch::image::{ImageFetcher, PullPolicy};
 use rgraph_runtime::images::{self, World};
+use rgraph_runtime::snapshot::LayerProvider;
 use rgraph_runtime::volumes::random_name;
-use rgraph_store::ImageRow;
+use rgraph_store::{BlobRef, ImageRow, Part};
 use rgraph_sys::terminal;
 
 use super::attach::{Forward, Manner, follow, not_begun, outcome, until_begun};
@@ -34,6 +39,34 @@ pub fn run(cx: &Context, args: RunArgs) -> Result<(), CliError> {
             .help("leave `-t` out when standard input is a pipe or a file"));
     }
     let forward = Forward::watch(&cx.cancel);
+    let Some(Begun { connection, id, folder }) = begin(cx, &opts, &forward)? else {
+        return Ok(());
+    };
+    if opts.detach {
+        return print(format!("{id}\n").as_bytes());
+    }
+    if cx.cancel.is_cancelled() {
+        connection.signal(Signal::SIGKILL as i32).map_err(|e| container_error(&e))?;
+    }
+    let manner = Manner {
+        input: opts.interactive,
+        terminal: opts.tty,
+        signals: opts.sig_proxy,
+        keys: opts.detach_keys.clone(),
+    };
+    outcome(follow(connection, Some(&folder), manner, &forward)?)
+}
+
+/// A container whose program runs.
+struct Begun {
+    connection: Connection,
+    id: String,
+    folder: PathBuf,
+}
+
+/// Makes the container and starts it; `None`: it ended well before it began. The store is closed again
+/// while the program runs: what it stands on is kept by its own folder.
+fn begin(cx: &Context, opts: &RunOptions, forward: &Forward) -> Result<Option<Begun>, CliError> {
     let host = cx.host()?;
     let failed = |e: ContainerError| container_error(&e);
     let supervisor = StartingSupervisor::call().map_err(failed)?;
@@ -44,9 +77,9 @@ pub fn run(cx: &Context, args: RunArgs) -> Result<(), CliError> {
     let cancel = &cx.cancel;
     let world = World { store: &store, host, images: &fetcher, cancel };
     let lease = store.lease().map_err(|e| store_error(&e))?;
-    let image = image(&world, &opts)?;
+    let image = image(&world, opts, forward)?;
     let settings = images::config(&store, &image).map_err(|e| images_error(&e))?.into_ir().config;
-    let settings = resolve(&opts, settings)?;
+    let settings = resolve(opts, settings)?;
     let containers = Containers::new(&store);
     let image_name = opts.image.text.clone();
     let new = New { name: opts.name.clone(), image: image_name, settings, remove: opts.rm };
@@ -56,39 +89,47 @@ pub fn run(cx: &Context, args: RunArgs) -> Result<(), CliError> {
         store: &store,
         host,
         lease: &lease,
-        provider: &fetcher,
+        provider: &Attentive { forward, provider: &fetcher },
         network_fallback: config.network_fallback(),
         size: terminal::size(std::io::stdin()).unwrap_or((24, 80)),
         warn: &|text| note(&format!("warning: {text}")),
     };
     let attach = Attach { input: opts.interactive && !opts.detach, output: !opts.detach };
     let connection = start(&begin, &containers, held, supervisor, attach).map_err(failed)?;
-    if let Some(end) = until_begun(&connection)? {
-        return not_begun(&begin, end);
+    match until_begun(&connection, Some(forward))? {
+        None => Ok(Some(Begun { connection, id, folder })),
+        Some(end) => not_begun(&begin, end).map(|()| None),
     }
-    if opts.detach {
-        return print(format!("{id}\n").as_bytes());
+}
+
+/// Whoever fetches hears of signals.
+struct Attentive<'a> {
+    forward: &'a Forward,
+    provider: &'a dyn LayerProvider,
+}
+
+impl LayerProvider for Attentive<'_> {
+    fn open(
+        &self,
+        blob: &BlobRef,
+        front: Option<Part>,
+    ) -> Result<Option<Box<dyn Read + Send + '_>>, Box<dyn Error + Send + Sync>> {
+        self.forward.listen();
+        self.provider.open(blob, front)
     }
-    if cx.cancel.is_cancelled() {
-        connection.signal(Signal::SIGKILL as i32).map_err(failed)?;
+
+    fn distrust(&self, blob: &BlobRef, why: &str) -> bool {
+        self.provider.distrust(blob, why)
     }
-    // What it stands on is kept by its own folder now.
-    drop(lease);
-    let manner = Manner {
-        input: opts.interactive,
-        terminal: opts.tty,
-        signals: opts.sig_proxy,
-        keys: opts.detach_keys.clone(),
-    };
-    outcome(follow(connection, Some(&folder), manner, &forward)?)
 }
 
 /// The image, which is fetched when the store lacks it.
-fn image(world: &World<'_>, opts: &RunOptions) -> Result<ImageRow, CliError> {
+fn image(world: &World<'_>, opts: &RunOptions, forward: &Forward) -> Result<ImageRow, CliError> {
     let failed = |e: images::ImagesError| images_error(&e);
     let top = match (tag::find(world.store, &opts.image), &opts.image.reference) {
         (Err(e), Some(name)) if e.message.starts_with(tag::NO_SUCH_IMAGE) => {
             note(&format!("Unable to find image '{}' locally", name.familiar()));
+            forward.listen();
             images::pull(world, name, &host_platform(), &|_, _| {}).map_err(failed)?;
             tag::find(world.store, &opts.image)?
         }
