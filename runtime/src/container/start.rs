@@ -42,30 +42,46 @@ pub struct Start<'a> {
 
 /// A supervisor that waits for its container. It is called early, and gets ready while the container's
 /// record and image are looked after. Dropped, it ends, and nothing has been changed.
-pub struct StartingSupervisor(Starting);
+pub struct StartingSupervisor {
+    process: Starting,
+    network: NetworkChoice,
+}
 
 impl StartingSupervisor {
-    /// Starts one.
+    /// Starts one for a container with this network. One that leads nowhere changes nothing of the host's,
+    /// and is made while all else is got ready.
     ///
     /// # Errors
-    /// There is no process.
-    pub fn call() -> Result<Self, ContainerError> {
-        Ok(Self(Starting::call(super::supervisor::ARGV0)?))
+    /// There is no process, or none that can start containers.
+    pub fn call(network: NetworkChoice) -> Result<Self, ContainerError> {
+        let process = Starting::call(super::supervisor::ARGV0)?;
+        match network {
+            NetworkChoice::None => match process.isolate() {
+                Ok(()) => Ok(Self { process, network }),
+                Err(e) => Err(gone(process, e)),
+            },
+            NetworkChoice::Host | NetworkChoice::Default => Ok(Self { process, network }),
+        }
     }
 
     /// Has it make a network possible. That may change the host, so the container is held by now.
-    fn promise(self, network: NetworkChoice) -> Result<PromisedSupervisor, ContainerError> {
-        let asked = match network {
-            NetworkChoice::Host => Ok(Promised::Host),
-            NetworkChoice::None => self.0.isolate().map(|()| Promised::None),
-            NetworkChoice::Default => self.0.connect().map(Promised::Private),
+    fn promise(self) -> Result<PromisedSupervisor, ContainerError> {
+        let Self { process, network } = self;
+        let network = match network {
+            NetworkChoice::Host => Promised::Host,
+            NetworkChoice::None => Promised::None,
+            NetworkChoice::Default => match process.connect() {
+                Ok(asked) => Promised::Private(asked),
+                Err(e) => return Err(gone(process, e)),
+            },
         };
-        match asked {
-            Ok(network) => Ok(PromisedSupervisor { process: self.0, network }),
-            // It is gone already, and said why.
-            Err(e) => Err(self.0.ready().err().unwrap_or(e).into()),
-        }
+        Ok(PromisedSupervisor { process, network })
     }
+}
+
+/// Why it cannot be asked any more: if it said so, in its own words.
+fn gone(process: Starting, e: SandboxError) -> ContainerError {
+    process.ready().err().unwrap_or(e).into()
 }
 
 /// One that was asked for what its container needs.
@@ -156,7 +172,7 @@ fn prepare(
     {
         return Err(ContainerError::NoOverlayfs(snapshots.decided().clone()));
     }
-    let supervisor = supervisor.promise(record.settings.network)?;
+    let supervisor = supervisor.promise()?;
     let (upper, work) = (folder.join("fs"), folder.join("work"));
     if record.state == State::Created
         && let Some(top) = lowers.first()

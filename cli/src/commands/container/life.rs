@@ -95,7 +95,7 @@ fn launch(
     attach: Attach,
 ) -> Result<Option<Connection>, CliError> {
     let supervisor =
-        StartingSupervisor::call().map_err(|e| container_error(&e))?;
+        StartingSupervisor::call(record.settings.network).map_err(|e| container_error(&e))?;
     let config = session::config(&cx.dirs)?;
     let lease = store.lease().map_err(|e| store_error(&e))?;
     let fetcher = ImageFetcher::new(store, None, PullPolicy::Never, &cx.cancel);

@@ -69,7 +69,7 @@ struct Begun {
 fn begin(cx: &Context, opts: &RunOptions, forward: &Forward) -> Result<Option<Begun>, CliError> {
     let host = cx.host()?;
     let failed = |e: ContainerError| container_error(&e);
-    let supervisor = StartingSupervisor::call().map_err(failed)?;
+    let supervisor = StartingSupervisor::call(opts.network).map_err(failed)?;
     let store = session::open_store(cx.root())?;
     let config = session::config(&cx.dirs)?;
     let registries = session::registries(&cx.env, &config, &opts.insecure_registries);
