@@ -250,7 +250,8 @@ impl Build<'_> {
             };
             warn();
             files.tidy();
-            let solution = solved?;
+            let mut solution = solved?;
+            self.as_layers(&worker, &mut solution)?;
             let inline = self.inline(&solution, feed)?;
             let retry = attempts < 2;
             let one = |export: &Export| {
@@ -300,6 +301,24 @@ impl Build<'_> {
         store.flush_uses(lease).map_err(setup)?;
         let (cached, ran) = (solution.cached, solution.ran);
         Ok((BuildOutcome { results, cached, ran }, solution.keys))
+    }
+
+    /// Makes a layer of each target that is a folder of the caller and nothing else.
+    fn as_layers(
+        &self,
+        worker: &LocalWorker<'_>,
+        solution: &mut Solution,
+    ) -> Result<(), BuildError> {
+        for edge in self.request.plan.targets.iter().filter_map(|t| t.root) {
+            let Some(Tree::Context(_)) = solution.trees.get(&edge) else { continue };
+            let vertex = edge.vertex;
+            let cx = TaskCx { vertex, cancel: self.cancel, sink: self.sink, clock: &SystemClock };
+            let made = worker.as_snapshot(solution.trees[&edge], &cx);
+            let made = made
+                .map_err(|cause| BuildError::Solve(SolveError { vertex: Some(vertex), cause }))?;
+            solution.trees.insert(edge, Tree::Snapshot(made));
+        }
+        Ok(())
     }
 
     /// Solves, and packs layers beside as soon as they are there. When this returns nothing is being

@@ -433,3 +433,40 @@ fn the_time_of_a_context() {
     case.build(&["--build-arg=SOURCE_DATE_EPOCH=nowhere"])
         .fails(1, &["invalid SOURCE_DATE_EPOCH: nowhere"]);
 }
+
+/// What a context of its own holds is a layer when something stands on it, or nothing does.
+#[test]
+fn contexts_of_their_own_are_bases() {
+    need!(Root);
+    let case = Case::with_base();
+    let dir = case.out("basis");
+    std::fs::create_dir_all(dir.join("sub")).unwrap();
+    std::fs::write(dir.join("sub/f"), "basis\n").unwrap();
+    case.file("g", "g\n");
+    let named = format!("docker.io/library/basis:latest={}", dir.display());
+    for (n, text) in [
+        "FROM basis\n",
+        "FROM basis\nCOPY g /g\n",
+        "FROM basis\nCOPY --from=BASE /bin /bin\nRUN echo x > /x\n",
+        "FROM BASE AS basis\nRUN false\nFROM basis AS end\nCOPY g /g\n",
+    ]
+    .iter()
+    .enumerate()
+    {
+        case.dockerfile(text);
+        let out = case.out(&format!("i{n}.tar"));
+        let dest = format!("type=oci,dest={}", out.display());
+        case.build(&["--build-context", &named, "-o", &dest]).ok();
+        let image = Image::from_archive(&out);
+        assert_eq!(image.read("sub/f"), "basis\n", "{text}");
+        assert_eq!(
+            image.layers.len(),
+            text.matches("COPY").count() + text.matches("RUN e").count() + 1
+        );
+        case.build(&["--build-context", &named, "-t", "made"]).ok();
+        let tree = case.out(&format!("t{n}"));
+        let dest = format!("type=local,dest={}", tree.display());
+        case.build(&["--build-context", &named, "-o", &dest]).ok();
+        assert_eq!(std::fs::read_to_string(tree.join("sub/f")).unwrap(), "basis\n", "{text}");
+    }
+}

@@ -8,7 +8,7 @@ use rgraph_ir::op::NetworkMode;
 use rgraph_ir::request::{Entitlements, Secret};
 
 use super::build::BuildOptions;
-use super::context::{ContextSpec, FileSpec, NamedContext};
+use super::context::{ContextSpec, FileSpec, NamedContext, context_name};
 use super::error::OptionsError;
 use super::{SshOption, Terminals, csv, entitlements};
 use crate::args::{BakeArgs, BuildArgs, Environment, ResourceArgs, SharedArgs};
@@ -185,7 +185,8 @@ impl BakeOptions {
         for (name, value) in &t.contexts {
             match value.strip_prefix("target:") {
                 Some(other) => {
-                    drop(linked.insert(name.clone(), NamedContext::Build(other.to_owned())))
+                    let name = context_name(name).unwrap_or_else(|| name.clone());
+                    drop(linked.insert(name, NamedContext::Build(other.to_owned())))
                 }
                 None => {
                     let value = value.strip_prefix("cwd://").unwrap_or(value);

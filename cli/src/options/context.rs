@@ -3,6 +3,8 @@
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
+use rgraph_ir::{Platform, Reference};
+
 use super::error::OptionsError;
 use super::format::Format;
 use crate::args::ContextLsArgs;
@@ -127,9 +129,9 @@ pub fn named(line: &str) -> Result<(String, NamedContext), OptionsError> {
         OptionsError::value("--build-context", line, why).with_help("`--build-context NAME=VALUE`")
     };
     let (name, value) = line.split_once('=').ok_or_else(|| bad("expected NAME=VALUE"))?;
-    if name.is_empty() || name.contains(|c: char| c.is_whitespace() || c.is_control()) {
-        return Err(bad("the name is missing or has spaces"));
-    }
+    let Some(name) = context_name(name) else {
+        return Err(bad("the name is none of a stage or an image, and could stand in no `FROM`"));
+    };
     if value.is_empty() {
         return Err(bad("the value is missing"));
     }
@@ -167,7 +169,22 @@ pub fn named(line: &str) -> Result<(String, NamedContext), OptionsError> {
     } else {
         NamedContext::Folder(OsString::from(value).into())
     };
-    Ok((name.to_owned(), context))
+    Ok((name, context))
+}
+
+/// A context's name as it is looked for: an image's in short (`docker.io/library/busybox:latest` and
+/// `busybox` are one), and `NAME::PLATFORM` for the steps of one platform.
+pub fn context_name(text: &str) -> Option<String> {
+    let (name, platform) = match text.split_once("::") {
+        Some((name, platform)) => (name, Some(platform.parse::<Platform>().ok()?.normalize())),
+        None => (text, None),
+    };
+    let name = name.parse::<Reference>().ok()?.familiar();
+    let name = name.strip_suffix(":latest").unwrap_or(&name);
+    Some(match platform {
+        Some(platform) => format!("{name}::{platform}"),
+        None => name.to_owned(),
+    })
 }
 
 fn is_http(text: &str) -> bool {
@@ -222,6 +239,13 @@ mod tests {
             ("a=target:s", Some(("a", NamedContext::Target("s".into())))),
             ("a=https://h/f.tgz", Some(("a", NamedContext::Http("https://h/f.tgz".into())))),
             ("a=git://h/f", Some(("a", NamedContext::Git("git://h/f".into())))),
+            ("docker.io/library/a:latest=d", Some(("a", NamedContext::Folder("d".into())))),
+            ("library/a:1=d", Some(("a:1", NamedContext::Folder("d".into())))),
+            ("h:5/a=d", Some(("h:5/a", NamedContext::Folder("d".into())))),
+            ("a::linux/arm64/v8=d", Some(("a::linux/arm64", NamedContext::Folder("d".into())))),
+            ("a::?=d", None),
+            ("X=d", None),
+            ("a b=d", None),
             ("a", None),
             ("=d", None),
             ("a=", None),

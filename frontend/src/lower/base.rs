@@ -407,9 +407,12 @@ impl<'a> super::Cx<'a> {
         let plain = |root: Option<Ref>| {
             let mut image = ImageConfig::empty(Platform::clone(platform));
             image.config.working_dir = "/".to_owned();
+            // What is there becomes a layer, though no line of the Dockerfile tells of it.
+            let layers = usize::from(root.is_some());
             let mut st = Box::new(StageState::on(root, image, platform));
             st.default_path();
             st.base.span = Some(span);
+            st.base.layers = layers;
             Ok(Some((st, false)))
         };
         match context {
