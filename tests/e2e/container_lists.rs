@@ -167,3 +167,50 @@ fn a_damaged_record_hides_no_other_container() {
     let ps = case.rgraph(&["ps", "-a"]).ok();
     assert_eq!(ps.stderr, "");
 }
+
+/// `image prune` leaves the build cache, `system prune` takes what nobody uses any more.
+#[test]
+fn images_and_all_are_pruned() {
+    need!(Root);
+    let case = Case::with_base();
+    case.dockerfile("FROM BASE\nRUN echo a > /a\n");
+    case.build(&["-t", "a:1"]).ok();
+    case.dockerfile("FROM BASE\nRUN echo b > /b\n");
+    case.build(&["-t", "a:1"]).ok();
+    case.rgraph(&["run", "--name", "done", "--network=none", "-v", "/data", BASE, "true"]).ok();
+    let count = |args: &[&str]| text(&case, args).lines().count();
+    assert_eq!(count(&["images", "-q", "-f", "dangling=true"]), 1);
+    case.rgraph(&["image", "prune"]).fails(1, &["--force"]);
+    case.rgraph(&["image", "prune", "-f"]).ok();
+    assert_eq!(count(&["images", "-q", "-f", "dangling=true"]), 0);
+    case.dockerfile("FROM BASE\nRUN echo a > /a\n");
+    case.build(&[]).ok().all_cached();
+    case.rgraph(&["system", "prune"]).fails(1, &["--force"]);
+    let run = case.rgraph(&["system", "prune", "-f", "--volumes"]).ok();
+    let lines: Vec<&str> = run.text().lines().filter(|l| l.contains(' ')).collect();
+    assert!(lines[0].starts_with("Deleted Containers"), "{lines:?}");
+    assert!(lines[1].starts_with("Deleted Volumes"), "{lines:?}");
+    assert!(lines[2].starts_with("Total reclaimed space: "), "{lines:?}");
+    assert_eq!((lines.len(), count(&["ps", "-aq"]), count(&["volume", "ls", "-q"])), (3, 0, 0));
+    case.build(&[]).ok();
+    assert_eq!(count(&["images", "-q", "a:1"]), 1);
+    case.rgraph(&["system", "prune", "-af"]).ok();
+    assert_eq!(count(&["images", "-q"]), 0);
+}
+
+#[test]
+fn versions_are_written_as_asked() {
+    need!(Root);
+    let case = Case::new();
+    let version = env!("CARGO_PKG_VERSION");
+    for (format, want) in [
+        ("text", format!("rgraph {version}\n")),
+        ("{{.Version}}", format!("{version}\n")),
+        ("{{.Client.Version}} {{.Client.Os}}", format!("{version} linux\n")),
+    ] {
+        assert_eq!(text(&case, &["version", "--format", format]), want);
+    }
+    let json: Value = serde_json::from_str(&text(&case, &["version", "-f", "json"])).unwrap();
+    assert_eq!(json["Version"], version);
+    case.rgraph(&["version", "--format", "{{.Vers}}"]).fails(2, &["Vers"]);
+}

@@ -42,7 +42,7 @@ pub use registry::{LoginArgs, LogoutArgs, SearchArgs};
 pub use shared::{PullArg, SharedArgs};
 pub use store::{
     BuildsArgs, CacheMountClearArgs, CacheMountLsArgs, CacheMountSeedArgs, CheckArgs, DfArgs,
-    DoctorArgs, ExplainArgs, LogsArgs, PruneArgs, VersionArgs,
+    DoctorArgs, ExplainArgs, ImagePruneArgs, LogsArgs, PruneArgs, SystemPruneArgs, VersionArgs,
 };
 
 pub use volume::{
@@ -234,6 +234,9 @@ pub enum Command {
     /// Remove containers that do not run (`container prune`)
     #[command(skip)]
     ContainerPrune(ContainerPruneArgs),
+    /// Remove all of it (`system prune`)
+    #[command(skip)]
+    SystemPrune(SystemPruneArgs),
     /// Work on volumes (`volume ls`, ...)
     #[command(skip)]
     Volume(VolumeCommand),
@@ -258,6 +261,8 @@ enum ImageGroup {
     /// Remove images
     #[command(visible_alias = "remove")]
     Rm(RmiArgs),
+    /// Remove images without a name
+    Prune(ImagePruneArgs),
     /// Show the history of an image
     History(HistoryArgs),
     /// Show everything about images as JSON
@@ -340,6 +345,8 @@ enum BuilderGroup {
 enum SystemGroup {
     /// Show disk usage
     Df(DfArgs),
+    /// Remove containers that do not run, and what nothing needs
+    Prune(SystemPruneArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -377,6 +384,13 @@ impl From<Top> for Command {
                 ImageGroup::Import(a) => Self::Import(a),
                 ImageGroup::Tag(a) => Self::Tag(a),
                 ImageGroup::Rm(a) => Self::Rmi(a),
+                ImageGroup::Prune(a) => Self::Prune(PruneArgs {
+                    force: a.force,
+                    all: a.all,
+                    filter: a.filter,
+                    images_only: true,
+                    ..PruneArgs::default()
+                }),
                 ImageGroup::History(a) => Self::History(a),
                 ImageGroup::Inspect(mut a) => {
                     a.kind = Some(InspectKind::Image);
@@ -422,6 +436,7 @@ impl From<Top> for Command {
                 BuilderGroup::Du(a) => Self::Du(a),
             },
             Top::System(SystemGroup::Df(a)) => Self::Du(a),
+            Top::System(SystemGroup::Prune(a)) => Self::SystemPrune(a),
             Top::Store(StoreGroup::Check(a)) => Self::StoreCheck(a),
             Top::CacheMount(CacheMountGroup::Ls(a)) => Self::CacheMountLs(a),
             Top::CacheMount(CacheMountGroup::Clear(a)) => Self::CacheMountClear(a),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 /// `prune`.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub struct PruneArgs {
     /// Do not ask
     #[arg(short, long)]
@@ -37,6 +37,40 @@ pub struct PruneArgs {
     /// Count what went
     #[arg(long)]
     pub verbose: bool,
+    /// `image prune`: the build cache stays.
+    #[arg(skip)]
+    pub images_only: bool,
+}
+
+/// `image prune`.
+#[derive(Debug, Args)]
+pub struct ImagePruneArgs {
+    /// Do not ask
+    #[arg(short, long)]
+    pub force: bool,
+    /// Also images with a name that no container uses
+    #[arg(short, long)]
+    pub all: bool,
+    /// Only those: until
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub filter: Vec<String>,
+}
+
+/// `system prune`.
+#[derive(Debug, Args)]
+pub struct SystemPruneArgs {
+    /// Do not ask
+    #[arg(short, long)]
+    pub force: bool,
+    /// Also images that no container uses
+    #[arg(short, long)]
+    pub all: bool,
+    /// Also volumes without a name that no container uses
+    #[arg(long)]
+    pub volumes: bool,
+    /// Only what is older: until
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub filter: Vec<String>,
 }
 
 /// `du`, `system df`.

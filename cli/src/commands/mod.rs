@@ -27,6 +27,7 @@ mod rmi;
 mod save;
 mod search;
 mod tag;
+mod version;
 mod volume;
 
 use std::io::Write;
@@ -167,6 +168,7 @@ fn needs_rights(command: &Command) -> bool {
         | Command::Cp(_)
         | Command::Export(_)
         | Command::ContainerPrune(_)
+        | Command::SystemPrune(_)
         | Command::Volume(_)
         | Command::Prune(_)
         | Command::Du(_)
@@ -265,6 +267,7 @@ pub fn run(cli: Cli, env: Environment) -> Result<(), CliError> {
         Command::Attach(a) => container::attach(&cx, a),
         Command::Rm(a) => container::remove(&cx, &a),
         Command::ContainerPrune(a) => container::prune(&cx, a),
+        Command::SystemPrune(a) => prune::all(&cx, a),
         Command::Volume(c) => volume::run(&cx, c),
         Command::Rename(a) => container::rename(&cx, &a),
         Command::Diff(a) => container::diff(&cx, &a),
@@ -279,9 +282,7 @@ pub fn run(cli: Cli, env: Environment) -> Result<(), CliError> {
         Command::Tag(a) => tag::run(&cx, a),
         Command::Rmi(a) => rmi::run(&cx, a),
         Command::History(a) => history::run(&cx, a),
-        Command::Version(_) => {
-            print(concat!("rgraph ", env!("CARGO_PKG_VERSION"), "\n").as_bytes())
-        }
+        Command::Version(a) => version::run(&a),
         Command::Inspect(a) => inspect::run(&cx, a),
         Command::Save(a) => save::run(&cx, a),
         Command::Load(a) => load::run(&cx, a),

@@ -1,16 +1,16 @@
 //! `rgraph prune`: what nothing needs goes.
 
 use std::collections::BTreeSet;
-use std::io::{BufRead, Write};
 
 use rgraph_ir::Reference;
 use rgraph_runtime::container::Containers;
 use rgraph_runtime::images;
+use rgraph_runtime::volumes::Volumes;
 use rgraph_store::{Policy, Report, Rule, Store};
 
-use super::{Context, note, print};
-use crate::args::PruneArgs;
-use crate::options::PruneOptions;
+use super::{Context, container, note, print, volume};
+use crate::args::{ContainerPruneArgs, PruneArgs, SystemPruneArgs};
+use crate::options::{ContainerPruneOptions, LabelFilter, PruneOptions, VolumePruneOptions};
 use crate::report::CliError;
 use crate::session::{self, store_error};
 use crate::table;
@@ -18,32 +18,15 @@ use crate::table;
 /// Runs the command.
 pub fn run(cx: &Context, args: PruneArgs) -> Result<(), CliError> {
     let opts = PruneOptions::new(args, cx.terminals)?;
-    if opts.ask && !agreed(opts.all)? {
+    let cache = if opts.images_only { "" } else { " and the build cache that nothing needs" };
+    let what = format!("This removes {}{cache}.", goes(opts.all));
+    if opts.ask && !container::agreed(&what)? {
         return Ok(());
     }
     let store = session::open_store(cx.root())?;
-    let failed = |e: rgraph_store::StoreError| store_error(&e);
-    if opts.all && !opts.dry_run {
-        untag_all(&store, opts.unused_for)?;
-    }
-    let disk = store.disk().map_err(failed)?;
-    let policy = Policy {
-        // A filter of records is not about images.
-        untagged: opts.filter.is_empty().then(|| opts.unused_for.unwrap_or(0)),
-        cache: vec![Rule {
-            filter: opts.filter.clone(),
-            unused_for: opts.unused_for,
-            limits: opts.bounds.of(&disk),
-        }],
-        dry_run: opts.dry_run,
-    };
-    let report = store.gc_until(&policy, &|| cx.cancel.is_cancelled()).map_err(failed)?;
-    if opts.verbose {
-        let verb = if opts.dry_run { "would remove" } else { "removed" };
-        note(&format!("{verb} {}", words(&report)));
-    }
+    let report = collect(cx, &store, &opts)?;
     let (what, all) = match opts.dry_run {
-        true => ("reclaimable", opts.all && !store.tags().map_err(failed)?.is_empty()),
+        true => ("reclaimable", opts.all && !store.tags().map_err(|e| store_error(&e))?.is_empty()),
         false => ("reclaimed", false),
     };
     if all {
@@ -51,6 +34,63 @@ pub fn run(cx: &Context, args: PruneArgs) -> Result<(), CliError> {
     }
     print(format!("Total {what} space: {}\n", table::size(report.bytes)).as_bytes())?;
     if cx.cancel.is_cancelled() { Err(CliError::failed("canceled")) } else { Ok(()) }
+}
+
+/// `system prune`: stopped containers, and what nothing needs then.
+pub fn all(cx: &Context, args: SystemPruneArgs) -> Result<(), CliError> {
+    let SystemPruneArgs { force, all, volumes, filter } = args;
+    let prune = PruneArgs { force, all, filter: filter.clone(), ..PruneArgs::default() };
+    let opts = PruneOptions::new(prune, cx.terminals)?;
+    let of_containers = ContainerPruneArgs { force, filter };
+    let of_containers = ContainerPruneOptions::new(of_containers, cx.terminals)?;
+    let more = if volumes { " and volumes without a name" } else { "" };
+    let what = format!(
+        "This removes all stopped containers{more}, {} and the build cache that nothing needs.",
+        goes(all)
+    );
+    if opts.ask && !container::agreed(&what)? {
+        return Ok(());
+    }
+    let store = session::open_store(cx.root())?;
+    let (mut text, mut freed) = container::remove_stopped(&store, &of_containers)?;
+    if volumes {
+        let unused = VolumePruneOptions { all: false, ask: false, labels: LabelFilter::default() };
+        let (more, bytes) = volume::remove_unused(&Volumes::new(&store), &unused)?;
+        text += &more;
+        freed += bytes;
+    }
+    print(text.as_bytes())?;
+    freed += collect(cx, &store, &opts)?.bytes;
+    print(format!("Total reclaimed space: {}\n", table::size(freed)).as_bytes())?;
+    if cx.cancel.is_cancelled() { Err(CliError::failed("canceled")) } else { Ok(()) }
+}
+
+/// Removes what the options say, or counts it.
+fn collect(cx: &Context, store: &Store, opts: &PruneOptions) -> Result<Report, CliError> {
+    let failed = |e: rgraph_store::StoreError| store_error(&e);
+    if opts.all && !opts.dry_run {
+        untag_all(store, opts.unused_for)?;
+    }
+    let disk = store.disk().map_err(failed)?;
+    let policy = Policy {
+        // A filter of records is not about images.
+        untagged: opts.filter.is_empty().then(|| opts.unused_for.unwrap_or(0)),
+        cache: match opts.images_only {
+            true => Vec::new(),
+            false => vec![Rule {
+                filter: opts.filter.clone(),
+                unused_for: opts.unused_for,
+                limits: opts.bounds.of(&disk),
+            }],
+        },
+        dry_run: opts.dry_run,
+    };
+    let report = store.gc_until(&policy, &|| cx.cancel.is_cancelled()).map_err(failed)?;
+    if opts.verbose {
+        let verb = if opts.dry_run { "would remove" } else { "removed" };
+        note(&format!("{verb} {}", words(&report)));
+    }
+    Ok(report)
 }
 
 /// What went, counted.
@@ -98,14 +138,6 @@ fn in_use(store: &Store) -> Result<BTreeSet<String>, CliError> {
     Ok(out)
 }
 
-fn agreed(all: bool) -> Result<bool, CliError> {
-    let images = if all { "all images without a container" } else { "images without a name" };
-    let failed = |e: std::io::Error| CliError::failed("cannot ask").because(e);
-    let mut err = std::io::stderr().lock();
-    write!(err, "This removes {images} and the build cache that nothing needs.\nContinue? [y/N] ")
-        .and_then(|()| err.flush())
-        .map_err(failed)?;
-    let mut answer = String::new();
-    std::io::stdin().lock().read_line(&mut answer).map_err(failed)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+fn goes(all: bool) -> &'static str {
+    if all { "all images without a container" } else { "images without a name" }
 }

@@ -140,6 +140,15 @@ fn prune(volumes: &Volumes<'_>, opts: &VolumePruneOptions) -> Result<(), CliErro
     if opts.ask && !agreed(&format!("This removes {what} that no container uses."))? {
         return Ok(());
     }
+    let (text, freed) = remove_unused(volumes, opts)?;
+    print(format!("{text}Total reclaimed space: {}\n", table::size(freed)).as_bytes())
+}
+
+/// Removes the volumes that no container uses; tells of them, and how many bytes they had.
+pub fn remove_unused(
+    volumes: &Volumes<'_>,
+    opts: &VolumePruneOptions,
+) -> Result<(String, u64), CliError> {
     let (mut text, mut freed) = (String::new(), 0);
     for v in volumes.list().map_err(|e| failed(&e))? {
         if !(opts.all || v.anonymous) || !opts.labels.keep(&labels(&v)) {
@@ -158,5 +167,5 @@ fn prune(volumes: &Volumes<'_>, opts: &VolumePruneOptions) -> Result<(), CliErro
     if !text.is_empty() {
         text = format!("Deleted Volumes:\n{text}\n");
     }
-    print(format!("{text}Total reclaimed space: {}\n", table::size(freed)).as_bytes())
+    Ok((text, freed))
 }

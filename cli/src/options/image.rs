@@ -258,6 +258,11 @@ pub fn template_or_json(format: Option<&str>) -> Result<Option<Template>, Option
     }
 }
 
+/// How `version` is written; `None`: as a line.
+pub fn version_template(format: Option<&str>) -> Result<Option<Template>, OptionsError> {
+    template_or_json(format.filter(|f| *f != "text"))
+}
+
 /// `save`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SaveOptions {

@@ -39,8 +39,8 @@ pub use build::{BuildOptions, Call, GraphOptions, Platforms, Timeouts, host_plat
 pub use cache::{cache_from, cache_to};
 pub use config::{Config, ConfigError};
 pub use container::{
-    CommitOptions, ContainerPruneOptions, CopyEnd, CpOptions, ExportOptions, PsOptions, RunOptions,
-    container_name,
+    CommitOptions, ContainerPruneOptions, CopyEnd, CpOptions, ExportOptions, LabelFilter,
+    PsOptions, RunOptions, container_name,
 };
 pub use context::{ContextLsOptions, ContextSpec, FileSpec, NamedContext, named};
 pub use device::{SPEC_DIRS, devices};
@@ -50,6 +50,7 @@ pub use format::{Format, Layout};
 pub use image::{
     HistoryOptions, ImageName, ImagesOptions, ImportOptions, ImportSource, InspectOptions,
     LoadOptions, PullOptions, PushOptions, RmiOptions, SaveOptions, TagOptions, template_or_json,
+    version_template,
 };
 pub use life::{AttachOptions, ExecOptions, LogsOptions, StartOptions, StatsOptions, StopOptions};
 pub use lock::{FetchOptions, LockDest, LockOptions};

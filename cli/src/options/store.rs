@@ -50,6 +50,8 @@ pub struct PruneOptions {
     pub dry_run: bool,
     /// What went is counted.
     pub verbose: bool,
+    /// The build cache stays.
+    pub images_only: bool,
 }
 
 /// Filters of records, and the age among them.
@@ -104,6 +106,7 @@ impl PruneOptions {
             },
             dry_run: raw.dry_run,
             verbose: raw.verbose,
+            images_only: raw.images_only,
         };
         if options.all && !options.filter.is_empty() {
             return Err(OptionsError::Conflict(

@@ -3,6 +3,7 @@
 use std::io::{BufRead as _, Write as _};
 
 use rgraph_runtime::container::{ContainerError, Containers, State, changed_bytes};
+use rgraph_store::Store;
 
 use super::{Context, container_error, inspect, print};
 use crate::args::{ContainerPruneArgs, RenameArgs};
@@ -27,14 +28,23 @@ pub fn prune(cx: &Context, args: ContainerPruneArgs) -> Result<(), CliError> {
         return Ok(());
     }
     let store = session::open_store(cx.root())?;
-    let containers = Containers::new(&store);
+    let (text, freed) = remove_stopped(&store, &opts)?;
+    print(format!("{text}Total reclaimed space: {}\n", table::size(freed)).as_bytes())
+}
+
+/// Removes the containers that do not run; tells of them, and how many bytes they had.
+pub fn remove_stopped(
+    store: &Store,
+    opts: &ContainerPruneOptions,
+) -> Result<(String, u64), CliError> {
+    let containers = Containers::new(store);
     let now = jiff::Timestamp::now().as_second();
     let failed = |e: ContainerError| container_error(&e);
     let (mut text, mut freed) = (String::new(), 0);
     for record in containers.list().map_err(failed)? {
         let age = u64::try_from(now.saturating_sub(record.created)).unwrap_or(0);
         let old = opts.older_than.is_none_or(|least| age >= least);
-        let labels = inspect::labels(&store, &record);
+        let labels = inspect::labels(store, &record);
         if matches!(record.state, State::Running { .. }) || !old || !opts.labels.keep(&labels) {
             continue;
         }
@@ -52,7 +62,7 @@ pub fn prune(cx: &Context, args: ContainerPruneArgs) -> Result<(), CliError> {
     if !text.is_empty() {
         text = format!("Deleted Containers:\n{text}\n");
     }
-    print(format!("{text}Total reclaimed space: {}\n", table::size(freed)).as_bytes())
+    Ok((text, freed))
 }
 
 /// Asks a person.

@@ -29,7 +29,7 @@ use crate::session::{self, store_error};
 pub use commit::commit;
 pub use copy::{copy, export};
 pub use exec::exec;
-pub use keep::{agreed, prune, rename};
+pub use keep::{agreed, prune, remove_stopped, rename};
 pub use life::{attach, kill, restart, start, stop, wait};
 pub use list::list;
 pub use logs::logs;
