@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::time::{Duration, Instant};
 
-use rgraph_tests::{Answer, Case, Image, Repositories, Run, Web, need};
+use rgraph_tests::{Access, Answer, Case, Image, Registry, Repositories, Run, Web, need};
 
 fn with(files: &[(&str, &str)]) -> Case {
     let case = Case::with_base();
@@ -625,5 +625,32 @@ fn compose_files_name_others() {
     ] {
         write(&case, &[("compose.yaml", text)]);
         bake(&case, &["--print"]).fails(1, &[what]);
+    }
+}
+
+/// One target may ask for what a name means now while another one takes what is there.
+#[test]
+fn targets_pull_for_themselves() {
+    need!(Root, Tool("docker-registry"));
+    let registry = Registry::start(Access::Open);
+    let name = registry.name("moved:1");
+    let push = |text: &str| {
+        let case = Case::with_base();
+        case.dockerfile(&format!("FROM BASE\nRUN echo {text} > /is\n"));
+        case.build(&["-o", &format!("type=registry,name={name}")]).ok();
+    };
+    push("old");
+    let target = |n: &str, more: &str| {
+        format!(
+            "target \"{n}\" {{\n dockerfile-inline = \"FROM {name}\\nRUN echo {n} is $(cat /is)\"\n{more}}}\n"
+        )
+    };
+    let file = target("a", " pull = true\n") + &target("b", "");
+    let case = with(&[("docker-bake.hcl", &file)]);
+    let said = |args: &[&str]| bake(&case, &[&["--no-cache"], args].concat()).ok().stderr.clone();
+    assert!(said(&["b"]).contains("b is old"));
+    push("new");
+    for order in [["b", "a"], ["a", "b"]] {
+        assert!(said(&order).contains("a is new"), "{order:?}");
     }
 }

@@ -21,7 +21,7 @@ use super::resolve::Top;
 use crate::snapshot::LayerProvider;
 
 /// When a registry is asked what a tag means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum PullPolicy {
     /// When the store does not know the name.
     #[default]
@@ -106,7 +106,7 @@ pub struct ImageFetcher<'a> {
     pub(super) on_event: Box<dyn Fn(&TransferEvent) + Send + Sync + 'a>,
     pub(super) on_warning: Box<dyn Fn(&str) + Send + Sync + 'a>,
     pub(super) tops: Mutex<HashMap<String, Arc<Mutex<Option<Top>>>>>,
-    known: Mutex<ByName>,
+    known: Mutex<HashMap<(String, Platform), HashMap<PullPolicy, Arc<ResolvedImage>>>>,
     /// The same by the name with its digest, which is what lowering writes into the graph.
     pinned: Mutex<ByName>,
     /// Registries that did not answer, and were warned of.
@@ -194,37 +194,48 @@ impl<'a> ImageFetcher<'a> {
         // An op carries the platform as it was written.
         let platform = &platform.clone().normalize();
         let id = (reference.to_owned(), platform.clone());
-        if let Some(found) = self.known(&id) {
+        // Of two targets one may ask for what a name means now, and the other not.
+        let policy = self.policy_of(mode);
+        if let Some(found) = self.known(&id, |p| p == policy) {
             return Ok(found);
         }
         let parsed: Reference = reference.parse()?;
-        let image = Arc::new(self.find(&parsed, platform, self.policy_of(mode))?);
+        let image = Arc::new(self.find(&parsed, platform, policy)?);
         {
             let mut origins = guard(&self.origins);
             for (_, blob) in &image.layers {
                 origins.insert(blob.digest, parsed.clone());
             }
         }
-        guard(&self.known).insert(id, image.clone());
+        guard(&self.known).entry(id).or_default().insert(policy, image.clone());
         let pinned = (image.reference.to_string(), platform.clone());
         guard(&self.pinned).insert(pinned, image.clone());
         Ok(image)
     }
 
-    fn known(&self, id: &(String, Platform)) -> Option<Arc<ResolvedImage>> {
-        [&self.known, &self.pinned].into_iter().find_map(|known| guard(known).get(id).cloned())
+    fn known(
+        &self,
+        id: &(String, Platform),
+        asked: impl Fn(PullPolicy) -> bool,
+    ) -> Option<Arc<ResolvedImage>> {
+        let known = guard(&self.known);
+        let mut found = known.get(id).into_iter().flatten().filter(|(policy, _)| asked(**policy));
+        let found = found.next().map(|(_, image)| image.clone());
+        found.or_else(|| guard(&self.pinned).get(id).cloned())
     }
 
     /// Whether [`Self::resolve`] has been asked for this image before, and found it.
     pub fn is_resolved(&self, reference: &str, platform: &Platform) -> bool {
-        self.known(&(reference.to_owned(), platform.clone().normalize())).is_some()
+        self.known(&(reference.to_owned(), platform.clone().normalize()), |_| true).is_some()
     }
 
     /// Every image asked for so far: its name as asked, the platform, and what was found.
     pub fn resolved(&self) -> Vec<(String, Platform, Arc<ResolvedImage>)> {
         let known = guard(&self.known);
-        let mut all: Vec<_> =
-            known.iter().map(|((n, p), i)| (n.clone(), p.clone(), i.clone())).collect();
+        let mut all: Vec<_> = known
+            .iter()
+            .flat_map(|((n, p), found)| found.values().map(|i| (n.clone(), p.clone(), i.clone())))
+            .collect();
         all.sort_by(|a, b| (&a.0, &a.1).cmp(&(&b.0, &b.1)));
         all
     }
