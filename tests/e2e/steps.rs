@@ -18,7 +18,7 @@ fn a_step_that_takes_too_long_is_ended_with_all_it_started() {
         let begun = Instant::now();
         let run = case.build(&["--timeout", "1s"]);
         let run = run.fails(1, &["not done after 1s", "--timeout", "Dockerfile:2"]);
-        assert!(!run.text().contains("canceled"), "{}", run.text());
+        assert!(!run.stderr.contains("canceled"), "{}", run.stderr);
         // A second, and the ten that a step has to end by itself.
         assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
         assert!(!has_process(&sleep), "{step}");
@@ -54,5 +54,5 @@ fn a_failed_step_is_tried_again_on_a_clean_layer() {
     // What cannot be run at all is not tried twice.
     case.dockerfile("FROM BASE\nRUN [\"/no/such/program\"]\n");
     let run = case.build(&["--retry", "3"]).fails(1, &["/no/such/program"]);
-    assert!(!run.text().contains("trying again"), "{}", run.text());
+    assert!(!run.stderr.contains("trying again"), "{}", run.stderr);
 }
