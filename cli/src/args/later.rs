@@ -17,6 +17,7 @@ macro_rules! later {
     ($($(#[$attr:meta])* $variant:ident = $name:literal),* $(,)?) => {
         /// A command that is not built yet.
         #[derive(Debug, Subcommand)]
+        #[command(defer = true)]
         pub enum Later {
             $(
                 #[doc = concat!("`", $name, "`: not supported yet")]

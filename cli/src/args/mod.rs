@@ -19,7 +19,7 @@ mod volume;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::builder::ValueParser;
+use clap::builder::{Resettable, StyledStr, ValueParser};
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
@@ -94,6 +94,7 @@ struct Global {
 }
 
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 enum Top {
     #[command(flatten)]
     Plain(Command),
@@ -130,6 +131,7 @@ enum Top {
 
 /// What to do.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub enum Command {
     /// Build an image from a Dockerfile
     Build(Box<BuildArgs>),
@@ -248,6 +250,7 @@ pub enum Command {
 }
 
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 enum ImageGroup {
     /// Build an image from a Dockerfile
     Build(Box<BuildArgs>),
@@ -278,6 +281,7 @@ enum ImageGroup {
 }
 
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 enum ContainerGroup {
     /// Run a program in a new container
     #[command(disable_help_flag = true)]
@@ -329,6 +333,7 @@ enum ContainerGroup {
 }
 
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 enum BuilderGroup {
     /// Build an image from a Dockerfile
     Build(Box<BuildArgs>),
@@ -342,6 +347,7 @@ enum BuilderGroup {
 }
 
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 enum SystemGroup {
     /// Show disk usage
     Df(DfArgs),
@@ -350,12 +356,14 @@ enum SystemGroup {
 }
 
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 enum StoreGroup {
     /// Name every damaged, missing or unreferenced object
     Check(CheckArgs),
 }
 
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 enum ContextGroup {
     /// List the largest paths of a context, and what the ignore file hides
     #[command(visible_alias = "list")]
@@ -363,6 +371,7 @@ enum ContextGroup {
 }
 
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 enum CacheMountGroup {
     /// List cache mounts with their sizes
     #[command(visible_alias = "list")]
@@ -459,13 +468,18 @@ where
     if let Some(cli) = parse_short(&words) {
         return Ok(cli);
     }
-    let matches = match grammar().try_get_matches_from(&words) {
-        // `--rm=false`: only then are on-off flags given an optional value, so that the help stays
-        // readable.
-        Err(e) if e.kind() == ErrorKind::TooManyValues => {
-            lenient(grammar()).try_get_matches_from(&words)?
-        }
-        other => other?,
+    let matches = match late_grammar().try_get_matches_from(&words) {
+        Ok(matches) => matches,
+        Err(e) if e.kind() == ErrorKind::DisplayVersion => return Err(e),
+        // One text for each mistake and each help: that of the whole grammar.
+        Err(_) => match grammar().try_get_matches_from(&words) {
+            // `--rm=false`: only then are on-off flags given an optional value, so that the help stays
+            // readable.
+            Err(e) if e.kind() == ErrorKind::TooManyValues => {
+                lenient(grammar()).try_get_matches_from(&words)?
+            }
+            other => other?,
+        },
     };
     let raw = Raw::from_arg_matches(&matches)?;
     Ok(Cli { root: raw.global.root, debug: raw.global.debug, command: raw.command.into() })
@@ -538,24 +552,57 @@ pub fn is_run(words: &[OsString]) -> bool {
 
 /// The grammar, for completions, man pages and tests.
 pub fn grammar() -> clap::Command {
+    let mut whole = late_grammar();
+    let told = Told::of(&whole);
+    whole.build();
+    told.restore(&mut whole);
+    whole
+}
+
+/// The grammar, in which a command's own is put together only when the command is named.
+fn late_grammar() -> clap::Command {
     Raw::command()
-        .mut_subcommand("lock", |c| {
-            sources_only(c)
-                .mut_arg("output", |a| {
-                    a.value_name("FILE").help_heading("Lock").help(
-                        "Lock file, `-` for stdout [default: rgraph.lock beside the Dockerfile]",
-                    )
-                })
-                .mut_arg("check", |a| {
-                    a.help_heading("Lock").help(
-                        "Ask the registries, compare, write nothing. Exit code 1 if it differs",
-                    )
-                })
-                .mut_arg("locked", |a| a.hide(true))
+        .mut_subcommand("lock", |c| c.defer(lock_grammar))
+        .mut_subcommand("fetch", |c| c.defer(fetch_grammar))
+}
+
+/// What is told of a command, and of those below it. Where it is put together later, the words about
+/// its flags take the place of those about itself.
+struct Told(Option<StyledStr>, Option<StyledStr>, Vec<Self>);
+
+impl Told {
+    fn of(c: &clap::Command) -> Self {
+        let below = c.get_subcommands().map(Self::of).collect();
+        Self(c.get_about().cloned(), c.get_long_about().cloned(), below)
+    }
+
+    fn restore(self, c: &mut clap::Command) {
+        let Self(about, long, below) = self;
+        *c = std::mem::take(c).about(Resettable::from(about)).long_about(Resettable::from(long));
+        for (told, c) in below.into_iter().zip(c.get_subcommands_mut()) {
+            told.restore(c);
+        }
+    }
+}
+
+fn lock_grammar(command: clap::Command) -> clap::Command {
+    sources_only(LockArgs::augment_args(command))
+        .mut_arg("output", |a| {
+            a.value_name("FILE")
+                .help_heading("Lock")
+                .help("Lock file, `-` for stdout [default: rgraph.lock beside the Dockerfile]")
         })
-        .mut_subcommand("fetch", |c| {
-            sources_only(c).mut_arg("output", |a| a.hide(true)).mut_arg("check", |a| a.hide(true))
+        .mut_arg("check", |a| {
+            a.help_heading("Lock")
+                .help("Ask the registries, compare, write nothing. Exit code 1 if it differs")
         })
+        .mut_arg("locked", |a| a.hide(true))
+}
+
+fn fetch_grammar(command: clap::Command) -> clap::Command {
+    sources_only(FetchArgs::augment_args(command))
+        .mut_arg("output", |a| a.hide(true))
+        .mut_arg("check", |a| a.hide(true))
 }
 
 /// Flags of a build that are taken, so that one word turns a build into another command, and say

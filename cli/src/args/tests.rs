@@ -63,6 +63,46 @@ fn the_short_grammar_leaves_help_and_mistakes_to_the_whole_one() {
     }
 }
 
+/// Asks for the help of a command and of all below it: what is told of it in the list that it is in is
+/// told there too.
+fn look_at_help(path: &mut Vec<String>, c: &clap::Command) -> usize {
+    let words: Vec<&str> = path.iter().map(String::as_str).chain(["--help"]).collect();
+    let help = cli(&words).err().filter(|e| e.kind() == ErrorKind::DisplayHelp);
+    // What comes after a name of later is not looked at.
+    if let Some(help) = &help {
+        let about = c.get_about().unwrap().to_string();
+        assert!(help.to_string().starts_with(&about), "{path:?}: {help}");
+    }
+    let mut seen = usize::from(help.is_some());
+    for below in c.get_subcommands().filter(|c| c.get_name() != "help") {
+        path.push(below.get_name().to_owned());
+        seen += look_at_help(path, below);
+        path.pop();
+    }
+    seen
+}
+
+#[test]
+fn what_is_put_together_late_is_all_there() {
+    assert!(look_at_help(&mut Vec::new(), &late_grammar()) > 90);
+    for (words, shown) in [
+        (&["lock", "--help"][..], "rgraph.lock beside the Dockerfile"),
+        (&["fetch", "--help"], "Say nothing but errors"),
+        (&["images", "--help"], "--filter"),
+    ] {
+        let help = cli(words).unwrap_err().to_string();
+        assert!(help.contains(shown) && !help.contains("--cache-to"), "{words:?}: {help}");
+    }
+    for words in
+        [&["images", "-q"][..], &["image", "ls"], &["lock", "."], &["help"], &["--version"]]
+    {
+        let words: Vec<OsString> =
+            ["rgraph"].iter().chain(words).map(|w| OsString::from(*w)).collect();
+        let [late, whole] = [late_grammar(), grammar()].map(|g| g.try_get_matches_from(&words));
+        assert_eq!(format!("{late:?}"), format!("{whole:?}"), "{words:?}");
+    }
+}
+
 #[test]
 fn values_as_docker_writes_them() {
     for words in [

@@ -4,6 +4,7 @@ use clap::{Args, Subcommand};
 
 /// `volume ...`.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub enum VolumeCommand {
     /// List volumes
     #[command(visible_alias = "list")]
