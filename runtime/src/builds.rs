@@ -7,7 +7,8 @@
 //! the place was last, not by what last ran there.
 
 use std::collections::BTreeSet;
-use std::fs::DirEntry;
+use std::fs::{DirEntry, File};
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -220,8 +221,7 @@ impl<'a> Journal<'a> {
     /// When the file cannot be written. The build is none the worse.
     pub fn end(self, build: BuildRecord) -> std::io::Result<String> {
         let own = self.own.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let place = place_name(&self.place);
-        let name = Name { at: format!("{:0>20}", self.at), id: self.id.clone(), place };
+        let name = Name::new(self.at, &self.id, &self.place);
         Builds::new(self.store).put(BuildRecord { id: self.id, ..build }, &name, &self.place, own)
     }
 }
@@ -243,21 +243,35 @@ pub struct Builds<'a> {
 
 /// The name of a record's file: `NANOSECONDS-ID-PLACE.json`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Name {
-    at: String,
-    id: String,
-    place: String,
-}
+struct Name(String);
+
+/// Digits of the time in a [`Name`].
+const TIME: usize = 20;
+/// What the name of an unfinished file begins with.
+const TMP: &str = ".tmp-";
 
 impl Name {
-    fn parse(file: &str) -> Option<Self> {
-        let mut parts = file.strip_suffix(".json")?.split('-').map(str::to_owned);
-        let name = Self { at: parts.next()?, id: parts.next()?, place: parts.next()? };
-        (parts.next().is_none() && name.at.len() == 20).then_some(name)
+    fn new(at: i128, id: &str, place: &str) -> Self {
+        Self(format!("{at:0>TIME$}-{id}-{}.json", place_name(place)))
     }
 
-    fn file(&self) -> String {
-        format!("{}-{}-{}.json", self.at, self.id, self.place)
+    fn parse(file: &str) -> Option<Self> {
+        let mut parts = file.strip_suffix(".json")?.split('-');
+        let at = parts.next()?;
+        let whole = at.len() == TIME && parts.count() == 2;
+        whole.then(|| Self(file.to_owned()))
+    }
+
+    fn part(&self, at: usize) -> &str {
+        self.0.trim_end_matches(".json").split('-').nth(at).unwrap_or_default()
+    }
+
+    fn id(&self) -> &str {
+        self.part(1)
+    }
+
+    fn place(&self) -> &str {
+        self.part(2)
     }
 }
 
@@ -271,13 +285,26 @@ impl<'a> Builds<'a> {
         self.store.layout().builds()
     }
 
-    /// Newest first.
+    /// What there is, newest first.
     fn names(&self) -> Vec<Name> {
-        let Ok(dir) = std::fs::read_dir(self.dir()) else { return Vec::new() };
-        let names = dir.flatten().filter_map(|e| Name::parse(e.file_name().to_str()?));
-        let mut names: Vec<Name> = names.collect();
+        self.look().0
+    }
+
+    /// As [`Self::names`], and files that are not finished.
+    fn look(&self) -> (Vec<Name>, Vec<DirEntry>) {
+        let (mut names, mut unfinished) = (Vec::new(), Vec::new());
+        let Ok(dir) = std::fs::read_dir(self.dir()) else { return (names, unfinished) };
+        for e in dir.flatten() {
+            let file = e.file_name();
+            let file = file.to_str().unwrap_or_default();
+            if file.starts_with(TMP) {
+                unfinished.push(e);
+            } else {
+                names.extend(Name::parse(file));
+            }
+        }
         names.sort_unstable_by(|a, b| b.cmp(a));
-        names
+        (names, unfinished)
     }
 
     fn put(
@@ -300,37 +327,50 @@ impl<'a> Builds<'a> {
         });
         let file = RecordFile { version: VERSION, build, keys: keys.collect() };
         let bytes = serde_json::to_vec(&file).map_err(std::io::Error::other)?;
-        write(&self.dir().join(name.file()), &bytes, 0)?;
-        let names = self.names();
-        for old in names.iter().skip(KEPT) {
+        let (mut names, unfinished) = self.look();
+        let old = names.split_off(names.len().min(KEPT - 1));
+        let reused = old.first().is_some_and(|old| self.write_over(old, name, &bytes).is_ok());
+        if !reused {
+            write(&self.dir().join(&name.0), &bytes, 0)?;
+        }
+        for old in &old {
             // Another build may have been faster.
-            std::fs::remove_file(self.dir().join(old.file())).unwrap_or(());
-            logs::remove(self.store, &old.id);
+            std::fs::remove_file(self.dir().join(&old.0)).unwrap_or(());
+            logs::remove(self.store, old.id());
         }
         if printed {
-            let known = names.into_iter().take(KEPT).map(|n| n.id).collect();
+            let known = names.iter().map(|n| n.id().to_owned()).chain([id.clone()]).collect();
             logs::tidy(self.store, &known, &id);
         }
-        self.remove_unfinished();
+        remove_unfinished(&unfinished);
         Ok(id)
     }
 
-    /// Files that a process left when it was killed between writing and renaming.
-    fn remove_unfinished(&self) {
-        let Ok(dir) = std::fs::read_dir(self.dir()) else { return };
-        let is_old = |e: &DirEntry| {
-            let age = now().duration_since(e.metadata().ok()?.modified().ok()?).ok()?;
-            Some(age > UNFINISHED)
+    /// Writes a record into the file of one that goes. To free the blocks of a file and to find others
+    /// can take longer than a cached build does its work (a disk is told of each free one, `discard`).
+    /// Whoever reads the old one meanwhile finds it damaged.
+    fn write_over(&self, old: &Name, new: &Name, bytes: &[u8]) -> std::io::Result<()> {
+        let dir = self.dir();
+        let tmp = dir.join(format!("{TMP}{}", new.id()));
+        std::fs::rename(dir.join(&old.0), &tmp)?;
+        let over = || {
+            let mut file = File::options().write(true).open(&tmp)?;
+            file.write_all(bytes)?;
+            let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+            if file.metadata()?.len() > length {
+                file.set_len(length)?;
+            }
+            std::fs::rename(&tmp, dir.join(&new.0))
         };
-        // By name first: there are a hundred finished ones.
-        let unnamed = |e: &DirEntry| e.file_name().as_encoded_bytes().starts_with(b".tmp-");
-        for e in dir.flatten().filter(|e| unnamed(e) && is_old(e) == Some(true)) {
-            std::fs::remove_file(e.path()).unwrap_or(());
+        let written = over();
+        if written.is_err() {
+            std::fs::remove_file(&tmp).unwrap_or(());
         }
+        written
     }
 
     fn read(&self, name: &Name) -> Option<RecordFile> {
-        let path = self.dir().join(name.file());
+        let path = self.dir().join(&name.0);
         if std::fs::symlink_metadata(&path).ok()?.len() > MAX_RECORD {
             return None;
         }
@@ -345,7 +385,7 @@ impl<'a> Builds<'a> {
 
     /// The builds whose id begins with `id`, newest first.
     pub fn find(&self, id: &str) -> Vec<BuildRecord> {
-        let names = self.names().into_iter().filter(|n| n.id.starts_with(id));
+        let names = self.names().into_iter().filter(|n| n.id().starts_with(id));
         names.filter_map(|n| Some(self.read(&n)?.build)).collect()
     }
 
@@ -354,7 +394,7 @@ impl<'a> Builds<'a> {
         let (wanted, before) = (place_name(place), prefix(place));
         let mut last = PastBuild::default();
         let PastBuild { steps, args } = &mut last;
-        for name in self.names().iter().filter(|n| n.place == wanted).take(LOOK_BACK) {
+        for name in self.names().iter().filter(|n| n.place() == wanted).take(LOOK_BACK) {
             let Some(file) = self.read(name) else { continue };
             args.extend(file.build.args);
             for k in file.keys {
@@ -370,6 +410,17 @@ impl<'a> Builds<'a> {
             }
         }
         last
+    }
+}
+
+/// Removes files that a process left when it was killed between writing and renaming.
+fn remove_unfinished(files: &[DirEntry]) {
+    let is_old = |e: &DirEntry| {
+        let age = now().duration_since(e.metadata().ok()?.modified().ok()?).ok()?;
+        Some(age > UNFINISHED)
+    };
+    for e in files.iter().filter(|e| is_old(e) == Some(true)) {
+        std::fs::remove_file(e.path()).unwrap_or(());
     }
 }
 
@@ -438,6 +489,14 @@ mod tests {
         assert_eq!(kept, newest);
         assert_eq!(builds.find(&ids[0]), []);
         assert_eq!(builds.find(&newest[3][..7]).len(), 1);
+        // One that is shorter than the one in whose file it is written.
+        let (long, short) = (step("a", 1, 1), step("a", 2, 2));
+        for _ in 0..KEPT {
+            end(&store, "a", BuildStatus::Done, vec![long.clone(), short.clone()]);
+        }
+        end(&store, "a", BuildStatus::Done, vec![short.clone()]);
+        assert_eq!(Journal::new(&store, "a").last().steps, [short]);
+        assert_eq!(builds.list().count(), KEPT);
         // What a killed process left goes when it is old.
         for (name, age) in [(".tmp-1-0", UNFINISHED * 2), (".tmp-2-0", Duration::ZERO)] {
             let file = std::fs::File::create(builds.dir().join(name)).unwrap();
