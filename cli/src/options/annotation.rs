@@ -44,6 +44,13 @@ pub(super) fn output_key(key: &str, value: &str) -> Option<Annotation> {
     })
 }
 
+/// The type that a word is nearly.
+fn slip(text: &str) -> Option<&'static str> {
+    let word = text.split_once('[').map_or(text, |(word, _)| word);
+    let types = ["manifest", "manifest-descriptor", "index", "index-descriptor"];
+    rgraph_ir::near::nearest(word, types).filter(|meant| *meant != word)
+}
+
 /// Reads the flag; several types separated by commas give as many annotations.
 pub(super) fn flag(text: &str) -> Result<Vec<Annotation>, OptionsError> {
     let bad = |why: &str| OptionsError::value(FLAG, text, why);
@@ -52,6 +59,14 @@ pub(super) fn flag(text: &str) -> Result<Vec<Annotation>, OptionsError> {
         let targets: Option<Vec<_>> = types.split(',').map(target).collect();
         Some((targets?, name))
     });
+    // A key may have a colon, but hardly after a type with a slip in it.
+    if typed.is_none()
+        && let Some((types, _)) = key.split_once(':')
+        && let Some(meant) = types.split(',').find_map(slip)
+    {
+        let help = format!("did you mean `{meant}`?");
+        return Err(bad("unknown type of annotation").with_help(help));
+    }
     let (targets, name) = typed.unwrap_or((vec![(AnnotationPlace::Manifest, None)], key));
     if name.is_empty() {
         return Err(bad("the key is empty"));
@@ -109,7 +124,7 @@ mod tests {
             let got: Vec<_> = flag(text).unwrap().iter().map(show).collect();
             assert_eq!(got.join(", "), want, "{text}");
         }
-        for bad in ["a", "=v", "index:=v"] {
+        for bad in ["a", "=v", "index:=v", "manifst:a=v", "indx,manifest:a=v"] {
             assert!(flag(bad).unwrap_err().is_usage(), "{bad}");
         }
     }

@@ -185,7 +185,13 @@ impl BuildOptions {
         let network = raw.network.as_deref().map(network).transpose()?;
         let mut allow = entitlements(&raw.allow)?;
         allow.network_host |= network == Some(NetworkMode::Host);
-        let tags = raw.tag.iter().map(|t| normal_tag("--tag", t)).collect::<Result<Vec<_>, _>>()?;
+        let mut tags = Vec::new();
+        for text in &raw.tag {
+            let tag = normal_tag("--tag", text)?;
+            if !tags.contains(&tag) {
+                tags.push(tag);
+            }
+        }
         let mut targets = raw.target.iter().filter(|t| !t.is_empty()).cloned();
         let mut options = Self {
             context: ContextSpec::parse(&raw.context)?,

@@ -9,6 +9,7 @@ use rgraph_runtime::images::PlainLayers;
 
 use super::error::OptionsError;
 use super::format::template;
+use super::output::reads_as_digest;
 use super::{Layout, Terminals, filters, insecure_registries};
 use crate::args::{
     Environment, HistoryArgs, ImagesArgs, ImportArgs, InspectArgs, InspectKind, LoadArgs, PullArgs,
@@ -61,6 +62,7 @@ pub(super) fn new_name(flag: &'static str, text: &str) -> Result<Reference, Opti
         .map_err(|e: rgraph_ir::reference::ReferenceError| invalid(flag, text, e.why))?;
     match r.digest {
         Some(_) => Err(invalid(flag, text, "an image cannot be named by a digest")),
+        None if reads_as_digest(&r) => Err(invalid(flag, text, "it reads as a digest")),
         None => Ok(r),
     }
 }

@@ -289,7 +289,15 @@ pub fn normal_tag(flag: &'static str, text: &str) -> Result<String, OptionsError
     if r.digest.is_some() {
         return Err(OptionsError::value(flag, text, "a result cannot be named by a digest"));
     }
+    if reads_as_digest(&r) {
+        return Err(OptionsError::value(flag, text, "it reads as a digest"));
+    }
     Ok(r.to_string())
+}
+
+/// Whether a name is one that nobody could find the image by: `sha256:abc` begins a digest.
+pub fn reads_as_digest(name: &Reference) -> bool {
+    name.familiar_name() == "sha256"
 }
 
 #[cfg(test)]

@@ -40,6 +40,25 @@ fn plain_builds() {
     assert_eq!((o.no_cache_filter.join(" "), o.shm_size), ("a b c".to_owned(), Some(64 << 20)));
 }
 
+/// Nothing that was given is given in vain.
+#[test]
+fn names_of_outputs_and_tags_are_all_given() {
+    let o = ok(&["-t", "a:1", "-t", "a:1", "-o", "type=image,name=b:1", "-o", "type=image", "."]);
+    assert_eq!(o.tags, ["docker.io/library/a:1"]);
+    let names: Vec<_> = o
+        .outputs
+        .iter()
+        .map(|o| match o {
+            OutputSpec::Image(i) => i.names.join(" "),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(names, ["docker.io/library/a:1 docker.io/library/b:1", ""]);
+    for words in [&["-t", "sha256:abc", "."][..], &["-o", "type=image,name=sha256:abc", "."]] {
+        assert!(convert(words, &[]).unwrap_err().is_usage(), "{words:?}");
+    }
+}
+
 #[test]
 fn times_and_tries_of_steps() {
     let second = std::time::Duration::from_secs(1);
@@ -274,7 +293,8 @@ fn refusals() {
 fn an_output_says_that_its_registry_is_insecure() {
     let of = |output: &str| ok(&["-t", "r.example:5/a", "-o", output, "."]).insecure_registries;
     assert_eq!(of("type=registry,registry.insecure=true"), ["r.example:5"]);
-    assert_eq!(of("type=image,push=true,name=other/b,registry.insecure=true"), ["docker.io"]);
+    let both = "type=image,push=true,name=other:1/b,registry.insecure=true";
+    assert_eq!(of(both), ["r.example:5", "other:1"]);
     assert_eq!(of("type=registry"), [""; 0]);
 }
 

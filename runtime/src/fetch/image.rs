@@ -89,7 +89,7 @@ impl ResolvedImage {
     }
 }
 
-type ByName = HashMap<(String, Platform), Arc<ResolvedImage>>;
+type ByName<T = Arc<ResolvedImage>> = HashMap<(String, Platform), T>;
 
 pub(super) fn guard<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
     m.lock().unwrap_or_else(PoisonError::into_inner)
@@ -106,7 +106,7 @@ pub struct ImageFetcher<'a> {
     pub(super) on_event: Box<dyn Fn(&TransferEvent) + Send + Sync + 'a>,
     pub(super) on_warning: Box<dyn Fn(&str) + Send + Sync + 'a>,
     pub(super) tops: Mutex<HashMap<String, Arc<Mutex<Option<Top>>>>>,
-    known: Mutex<HashMap<(String, Platform), HashMap<PullPolicy, Arc<ResolvedImage>>>>,
+    known: Mutex<ByName<HashMap<PullPolicy, Arc<ResolvedImage>>>>,
     /// The same by the name with its digest, which is what lowering writes into the graph.
     pinned: Mutex<ByName>,
     /// Registries that did not answer, and were warned of.

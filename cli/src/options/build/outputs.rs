@@ -44,6 +44,22 @@ pub(super) fn outputs(
             ));
         }
     }
+    // A name that only one of them gives is not given in vain.
+    for o in &mut outputs {
+        let names = match o {
+            OutputSpec::Oci(a) | OutputSpec::Docker(a) => &mut a.names,
+            OutputSpec::Image(i) | OutputSpec::Registry(i) => &mut i.names,
+            OutputSpec::Local { .. } | OutputSpec::Tar { .. } | OutputSpec::CacheOnly => continue,
+        };
+        let given = std::mem::take(names);
+        if !given.is_empty() {
+            for name in tags.iter().chain(&given) {
+                if !names.contains(name) {
+                    names.push(name.clone());
+                }
+            }
+        }
+    }
     let mut annotations = Vec::new();
     for text in &raw.annotation {
         annotations.extend(annotation::flag(text)?);
