@@ -651,6 +651,7 @@ fn targets_pull_for_themselves() {
     assert!(said(&["b"]).contains("b is old"));
     push("new");
     for order in [["b", "a"], ["a", "b"]] {
-        assert!(said(&order).contains("a is new"), "{order:?}");
+        let said = said(&order);
+        assert!(said.contains("a is new"), "{order:?}\n{said}");
     }
 }

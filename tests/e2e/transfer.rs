@@ -260,3 +260,30 @@ fn an_index_that_came_in_part_is_kept_whole_when_it_is_built() {
     case.rgraph(&["tag", "kept:1", &registry.name("again:1")]).ok();
     case.rgraph(&["push", &registry.name("again:1")]).ok();
 }
+
+/// A name with a digest gives no tag, and an image of another platform than the one asked for is none.
+#[test]
+fn pulls_give_what_was_asked_for() {
+    need!(Root, Tool("docker-registry"));
+    let registry = Registry::start(Access::Open);
+    let name = registry.name("asked:v1");
+    let case = Case::with_base();
+    case.rgraph(&["tag", BASE, &name]).ok();
+    case.rgraph(&["push", "-q", &name]).ok();
+    case.rgraph(&["rmi", &name]).ok();
+    let other = Case::new();
+    let refused = ["pull", "--platform", "linux/s390x", &name];
+    other.rgraph(&refused).fails(1, &["does not match", "linux/s390x", "linux/amd64"]);
+    assert_eq!(other.rgraph(&["images", "-aq"]).ok().text(), "");
+    other.rgraph(&["pull", "-q", "--platform", "linux/amd64", &name]).ok();
+    let found = other.rgraph(&["inspect", "-f", "{{index .RepoDigests 0}}", &name]).ok();
+    let digest = found.text().trim().rsplit('@').next().expect("a digest").to_owned();
+    let fresh = Case::new();
+    fresh.rgraph(&["pull", "-q", &format!("{name}@{digest}")]).ok();
+    let row = ["images", "--format", "{{.Tag}}", "--digests"];
+    assert_eq!(fresh.rgraph(&row).ok().text(), "<none>\n");
+    fresh.rgraph(&["inspect", &name]).fails(1, &[]);
+    let tags =
+        ["inspect", "-f", "{{json .RepoTags}}", &format!("{}@{digest}", registry.name("asked"))];
+    assert_eq!(fresh.rgraph(&tags).ok().text(), "[]\n");
+}

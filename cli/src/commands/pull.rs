@@ -1,6 +1,7 @@
 //! `rgraph pull`: an image with all its layers into the store.
 
 use rgraph_ir::Reference;
+use rgraph_ir::op::ResolveMode;
 use rgraph_runtime::fetch::image::{ImageFetcher, PullPolicy};
 use rgraph_runtime::images::{self, Pulling, World};
 
@@ -35,6 +36,19 @@ pub fn run(cx: &Context, args: PullArgs) -> Result<(), CliError> {
         if !opts.quiet {
             let what = name.tag.clone().or_else(|| name.digest.map(|d| d.to_string()));
             note(&format!("{}: Pulling from {}", what.unwrap_or_default(), name.repository));
+        }
+        if let Some(wanted) = &opts.platform {
+            let image = fetcher.resolve(&name.to_string(), wanted, ResolveMode::ForcePull);
+            let image = image.map_err(|e| images_error(&e.into()))?;
+            let (got, wanted) = (image.config.platform.clone().normalize(), wanted.clone());
+            let wanted = wanted.normalize();
+            if (&got.os, &got.architecture) != (&wanted.os, &wanted.architecture) {
+                return Err(CliError::failed(format!(
+                    "image with reference {} was found but its platform ({got}) does not match the \
+                     specified platform ({wanted})",
+                    name.familiar()
+                )));
+            }
         }
         let told = |digest: rgraph_ir::BlobDigest, what: Pulling| {
             let lines: &[&str] = match what {

@@ -346,11 +346,15 @@ pub struct PullOptions {
 impl PullOptions {
     /// The one conversion.
     pub fn new(raw: PullArgs, env: &Environment) -> Result<Self, OptionsError> {
-        let name: Reference = raw
+        let mut name: Reference = raw
             .name
             .parse()
             .map_err(|e: rgraph_ir::reference::ReferenceError| invalid("NAME", &raw.name, e.why))?;
         let typed = has_tag(&raw.name) || name.digest.is_some();
+        if name.digest.is_some() {
+            // As in Docker: what has a digest is had by that, and gets no tag.
+            name.tag = None;
+        }
         if raw.all_tags && typed {
             return Err(OptionsError::Conflict(
                 "`--all-tags` goes with a name without tag or digest".to_owned(),

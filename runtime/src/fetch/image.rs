@@ -105,7 +105,7 @@ pub struct ImageFetcher<'a> {
     pub(super) cancelled: Box<dyn Fn() -> bool + Send + Sync>,
     pub(super) on_event: Box<dyn Fn(&TransferEvent) + Send + Sync + 'a>,
     pub(super) on_warning: Box<dyn Fn(&str) + Send + Sync + 'a>,
-    pub(super) tops: Mutex<HashMap<String, Arc<Mutex<Option<Top>>>>>,
+    pub(super) tops: Mutex<HashMap<(String, PullPolicy), Arc<Mutex<Option<Top>>>>>,
     known: Mutex<ByName<HashMap<PullPolicy, Arc<ResolvedImage>>>>,
     /// The same by the name with its digest, which is what lowering writes into the graph.
     pinned: Mutex<ByName>,

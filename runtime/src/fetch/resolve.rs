@@ -87,7 +87,7 @@ impl<'a> ImageFetcher<'a> {
         if let Some(digest) = r.digest {
             return Ok(Top { digest, asked: false });
         }
-        let cell = guard(&self.tops).entry(r.to_string()).or_default().clone();
+        let cell = guard(&self.tops).entry((r.to_string(), policy)).or_default().clone();
         let mut cell = guard(&cell);
         let top = match *cell {
             Some(top) => top,

@@ -179,14 +179,18 @@ fn attempt(path: &Path) -> io::Result<Try> {
         if !try_lock(&file, Mode::Exclusive)? {
             return Ok(Try::Held(file));
         }
+        let own = file.metadata()?;
         let same = match std::fs::symlink_metadata(path) {
-            Ok(m) => m.ino() == file.metadata()?.ino(),
+            Ok(m) => m.ino() == own.ino(),
             Err(e) if e.kind() == io::ErrorKind::NotFound => false,
             Err(e) => return Err(e),
         };
         if same {
             let pid = std::process::id().to_string();
-            file.set_len(0)?;
+            // ext4 writes out at once what is put into a file that was cut.
+            if own.len() > 0 {
+                file.set_len(0)?;
+            }
             // For the waiters' message only; a full disk must not cost the lock.
             let _ = file.write_all_at(pid.as_bytes(), 0);
             return Ok(Try::Got(KeyLock { file: Some(file), path: path.to_owned() }));
