@@ -91,6 +91,9 @@ impl ResolvedImage {
 
 type ByName<T = Arc<ResolvedImage>> = HashMap<(String, Platform), T>;
 
+/// Found out once; who asks meanwhile waits.
+type TopCell = Arc<Mutex<Option<Top>>>;
+
 pub(super) fn guard<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
     m.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -105,7 +108,7 @@ pub struct ImageFetcher<'a> {
     pub(super) cancelled: Box<dyn Fn() -> bool + Send + Sync>,
     pub(super) on_event: Box<dyn Fn(&TransferEvent) + Send + Sync + 'a>,
     pub(super) on_warning: Box<dyn Fn(&str) + Send + Sync + 'a>,
-    pub(super) tops: Mutex<HashMap<(String, PullPolicy), Arc<Mutex<Option<Top>>>>>,
+    pub(super) tops: Mutex<HashMap<(String, PullPolicy), TopCell>>,
     known: Mutex<ByName<HashMap<PullPolicy, Arc<ResolvedImage>>>>,
     /// The same by the name with its digest, which is what lowering writes into the graph.
     pinned: Mutex<ByName>,
