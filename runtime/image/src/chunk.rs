@@ -21,13 +21,31 @@ pub(crate) struct Pool(Arc<Mutex<Vec<Vec<u8>>>>);
 impl Pool {
     /// An empty buffer with room for a piece.
     pub(crate) fn take(&self) -> Vec<u8> {
-        let old = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        old.unwrap_or_else(|| Vec::with_capacity(CHUNK))
+        let mut buf = self.old().unwrap_or_else(|| Vec::with_capacity(CHUNK));
+        buf.clear();
+        buf
+    }
+
+    /// A buffer of `len` bytes, whatever they are.
+    pub(crate) fn take_filled(&self, len: usize) -> Vec<u8> {
+        let mut buf = self.old().unwrap_or_default();
+        buf.resize(len, 0);
+        buf
+    }
+
+    fn old(&self) -> Option<Vec<u8>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop()
     }
 
     /// A piece whose buffer comes back when everybody is done with it.
     pub(crate) fn piece(&self, bytes: Vec<u8>) -> Chunk {
-        Chunk(Arc::new(Piece { bytes, pool: self.clone() }))
+        let len = bytes.len();
+        self.front(bytes, len)
+    }
+
+    /// As [`Self::piece`], of the first `len` bytes of a buffer.
+    pub(crate) fn front(&self, bytes: Vec<u8>, len: usize) -> Chunk {
+        Chunk(Arc::new(Piece { bytes, len, pool: self.clone() }))
     }
 }
 
@@ -37,6 +55,7 @@ pub(crate) struct Chunk(Arc<Piece>);
 
 struct Piece {
     bytes: Vec<u8>,
+    len: usize,
     pool: Pool,
 }
 
@@ -44,14 +63,13 @@ impl Deref for Chunk {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.0.bytes
+        &self.0.bytes[..self.0.len]
     }
 }
 
 impl Drop for Piece {
     fn drop(&mut self) {
-        let mut bytes = std::mem::take(&mut self.bytes);
-        bytes.clear();
+        let bytes = std::mem::take(&mut self.bytes);
         self.pool.0.lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
     }
 }
@@ -59,7 +77,7 @@ impl Drop for Piece {
 /// Digest and number of bytes.
 pub(crate) type Sum = ([u8; 32], u64);
 
-/// sha256 of pieces. The first full one starts a thread; a short stream needs none.
+/// sha256 of pieces. A thread is started when there is as much as [`CHUNK`]; a short stream needs none.
 #[derive(Default)]
 pub(crate) struct Hasher {
     hash: Sha256,
@@ -75,7 +93,7 @@ impl Hasher {
     pub(crate) fn push(&mut self, chunk: &Chunk) -> io::Result<()> {
         self.size += chunk.len() as u64;
         if self.beside.is_none() {
-            if chunk.len() < CHUNK {
+            if self.size < CHUNK as u64 {
                 self.hash.update(&chunk[..]);
                 return Ok(());
             }

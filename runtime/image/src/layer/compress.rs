@@ -284,15 +284,47 @@ impl Format {
 /// The content of a layer blob; gzip, zstd and plain tar are told by their first bytes, as media
 /// types are often wrong about it.
 pub fn decompress_layer<'a>(blob: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
-    let (format, blob) = sniff(blob)?;
-    match format {
-        Format::Gzip => Ok(Box::new(flate2::bufread::MultiGzDecoder::new(blob))),
-        Format::Zstd => Ok(Box::new(zstd::stream::read::Decoder::with_buffer(blob)?)),
-        Format::Plain => Ok(Box::new(blob)),
-        Format::Bzip2 | Format::Xz => Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "a layer is gzip, zstd or a plain tar, not bzip2 or xz",
-        )),
+    Ok(Box::new(LayerContent::of(blob)?))
+}
+
+/// As [`decompress_layer`], and the blob can be had back.
+pub(super) enum LayerContent<R: Read> {
+    Plain(Sniffed<R>),
+    Gzip(flate2::bufread::MultiGzDecoder<Sniffed<R>>),
+    Zstd(zstd::stream::read::Decoder<'static, Sniffed<R>>),
+}
+
+impl<R: Read> LayerContent<R> {
+    pub fn of(blob: R) -> io::Result<Self> {
+        let (format, blob) = sniff(blob)?;
+        match format {
+            Format::Gzip => Ok(Self::Gzip(flate2::bufread::MultiGzDecoder::new(blob))),
+            Format::Zstd => Ok(Self::Zstd(zstd::stream::read::Decoder::with_buffer(blob)?)),
+            Format::Plain => Ok(Self::Plain(blob)),
+            Format::Bzip2 | Format::Xz => Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "a layer is gzip, zstd or a plain tar, not bzip2 or xz",
+            )),
+        }
+    }
+
+    /// What stands behind the content.
+    pub fn into_rest(self) -> impl Read {
+        match self {
+            Self::Plain(blob) => blob,
+            Self::Gzip(gzip) => gzip.into_inner(),
+            Self::Zstd(zstd) => zstd.finish(),
+        }
+    }
+}
+
+impl<R: Read> Read for LayerContent<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(blob) => blob.read(buf),
+            Self::Gzip(gzip) => gzip.read(buf),
+            Self::Zstd(zstd) => zstd.read(buf),
+        }
     }
 }
 
@@ -315,7 +347,7 @@ pub fn decompress<'a>(file: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
     })
 }
 
-type Sniffed<R> = BufReader<io::Chain<io::Cursor<Vec<u8>>, R>>;
+pub(super) type Sniffed<R> = BufReader<io::Chain<io::Cursor<Vec<u8>>, R>>;
 
 fn sniff<R: Read>(mut src: R) -> io::Result<(Format, Sniffed<R>)> {
     let mut start = Vec::new();
