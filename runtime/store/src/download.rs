@@ -6,10 +6,12 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rgraph_ir::BlobDigest;
+use rgraph_sys::file::start_writing;
 
 use crate::blob::{BlobInfo, no_space};
 use crate::error::{Result, StoreError};
@@ -20,6 +22,8 @@ use crate::store::Store;
 const PREFIX: &str = "part-";
 /// Most parts that wait for a next try. With one more all of them go.
 const MAX_PARTS: usize = 8;
+/// So many bytes of a download are given to the disk together. What names it waits for all of them.
+const TO_DISK: u64 = 8 << 20;
 
 /// A blob in the making that the store only counts. Its maker hashes it and says at the end what it
 /// is. Dropped without [`Self::commit`], a download leaves its part, anything else nothing.
@@ -29,6 +33,8 @@ pub struct Incoming<'a> {
     file: File,
     path: PathBuf,
     written: u64,
+    /// Bytes that the disk was told to begin with.
+    begun: u64,
     /// Bytes of an earlier try.
     before: u64,
     end: End,
@@ -93,6 +99,10 @@ impl Write for Incoming<'_> {
         let n =
             self.file.write_at(buf, self.written).map_err(|e| no_space(e, self.store.root()))?;
         self.written += n as u64;
+        if self.end == End::Stay && self.written - self.begun >= TO_DISK {
+            start_writing(self.file.as_fd(), self.begun, self.written - self.begun);
+            self.begun = self.written;
+        }
         Ok(n)
     }
 
@@ -131,7 +141,7 @@ impl Store {
     /// Starts a blob that its maker hashes.
     pub fn incoming(&self) -> Result<Incoming<'_>> {
         let (file, path) = self.create_locked(&self.layout().tmp())?;
-        Ok(Incoming { store: self, file, path, written: 0, before: 0, end: End::Remove })
+        Ok(Incoming { store: self, file, path, written: 0, begun: 0, before: 0, end: End::Remove })
     }
 
     /// Starts the download of a blob, or goes on with one that broke off. When another process brings
@@ -162,9 +172,15 @@ impl Store {
             })
             .map_err(|e| self.layout().err("lock", &path, e))?;
         match ours {
-            Some(before) => {
-                Ok(Incoming { store: self, file, path, written: 0, before, end: End::Stay })
-            }
+            Some(before) => Ok(Incoming {
+                store: self,
+                file,
+                path,
+                written: 0,
+                begun: 0,
+                before,
+                end: End::Stay,
+            }),
             None => self.incoming(),
         }
     }
