@@ -290,7 +290,7 @@ pub fn decompress_layer<'a>(blob: impl Read + 'a) -> io::Result<Box<dyn Read + '
 /// As [`decompress_layer`], and the blob can be had back.
 pub(super) enum LayerContent<R: Read> {
     Plain(Sniffed<R>),
-    Gzip(flate2::bufread::MultiGzDecoder<Sniffed<R>>),
+    Gzip(Box<flate2::bufread::MultiGzDecoder<Sniffed<R>>>),
     Zstd(zstd::stream::read::Decoder<'static, Sniffed<R>>),
 }
 
@@ -298,7 +298,7 @@ impl<R: Read> LayerContent<R> {
     pub fn of(blob: R) -> io::Result<Self> {
         let (format, blob) = sniff(blob)?;
         match format {
-            Format::Gzip => Ok(Self::Gzip(flate2::bufread::MultiGzDecoder::new(blob))),
+            Format::Gzip => Ok(Self::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(blob)))),
             Format::Zstd => Ok(Self::Zstd(zstd::stream::read::Decoder::with_buffer(blob)?)),
             Format::Plain => Ok(Self::Plain(blob)),
             Format::Bzip2 | Format::Xz => Err(io::Error::new(

@@ -336,7 +336,11 @@ mod tests {
 
     fn packed(tar: &[u8], how: Compression) -> Vec<u8> {
         let mut blob = Vec::new();
-        pack(|out| Ok(out.write_all(tar).unwrap()), how, None, &mut blob).unwrap();
+        let write = |out: &mut dyn Write| {
+            out.write_all(tar).unwrap();
+            Ok(())
+        };
+        pack(write, how, None, &mut blob).unwrap();
         blob
     }
 
