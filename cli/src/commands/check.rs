@@ -85,12 +85,18 @@ fn read_layers(
     let fetcher = ImageFetcher::new(store, None, PullPolicy::Missing, &cx.cancel);
     let world = World { store, host, images: &fetcher, cancel: &cx.cancel };
     let read = images::read_layers(&world).map_err(|e| images_error(&e))?;
+    let again = repair && !read.damaged.is_empty();
     for id in read.damaged {
         if repair {
             store.forget_snapshot(id).map_err(|e| store_error(&e))?;
         }
         let object = format!("snapshot {id}");
         report.findings.push(Finding { object, kind: FindingKind::Damaged, repaired: repair });
+    }
+    if again {
+        // What stood on those layers.
+        let more = store.check(false, true).map_err(|e| store_error(&e))?;
+        report.findings.extend(more.findings);
     }
     Ok(read.unknown)
 }

@@ -128,6 +128,39 @@ fn a_flipped_bit_is_named_and_mended_in_every_file() {
     assert!(seen >= 3 * 8, "{seen}");
 }
 
+/// An image is no image without its layers, and is named by its tags.
+#[test]
+fn an_image_goes_with_a_layer_that_nobody_has() {
+    let dir = tempfile::tempdir().unwrap();
+    let (ids, manifest) = filled(dir.path());
+    let s = open(dir.path()).unwrap();
+    fs::remove_dir_all(s.layout().snapshot(ids[0])).unwrap();
+    let want = [
+        format!("snapshot {} is missing", ids[0]),
+        format!("what snapshot {} lies on is missing", ids[1]),
+        format!("a layer of image app ({manifest}) is missing"),
+    ];
+    let r = s.check(false, false).unwrap();
+    assert_eq!((&texts(&r)[..3], r.left()), (&want[..], 3));
+    let r = s.check(false, true).unwrap();
+    assert_eq!((&texts(&r)[..3], r.left()), (&want[..], 0));
+    assert_eq!((s.resolve_tag("app").unwrap(), s.images().unwrap()), (None, Vec::new()));
+    assert_eq!(texts(&s.check(true, false).unwrap()), Vec::<String>::new());
+}
+
+#[test]
+fn an_image_without_its_config_is_named_by_its_tags() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, manifest) = filled(dir.path());
+    let s = open(dir.path()).unwrap();
+    let config = s.images().unwrap()[0].config;
+    fs::write(s.layout().blob(&config.into()), b"other").unwrap();
+    let r = s.check(false, true).unwrap();
+    let want = format!("manifest or config of image app ({manifest}) is missing");
+    assert!(texts(&r).contains(&want), "{r:?}");
+    assert_eq!(s.resolve_tag("app").unwrap(), None);
+}
+
 /// Wherever the index is hurt: it is noticed, or it says what it said; made again from the files it
 /// has all that it had.
 #[test]
@@ -224,7 +257,8 @@ fn a_lost_layer_takes_what_lies_on_it() {
     let s = open(&root).unwrap();
     fs::remove_dir_all(s.layout().snapshot(ids[0])).unwrap();
     let r = s.check(false, false).unwrap();
-    assert_eq!(texts(&r), ["snapshot 1 is missing"]);
+    let of_layers = ["snapshot 1 is missing", "what snapshot 2 lies on is missing"];
+    assert_eq!(texts(&r)[..2], of_layers);
     assert_eq!(s.check(false, true).unwrap().left(), 0);
     assert_eq!(texts(&s.check(true, false).unwrap()), Vec::<String>::new());
     for n in 1..=2 {

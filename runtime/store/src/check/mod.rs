@@ -122,9 +122,9 @@ impl Store {
             report.add(format!("file {}", path.display()), Kind::Unreferenced, repair);
         }
         self.check_blobs(&inventory, read_data, repair, &mut report)?;
-        self.check_snapshots(&inventory, repair, &mut report)?;
+        let lost = self.check_snapshots(&inventory, repair, &mut report)?;
         self.check_results(&inventory, repair, &mut report)?;
-        self.check_names(repair, &mut report)?;
+        self.check_names(&lost, repair, &mut report)?;
         self.check_mounts(&inventory, repair, &mut report)?;
         for object in inventory.unneeded {
             report.add(object, Kind::Unreferenced, repair);
@@ -261,7 +261,13 @@ impl Store {
         })
     }
 
-    fn check_snapshots(&self, i: &Inventory, repair: bool, report: &mut CheckReport) -> Result<()> {
+    /// Gives those that nothing can make again but the steps they are of.
+    fn check_snapshots(
+        &self,
+        i: &Inventory,
+        repair: bool,
+        report: &mut CheckReport,
+    ) -> Result<HashSet<u64>> {
         let mut lost: HashSet<u64> = HashSet::new();
         for (id, parent, on_disk) in &i.snaps {
             report.snapshots += u64::from(*on_disk);
@@ -295,9 +301,11 @@ impl Store {
                         Ok(())
                     })?;
                 }
+            } else if orphan || (kind == Kind::Missing && !i.world.has_form(id.0)) {
+                lost.insert(id.0);
             }
             report.add(what, kind, repair);
         }
-        Ok(())
+        Ok(lost)
     }
 }

@@ -1,10 +1,13 @@
 //! Records beside the objects: each says what the index says, or one of the two is wrong.
 
+use std::collections::HashSet;
+
 use rgraph_ir::{BlobDigest, CacheKey, ManifestDigest, SnapshotId};
 
 use super::{CheckReport, Inventory, Kind};
 use crate::error::Result;
-use crate::index::{int, params};
+use crate::image::ImageRow;
+use crate::index::{OptionalExtension as _, int, opt_size, params};
 use crate::mounts::{delete_mounts, dir_name, is_unnamed, spoken};
 use crate::record::{
     BlobFile, CacheMountFile, ImageFile, RECORD_FORMAT, RefFile, ResultFile, SnapshotFile,
@@ -119,7 +122,13 @@ impl Store {
     }
 
     /// Tags and images, and the files that keep them for repair.
-    pub(super) fn check_names(&self, repair: bool, report: &mut CheckReport) -> Result<()> {
+    /// `lost`: snapshots that cannot be had again.
+    pub(super) fn check_names(
+        &self,
+        lost: &HashSet<u64>,
+        repair: bool,
+        report: &mut CheckReport,
+    ) -> Result<()> {
         for t in self.tags()? {
             if !self.has_row("blobs", "digest", t.manifest.as_bytes().as_slice())? {
                 if repair {
@@ -159,10 +168,13 @@ impl Store {
                 whole &= self.has_row("blobs", "digest", d.as_bytes().as_slice())?;
             }
             if !whole {
-                if repair {
-                    self.forget_image(&m)?;
-                }
-                report.add(format!("manifest or config of image {m}"), Kind::Missing, repair);
+                let image = self.drop_image(&m, repair)?;
+                report.add(format!("manifest or config of {image}"), Kind::Missing, repair);
+                continue;
+            }
+            if self.lacks_layers(&row, lost)? {
+                let image = self.drop_image(&m, repair)?;
+                report.add(format!("a layer of {image}"), Kind::Missing, repair);
                 continue;
             }
             let path = self.layout().image_file(&m);
@@ -176,6 +188,61 @@ impl Store {
             }
         }
         Ok(())
+    }
+
+    /// A folder of an image is gone, and its layers are not all known as blobs.
+    fn lacks_layers(&self, row: &ImageRow, lost: &HashSet<u64>) -> Result<bool> {
+        let mut next = row.snapshot;
+        let broken = loop {
+            let Some(id) = next else { break false };
+            let parent = self.read("look up a snapshot", |c| {
+                c.prepare_cached("SELECT parent FROM snapshots WHERE id = ?1")?
+                    .query_row(params![int(id.0)], |r| opt_size(r, 0))
+                    .optional()
+            })?;
+            match parent {
+                Some(parent) if !lost.contains(&id.0) => next = parent.map(SnapshotId),
+                _ => break true,
+            }
+        };
+        if !broken || row.layers.is_empty() {
+            return Ok(broken);
+        }
+        for d in &row.layers {
+            if self.layer_blobs(d)?.is_empty() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Names an image by its tags. With `repair` it goes, and with it the tags that name no other.
+    fn drop_image(&self, m: &ManifestDigest, repair: bool) -> Result<String> {
+        let others: Vec<BlobDigest> = self
+            .images()?
+            .iter()
+            .map(|i| BlobDigest::from(i.manifest))
+            .filter(|i| *i != BlobDigest::from(*m))
+            .collect();
+        let mut names = Vec::new();
+        for t in self.tags()? {
+            let mut means = self.linked_blobs(&t.manifest.into())?;
+            means.push(t.manifest.into());
+            if !means.contains(&(*m).into()) {
+                continue;
+            }
+            if repair && !means.iter().any(|b| others.contains(b)) {
+                self.untag(&t.name)?;
+            }
+            names.push(t.name);
+        }
+        if repair {
+            self.forget_image(m)?;
+        }
+        Ok(match names.as_slice() {
+            [] => format!("image {m}"),
+            names => format!("image {} ({m})", names.join(", ")),
+        })
     }
 
     pub(super) fn check_mounts(

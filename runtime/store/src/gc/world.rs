@@ -205,6 +205,12 @@ impl World {
         r.outputs.iter().all(|o| self.snaps.contains_key(o))
     }
 
+    /// A layer's bytes can be had, here or from where they came.
+    pub(crate) fn has_form(&self, id: u64) -> bool {
+        let diff = self.snaps.get(&id).and_then(|s| s.diff);
+        diff.and_then(|d| self.layers.get(&d)).is_some_and(|blobs| !blobs.is_empty())
+    }
+
     /// Blobs of a layer that have to be kept with it. Its plain tar is none of them where a folder
     /// gives the same tar again: it was made for some archive.
     pub(crate) fn layer_blobs(&self, s: &Snap) -> impl Iterator<Item = &[u8; 32]> {
