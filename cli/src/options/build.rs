@@ -294,6 +294,7 @@ impl BuildOptions {
         options.timestamp(raw.timestamp.as_deref())?;
         options.attest_outputs()?;
         options.check()?;
+        options.check_files()?;
         options.check_targets()?;
         refuse_later(&raw)?;
         let secrets = secrets(&raw.secret, env)?;

@@ -269,6 +269,17 @@ fn refusals() {
         (&["-f", "-", "-"], true, "stdin"),
         (&["-o", "-", "-o", "type=oci", "."], true, "two outputs"),
         (&["-q", "-o", "-", "."], true, "image id"),
+        (
+            &["-o", "type=oci,dest=s.tar", "-o", "type=tar,dest=./s.tar", "."],
+            true,
+            "`./s.tar` cannot take two outputs (`-o`, `-o`)",
+        ),
+        (
+            &["--iidfile", "F", "--metadata-file", "F", "."],
+            true,
+            "`F` cannot take two outputs (`--iidfile`, `--metadata-file`)",
+        ),
+        (&["--iidfile", "F", "-o", "type=tar,dest=F", "."], true, "(`-o`, `--iidfile`)"),
         (&["--check", "--call", "outline", "."], true, "exclude"),
         (&["--insecure-registry", "http://x:5", "."], true, "--insecure-registry"),
         (&["--squash=some", "."], true, "unknown value"),
@@ -287,6 +298,12 @@ fn refusals() {
         assert_eq!(e.is_usage(), usage, "{words:?}: {e}");
         assert!(e.to_string().contains(text), "{words:?}: {e}");
     }
+}
+
+#[test]
+fn the_null_device_takes_every_output() {
+    let both = ["-o", "type=tar,dest=/dev/null", "-o", "type=oci,dest=/dev/null", "."];
+    assert_eq!(ok(&both).outputs.len(), 2);
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! What goes wrong only together, and what is refused.
 
+use std::path::{Component, PathBuf};
+
 use rgraph_ir::request::{Dest, OutputSpec};
 
 use super::super::context::{ContextSpec, FileSpec};
@@ -61,6 +63,37 @@ impl BuildOptions {
         }
         if self.call != Call::Build {
             return conflict("`--check` and `--call` are for one target".to_owned());
+        }
+        Ok(())
+    }
+
+    /// No file is for two of the things that a build writes.
+    pub(super) fn check_files(&self) -> Result<(), OptionsError> {
+        let outputs = self.outputs.iter().filter_map(|o| match o {
+            OutputSpec::Oci(a) | OutputSpec::Docker(a) if a.tar => Some(&a.dest),
+            OutputSpec::Tar { dest, .. } => Some(dest),
+            _ => None,
+        });
+        let outputs = outputs.filter_map(|dest| match dest {
+            Dest::Path(p) => Some(("-o", p)),
+            Dest::Stdout => None,
+        });
+        let id = self.iidfile.iter().map(|p| ("--iidfile", p));
+        let metadata = self.metadata_file.iter().map(|p| ("--metadata-file", p));
+        let mut seen: Vec<(&str, PathBuf)> = Vec::new();
+        for (flag, path) in outputs.chain(id).chain(metadata) {
+            let plain: PathBuf = path.components().filter(|c| *c != Component::CurDir).collect();
+            // `/dev/null` takes all there is.
+            if plain.starts_with("/dev") {
+                continue;
+            }
+            if let Some((other, _)) = seen.iter().find(|(_, p)| *p == plain) {
+                return Err(OptionsError::Conflict(format!(
+                    "`{}` cannot take two outputs (`{other}`, `{flag}`): name another file for one of them",
+                    path.display()
+                )));
+            }
+            seen.push((flag, plain));
         }
         Ok(())
     }
