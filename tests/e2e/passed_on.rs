@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::process::Command;
 
 use rgraph_tests::{Access, BASE, Case, Registry, need, tar_of};
 
@@ -179,4 +180,20 @@ fn id_and_metadata_are_written_on_success_alone() {
     case.dockerfile("FROM BASE\nRUN false\n");
     case.build(&files).fails(1, &["RUN false"]);
     assert_eq!((fs::read_to_string(&id).expect("an id"), read()), (image, first));
+}
+
+#[test]
+fn a_name_that_is_given_twice_is_saved_once() {
+    need!(Root);
+    let case = Case::with_base();
+    case.dockerfile("FROM BASE\nCOPY . /f\n");
+    case.build(&["-t", "same:1", "-t", "same:1"]).ok();
+    let file = case.out("s.tar");
+    case.rgraph(&["save", "-o", &file.display().to_string(), "same:1", "same:1"]).ok();
+    let member = |name: &str| -> serde_json::Value {
+        let tar = Command::new("tar").arg("xOf").arg(&file).arg(name).output().expect("tar");
+        serde_json::from_slice(&tar.stdout).expect("JSON")
+    };
+    assert_eq!(member("manifest.json")[0]["RepoTags"], serde_json::json!(["same:1"]));
+    assert_eq!(member("index.json")["manifests"].as_array().map(Vec::len), Some(1));
 }

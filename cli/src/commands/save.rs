@@ -27,7 +27,7 @@ pub fn run(cx: &Context, args: SaveArgs) -> Result<(), CliError> {
             None => None,
         };
         match wanted.iter_mut().find(|(m, _)| *m == manifest) {
-            Some((_, names)) => names.extend(named),
+            Some((_, names)) => names.extend(named.filter(|n| !names.contains(n))),
             None => wanted.push((manifest, named.into_iter().collect())),
         }
     }
