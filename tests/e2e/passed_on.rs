@@ -183,6 +183,23 @@ fn id_and_metadata_are_written_on_success_alone() {
 }
 
 #[test]
+fn files_have_no_id_and_an_earlier_one_does_not_stay() {
+    need!(Root);
+    let case = Case::with_base();
+    case.dockerfile("FROM BASE\nCOPY . /f\n");
+    let id = case.out("id");
+    let id_file = id.display().to_string();
+    case.build(&["--iidfile", &id_file]).ok();
+    assert!(id.exists());
+    let dir = case.out("files").display().to_string();
+    for more in [vec!["-o", dir.as_str()], vec!["-t", "x:1", "-o", &dir]] {
+        let run = case.build(&[&["--iidfile", id_file.as_str()], &more[..]].concat()).ok();
+        assert!(run.stderr.contains("--iidfile"), "{}", run.stderr);
+        assert!(!id.exists());
+    }
+}
+
+#[test]
 fn a_name_that_is_given_twice_is_saved_once() {
     need!(Root);
     let case = Case::with_base();

@@ -157,7 +157,9 @@ pub fn execute(
         cx.report(|r| r.warnings(&compiled.warnings, &compiled.sources));
     }
     let result = match outcome {
-        Ok(outcome) => finish(opts, &outcome, started, &progress, &compiled, journal.id(), quiet),
+        Ok(outcome) => write_id(cx, opts, &outcome).and_then(|()| {
+            finish(opts, &outcome, started, &progress, &compiled, journal.id(), quiet)
+        }),
         Err(_) if alarm.rang() => Err(late(opts)),
         Err(e) => Err(failure(cx, e, &progress, &compiled)),
     };
@@ -299,6 +301,30 @@ fn failure(cx: &Context, e: BuildError, progress: &Progress, c: &Compiled) -> Cl
     }
 }
 
+/// The image of a build that has one.
+fn only_image(outcome: &BuildOutcome) -> Option<String> {
+    match &outcome.results[..] {
+        [one] => image(one),
+        _ => None,
+    }
+}
+
+/// Writes `--iidfile`. Where there is no image, no id of an earlier build stays for this one's.
+fn write_id(cx: &Context, opts: &BuildOptions, outcome: &BuildOutcome) -> Result<(), CliError> {
+    let Some(path) = &opts.iidfile else { return Ok(()) };
+    if let Some(id) = only_image(outcome) {
+        return write_whole(path, id.as_bytes());
+    }
+    let shown = path.display();
+    if path.symlink_metadata().is_ok_and(|m| m.is_file()) {
+        std::fs::remove_file(path)
+            .map_err(|e| CliError::failed(format!("cannot remove `{shown}`")).because(e))?;
+    }
+    let text = format!("`--iidfile {shown}` is not written: the outputs are files, and no image");
+    cx.report(|r| r.warning(&text));
+    Ok(())
+}
+
 fn finish(
     opts: &BuildOptions,
     outcome: &BuildOutcome,
@@ -309,12 +335,9 @@ fn finish(
     quiet: bool,
 ) -> Result<(), CliError> {
     let ids: Vec<String> = outcome.results.iter().filter_map(image).collect();
-    let id = Some(&ids).filter(|_| outcome.results.len() == 1).and_then(|ids| ids.first().cloned());
+    let id = only_image(outcome);
     if let Some(path) = &opts.metadata_file {
         write_whole(path, &metadata(outcome, compiled, id_of_build))?;
-    }
-    if let (Some(path), Some(id)) = (&opts.iidfile, &id) {
-        write_whole(path, id.as_bytes())?;
     }
     if quiet {
         return ids.iter().try_for_each(|id| print(format!("{id}\n").as_bytes()));
