@@ -152,9 +152,9 @@ pub fn read(path: &Path) -> Result<Option<LockFile>, CliError> {
     let text = load::lock_text(path).map_err(|e| CliError::failed(rgraph_runtime::report(&e)))?;
     let Some(text) = text else { return Ok(None) };
     let name = path.display().to_string();
-    LockFile::parse(&name, &text)
-        .map(Some)
-        .map_err(|e| CliError::failed(e.to_string()).help("`rgraph lock` writes lock files"))
+    LockFile::parse(&name, &text).map(Some).map_err(|e| {
+        CliError::failed(e.to_string()).help("remove the file, and `rgraph lock` writes a new one")
+    })
 }
 
 /// Reads the lock file that a build is to obey.

@@ -90,6 +90,7 @@ fn history_and_inspect_say_what_was_built() {
         ("{{json .Config.Entrypoint}}{{.Config.Entrypoint}}", "null[]"),
         ("{{range .RepoTags}}{{.}} {{end}}", "app:1 team/app:2 "),
         ("{{len .RootFS.Layers}} {{.Os}}/{{.Architecture}}", "2 linux/amd64"),
+        ("<{{.Variant}}{{.OsVersion}}>", "<>"),
     ] {
         let got = text(&case, &["inspect", "-f", format, "app:1"]);
         assert_eq!(got, format!("{want}\n"), "{format}");

@@ -322,6 +322,10 @@ fn a_lock_file_that_does_not_fit_is_refused() {
         let run = build(&amd).fails(1, &[why]);
         assert!(!run.stderr.contains('\u{1b}'), "{:?}", run.stderr);
     }
+    // What cannot be read is nothing to go on from.
+    case.file("rgraph.lock", "version 9\n");
+    let context = case.context().display().to_string();
+    case.rgraph(&["lock", &context]).fails(1, &["version 9", "remove the file, and `rgraph lock`"]);
     fs::remove_file(case.context().join("rgraph.lock")).expect("a file");
     rustix::fs::mknodat(
         rustix::fs::CWD,

@@ -203,6 +203,9 @@ fn nothing_is_sent_twice() {
     case.rgraph(&["tag", &one, &three]).ok();
     let run = case.rgraph(&["push", "-a", &registry.name("team/one")]).ok();
     assert_eq!(run.text().lines().count(), 2, "{}", run.text());
+    let nobody = registry.name("team/nobody");
+    let run = Case::new().rgraph(&["pull", "-aq", &nobody]).fails(1, &[&nobody]);
+    assert!(!run.stderr.contains(":latest"), "{}", run.stderr);
     let run = Case::new().rgraph(&["pull", "-aq", &registry.name("team/one")]).ok();
     assert_eq!(run.text().lines().count(), 2, "{}", run.text());
     case.rgraph(&["push", &registry.name("team/none")]).fails(1, &["does not exist locally"]);

@@ -285,6 +285,8 @@ fn refusals() {
         (&["--squash=some", "."], true, "unknown value"),
         (&["--inherit-annotations", "."], false, "`--inherit-annotations` is not supported yet"),
         (&["--timestamp=now", "."], true, "seconds since 1970"),
+        (&["--timestamp=99999999999999", "."], true, "seconds since 1970"),
+        (&["--build-arg=SOURCE_DATE_EPOCH=99999999999999", "."], true, "seconds since 1970"),
         (&["--memory", "1x", "."], true, "--memory"),
         (
             &["--provenance", "-o", "type=oci,dest=x,oci-mediatypes=false", "."],

@@ -113,8 +113,10 @@ impl ImageFetcher<'_> {
 
     /// The tags of the repository of `r`.
     pub fn remote_tags(&self, r: &Reference) -> Result<Vec<String>, FetchError> {
-        let failed = |e| FetchError::Registry { reference: r.familiar(), source: Box::new(e) };
-        let offline = || FetchError::NoRegistry { reference: r.familiar() };
+        // No tag was asked for.
+        let reference = || r.familiar_name();
+        let failed = |e| FetchError::Registry { reference: reference(), source: Box::new(e) };
+        let offline = || FetchError::NoRegistry { reference: reference() };
         let registry = self.registry.ok_or_else(offline)?.get().map_err(failed)?;
         registry.tags(r, &self.watch()).map_err(failed)
     }

@@ -5,6 +5,7 @@ use rgraph_ir::request::{ImageOutput, OutputSpec};
 
 use super::super::{OptionsError, Terminals, annotation, parse_output};
 use super::BuildOptions;
+use super::values::epoch;
 use crate::args::BuildArgs;
 
 pub(super) fn outputs(
@@ -96,8 +97,9 @@ impl BuildOptions {
     /// `--timestamp` is `SOURCE_DATE_EPOCH` for the image alone: no step sees it.
     pub(super) fn timestamp(&mut self, seconds: Option<&str>) -> Result<(), OptionsError> {
         let Some(text) = seconds else { return Ok(()) };
-        let seconds = text.parse().map_err(|_| {
-            OptionsError::value("--timestamp", text, "expected a number of seconds since 1970")
+        let seconds = epoch(text).ok_or_else(|| {
+            let why = "expected a number of seconds since 1970 up to the year 9999";
+            OptionsError::value("--timestamp", text, why)
         })?;
         self.source_date_epoch = Some(seconds);
         for o in &mut self.outputs {

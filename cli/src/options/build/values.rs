@@ -40,16 +40,23 @@ pub(super) fn build_args(
     let Some(text) = text.filter(|t| !t.is_empty()) else { return Ok((args, None)) };
     // A context or a stage has a time of its own; which there are the Dockerfile says.
     let named = text == "context" || from != EPOCH && is_name(&text);
-    let seconds = match text.parse() {
-        Ok(seconds) => Some(seconds),
-        Err(_) if named => None,
-        Err(_) => {
-            let why = format!("`{EPOCH}` is a number of seconds since 1970, or `context`");
+    let seconds = match epoch(&text) {
+        Some(seconds) => Some(seconds),
+        None if named => None,
+        None => {
+            let why = format!(
+                "`{EPOCH}` is a number of seconds since 1970 up to the year 9999, or `context`"
+            );
             return Err(OptionsError::value(from, &text, why));
         }
     };
     args.insert(EPOCH.to_owned(), text);
     Ok((args, seconds))
+}
+
+/// Seconds since 1970, of a time that can be written as a date.
+pub(super) fn epoch(text: &str) -> Option<i64> {
+    text.parse().ok().filter(|s| jiff::Timestamp::from_second(*s).is_ok())
 }
 
 /// Whether a stage may be called so.
